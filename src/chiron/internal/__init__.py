@@ -1,0 +1,1 @@
+"""Generated stubs of the APIs between services; see proto/chiron/internal/v1."""

@@ -1,0 +1,1 @@
+"""Engines that a worker can host, and the interface they implement."""

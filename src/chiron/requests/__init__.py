@@ -1,0 +1,1 @@
+"""Rules about requests that routers and workers share."""

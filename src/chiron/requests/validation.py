@@ -1,0 +1,149 @@
+"""What makes a request invalid before any tokenizer has seen it. Pure; the same rules at every door."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import types_pb2
+
+Violation = tuple[str, str]
+"""(path of the field in GenerateRequest, what is wrong with it)."""
+
+MAX_CHOICES = 16
+MAX_STOPS = 16
+MAX_LOGPROBS = 20
+MAX_PRIORITY = 1000
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SLO_FIELDS: tuple[Literal["ttft_ms", "itl_ms", "deadline_s"], ...] = ("ttft_ms", "itl_ms", "deadline_s")
+_CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def check_generate(request: pb.GenerateRequest) -> list[Violation]:
+    """Every violation of a GenerateRequest, in the order of its fields; empty: none."""
+    found = _check_head(request)
+    kind = request.WhichOneof("input")
+    if kind is None:
+        found.append(("input", "one of prompt, prompt_token_ids or chat is required"))
+    elif kind == "prompt" and not request.prompt:
+        found.append(("prompt", "must not be empty"))
+    elif kind == "prompt_token_ids" and not request.prompt_token_ids.ids:
+        found.append(("prompt_token_ids", "must not be empty"))
+    elif kind == "chat":
+        found += _check_chat(request.chat)
+    found += check_sampling(request.sampling)
+    found += check_slo(request.slo)
+    return found
+
+
+def check_route(request: pb.RouteRequest) -> list[Violation]:
+    """Every violation of a RouteRequest; empty: none."""
+    return _check_head(request) + check_slo(request.slo)
+
+
+def _check_head(request: pb.GenerateRequest | pb.RouteRequest) -> list[Violation]:
+    found: list[Violation] = []
+    if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
+        found.append(("request_id", "must be 1 to 128 characters of [A-Za-z0-9._:-]"))
+    if not request.model:
+        found.append(("model", "is required"))
+    if request.request_class not in types_pb2.RequestClass.values():
+        found.append(("request_class", f"unknown value {request.request_class}"))
+    if abs(request.priority) > MAX_PRIORITY:
+        found.append(("priority", f"must be -{MAX_PRIORITY} to {MAX_PRIORITY}, not {request.priority}"))
+    if not (math.isfinite(request.elapsed_ms) and request.elapsed_ms >= 0):
+        found.append(("elapsed_ms", f"must be a number >= 0, not {request.elapsed_ms:g}"))
+    return found
+
+
+def _check_chat(chat: pb.ChatInput) -> list[Violation]:
+    if not chat.messages:
+        return [("chat.messages", "must not be empty")]
+    return [
+        (f"chat.messages[{index}].role", f"must be one of {', '.join(_CHAT_ROLES)}, not {message.role!r}")
+        for index, message in enumerate(chat.messages)
+        if message.role not in _CHAT_ROLES
+    ]
+
+
+def check_slo(slo: types_pb2.Slo, path: str = "slo") -> list[Violation]:
+    """Every violation of an Slo message at `path`."""
+    return [
+        (f"{path}.{name}", f"must be a number > 0, not {getattr(slo, name):g}")
+        for name in _SLO_FIELDS
+        if slo.HasField(name) and not (math.isfinite(getattr(slo, name)) and getattr(slo, name) > 0)
+    ]
+
+
+def check_sampling(sampling: pb.SamplingParams) -> list[Violation]:
+    """Every violation of SamplingParams, fields that contradict each other included."""
+    found: list[Violation] = []
+
+    def need(holds: bool, field: str, what: str) -> None:
+        if not holds:
+            found.append((f"sampling.{field}", what))
+
+    need(not sampling.HasField("max_tokens") or sampling.max_tokens >= 1, "max_tokens", "must be >= 1")
+    need(
+        not sampling.HasField("max_tokens") or sampling.min_tokens <= sampling.max_tokens,
+        "min_tokens",
+        f"must be at most max_tokens ({sampling.max_tokens}), not {sampling.min_tokens}",
+    )
+    unset = _OPTIONAL - {descriptor.name for descriptor, _ in sampling.ListFields()}
+    for field, low, high, low_open in _RANGES:
+        if field in unset:
+            continue
+        value = getattr(sampling, field)
+        inside = math.isfinite(value) and (low < value if low_open else low <= value) and value <= high
+        if field == "repetition_penalty" or math.isinf(high):
+            text = f"must be a number {'>' if low_open else '>='} {low:g}, not {value:g}"
+        else:
+            text = f"must be in {'(' if low_open else '['}{low:g}, {high:g}], not {value:g}"
+        need(inside, field, text)
+    need(sampling.n <= MAX_CHOICES, "n", f"must be at most {MAX_CHOICES}, not {sampling.n}")
+    greedy = sampling.HasField("temperature") and sampling.temperature == 0
+    need(
+        not (greedy and sampling.n > 1), "n", "must be 1 when temperature is 0: all choices would be the same"
+    )
+    need(len(sampling.stop) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings, not {len(sampling.stop)}")
+    need(all(sampling.stop), "stop", "must not hold an empty string")
+    need(
+        not sampling.HasField("logprobs") or sampling.logprobs <= MAX_LOGPROBS,
+        "logprobs",
+        f"must be at most {MAX_LOGPROBS}, not {sampling.logprobs}",
+    )
+    need(
+        all(-100 <= bias <= 100 for bias in sampling.logit_bias.values()),
+        "logit_bias",
+        "each value must be in [-100, 100]",
+    )
+    if sampling.HasField("structured_output"):
+        found += _check_structured(sampling.structured_output)
+    return found
+
+
+_RANGES: tuple[tuple[str, float, float, bool], ...] = (
+    ("temperature", 0.0, math.inf, False),
+    ("top_p", 0.0, 1.0, True),
+    ("min_p", 0.0, 1.0, False),
+    ("presence_penalty", -2.0, 2.0, False),
+    ("frequency_penalty", -2.0, 2.0, False),
+    ("repetition_penalty", 0.0, math.inf, True),
+)
+_OPTIONAL = frozenset({"temperature", "top_p", "repetition_penalty"})
+
+
+def _check_structured(output: pb.StructuredOutput) -> list[Violation]:
+    path = "sampling.structured_output"
+    kind = output.WhichOneof("constraint")
+    if kind is None:
+        return [(path, "one of json_schema, json_object, regex, grammar or choice is required")]
+    if kind == "choice" and not (output.choice.values and all(output.choice.values)):
+        return [(f"{path}.choice", "must hold non-empty strings")]
+    if kind == "json_object" and not output.json_object:
+        return [(f"{path}.json_object", "must be true when set")]
+    if kind in ("json_schema", "regex", "grammar") and not getattr(output, kind):
+        return [(f"{path}.{kind}", "must not be empty")]
+    return []

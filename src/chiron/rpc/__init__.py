@@ -1,0 +1,1 @@
+"""What every Chiron gRPC server and its callers share: errors, servers, channels."""

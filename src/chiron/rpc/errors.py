@@ -1,0 +1,129 @@
+"""The one table from Chiron's errors to gRPC status, and google.rpc details."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "chiron"
+
+
+class Reason(Enum):
+    """Why a call was refused or ended; the value is its gRPC status. The name travels in ErrorInfo.reason."""
+
+    def __new__(cls, code: grpc.StatusCode) -> Reason:
+        """Keeps members apart that share a status."""
+        member = object.__new__(cls)
+        member._value_ = len(cls.__members__)
+        member.code = code
+        return member
+
+    code: grpc.StatusCode
+
+    INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
+    MODEL_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    ADAPTER_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    NODE_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    INSTANCE_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    DUPLICATE_REQUEST = grpc.StatusCode.ALREADY_EXISTS
+    QUEUE_FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
+    NO_INSTANCE = grpc.StatusCode.UNAVAILABLE
+    """No instance of the model serves, and none is on its way."""
+    RETRY_ELSEWHERE = grpc.StatusCode.UNAVAILABLE
+    """This worker takes nothing (loading, draining, asleep, other incarnation); no token was sent."""
+    STREAM_INTERRUPTED = grpc.StatusCode.UNAVAILABLE
+    """The worker was lost after the first token."""
+    ENGINE_DEAD = grpc.StatusCode.UNAVAILABLE
+    """The engine died; no token was sent."""
+    DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+    ABORTED = grpc.StatusCode.ABORTED
+    BUSY = grpc.StatusCode.FAILED_PRECONDITION
+    STALE_TERM = grpc.StatusCode.FAILED_PRECONDITION
+    NOT_CONTROL_SOCKET = grpc.StatusCode.PERMISSION_DENIED
+    INTERNAL = grpc.StatusCode.INTERNAL
+
+
+class ChironError(Exception):
+    """A refusal with everything that the caller is told."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        violations: Sequence[tuple[str, str]] = (),
+        retry_after_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.violations = tuple(violations)
+        """(field path, what is wrong with it)."""
+        self.retry_after_s = retry_after_s
+        self.metadata = dict(metadata or {})
+
+    @classmethod
+    def invalid(cls, violations: Sequence[tuple[str, str]]) -> ChironError:
+        """INVALID_ARGUMENT whose text and details name each bad field."""
+        text = "; ".join(f"{field}: {what}" for field, what in violations)
+        return cls(Reason.INVALID_ARGUMENT, text, violations=violations)
+
+    def to_status(self) -> status_pb2.Status:
+        """The google.rpc.Status with ErrorInfo, and BadRequest and RetryInfo where they apply."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason.name, domain=DOMAIN, metadata=self.metadata)
+        details: list[any_pb2.Any] = [_pack(info)]
+        if self.violations:
+            bad = error_details_pb2.BadRequest()
+            for field, what in self.violations:
+                bad.field_violations.add(field=field, description=what)
+            details.append(_pack(bad))
+        if self.retry_after_s is not None:
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(self.retry_after_s * 1e9))
+            details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        code = code_pb2.Code.Value(self.reason.code.name)
+        return status_pb2.Status(code=code, message=self.message, details=details)
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: ChironError) -> NoReturn:
+    """Ends the call with the error's status and details."""
+    status = rpc_status.to_status(error.to_status())
+    await context.abort(error.reason.code, error.message, status.trailing_metadata)
+    raise AssertionError("context.abort raises")
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """ErrorInfo.reason of a failed call; empty when the server sent none."""
+    for info in _details(error, error_details_pb2.ErrorInfo):
+        return str(info.reason)
+    return ""
+
+
+def _details(
+    error: grpc.RpcError, kind: type[error_details_pb2.ErrorInfo]
+) -> list[error_details_pb2.ErrorInfo]:
+    trailing = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError) else None
+    found = []
+    for key, value in trailing or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Is(kind.DESCRIPTOR):
+                    message = kind()
+                    detail.Unpack(message)
+                    found.append(message)
+    return found
+
+
+def _pack(
+    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

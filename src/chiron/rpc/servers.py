@@ -1,0 +1,105 @@
+"""gRPC servers and channels with the options that all services use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Largest request or response; a prompt of four million characters fits."""
+
+_COMMON: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+_SERVER = [
+    *_COMMON,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A second server on a taken port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+]
+_CHANNEL = [
+    *_COMMON,
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Retries are decided where the request is understood.
+    ("grpc.enable_retries", 0),
+    # Two channels to one address (data and control) must not share a congested connection.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class BindError(Exception):
+    """An address could not be bound; the text names it."""
+
+
+class Server:
+    """A grpc.aio server with health and reflection; NOT_SERVING until `set_serving(True)`."""
+
+    def __init__(self, service_names: Sequence[str], *, maximum_concurrent_rpcs: int | None = None) -> None:
+        """Makes the server; register servicers on `.grpc`, then `bind` and `start`.
+
+        Args:
+            service_names: full names, e.g. `chiron.v1.InferenceService`.
+            maximum_concurrent_rpcs: calls beyond it get RESOURCE_EXHAUSTED; None: no limit.
+        """
+        self.grpc = grpc.aio.server(options=_SERVER, maximum_concurrent_rpcs=maximum_concurrent_rpcs)
+        self._names = [*service_names, ""]
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        reflection.enable_server_reflection(
+            [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
+        )
+
+    def bind(self, address: str) -> int:
+        """Listens on `host:port` (port 0: any) and returns the port. Raises BindError."""
+        try:
+            port = self.grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise BindError(f"cannot listen on {address}: is the port in use?") from error
+        if port == 0:
+            raise BindError(f"cannot listen on {address}: is the port in use?")
+        return port
+
+    def bind_unix(self, path: Path) -> None:
+        """Listens on a Unix socket that only this user can open (mode 0600). Raises BindError."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        try:
+            self.grpc.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise BindError(f"cannot listen on unix:{path}") from error
+        path.chmod(0o600)
+
+    async def start(self) -> None:
+        """Starts to serve; health says NOT_SERVING."""
+        await self.set_serving(False)
+        await self.grpc.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets what the health service answers for every service."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in self._names:
+            await self._health.set(name, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, lets running ones finish for `grace_s` seconds, then ends them."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(grace_s)
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to `host:port` or `unix:/path` with Chiron's options; connects lazily."""
+    return grpc.aio.insecure_channel(address, options=_CHANNEL)
