@@ -1,0 +1,141 @@
+"""The decoding requests, advanced together in time that does not grow with their number."""
+
+from heapq import heappop, heappush
+from math import ceil, floor
+
+from chiron.engine.sequence import NOT_JOINED, Sequence
+from chiron.engine.speculation import Speculation
+
+
+class DecodeGroup:
+    """Requests that all receive the same number of tokens in every decode step.
+
+    `clock` counts the tokens that each member has received since the engine began. A member's KV tokens are
+    clock + its offset, it ends when the clock reaches its finish_at, and it needs a block whenever the
+    clock reaches its phase modulo the block size. So a step, or a run of steps, costs O(block size +
+    members that finish).
+    """
+
+    __slots__ = (
+        "_block_size",
+        "_finish_heap",
+        "_memberships",
+        "_phases",
+        "_steps",
+        "_tokens_per_step",
+        "clock",
+        "context",
+        "members",
+        "positions",
+    )
+
+    def __init__(self, block_size: int, speculation: Speculation | None) -> None:
+        self.members: dict[int, Sequence] = {}
+        self.clock = 0
+        # Sum of the members' KV tokens.
+        self.context = 0
+        # Token positions that one member occupies in a step: one, and its draft tokens.
+        self.positions = 1 if speculation is None else 1 + speculation.draft_tokens
+        self._tokens_per_step = 1.0 if speculation is None else speculation.tokens_per_step
+        self._steps = 0
+        self._block_size = block_size
+        self._phases = [0] * block_size
+        self._finish_heap: list[tuple[int, int, Sequence]] = []
+        self._memberships = 0
+
+    def join(self, sequence: Sequence) -> None:
+        """Add a sequence whose prompt is computed and that has tokens left to emit."""
+        sequence.offset = sequence.computed - self.clock
+        sequence.finish_at = self.clock + sequence.output - sequence.emitted
+        sequence.membership = self._memberships
+        self._memberships += 1
+        self.members[sequence.request_id] = sequence
+        self.context += sequence.computed
+        self._phases[-sequence.offset % self._block_size] += 1
+        heappush(self._finish_heap, (sequence.finish_at, sequence.membership, sequence))
+
+    def leave(self, sequence: Sequence) -> None:
+        """Remove a sequence and settle its counts."""
+        del self.members[sequence.request_id]
+        computed = self.clock + sequence.offset
+        sequence.computed = computed
+        sequence.emitted = self.emitted(sequence)
+        sequence.membership = NOT_JOINED
+        self.context -= computed
+        self._phases[-sequence.offset % self._block_size] -= 1
+
+    def emitted(self, sequence: Sequence) -> int:
+        """Tokens that a member has emitted; accepted drafts beyond its last token do not count."""
+        return sequence.output - max(0, sequence.finish_at - self.clock)
+
+    def clock_after(self, steps: int) -> int:
+        """Return what the clock shows after this many more steps."""
+        if self.positions == 1:
+            return self.clock + steps
+        return floor((self._steps + steps) * self._tokens_per_step)
+
+    def steps_to_finish(self) -> int:
+        """Steps until the first member finishes, that step included; the group must not be empty."""
+        heap = self._finish_heap
+        while heap[0][2].membership != heap[0][1]:
+            heappop(heap)
+        target = heap[0][0]
+        if self.positions == 1:
+            return target - self.clock
+        steps = max(1, ceil(target / self._tokens_per_step) - self._steps)
+        # The division rounds; the clock itself decides.
+        while steps > 1 and self.clock_after(steps - 1) >= target:
+            steps -= 1
+        while self.clock_after(steps) < target:
+            steps += 1
+        return steps
+
+    def blocks_until(self, clock: int) -> int:
+        """Blocks that the members need beyond those they have, for the clock to reach this value."""
+        size = self._block_size
+        cycles, rest = divmod(clock - self.clock, size)
+        blocks = cycles * len(self.members)
+        if rest:
+            first = self.clock % size
+            phases = self._phases
+            if first + rest <= size:
+                blocks += sum(phases[first : first + rest])
+            else:
+                blocks += sum(phases[first:]) + sum(phases[: first + rest - size])
+        return blocks
+
+    def steps_within(self, blocks: int, most_steps: int) -> int:
+        """Return how many steps, 0 to most_steps, so many blocks suffice for."""
+        if self.blocks_until(self.clock_after(most_steps)) <= blocks:
+            return most_steps
+        enough, too_many = 0, most_steps
+        while too_many - enough > 1:
+            middle = (enough + too_many) // 2
+            if self.blocks_until(self.clock_after(middle)) <= blocks:
+                enough = middle
+            else:
+                too_many = middle
+        return enough
+
+    def context_read(self, steps: int) -> int:
+        """KV tokens that decode attention reads over so many steps, those written in a step included."""
+        size = len(self.members)
+        if self.positions == 1:
+            return steps * self.context + size * (steps * (steps + 1) // 2)
+        clock = self.clock
+        received = sum(self.clock_after(step) - clock for step in range(1, steps + 1))
+        return steps * self.context + size * received
+
+    def advance(self, steps: int) -> list[Sequence]:
+        """Take steps in which nobody finishes before the last; return who finishes, still members."""
+        clock = self.clock_after(steps)
+        self.context += (clock - self.clock) * len(self.members)
+        self.clock = clock
+        self._steps += steps
+        finished = []
+        heap = self._finish_heap
+        while heap and heap[0][0] <= clock:
+            _, membership, sequence = heappop(heap)
+            if sequence.membership == membership:
+                finished.append(sequence)
+        return finished

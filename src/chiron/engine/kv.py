@@ -1,0 +1,94 @@
+"""The KV cache: a count of private blocks and, by hash, the blocks that hold shared prompt prefixes."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+
+class BlockPool:
+    """Blocks of one engine; total == free + idle cached + cached in use + private.
+
+    Private blocks are interchangeable, so they are only counted. A cached block is named by its chained
+    hash and counted by its users; unused ones stay until their space is needed, and the least recently used
+    goes first.
+    """
+
+    __slots__ = ("_free", "_idle", "_users", "total")
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
+        self._users: dict[Hashable, int] = {}
+        self._idle: OrderedDict[Hashable, None] = OrderedDict()
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be taken now: free ones and cached ones that nobody uses."""
+        return self._free + len(self._idle)
+
+    @property
+    def cached(self) -> int:
+        """Blocks in the prefix cache, used or not."""
+        return len(self._users)
+
+    @property
+    def idle(self) -> int:
+        """Blocks in the prefix cache that nobody uses."""
+        return len(self._idle)
+
+    def take(self, blocks: int) -> None:
+        """Take private blocks, evicting idle cached ones; ValueError when fewer are available."""
+        short = blocks - self._free
+        if short > 0:
+            if short > len(self._idle):
+                raise ValueError(f"{blocks} KV blocks asked for, {self.available} available")
+            for _ in range(short):
+                evicted, _ = self._idle.popitem(last=False)
+                del self._users[evicted]
+            self._free += short
+        self._free -= blocks
+
+    def give_back(self, blocks: int) -> None:
+        """Return private blocks."""
+        self._free += blocks
+
+    def match(self, hashes: Sequence[Hashable], limit: int) -> tuple[int, int]:
+        """Return how many leading hashes, at most limit, are cached, and how many of those are idle."""
+        users = self._users
+        hits = idle = 0
+        for block_hash in hashes[:limit]:
+            count = users.get(block_hash)
+            if count is None:
+                break
+            hits += 1
+            idle += not count
+        return hits, idle
+
+    def acquire(self, hashes: Sequence[Hashable]) -> None:
+        """Use these cached blocks once more."""
+        for block_hash in hashes:
+            count = self._users[block_hash]
+            if not count:
+                del self._idle[block_hash]
+            self._users[block_hash] = count + 1
+
+    def publish(self, block_hash: Hashable) -> bool:
+        """Turn a private block into a cached one with one user; False when it is cached already."""
+        if block_hash in self._users:
+            return False
+        self._users[block_hash] = 1
+        return True
+
+    def release(self, hashes: Sequence[Hashable]) -> None:
+        """Stop using these blocks, given in prompt order; a prefix is evicted from its end."""
+        for block_hash in reversed(hashes):
+            count = self._users[block_hash] - 1
+            self._users[block_hash] = count
+            if not count:
+                self._idle[block_hash] = None
+
+    def forget_idle(self) -> None:
+        """Empty the prefix cache of all that nobody uses."""
+        for block_hash in self._idle:
+            del self._users[block_hash]
+        self._free += len(self._idle)
+        self._idle.clear()

@@ -1,0 +1,66 @@
+"""What a caller hands to the engine model, and what it can ask about it later."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from chiron.engine.errors import InvalidRequestError
+
+
+class RequestPhase(IntEnum):
+    """Where a request stands in the engine."""
+
+    WAITING = 0
+    PREFILLING = 1
+    DECODING = 2
+    ENDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One request. Raises InvalidRequestError naming the field when a value is out of range."""
+
+    request_id: int
+    """Handle chosen by the caller; unique among the requests that wait or run."""
+    prompt_tokens: int
+    """Length of the prompt in tokens, >= 1."""
+    output_tokens: int
+    """Tokens of output in all, >= 1: the lesser of max_tokens and the position of the end of sequence.
+    Hidden from schedulers in reality; the model needs it to know when to finish."""
+    priority: int = 0
+    """Lower is more urgent."""
+    prefix_hashes: tuple[Hashable, ...] = ()
+    """Chained hash of each full block of the prompt, resumed tokens included, from the first; () when none
+    is to be cached. Equal hashes mean equal tokens up to and including that block."""
+    resumed_tokens: int = 0
+    """Output tokens delivered by an earlier engine: part of output_tokens, computed like prompt, not emitted."""
+
+    def __post_init__(self) -> None:
+        if self.prompt_tokens < 1:
+            raise InvalidRequestError("prompt_tokens", f"must be at least 1, got {self.prompt_tokens}")
+        if self.output_tokens < 1:
+            raise InvalidRequestError("output_tokens", f"must be at least 1, got {self.output_tokens}")
+        if not 0 <= self.resumed_tokens < self.output_tokens:
+            raise InvalidRequestError(
+                "resumed_tokens",
+                f"must be from 0 to output_tokens - 1 = {self.output_tokens - 1}, got {self.resumed_tokens}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestProgress:
+    """How far a request has come, as of the end of the last step."""
+
+    request_id: int
+    phase: RequestPhase
+    priority: int
+    emitted_tokens: int
+    """Output tokens emitted by this engine; resumed tokens are not among them."""
+    remaining_tokens: int
+    """Output tokens still to emit."""
+    computed_tokens: int
+    """Tokens whose keys and values are in the KV cache; 0 while waiting."""
+    cached_tokens: int
+    """Prompt tokens that the prefix cache supplied at the first admission."""
+    preemptions: int
+    """Times that the request was put back to wait."""

@@ -1,0 +1,131 @@
+"""Steps: how long they take and what they emit, one at a time or a run of identical ones at once."""
+
+from bisect import bisect_left
+
+from chiron.engine.outcome import Admission, StepOutcome
+from chiron.engine.profiles import Profile
+from chiron.engine.scheduler import Scheduler
+from chiron.engine.step_time import step_time_table
+
+
+class Stepper:
+    """Takes the steps of one scheduler.
+
+    Step time = profile's time at the tokens in the step
+              + KV tokens that decoding requests read x time per KV token.
+    """
+
+    def __init__(self, profile: Profile, scheduler: Scheduler, report_emissions: bool) -> None:
+        # Counters of EngineTotals.
+        self.steps = 0
+        self.prefill_tokens = 0
+        self.emitted_tokens = 0
+        self._scheduler = scheduler
+        self._report_emissions = report_emissions
+        self._base_s = step_time_table(profile.step_time_ms).seconds
+        self._kv_read_s = profile.kv_read_s_per_token
+
+    def run_steps(self, max_steps: int | None) -> int:
+        """Identical decode steps that can be taken at once; 0 when the next step must be scheduled."""
+        scheduler = self._scheduler
+        group = scheduler.decoding
+        if scheduler.prefilling or not group.members:
+            return 0
+        steps = group.steps_to_finish()
+        if max_steps is not None and max_steps < steps:
+            steps = max_steps
+        steps = group.steps_within(scheduler.pool.available, steps)
+        # Blocks and slots only get scarcer during the run: a head kept out now is kept out until its end.
+        head_enters = len(scheduler.waiting) and scheduler.admissible(scheduler.prefill_room(0)) is not None
+        return 0 if head_enters else steps
+
+    def run_seconds(self, steps: int, time_factor: float) -> float:
+        """Seconds that a run of decode steps takes."""
+        group = self._scheduler.decoding
+        base_s = self._base_s(len(group.members) * group.positions)
+        return time_factor * (steps * base_s + group.context_read(steps) * self._kv_read_s)
+
+    def steps_begun_within(self, span_s: float, steps: int, time_factor: float) -> int:
+        """Steps of the run that begin less than span_s from now."""
+
+        def end_s(count: int) -> float:
+            return self.run_seconds(count, time_factor)
+
+        if steps == 1 or end_s(steps - 1) < span_s:
+            return steps
+        return 1 + bisect_left(range(1, steps), span_s, key=end_s)
+
+    def take_run(self, steps: int, time_factor: float) -> StepOutcome:
+        """Take a run no longer than run_steps() allows."""
+        group = self._scheduler.decoding
+        duration_s = self.run_seconds(steps, time_factor)
+        positions = steps * group.positions * len(group.members)
+        emissions: list[tuple[int, int]] = []
+        emitted, finished = self._decode(steps, emissions)
+        self.steps += steps
+        self.emitted_tokens += emitted
+        return StepOutcome(duration_s, steps, 0, positions, emitted, [], [], finished, [], emissions)
+
+    def _decode(self, steps: int, emissions: list[tuple[int, int]]) -> tuple[int, list[int]]:
+        """Advance the decoding requests; return how many tokens they emitted and who finished."""
+        group = self._scheduler.decoding
+        before = group.clock
+        emitted = (group.clock_after(steps) - before) * len(group.members)
+        self._scheduler.pool.take(group.blocks_until(group.clock_after(steps)))
+        ended = group.advance(steps)
+        if self._report_emissions:
+            clock = group.clock
+            emissions.extend(
+                (request_id, (clock if clock < sequence.finish_at else sequence.finish_at) - before)
+                for request_id, sequence in group.members.items()
+            )
+        finished = []
+        for sequence in ended:
+            emitted -= group.clock - sequence.finish_at
+            self._scheduler.finish(sequence)
+            finished.append(sequence.request_id)
+        return emitted, finished
+
+    def take_mixed(self, time_factor: float) -> StepOutcome:
+        """Schedule and take one step: decodes, prompts under way, admissions."""
+        scheduler = self._scheduler
+        preempted: list[int] = []
+        scheduler.make_room_for_decodes(preempted)
+        scheduled = scheduler.continue_prefills(preempted)
+        admitted: list[Admission] = []
+        if not preempted:
+            scheduled += scheduler.admit(scheduled, admitted)
+        group = scheduler.decoding
+        positions = group.positions * len(group.members)
+        seconds = self._base_s(positions + scheduled)
+        emitted = 0
+        finished: list[int] = []
+        emissions: list[tuple[int, int]] = []
+        if positions:
+            seconds += group.context_read(1) * self._kv_read_s
+            emitted, finished = self._decode(1, emissions)
+        first_tokens = []
+        for sequence in scheduler.end_prefills():
+            emitted += 1
+            if sequence.emitted == 1:
+                first_tokens.append(sequence.request_id)
+            if self._report_emissions:
+                emissions.append((sequence.request_id, 1))
+            if sequence.emitted == sequence.output:
+                scheduler.finish(sequence)
+                finished.append(sequence.request_id)
+        self.steps += 1
+        self.prefill_tokens += scheduled
+        self.emitted_tokens += emitted
+        return StepOutcome(
+            duration_s=seconds * time_factor,
+            steps=1,
+            prefill_tokens=scheduled,
+            decode_tokens=positions,
+            emitted_tokens=emitted,
+            admitted=admitted,
+            first_tokens=first_tokens,
+            finished=finished,
+            preempted=preempted,
+            emissions=emissions,
+        )
