@@ -1,0 +1,242 @@
+"""The engine: requests in, outputs out, and the controls of a running AsyncLLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any, Self
+
+from chiron.v1 import inference_pb2 as pb
+from services.worker.engines.base import (
+    Engine,
+    EngineBusyError,
+    EngineConfig,
+    EngineDeadError,
+    EngineError,
+    EngineInfo,
+    EngineLoadError,
+    EngineOutput,
+    EngineRequest,
+    EngineStats,
+    InvalidRequestError,
+)
+from services.worker.engines.vllm.liveness import ProcessWatch
+from services.worker.engines.vllm.outputs import OutputReader
+from services.worker.engines.vllm.prompts import PromptTokenizer
+from services.worker.engines.vllm.sampling import client_error_type, invalid_request, sampling_params
+from services.worker.engines.vllm.starting import start_vllm
+
+
+class VllmEngine(Engine):
+    """vLLM's AsyncLLM; its engine core is a process of its own."""
+
+    def __init__(self, llm: Any, statistics: Any, limits: Sequence[int], prompts: PromptTokenizer) -> None:
+        """Use `start`. `limits` are the scheduler's `chiron_limits`."""
+        self._llm = llm
+        self._statistics = statistics
+        self._prompts = prompts
+        self._decode = llm.get_tokenizer().decode
+        self._live: dict[str, int] = {}
+        self._asleep = 0
+        self._closed = False
+        self._adapters: dict[str, Any] = {}
+        self._batch_size, max_batch_size, self._step_token_budget, max_budget = limits
+        config = llm.vllm_config
+        self._info = EngineInfo(
+            max_context_tokens=config.model_config.max_model_len,
+            kv_capacity_tokens=config.cache_config.num_gpu_blocks * config.cache_config.block_size,
+            max_batch_size=max_batch_size,
+            max_step_token_budget=max_budget,
+            vocabulary_size=config.model_config.get_vocab_size(),
+        )
+        self._processes = ProcessWatch(
+            process.pid for process in llm.engine_core.resources.engine_manager.processes
+        )
+        # Ends when the engine core reports its own death, e.g. of one of its GPU processes.
+        llm._run_output_handler()
+        llm.output_handler.add_done_callback(self._output_handler_done)
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> Self:
+        """Loads the model. Raises EngineLoadError."""
+        llm, statistics = await asyncio.to_thread(start_vllm, config)
+        try:
+            limits = await llm.engine_core.call_utility_async("chiron_limits")
+            prompts = PromptTokenizer(
+                llm.get_tokenizer(), config.chat_template, llm.vllm_config.model_config.get_vocab_size()
+            )
+            engine = cls(llm, statistics, limits, prompts)
+            await engine._load_adapters(config.adapters)
+            await engine.set_limits(batch_size=config.batch_size, step_token_budget=config.step_token_budget)
+        except ValueError as error:
+            await asyncio.to_thread(llm.shutdown)
+            raise EngineLoadError(str(error)) from error
+        except BaseException:
+            await asyncio.to_thread(llm.shutdown)
+            raise
+        return engine
+
+    async def _load_adapters(self, adapters: Mapping[str, str]) -> None:
+        from vllm.lora.request import LoRARequest
+
+        for number, (name, path) in enumerate(sorted(adapters.items()), start=1):
+            self._adapters[name] = LoRARequest(name, number, path)
+            try:
+                await self._llm.add_lora(self._adapters[name])
+            except Exception as error:
+                raise EngineLoadError(f"adapter {name!r}: {' '.join(str(error).split())}") from error
+
+    @property
+    def info(self) -> EngineInfo:
+        """Limits and sizes of the engine."""
+        return self._info
+
+    def tokenize(self, request: pb.GenerateRequest) -> Sequence[int]:
+        """Token ids of the request's input. Raises InvalidRequestError."""
+        return self._prompts.tokenize(request)
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Streams the output; see `Engine.generate`."""
+        self._check_serving()
+        if request.request_id in self._live:
+            raise InvalidRequestError("request_id", "a request with this id is running")
+        stream = self._submit(request)
+        reader = OutputReader(self._decode, request.prompt_token_ids, request.sampling)
+        self._live[request.request_id] = request.sampling.n or 1
+        try:
+            async for output in stream:
+                yield reader.convert(output)
+        except EngineError:
+            raise
+        except client_error_type() as error:
+            raise invalid_request(request.sampling, error) from error
+        except Exception as error:
+            raise self._failure(request.sampling, error) from error
+        finally:
+            await stream.aclose()
+            del self._live[request.request_id]
+
+    def _submit(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
+        adapter = self._adapters.get(request.adapter)
+        if request.adapter and adapter is None:
+            known = ", ".join(self._adapters) or "none"
+            raise InvalidRequestError("adapter", f"unknown adapter {request.adapter!r}; there are: {known}")
+        stream: AsyncGenerator[Any, None] = self._llm.generate(
+            {"type": "token", "prompt_token_ids": list(request.prompt_token_ids)},
+            sampling_params(request.sampling, self._info.vocabulary_size),
+            request.request_id,
+            lora_request=adapter,
+            trace_headers=dict(request.trace_headers) or None,
+            priority=request.priority,
+        )
+        return stream
+
+    def _check_serving(self) -> None:
+        if self._closed:
+            raise EngineDeadError("the engine is closed")
+        if self._processes.reason or self._llm.errored:
+            raise EngineDeadError(self._processes.reason or "the engine core has died")
+        if self._asleep:
+            raise EngineBusyError("the engine sleeps; wake it first")
+
+    def _failure(self, sampling: pb.SamplingParams, error: Exception) -> EngineError:
+        """What vLLM's other exceptions mean. It wraps what it did not expect, also of a bad request."""
+        if self._llm.errored:
+            return EngineDeadError(self._processes.reason or "the engine core has died")
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError | TypeError):
+            return invalid_request(sampling, cause)
+        return EngineError(f"{type(cause).__name__}: {cause}")
+
+    async def abort(self, request_id: str) -> None:
+        """Ends a request with FINISH_REASON_ABORT; an unknown id does nothing."""
+        if not self._closed:
+            await self._llm.abort(request_id)
+
+    async def set_limits(self, *, batch_size: int = 0, step_token_budget: int = 0) -> None:
+        """Sets what is not 0, from the next step on. Raises ValueError out of range."""
+        for name, value, most in (
+            ("batch_size", batch_size, self._info.max_batch_size),
+            ("step_token_budget", step_token_budget, self._info.max_step_token_budget),
+        ):
+            if not 0 <= value <= most:
+                raise ValueError(f"{name} must be 1 to {most}, not {value}")
+        limits = await self._call("chiron_set_limits", batch_size, step_token_budget)
+        self._batch_size, _, self._step_token_budget, _ = limits
+
+    async def preempt(self, request_ids: Sequence[str]) -> Sequence[str]:
+        """Puts running requests back into the queue; returns those of which a choice was running."""
+        owners = {
+            internal: request_id
+            for request_id in request_ids
+            for internal in self._llm.output_processor.external_req_ids.get(request_id, ())
+        }
+        preempted = await self._call("chiron_preempt", list(owners))
+        return list(dict.fromkeys(owners[internal] for internal in preempted))
+
+    async def sleep(self, level: int) -> None:
+        """Takes the weights off the GPU. Raises EngineBusyError while requests live."""
+        if self._live:
+            raise EngineBusyError(f"{len(self._live)} requests run or wait")
+        if self._asleep:
+            return
+        self._asleep = level
+        await self._llm.sleep(level)
+
+    async def wake(self) -> None:
+        """Undoes sleep; after level 2 the weights are read again."""
+        if self._asleep == 2:
+            await self._llm.wake_up(["weights"])
+            await self._llm.collective_rpc("reload_weights")
+            await self._llm.wake_up(["kv_cache"])
+        elif self._asleep:
+            await self._llm.wake_up()
+        self._asleep = 0
+
+    def stats(self) -> EngineStats:
+        """The newest figures that the engine core has published."""
+        found = self._statistics
+        # vLLM publishes with each step, and after an abort of the last request there is none.
+        live = sum(self._live.values())
+        running = min(found.running, live)
+        return EngineStats(
+            running=running,
+            waiting=min(found.waiting, live - running),
+            kv_usage=found.kv_usage if live else 0.0,
+            batch_size=self._batch_size,
+            step_token_budget=self._step_token_budget,
+            steps=found.steps,
+            output_tokens=found.output_tokens,
+            prompt_tokens=found.prompt_tokens,
+            cached_prompt_tokens=found.cached_prompt_tokens,
+            preemptions=found.preemptions,
+        )
+
+    async def wait_dead(self) -> str:
+        """Returns the reason as soon as the engine core has died."""
+        return await self._processes.wait()
+
+    async def close(self) -> None:
+        """Stops the engine core."""
+        if self._closed:
+            return
+        self._closed = True
+        self._processes.close()
+        await asyncio.to_thread(self._llm.shutdown)
+        # Freed now rather than when the interpreter ends, where vLLM's destructor fails.
+        self._llm = None
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        """Runs a utility method of the engine core. Raises EngineDeadError."""
+        if self._closed or self._processes.reason:
+            raise EngineDeadError(self._processes.reason or "the engine is closed")
+        try:
+            return await self._llm.engine_core.call_utility_async(method, *arguments)
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineDeadError(self._processes.reason or "the engine core has died") from error
+            raise
+
+    def _output_handler_done(self, _: asyncio.Task[None]) -> None:
+        if not self._closed:
+            self._processes.ended("the engine core has died")

@@ -1,0 +1,86 @@
+"""Starts vLLM. Everything here blocks and runs in a thread: importing vLLM alone takes seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from services.worker.engines.base import EngineConfig, EngineLoadError
+
+_SCHEDULERS = "services.worker.engines.vllm.scheduler"
+_ENVIRONMENT = {
+    # A forked engine would inherit the worker's gRPC threads and sockets.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+
+
+def start_vllm(config: EngineConfig) -> tuple[Any, Any]:
+    """An AsyncLLM that has loaded its model, and the statistics that it feeds.
+
+    Raises EngineLoadError with the cause, also when that lies in an engine process.
+    """
+    if not config.weights:
+        raise EngineLoadError("weights: the vllm engine needs the path of a model")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise EngineLoadError(f"vLLM cannot be imported: {error}") from error
+    from services.worker.engines.vllm.arguments import engine_arguments
+    from services.worker.engines.vllm.compat import IncompatibleVllmError, check_client, check_vllm
+    from services.worker.engines.vllm.failure_log import recorded_failure
+
+    try:
+        check_vllm()
+        with recorded_failure(os.environ) as failure:
+            try:
+                llm, statistics = _create(engine_arguments(config, os.environ), config)
+            except (EngineLoadError, IncompatibleVllmError):
+                raise
+            except Exception as error:
+                raise EngineLoadError(failure.cause() or _one_line(error)) from error
+        check_client(llm)
+    except IncompatibleVllmError as error:
+        raise EngineLoadError(str(error)) from error
+    return llm, statistics
+
+
+def _create(arguments: dict[str, Any], config: EngineConfig) -> tuple[Any, Any]:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from services.worker.engines.vllm.statistics import Statistics
+
+    check_parsers(config)
+    vllm_config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+    scheduler = vllm_config.scheduler_config
+    # Whether the scheduler runs ahead is known only now; vLLM imports the class in the engine core.
+    scheduler.scheduler_cls = (
+        f"{_SCHEDULERS}.{'TunableAsyncScheduler' if scheduler.async_scheduling else 'TunableScheduler'}"
+    )
+    statistics = Statistics()
+    llm = AsyncLLM.from_vllm_config(
+        vllm_config, stat_loggers=[lambda *_: statistics], disable_log_stats=arguments["disable_log_stats"]
+    )
+    return llm, statistics
+
+
+def check_parsers(config: EngineConfig) -> None:
+    """Refuses parser names that vLLM does not know. Raises EngineLoadError naming those it does."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for field, name, manager in (
+        ("tool_parser", config.tool_parser, ToolParserManager),
+        ("reasoning_parser", config.reasoning_parser, ReasoningParserManager),
+    ):
+        known = sorted(manager.list_registered())
+        if name and name not in known:
+            raise EngineLoadError(f"{field}: vLLM has no {name!r}; it has {', '.join(known)}")
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
