@@ -33,7 +33,7 @@ class EngineRequest:
     """Chained hash of each full block of the prompt, resumed tokens included, from the first; () when none
     is to be cached. Equal hashes mean equal tokens up to and including that block."""
     resumed_tokens: int = 0
-    """Output tokens delivered by an earlier engine: part of output_tokens, computed like prompt, not emitted."""
+    """Part of output_tokens that an earlier engine delivered: computed like prompt, not emitted again."""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1:
