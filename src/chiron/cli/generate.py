@@ -1,0 +1,79 @@
+"""`chiron generate`: one request through the SDK, printed as it comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from chiron.cli.runner import EXIT_BAD_START, CliError
+from chiron.client import Client, RequestClass, Slo
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """What the command line asked for; see `chiron generate --help`."""
+
+    routers: tuple[str, ...]
+    model: str
+    prompt: str
+    chat: bool
+    stream: bool
+    max_tokens: int | None
+    temperature: float | None
+    seed: int | None
+    request_class: str
+    slo_ttft_ms: float | None
+    slo_itl_ms: float | None
+    timeout_s: float | None
+    lookaside: bool
+    as_json: bool
+
+
+async def run_generate(options: GenerateOptions) -> int:
+    """Prints the text to stdout; with --json one object at the end instead."""
+    if options.request_class not in list(RequestClass):
+        raise CliError(f"--class must be interactive or batch, not {options.request_class}", EXIT_BAD_START)
+    # Nothing else runs on this loop yet, so reading stdin may block it.
+    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    request: dict[str, Any] = {
+        "model": options.model,
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "request_class": options.request_class,
+        "slo": Slo(ttft_ms=options.slo_ttft_ms, itl_ms=options.slo_itl_ms),
+        "timeout_s": options.timeout_s,
+    }
+    if options.chat:
+        request["messages"] = [{"role": "user", "content": text}]
+    else:
+        request["prompt"] = text
+    async with Client(*options.routers, lookaside=options.lookaside) as client:
+        if options.stream and not options.as_json:
+            async for chunk in client.generate(**request):
+                print(chunk.text, end="", flush=True)
+            print()
+            return 0
+        completion = await client.complete(**request)
+    if not options.as_json:
+        print(completion.text)
+        return 0
+    choice = completion.choices[0]
+    print(
+        json.dumps(
+            {
+                "request_id": completion.request_id,
+                "model": completion.model,
+                "text": choice.text,
+                "token_ids": choice.token_ids,
+                "finish_reason": choice.finish_reason,
+                "attempts": completion.attempts,
+                "usage": dataclasses.asdict(completion.usage),
+                "timing": dataclasses.asdict(completion.timing),
+            }
+        )
+    )
+    return 0

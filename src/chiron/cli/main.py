@@ -1,0 +1,218 @@
+"""The commands and their options. What they do is imported when they run, so that --help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="chiron",
+    help="Serves large language models on GPU clusters under per-request service-level objectives.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="Apply, list and delete models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Router = Annotated[
+    str, typer.Option(envvar="CHIRON_ROUTER", metavar="HOST:PORT[,…]", help="Routers, tried in turn.")
+]
+Controller = Annotated[str, typer.Option(envvar="CHIRON_CONTROLLER", metavar="HOST:PORT", help="Controller.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Nodes (local agents).")]
+Gpus = Annotated[int, typer.Option(min=1, help="GPUs that each node declares.")]
+
+ROUTER = "127.0.0.1:50051"
+CONTROLLER = "127.0.0.1:50050"
+
+
+@app.command()
+def up(
+    nodes: Nodes = 2,
+    gpus: Gpus = 2,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            metavar="FILE.toml",
+            help="Model specs to apply; may be repeated. None: one of --engine.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Engine of the model when no --model is given: sim or vllm.")
+    ] = "sim",
+    weights: Annotated[
+        str, typer.Option(help="Weights for --engine vllm; none: SmolLM2-135M-Instruct.")
+    ] = "",
+    time_scale: Annotated[
+        float | None, typer.Option(help="Slow the sim engines down by this factor, up to 10.")
+    ] = None,
+    routers: Annotated[int, typer.Option(min=1, help="Routers; they take consecutive ports.")] = 1,
+    router_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50051,
+    controller_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50050,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the services' tables.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Logs and state; none: .chiron/run-<time>.")] = None,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Live table, on a terminal.")] = True,
+) -> None:
+    """Run a whole local cluster in this terminal until Ctrl-C, which drains it."""
+    from chiron.cli.runner import execute
+    from chiron.cli.up import UpOptions, run_up
+
+    execute(
+        run_up(
+            UpOptions(
+                nodes=nodes,
+                gpus=gpus,
+                model_files=tuple(model or ()),
+                engine=engine,
+                weights=weights,
+                time_scale=time_scale,
+                routers=routers,
+                router_port=router_port,
+                controller_port=controller_port,
+                config=config,
+                directory=directory,
+                live=live,
+            )
+        )
+    )
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="Name of an applied model.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads it from stdin.")],
+    chat: Annotated[bool, typer.Option("--chat", help="Send it as a user message.")] = False,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print text as it comes.")] = True,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    request_class: Annotated[str, typer.Option("--class", help="interactive or batch.")] = "interactive",
+    slo_ttft: Annotated[float | None, typer.Option(help="Time to first token, in milliseconds.")] = None,
+    slo_itl: Annotated[float | None, typer.Option(help="Time between tokens, in milliseconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Most seconds that it may take.")] = None,
+    lookaside: Annotated[
+        bool,
+        typer.Option("--lookaside/--proxy", help="Stream from the worker itself, or through the router."),
+    ] = True,
+    as_json: Json = False,
+    router: Router = ROUTER,
+) -> None:
+    """Generate text and print it."""
+    from chiron.cli.generate import GenerateOptions, run_generate
+    from chiron.cli.runner import execute
+
+    execute(
+        run_generate(
+            GenerateOptions(
+                routers=tuple(router.split(",")),
+                model=model,
+                prompt=prompt,
+                chat=chat,
+                stream=stream,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                request_class=request_class,
+                slo_ttft_ms=slo_ttft,
+                slo_itl_ms=slo_itl,
+                timeout_s=timeout,
+                lookaside=lookaside,
+                as_json=as_json,
+            )
+        )
+    )
+
+
+@models_app.command("apply")
+def models_apply(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.toml", help="Model specs.")],
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Create the models of TOML files, or replace their specs."""
+    from chiron.cli.models import apply
+    from chiron.cli.runner import execute
+
+    execute(apply(controller, files))
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False, controller: Controller = CONTROLLER) -> None:
+    """List the models."""
+    from chiron.cli.models import list_models
+    from chiron.cli.runner import execute
+
+    execute(list_models(controller, as_json=as_json))
+
+
+@models_app.command("delete")
+def models_delete(
+    names: Annotated[list[str], typer.Argument(metavar="NAME")], controller: Controller = CONTROLLER
+) -> None:
+    """Delete models; their instances drain and stop."""
+    from chiron.cli.models import delete
+    from chiron.cli.runner import execute
+
+    execute(delete(controller, names))
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show each change until Ctrl-C.")] = False,
+    as_json: Json = False,
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Show nodes, instances and models."""
+    from chiron.cli.runner import execute
+    from chiron.cli.status import show_status
+
+    execute(show_status(controller, watch=watch, as_json=as_json))
+
+
+@app.command()
+def demo(
+    duration: Annotated[float, typer.Option(min=1.0, help="Seconds of traffic.")] = 20.0,
+    kill_every: Annotated[
+        float | None, typer.Option(min=1.0, help="Seconds between kills; none: one kill half-way.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals, lengths and victims.")] = 0,
+    nodes: Nodes = 2,
+    gpus: Gpus = 2,
+    engine: Annotated[str, typer.Option(help="sim, or vllm for one question to a real small model.")] = "sim",
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Live view, on a terminal.")] = True,
+) -> None:
+    """Load a local cluster, kill a worker half-way, and print the figures as one JSON line."""
+    from chiron.cli.runner import execute
+
+    if engine == "vllm":
+        from chiron.cli.demo.vllm import run_vllm_demo
+
+        execute(run_vllm_demo(live=live))
+    elif engine == "sim":
+        from chiron.cli.demo.run import DemoOptions, run_demo
+
+        execute(
+            run_demo(
+                DemoOptions(
+                    duration_s=duration, kill_every_s=kill_every, seed=seed, nodes=nodes, gpus=gpus, live=live
+                )
+            )
+        )
+    else:
+        raise typer.BadParameter(f"must be sim or vllm, not {engine}", param_hint="--engine")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"chiron {installed('chiron-serving')}")
+
+
+def main() -> None:
+    """Entry point of the `chiron` command."""
+    app()

@@ -1,0 +1,139 @@
+"""`chiron status`: the cluster as tables, as JSON, or as a line for each change."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from contextlib import aclosing
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from chiron.cluster import ClusterAdmin
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
+
+_STYLES = {
+    "READY": "green",
+    "FAILED": "bold red",
+    "LOADING": "yellow",
+    "PENDING": "yellow",
+    "DRAINING": "cyan",
+}
+
+
+async def show_status(controller: str, *, watch: bool, as_json: bool) -> int:
+    """Prints one snapshot, or each one until it is cancelled."""
+    console = Console()
+    async with ClusterAdmin(controller) as admin:
+        if not watch:
+            _print(console, await admin.snapshot(), as_json)
+            return 0
+        async with aclosing(admin.watch()) as snapshots:
+            if as_json or not console.is_terminal:
+                async for snapshot in snapshots:
+                    _print(console, snapshot, as_json)
+            else:
+                with Live(console=console, auto_refresh=False) as live:
+                    async for snapshot in snapshots:
+                        live.update(tables(snapshot), refresh=True)
+    return 0
+
+
+def _print(console: Console, snapshot: pb.ClusterSnapshot, as_json: bool) -> None:
+    if as_json:
+        print(to_json(snapshot), flush=True)
+    elif console.is_terminal:
+        console.print(tables(snapshot))
+    else:
+        # A pipe has no width: nothing may be cut or wrapped.
+        Console(file=sys.stdout, width=1000).print(tables(snapshot), soft_wrap=True)
+
+
+def to_json(message: Message) -> str:
+    """One line of protobuf JSON with the fields' own names; 64-bit numbers are text, as the format has it."""
+    return json.dumps(
+        json_format.MessageToDict(
+            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+    )
+
+
+def tables(snapshot: pb.ClusterSnapshot) -> RenderableType:
+    """Models, nodes and instances."""
+    return Group(models_table(snapshot.models), nodes_table(snapshot), instances_table(snapshot))
+
+
+def models_table(models: Iterable[pb.ModelStatus]) -> Table:
+    """A row for each model."""
+    table = _table("model", "engine", "ready", "GPUs each", "spec", "what stands in the way")
+    for model in models:
+        spec = model.spec
+        ready = f"{model.ready_instances}/{model.desired_instances}"
+        table.add_row(
+            spec.name, spec.engine, ready, str(spec.gpus_per_instance), f"v{model.spec_version}", model.reason
+        )
+    return table
+
+
+def nodes_table(snapshot: pb.ClusterSnapshot) -> Table:
+    """A row for each node."""
+    table = _table("node", "state", "GPUs in use", "host", "last report")
+    for node in snapshot.nodes:
+        taken = {
+            index
+            for instance in snapshot.instances
+            if instance.node_id == node.node_id and instance.state != types_pb2.INSTANCE_STATE_STOPPED
+            for index in instance.gpu_indexes
+        }
+        state = "lost" if not node.live else "draining" if node.draining else "live"
+        unhealthy = [f"GPU {gpu.index}: {gpu.reason}" for gpu in node.gpus if not gpu.healthy]
+        table.add_row(
+            node.node_id,
+            Text(
+                "; ".join([state, *unhealthy]), style="green" if state == "live" and not unhealthy else "red"
+            ),
+            f"{len(taken)}/{len(node.gpus)}",
+            node.host,
+            f"{node.report_age_ms / 1000:.1f} s ago",
+        )
+    return table
+
+
+def instances_table(snapshot: pb.ClusterSnapshot) -> Table:
+    """A row for each instance."""
+    table = _table(
+        "instance", "node", "GPUs", "role", "state", "running", "waiting", "tok/s", "restarts", "reason"
+    )
+    for instance in snapshot.instances:
+        load, state = instance.load, state_name(instance.state)
+        table.add_row(
+            instance.instance_id,
+            instance.node_id,
+            ",".join(map(str, instance.gpu_indexes)),
+            types_pb2.Role.Name(instance.role).removeprefix("ROLE_").lower(),
+            Text(state, style=_STYLES.get(state, "")),
+            f"{load.running.interactive}+{load.running.batch}/{load.batch_size}",
+            f"{load.waiting.interactive}+{load.waiting.batch}",
+            f"{load.tokens_per_s:.0f}",
+            str(instance.restarts),
+            instance.reason,
+        )
+    return table
+
+
+def state_name(state: types_pb2.InstanceState.ValueType) -> str:
+    """READY, FAILED, …"""
+    return types_pb2.InstanceState.Name(state).removeprefix("INSTANCE_STATE_")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column)
+    return table

@@ -1,0 +1,141 @@
+"""`chiron up`: a local cluster in this terminal, until Ctrl-C drains it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from chiron.cli.progress import Progress, open_progress
+from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
+from chiron.cluster import LocalCluster, read_models
+from chiron.cluster.local import failures, is_ready
+from chiron.cluster.vllm_cpu import CPU_WORKER_ENV
+from chiron.config import ConfigError
+from chiron.v1 import cluster_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the command line asked for; see `chiron up --help`."""
+
+    nodes: int
+    gpus: int
+    model_files: tuple[Path, ...]
+    engine: str
+    weights: str
+    time_scale: float | None
+    routers: int
+    router_port: int
+    controller_port: int
+    config: Path | None
+    directory: Path | None
+    live: bool
+
+
+async def run_up(options: UpOptions) -> int:
+    """Runs the cluster until it is cancelled; returns 0 when it has drained."""
+    specs = _specs(options)
+    console = Console()
+    try:
+        async with LocalCluster(
+            nodes=options.nodes,
+            gpus=options.gpus,
+            routers=options.routers,
+            directory=options.directory,
+            controller_port=options.controller_port,
+            router_port=options.router_port,
+            config=options.config,
+            worker_env=worker_env(specs),
+        ) as cluster:
+            try:
+                await _serve(cluster, specs, console, live=options.live)
+            finally:
+                console.print("draining; Ctrl-C again ends everything at once", highlight=False)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 1:
+            return EXIT_INTERRUPTED
+        console.print("all processes have ended")
+    return 0
+
+
+async def _serve(
+    cluster: LocalCluster, specs: Sequence[pb.ModelSpec], console: Console, *, live: bool
+) -> None:
+    with open_progress(console, live=live) as progress:
+        progress.say(f"logs and state: {cluster.directory}")
+        await cluster.apply(specs)
+        snapshot = await cluster.wait_for(lambda seen: _settled(seen, specs, progress))
+        for spec in specs:
+            for failure in failures(snapshot, spec.name):
+                progress.say(f"failed: {failure}")
+        progress.say(
+            f"ready: router {','.join(cluster.router_addresses)} controller {cluster.controller_address}; "
+            "Ctrl-C drains"
+        )
+        watching = asyncio.ensure_future(_watch(cluster, progress))
+        ending = asyncio.ensure_future(cluster.wait_ended())
+        try:
+            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+            raise CliError(ending.result() if ending.done() else str(watching.exception()))
+        finally:
+            watching.cancel()
+            ending.cancel()
+            await asyncio.gather(watching, ending, return_exceptions=True)
+
+
+async def _watch(cluster: LocalCluster, progress: Progress) -> None:
+    async with aclosing(cluster.admin.watch()) as snapshots:
+        async for snapshot in snapshots:
+            progress.update(snapshot)
+
+
+def _settled(snapshot: pb.ClusterSnapshot, specs: Sequence[pb.ModelSpec], progress: Progress) -> bool:
+    """True when nothing more comes by itself: each model is ready, has failed, or lacks GPUs."""
+    progress.update(snapshot)
+    stuck = {model.spec.name for model in snapshot.models if model.reason}
+    return all(
+        is_ready(snapshot, spec.name) or failures(snapshot, spec.name) or spec.name in stuck for spec in specs
+    )
+
+
+def worker_env(specs: Sequence[pb.ModelSpec]) -> dict[str, str]:
+    """Variables for the workers: on a machine without CUDA, vLLM needs its CPU settings."""
+    return dict(CPU_WORKER_ENV) if any(spec.engine == "vllm" for spec in specs) and not _cuda() else {}
+
+
+def _cuda() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
+def _specs(options: UpOptions) -> list[pb.ModelSpec]:
+    specs = [spec for file in options.model_files for spec in read_models(file)]
+    if not options.model_files:
+        specs = [_default_model(options)]
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"model {name!r} is in the files given more than once")
+    if options.time_scale is not None:
+        for spec in specs:
+            if spec.engine == "sim":
+                spec.engine_args["time_scale"] = options.time_scale
+    return specs
+
+
+def _default_model(options: UpOptions) -> pb.ModelSpec:
+    if options.engine == "sim":
+        most = options.nodes * options.gpus
+        spec = pb.ModelSpec(name="toy", engine="sim", gpus_per_instance=1, min_instances=min(2, most))
+        spec.engine_args["profile"] = "toy"
+        return spec
+    if options.engine == "vllm":
+        from chiron.cluster.vllm_cpu import smollm2_spec, vllm_spec
+
+        return vllm_spec(options.weights) if options.weights else smollm2_spec()
+    raise CliError(f"--engine must be sim or vllm, not {options.engine}", EXIT_BAD_START)

@@ -1,0 +1,16 @@
+"""A whole Chiron cluster of real processes on this machine, and the calls that an operator makes."""
+
+from chiron.cluster.admin import AdminError, ClusterAdmin
+from chiron.cluster.local import LocalCluster, ModelFailedError
+from chiron.cluster.process import ServiceProcess, StartError
+from chiron.cluster.specs import read_models
+
+__all__ = [
+    "AdminError",
+    "ClusterAdmin",
+    "LocalCluster",
+    "ModelFailedError",
+    "ServiceProcess",
+    "StartError",
+    "read_models",
+]

@@ -1,0 +1,284 @@
+"""A cluster of real processes on this machine: one controller, routers, and agents with declared GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+
+from chiron.cluster.admin import ClusterAdmin
+from chiron.cluster.process import ServiceProcess, StartError
+from chiron.cluster.workers import WorkerProcess, find_workers
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
+
+STATE_ROOT = Path(".chiron")
+"""Where a run's folder is made when none is given."""
+
+Progress = Callable[[pb.ClusterSnapshot], None]
+
+
+class ModelFailedError(Exception):
+    """A model will not come up as asked; the text gives the instances' reasons."""
+
+
+class LocalCluster:
+    """Starts the processes on entry and drains them on exit: agents, then routers, then the controller.
+
+    ```python
+    async with LocalCluster(nodes=2, gpus=2) as cluster:
+        await cluster.apply(read_models(Path("examples/models.toml")))
+        await cluster.wait_ready()
+        async with Client(*cluster.router_addresses) as client: ...
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes: int = 2,
+        gpus: int = 2,
+        routers: int = 1,
+        directory: Path | None = None,
+        host: str = "127.0.0.1",
+        controller_port: int = 0,
+        router_port: int = 0,
+        config: Path | None = None,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
+        environ: Mapping[str, str] | None = None,
+        worker_python: str = "",
+        worker_env: Mapping[str, str] | None = None,
+        drain_timeout_s: float = 10.0,
+    ) -> None:
+        """Describes the cluster.
+
+        Args:
+            nodes: agents, named node-0, node-1, …
+            gpus: GPUs that each agent declares.
+            routers: routers; with a router_port they take consecutive ports.
+            directory: logs and state of this run; None: `.chiron/run-<time>`.
+            host: address that everything listens on.
+            controller_port: 0: any free one; see `controller_address`.
+            router_port: 0: any free one; see `router_addresses`.
+            config: TOML file with tables of the services.
+            settings: service (`controller`, `router`, `agent`) → key → value, over the file.
+            environ: variables added to every process's environment.
+            worker_python: interpreter that runs workers; empty: this one.
+            worker_env: variables added to the workers' environment alone.
+            drain_timeout_s: time that requests have to finish when the cluster stops.
+        """
+        self.directory = directory or _run_directory()
+        self.nodes = [f"node-{index}" for index in range(nodes)]
+        self._gpus = gpus
+        self._routers = routers
+        self._host = host
+        self._controller_port = controller_port
+        self._router_port = router_port
+        self._config = config
+        self._settings = {name: dict(keys) for name, keys in (settings or {}).items()}
+        self._environ = dict(environ or {})
+        self._worker_python = worker_python
+        self._worker_env = dict(worker_env or {})
+        self._drain_timeout_s = drain_timeout_s
+        self._models: list[str] = []
+        self._admin: ClusterAdmin | None = None
+        self.processes: dict[str, ServiceProcess] = {}
+        """Running services by name: controller, router-0, node-0, …"""
+
+    @property
+    def controller_address(self) -> str:
+        """host:port of the controller."""
+        return str(self.processes["controller"].announced["address"])
+
+    @property
+    def admin(self) -> ClusterAdmin:
+        """The operator's calls on this cluster."""
+        assert self._admin is not None, "enter the cluster first"
+        return self._admin
+
+    @property
+    def router_addresses(self) -> list[str]:
+        """host:port of each router."""
+        return [
+            str(p.announced["address"]) for name, p in self.processes.items() if name.startswith("router")
+        ]
+
+    async def __aenter__(self) -> LocalCluster:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def apply(self, specs: Sequence[pb.ModelSpec]) -> None:
+        """Applies models. Raises AdminError for a spec that the controller refuses."""
+        for spec in specs:
+            await self.admin.apply_model(spec)
+            self._models.append(spec.name)
+
+    async def wait_ready(self, *models: str, progress: Progress | None = None) -> pb.ClusterSnapshot:
+        """Waits until every desired instance is ready and returns the snapshot that shows it.
+
+        Args:
+            models: names; none: every model that was applied here.
+            progress: called with each snapshot on the way.
+
+        Raises:
+            ModelFailedError: an instance has failed for good.
+            StartError: a service process ended meanwhile.
+        """
+        wanted = models or tuple(self._models)
+
+        def ready(snapshot: pb.ClusterSnapshot) -> bool:
+            if progress is not None:
+                progress(snapshot)
+            failed = [failure for model in wanted for failure in failures(snapshot, model)]
+            if failed:
+                raise ModelFailedError("failed: " + "; ".join(failed))
+            return all(is_ready(snapshot, model) for model in wanted)
+
+        return await self.wait_for(ready)
+
+    async def wait_for(self, condition: Callable[[pb.ClusterSnapshot], object]) -> pb.ClusterSnapshot:
+        """Returns the first snapshot that meets the condition. Raises StartError when a service ends."""
+        searching = asyncio.ensure_future(self._search(condition))
+        ending = asyncio.ensure_future(self.wait_ended())
+        try:
+            await asyncio.wait({searching, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                raise StartError(ending.result())
+            return searching.result()
+        finally:
+            searching.cancel()
+            ending.cancel()
+            await asyncio.gather(searching, ending, return_exceptions=True)
+
+    async def wait_ended(self) -> str:
+        """Returns which service process ended, and how, as soon as one does."""
+        waits = {asyncio.ensure_future(service.wait()): service for service in self.processes.values()}
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        ended = done.pop()
+        return f"{waits[ended].name} ended with status {ended.result()}{waits[ended].tail()}"
+
+    def workers(self) -> list[WorkerProcess]:
+        """The worker processes that live now, from the agents' state files."""
+        return [worker for node in self.nodes for worker in find_workers(self.node_directory(node), node)]
+
+    def node_directory(self, node: str) -> Path:
+        """State folder of a node's agent; the workers' logs lie below it."""
+        return self.directory / node
+
+    async def stop(self) -> None:
+        """Drains and stops everything; what does not end in time is killed. May be called twice."""
+        # An agent drains, then gives each worker its own grace period.
+        grace_s = self._drain_timeout_s + 20.0
+        try:
+            for prefix in ("node-", "router-", "controller"):
+                group = [service for name, service in self.processes.items() if name.startswith(prefix)]
+                await asyncio.gather(*(service.stop(grace_s) for service in group))
+            if self._admin is not None:
+                await self._admin.close()
+        finally:
+            # A second Ctrl-C cancels the drain; nothing may be left then either.
+            for service in self.processes.values():
+                service.kill()
+            for worker in self.workers():
+                worker.kill()
+
+    async def _start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        await self._launch("controller", "controller", "global_controller", self._controller_keys())
+        self._admin = ClusterAdmin(self.controller_address)
+        starts = [
+            self._launch(f"router-{i}", "router", "router", self._router_keys(i))
+            for i in range(self._routers)
+        ]
+        starts += [self._launch(node, "agent", "local_agent", self._agent_keys(node)) for node in self.nodes]
+        for outcome in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        await self.wait_for(self._assembled)
+
+    async def _launch(self, name: str, section: str, package: str, keys: dict[str, str]) -> None:
+        self.processes[name] = await ServiceProcess.start(
+            name,
+            f"services.{package}",
+            log=self.directory / f"{name}.log",
+            settings={**keys, **self._settings.get(section, {})},
+            config=self._config,
+            environ=self._environ,
+        )
+
+    def _controller_keys(self) -> dict[str, str]:
+        return {"listen": f"{self._host}:{self._controller_port}"}
+
+    def _router_keys(self, index: int) -> dict[str, str]:
+        port = self._router_port + index if self._router_port else 0
+        return {
+            "listen": f"{self._host}:{port}",
+            "controller": self.controller_address,
+            "router_id": f"router-{index}",
+            "drain_timeout_s": f"{self._drain_timeout_s:g}",
+        }
+
+    def _agent_keys(self, node: str) -> dict[str, str]:
+        keys = {
+            "controller": self.controller_address,
+            "node_id": node,
+            "host": self._host,
+            "gpus": str(self._gpus),
+            "state_dir": str(self.node_directory(node)),
+            "drain_timeout_s": f"{self._drain_timeout_s:g}",
+        }
+        if self._worker_python:
+            keys["worker_python"] = self._worker_python
+        if self._worker_env:
+            keys["worker_env"] = ",".join(f"{name}={value}" for name, value in self._worker_env.items())
+        return keys
+
+    def _assembled(self, snapshot: pb.ClusterSnapshot) -> bool:
+        live = {node.node_id for node in snapshot.nodes if node.live}
+        return live >= set(self.nodes) and len(snapshot.routers) >= self._routers
+
+    async def _search(self, condition: Callable[[pb.ClusterSnapshot], object]) -> pb.ClusterSnapshot:
+        async with aclosing(self.admin.watch()) as snapshots:
+            async for snapshot in snapshots:
+                if condition(snapshot):
+                    return snapshot
+        raise AssertionError("watch ends with an error")
+
+
+def is_ready(snapshot: pb.ClusterSnapshot, model: str) -> bool:
+    """True when the model is known and as many instances are ready as should be."""
+    return any(
+        status.spec.name == model and status.ready_instances >= status.desired_instances
+        for status in snapshot.models
+    )
+
+
+def failures(snapshot: pb.ClusterSnapshot, model: str) -> list[str]:
+    """`instance on node: reason` for each instance of the model that has failed."""
+    return [
+        f"{instance.instance_id} on {instance.node_id}: {instance.reason}"
+        for instance in snapshot.instances
+        if instance.model == model and instance.state == types_pb2.INSTANCE_STATE_FAILED
+    ]
+
+
+def _run_directory() -> Path:
+    STATE_ROOT.mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=time.strftime("run-%Y%m%d-%H%M%S-"), dir=STATE_ROOT))

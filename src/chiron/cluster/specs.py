@@ -1,0 +1,133 @@
+"""Reads model specs from a TOML file: one table `[models.NAME]` per model, keys as in ModelSpec."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+
+from chiron.config import ConfigError
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
+
+ROLES = {
+    "interactive": types_pb2.ROLE_INTERACTIVE,
+    "mixed": types_pb2.ROLE_MIXED,
+    "batch": types_pb2.ROLE_BATCH,
+}
+_TEXTS = ("weights", "revision", "engine", "chat_template", "tool_parser", "reasoning_parser")
+_COUNTS = (
+    "gpus_per_instance",
+    "min_instances",
+    "max_instances",
+    "max_batch_size",
+    "initial_batch_size",
+    "initial_step_token_budget",
+)
+_TABLES = ("engine_args", "slo_defaults", "adapters")
+KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role")
+"""Every key of a model's table."""
+_SLO_KEYS = ("ttft_ms", "itl_ms", "deadline_s")
+_MOST = 2**32 - 1
+
+
+def read_models(file: Path) -> list[pb.ModelSpec]:
+    """The specs of a file, in its order; `gpus_per_instance` and `min_instances` default to 1.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key, or a value of the wrong type, by file and key.
+    """
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    for key in document:
+        if key != "models":
+            raise ConfigError(f"{file}: unknown key {key!r}; a model is a table [models.NAME]")
+    models = document.get("models")
+    if not isinstance(models, dict) or not models:
+        raise ConfigError(f"{file}: no model; a model is a table [models.NAME]")
+    return [_model(name, table, f"{file} [models.{name}]") for name, table in models.items()]
+
+
+def _model(name: str, table: Any, where: str) -> pb.ModelSpec:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: must be a table")
+    _only(table, KEYS, where)
+    if "engine" not in table:
+        raise ConfigError(f"{where}: key 'engine' is required: vllm, sim or module:Class")
+    spec = pb.ModelSpec(name=name, gpus_per_instance=1, min_instances=1)
+    for key, value in table.items():
+        if key in _TEXTS:
+            setattr(spec, key, _text(value, key, where))
+        elif key in _COUNTS:
+            setattr(spec, key, _count(value, key, where))
+        elif key == "role":
+            if value not in ROLES:
+                raise ConfigError(f"{where}: 'role' must be one of {', '.join(ROLES)}, not {value!r}")
+            spec.role = ROLES[value]
+        elif key == "engine_args":
+            spec.engine_args.CopyFrom(_engine_args(_table(value, key, where), where))
+        elif key == "adapters":
+            for adapter, path in _table(value, key, where).items():
+                spec.adapters.add(name=adapter, path=_text(path, f"adapters.{adapter}", where))
+        else:
+            _slo_defaults(spec.slo_defaults, _table(value, key, where), where)
+    return spec
+
+
+def _engine_args(table: Mapping[str, Any], where: str) -> struct_pb2.Struct:
+    arguments = struct_pb2.Struct()
+    try:
+        json_format.ParseDict(dict(table), arguments)
+    except json_format.ParseError as error:
+        raise ConfigError(f"{where}: 'engine_args': {error}") from error
+    return arguments
+
+
+def _slo_defaults(defaults: pb.SloDefaults, table: Mapping[str, Any], where: str) -> None:
+    _only(table, ("interactive", "batch"), where, "slo_defaults.")
+    for kind, target in (("interactive", defaults.interactive), ("batch", defaults.batch)):
+        if kind not in table:
+            continue
+        path = f"slo_defaults.{kind}"
+        values = _table(table[kind], path, where)
+        _only(values, _SLO_KEYS, where, f"{path}.")
+        for key, value in values.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"{where}: '{path}.{key}' must be a number > 0, not {value!r}")
+            setattr(target, key, float(value))
+
+
+def _only(table: Mapping[str, Any], known: tuple[str, ...], where: str, prefix: str = "") -> None:
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; known are {', '.join(sorted(known))}")
+
+
+def _table(value: Any, key: str, where: str) -> Mapping[str, Any]:
+    return _typed(value, lambda v: isinstance(v, dict), "a table", key, where)  # type: ignore[no-any-return]
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    return str(_typed(value, lambda v: isinstance(v, str), "text", key, where))
+
+
+def _count(value: Any, key: str, where: str) -> int:
+    def valid(v: Any) -> bool:
+        return isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= _MOST
+
+    return int(_typed(value, valid, "a whole number >= 0", key, where))
+
+
+def _typed(value: Any, valid: Callable[[Any], bool], what: str, key: str, where: str) -> Any:
+    if not valid(value):
+        raise ConfigError(f"{where}: '{key}' must be {what}, not {value!r}")
+    return value
