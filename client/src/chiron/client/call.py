@@ -1,0 +1,236 @@
+"""One request from its first attempt to its last: where to go, what to try again, when to give up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from chiron.client.assembly import Assembly
+from chiron.client.channels import Connection, Lease
+from chiron.client.details import from_rpc
+from chiron.client.errors import (
+    ChironError,
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    RetryElsewhere,
+    StreamInterrupted,
+    Unavailable,
+)
+from chiron.client.network import Network
+from chiron.client.output import Chunk, Completion
+from chiron.client.request import route_request
+from chiron.client.tracing import RequestSpan, start_span
+from chiron.v1 import inference_pb2 as pb
+
+_RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted)
+"""Errors of one instance or connection, not of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Where an attempt enters: a worker that the router chose, or the router itself."""
+
+    lease: Lease
+    ticket: bytes = b""
+    is_router: bool = False
+
+
+class Call:
+    """One request; use it once, either as a stream of chunks or whole."""
+
+    def __init__(
+        self,
+        network: Network,
+        request: pb.GenerateRequest,
+        *,
+        timeout_s: float | None,
+        metadata: dict[str, str],
+        traceparent: str,
+    ) -> None:
+        self._network = network
+        self._request = request
+        self._timeout_s = timeout_s
+        self._metadata = metadata
+        self._traceparent = traceparent
+        self._started_s = 0.0
+        self._attempt = 0
+        self._refused = False
+        self._instance_id = ""
+        self._excluded: list[str] = []
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """Yields what arrives. What breaks before the first token is tried again, later breaks raise."""
+        with self._lifetime() as span:
+            while True:
+                assembly = self._assembly()
+                try:
+                    async with aclosing(self._run(assembly)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                except ChironError as error:
+                    self._try_again(error, assembly, restart=False)
+                else:
+                    self._finish(span, assembly)
+                    return
+
+    async def whole(self) -> Completion:
+        """Returns the whole answer. What breaks is tried again from scratch, also after the first token."""
+        with self._lifetime() as span:
+            while True:
+                assembly = self._assembly()
+                try:
+                    async with aclosing(self._run(assembly)) as chunks:
+                        async for _ in chunks:
+                            pass
+                except ChironError as error:
+                    self._try_again(error, assembly, restart=True)
+                else:
+                    return self._finish(span, assembly)
+
+    @contextmanager
+    def _lifetime(self) -> Iterator[RequestSpan]:
+        self._started_s = time.monotonic()
+        stats = self._network.stats
+        stats.requests += 1
+        span = start_span(self._request, self._traceparent)
+        self._metadata = {**self._network.settings.metadata, **self._metadata, **span.headers()}
+        try:
+            yield span
+        except ChironError as error:
+            stats.failed += 1
+            span.failed(error, self._attempt + 1)
+            raise
+        finally:
+            span.end()
+
+    def _assembly(self) -> Assembly:
+        return Assembly(
+            self._request.request_id,
+            choices=max(1, self._request.sampling.n),
+            attempts=self._attempt + 1,
+            started_s=self._started_s,
+        )
+
+    def _finish(self, span: RequestSpan, assembly: Assembly) -> Completion:
+        usage, timing = assembly.check_complete()
+        choices = assembly.choices()
+        span.finished(usage, timing, [choice.finish_reason for choice in choices], self._attempt + 1)
+        request = self._request
+        return Completion(request.request_id, request.model, choices, usage, timing, self._attempt + 1)
+
+    def _try_again(self, error: ChironError, assembly: Assembly, *, restart: bool) -> None:
+        """Prepares the next attempt, or raises what the caller gets to see."""
+        settings, stats = self._network.settings, self._network.stats
+        may = isinstance(error, _RETRIED) and (restart or not assembly.begun)
+        if may and self._attempt + 1 < settings.max_attempts:
+            stats.retries += 1
+            stats.retried += self._attempt == 0
+            self._attempt += 1
+            if self._instance_id and self._instance_id not in self._excluded:
+                self._excluded.append(self._instance_id)
+            return
+        if self._attempt:
+            error.add_note(f"after {self._attempt + 1} attempts")
+        if assembly.begun and isinstance(error, Unavailable):
+            interrupted = StreamInterrupted(
+                error.message, reason="STREAM_INTERRUPTED", metadata=error.metadata
+            )
+            interrupted.delivered = assembly.choices()
+            raise interrupted from error
+        raise error
+
+    async def _run(self, assembly: Assembly) -> AsyncGenerator[Chunk, None]:
+        """One attempt."""
+        with ExitStack() as held, self._typed_errors():
+            door = await self._door(held)
+            request = self._request
+            request.attempt = self._attempt
+            request.elapsed_ms = self._elapsed_ms()
+            request.ticket = door.ticket
+            with self._typed_errors(door.lease.address if door.is_router else ""):
+                call = door.lease.stub.Generate(
+                    request, timeout=self._remaining_s(), metadata=self._headers(to_router=door.is_router)
+                )
+                try:
+                    async for response in call:
+                        now_s = time.monotonic()
+                        for delta in response.deltas:
+                            yield assembly.add(delta, now_s)
+                finally:
+                    call.cancel()
+            assembly.check_complete()
+
+    async def _door(self, held: ExitStack) -> _Door:
+        """Where this attempt goes: straight to a worker, or through the router where that is not possible."""
+        network, now_s = self._network, time.monotonic()
+        self._instance_id = ""
+        if network.settings.lookaside:
+            if not network.workers.lookaside_rests(now_s):
+                route = await self._route()
+                self._instance_id = route.instance_id
+                if not network.workers.avoided(route.address, now_s):
+                    lease, connection = await network.worker(held, route.address, self._remaining_s())
+                    if lease is not None:
+                        return _Door(lease, route.ticket)
+                    last = self._attempt + 1 == network.settings.max_attempts
+                    if connection is Connection.REFUSED and not self._refused and not last:
+                        self._refused = True
+                        raise ConnectionLost(
+                            f"instance {route.instance_id} at {route.address}: connection refused",
+                            reason="UNAVAILABLE",
+                        )
+                self._instance_id = ""
+            network.stats.fallbacks += 1
+        return _Door(await network.router(held, self._remaining_s()), is_router=True)
+
+    async def _route(self) -> pb.RouteResponse:
+        with ExitStack() as held:
+            lease = await self._network.router(held, self._remaining_s())
+            route = route_request(self._request)
+            route.attempt = self._attempt
+            route.elapsed_ms = self._elapsed_ms()
+            route.excluded_instance_ids.extend(self._excluded)
+            with self._typed_errors(lease.address):
+                return await lease.stub.Route(
+                    route, timeout=self._remaining_s(), metadata=self._headers(to_router=True)
+                )
+
+    @contextmanager
+    def _typed_errors(self, router: str = "") -> Iterator[None]:
+        """Turns what gRPC raises into typed errors; a connection lost to `router` counts against it."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as failure:
+            error = from_rpc(failure)
+            if router and isinstance(error, ConnectionLost):
+                self._network.routers.failed(router, time.monotonic())
+            raise error from failure
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._network.closed and task is not None and not task.cancelling():
+                raise ClientClosed("the client was closed during the request") from None
+            raise
+
+    def _headers(self, *, to_router: bool) -> tuple[tuple[str, str], ...]:
+        credentials = self._network.settings.credentials if to_router else {}
+        return tuple({**self._metadata, **credentials}.items())
+
+    def _elapsed_ms(self) -> float:
+        return (time.monotonic() - self._started_s) * 1e3
+
+    def _remaining_s(self) -> float | None:
+        """Seconds left, or None without a limit. Raises DeadlineExceeded when none are."""
+        if self._timeout_s is None:
+            return None
+        remaining_s = self._timeout_s - (time.monotonic() - self._started_s)
+        if remaining_s <= 0:
+            raise DeadlineExceeded(
+                f"not answered within timeout_s={self._timeout_s:g}", reason="DEADLINE_EXCEEDED"
+            )
+        return remaining_s

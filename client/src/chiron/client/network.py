@@ -1,0 +1,105 @@
+"""What all requests of one client share: channels, what is known about who can be reached, counts."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import grpc
+
+from chiron.client.channels import Channels, Connection, Lease
+from chiron.client.errors import Unavailable
+from chiron.client.reachability import RouterOrder, WorkerReachability
+from chiron.client.security import TlsConfig
+from chiron.client.stats import ClientStats
+from chiron.v1 import inference_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a client behaves; see Client for the meaning of each."""
+
+    routers: tuple[str, ...]
+    lookaside: bool
+    tls: TlsConfig | None
+    timeout_s: float | None
+    connect_timeout_s: float
+    max_attempts: int
+    fallback_memory_s: float
+    router_avoid_s: float
+    max_worker_channels: int
+    metadata: dict[str, str] = field(repr=False)
+    """Goes to routers and workers."""
+    credentials: dict[str, str] = field(repr=False)
+    """Goes to routers alone; at a worker, the ticket speaks for the request."""
+
+
+class Network:
+    """Connects requests to routers and workers, and remembers what came of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stats = ClientStats()
+        self.workers = WorkerReachability(settings.fallback_memory_s)
+        self.routers = RouterOrder(settings.routers, settings.router_avoid_s)
+        self.closed = False
+        self._router_channels = Channels(len(settings.routers), settings.tls)
+        self._worker_channels = Channels(settings.max_worker_channels, settings.tls)
+
+    async def router(self, held: ExitStack, remaining_s: float | None) -> Lease:
+        """A connection to the first router that can be reached, held by `held`.
+
+        Raises Unavailable, naming what is wrong with each, when there is none.
+        """
+        failures = []
+        for address in self.routers.order(time.monotonic()):
+            with ExitStack() as trial:
+                lease = trial.enter_context(self._router_channels.lease(address))
+                connection = await lease.connect(self._patience_s(remaining_s))
+                if connection is Connection.READY:
+                    self.routers.answered(address)
+                    held.push(trial.pop_all())
+                    return lease
+                self._router_channels.discard(address)
+                self.routers.failed(address, time.monotonic())
+                failures.append(f"{address}: {await self._why(lease, connection)}")
+        raise Unavailable(f"no router can be reached: {'; '.join(failures)}", reason="ROUTER_UNREACHABLE")
+
+    async def worker(
+        self, held: ExitStack, address: str, remaining_s: float | None
+    ) -> tuple[Lease | None, Connection]:
+        """A connection to the worker at `address`, held by `held`; None when it cannot be reached."""
+        with ExitStack() as trial:
+            lease = trial.enter_context(self._worker_channels.lease(address))
+            connection = await lease.connect(self._patience_s(remaining_s))
+            if connection is Connection.READY:
+                self.workers.answered(address)
+                held.push(trial.pop_all())
+                return lease, connection
+        self._worker_channels.discard(address)
+        if connection is Connection.REFUSED:
+            self.workers.refused(address, time.monotonic())
+        else:
+            self.workers.timed_out(address, time.monotonic())
+        return None, connection
+
+    async def close(self) -> None:
+        """Ends every call and closes every connection."""
+        self.closed = True
+        await self._worker_channels.close()
+        await self._router_channels.close()
+
+    def _patience_s(self, remaining_s: float | None) -> float:
+        patience_s = self.settings.connect_timeout_s
+        return patience_s if remaining_s is None else min(patience_s, remaining_s)
+
+    async def _why(self, lease: Lease, connection: Connection) -> str:
+        """Why no connection came about. gRPC tells the cause to a call only, so one that fails is made."""
+        if connection is Connection.TIMED_OUT:
+            return f"no connection within {self.settings.connect_timeout_s:g} s"
+        try:
+            await lease.stub.Route(pb.RouteRequest(), timeout=self.settings.connect_timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return error.details() or error.code().name
+        return "the connection was refused at first"

@@ -1,0 +1,224 @@
+"""Turns keyword arguments into the messages of the wire, naming the argument that does not fit."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Unpack, cast, get_type_hints
+
+from google.protobuf import struct_pb2
+from google.protobuf.message import Message as ProtoMessage
+
+from chiron.client.errors import InvalidRequest
+from chiron.client.options import (
+    Grammar,
+    JsonObject,
+    JsonSchema,
+    Message,
+    OneOf,
+    Regex,
+    RequestClass,
+    RequestOptions,
+    SamplingOptions,
+    StructuredOutput,
+)
+from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import types_pb2
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Largest message that routers and workers accept."""
+
+_BYTES_PER_TOKEN = 4
+"""UTF-8 bytes in a token of English text under today's tokenizers; the router needs no more than a guess."""
+
+_SAMPLING = frozenset(get_type_hints(SamplingOptions))
+_KNOWN = frozenset(get_type_hints(RequestOptions))
+_CLASSES = {
+    RequestClass.INTERACTIVE: types_pb2.REQUEST_CLASS_INTERACTIVE,
+    RequestClass.BATCH: types_pb2.REQUEST_CLASS_BATCH,
+}
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
+
+
+def build_request(**options: Unpack[RequestOptions]) -> pb.GenerateRequest:
+    """The request that the keyword arguments describe, with a request id.
+
+    Raises:
+        InvalidRequest: a value does not fit its field, or not exactly one prompt is given. What fits is
+            judged by the server, which knows the model.
+        TypeError: an argument of this name does not exist.
+    """
+    unknown = sorted(options.keys() - _KNOWN)
+    if unknown:
+        raise TypeError(f"unknown argument: {', '.join(unknown)}")
+    if not options.get("model"):
+        raise InvalidRequest.of("model", "is required")
+    request = pb.GenerateRequest()
+    _set(request, "request_id", options.get("request_id") or uuid.uuid4().hex)
+    for name in ("model", "priority", "adapter"):
+        _set(request, name, options.get(name))
+    _set_class(request, options.get("request_class"))
+    _set_input(request, options)
+    slo = options.get("slo")
+    if slo is not None:
+        for name in ("ttft_ms", "itl_ms", "deadline_s"):
+            _set(request.slo, name, getattr(slo, name), "slo.")
+    _set_sampling(request.sampling, cast(Mapping[str, Any], options))
+    if (size := request.ByteSize()) > MAX_MESSAGE_BYTES:
+        raise InvalidRequest.of("request", f"is {size} bytes long; the limit is {MAX_MESSAGE_BYTES}")
+    return request
+
+
+def route_request(request: pb.GenerateRequest) -> pb.RouteRequest:
+    """What a router must know to place `request`; the prompt itself stays here."""
+    return pb.RouteRequest(
+        request_id=request.request_id,
+        model=request.model,
+        request_class=request.request_class,
+        slo=request.slo if request.HasField("slo") else None,
+        priority=request.priority,
+        adapter=request.adapter,
+        prompt_tokens=estimate_prompt_tokens(request),
+        max_tokens=request.sampling.max_tokens,
+    )
+
+
+def estimate_prompt_tokens(request: pb.GenerateRequest) -> int:
+    """Length of the prompt in tokens: exact for token ids, a guess from UTF-8 bytes for text."""
+    kind = request.WhichOneof("input")
+    if kind == "prompt_token_ids":
+        return len(request.prompt_token_ids.ids)
+    if kind == "prompt":
+        size = len(request.prompt.encode())
+    else:
+        size = sum(len(message.content.encode()) for message in request.chat.messages)
+    return max(1, -(-size // _BYTES_PER_TOKEN))
+
+
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata as gRPC wants it, its keys in lower case.
+
+    Raises InvalidRequest naming the key that cannot travel.
+    """
+    checked = {}
+    for key, value in metadata.items():
+        lower = key.lower()
+        if not _METADATA_KEY.fullmatch(lower) or lower.startswith("grpc-") or lower.endswith("-bin"):
+            raise InvalidRequest.of("metadata", f"{key!r} is not a key of text metadata")
+        if not (value.isascii() and value.isprintable()):
+            raise InvalidRequest.of("metadata", f"the value of {key!r} must be printable ASCII")
+        checked[lower] = value
+    return checked
+
+
+def _set(message: ProtoMessage, name: str, value: object, path: str = "") -> None:
+    if value is None:
+        return
+    _fit(f"{path}{name}", partial(setattr, message, name, value))
+
+
+def _fit(field: str, assign: Callable[[], object]) -> None:
+    """Runs an assignment; what protobuf refuses becomes an error about `field`."""
+    try:
+        assign()
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise InvalidRequest.of(field, str(error)) from error
+
+
+def _set_class(request: pb.GenerateRequest, value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        request.request_class = _CLASSES[RequestClass(value)]
+    except ValueError as error:
+        names = ", ".join(each.value for each in RequestClass)
+        raise InvalidRequest.of("request_class", f"must be one of {names}, not {value!r}") from error
+
+
+def _set_input(request: pb.GenerateRequest, options: RequestOptions) -> None:
+    prompt, ids, messages = (
+        options.get("prompt"),
+        options.get("prompt_token_ids"),
+        options.get("messages"),
+    )
+    given = sum(each is not None for each in (prompt, ids, messages))
+    if given != 1:
+        raise InvalidRequest.of(
+            "input", f"exactly one of prompt, prompt_token_ids or messages is required, {given} are given"
+        )
+    if messages is None:
+        for name in ("tools", "template_kwargs"):
+            if options.get(name):
+                raise InvalidRequest.of(name, "needs messages")
+    if prompt is not None:
+        _set(request, "prompt", prompt)
+    elif ids is not None:
+        request.prompt_token_ids.SetInParent()
+        _fit("prompt_token_ids", partial(request.prompt_token_ids.ids.extend, ids))
+    elif messages is not None:
+        request.chat.SetInParent()
+        for index, message in enumerate(messages):
+            _add_message(request.chat, message, f"messages[{index}]")
+        for index, tool in enumerate(options.get("tools") or ()):
+            _set_struct(request.chat.tools.add(), tool, f"tools[{index}]")
+        if template_kwargs := options.get("template_kwargs"):
+            _set_struct(request.chat.template_kwargs, template_kwargs, "template_kwargs")
+
+
+def _add_message(chat: pb.ChatInput, message: Message | Mapping[str, Any], path: str) -> None:
+    if not isinstance(message, Message):
+        try:
+            message = Message(**message)
+        except TypeError as error:
+            raise InvalidRequest.of(path, str(error).removeprefix("Message.__init__() ")) from error
+    added = chat.messages.add()
+    for name in ("role", "content", "name", "tool_call_id"):
+        _set(added, name, getattr(message, name), f"{path}.")
+    for index, call in enumerate(message.tool_calls):
+        _set_struct(added.tool_calls.add(), call, f"{path}.tool_calls[{index}]")
+
+
+def _set_struct(struct: struct_pb2.Struct, values: Mapping[str, Any], path: str) -> None:
+    _fit(path, lambda: struct.update(dict(values)))
+
+
+def _set_sampling(sampling: pb.SamplingParams, options: Mapping[str, Any]) -> None:
+    for name in sorted(_SAMPLING & options.keys()):
+        value = options[name]
+        field = f"sampling.{name}"
+        if value is None:
+            continue
+        if name == "structured_output":
+            _set_structured(sampling.structured_output, value)
+        elif name == "logit_bias":
+            _fit(field, partial(sampling.logit_bias.update, value))
+        elif name in ("stop", "stop_token_ids"):
+            values: Sequence[Any] = (value,) if isinstance(value, str) else value
+            _fit(field, partial(getattr(sampling, name).extend, values))
+        else:
+            _set(sampling, name, value, "sampling.")
+
+
+def _set_structured(output: pb.StructuredOutput, value: StructuredOutput) -> None:
+    field = "sampling.structured_output"
+    match value:
+        case JsonSchema(schema):
+            _fit(field, partial(_set_schema, output, schema))
+        case JsonObject():
+            output.json_object = True
+        case Regex(pattern):
+            _set(output, "regex", pattern, f"{field}.")
+        case Grammar(text):
+            _set(output, "grammar", text, f"{field}.")
+        case OneOf(values):
+            output.choice.SetInParent()
+            _fit(f"{field}.choice", partial(output.choice.values.extend, values))
+        case _:
+            raise InvalidRequest.of(field, f"must be a StructuredOutput, not {type(value).__name__}")
+
+
+def _set_schema(output: pb.StructuredOutput, schema: Mapping[str, Any] | str) -> None:
+    output.json_schema = schema if isinstance(schema, str) else json.dumps(schema)
