@@ -1,0 +1,162 @@
+"""The agent's stream to the controller: hello and reports up; welcome and desired state down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from importlib import metadata
+from typing import NoReturn
+
+import grpc
+
+from chiron.internal.v1 import control_pb2, control_pb2_grpc
+from chiron.rpc.servers import open_channel
+from services.local_agent.node import Node, StaleTerm
+
+_LOG = logging.getLogger(__name__)
+_COALESCE_S = 0.02
+_WELCOME_TIMEOUT_S = 10.0
+_LAST_REPORT_TIMEOUT_S = 2.0
+_BACKOFF_FIRST_S = 0.2
+_BACKOFF_MAX_S = 2.0
+_DEFAULT_INTERVAL_MS = 1000
+
+Call = grpc.aio.StreamStreamCall[control_pb2.ConnectAgentRequest, control_pb2.ConnectAgentResponse]
+
+
+class LostError(Exception):
+    """The stream ended or spoke out of turn; the text says how."""
+
+
+class ControllerLink:
+    """Keeps one stream to the controller; workers run on whether it is there or not."""
+
+    def __init__(self, address: str, node: Node, changed: asyncio.Event, rng: random.Random) -> None:
+        """Connects in `run`.
+
+        Args:
+            address: host:port of the controller.
+            node: what is reported, and who takes up desired state.
+            changed: set by the node when a report must not wait for its interval.
+            rng: jitter of reconnections, so that agents do not return all at once.
+        """
+        self._address = address
+        self._node = node
+        self._changed = changed
+        self._rng = rng
+        self._closing = False
+        self._connected = False
+        self._complaint = ""
+
+    async def run(self) -> None:
+        """Connects, and again after each loss; returns after `finish` has sent the last report."""
+        backoff_s = _BACKOFF_FIRST_S
+        channel = open_channel(self._address)
+        try:
+            while not self._closing:
+                try:
+                    await self._session(control_pb2_grpc.ControlServiceStub(channel))
+                except (grpc.aio.AioRpcError, StaleTerm, LostError) as error:
+                    self._complain(error)
+                backoff_s = _BACKOFF_FIRST_S if self._connected else min(_BACKOFF_MAX_S, 2 * backoff_s)
+                self._connected = False
+                if not self._closing:
+                    await asyncio.sleep(self._rng.uniform(0.5, 1.0) * backoff_s)
+        finally:
+            await channel.close()
+
+    def finish(self) -> None:
+        """Sends one more report, where the controller is there, and ends `run`."""
+        self._closing = True
+        self._changed.set()
+
+    async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
+        call: Call = stub.ConnectAgent()
+        try:
+            await call.write(control_pb2.ConnectAgentRequest(hello=self._hello()))
+            interval_s = await self._welcomed(call)
+            receiving = asyncio.create_task(self._receive(call))
+            sending = asyncio.create_task(self._send(call, interval_s))
+            try:
+                await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
+                if receiving.done():
+                    receiving.result()
+                sending.result()
+                # The controller has the last report once it has answered the end of the stream.
+                await asyncio.wait({receiving}, timeout=_LAST_REPORT_TIMEOUT_S)
+            finally:
+                receiving.cancel()
+                sending.cancel()
+                await asyncio.gather(receiving, sending, return_exceptions=True)
+        finally:
+            call.cancel()
+
+    async def _welcomed(self, call: Call) -> float:
+        """The report interval, in seconds."""
+        try:
+            first = await asyncio.wait_for(call.read(), _WELCOME_TIMEOUT_S)
+        except TimeoutError:
+            raise LostError(f"no welcome within {_WELCOME_TIMEOUT_S:g} s") from None
+        if isinstance(first, control_pb2.ConnectAgentResponse) and first.HasField("welcome"):
+            await self._node.accept_term(first.welcome.term)
+            self._connected = True
+            self._complaint = ""
+            _LOG.info("connected to controller %s, term %d", self._address, first.welcome.term)
+            return (first.welcome.report_interval_ms or _DEFAULT_INTERVAL_MS) / 1000
+        raise LostError(await _ending(call) or "the first message was no welcome")
+
+    async def _receive(self, call: Call) -> NoReturn:
+        while True:
+            message = await call.read()
+            if not isinstance(message, control_pb2.ConnectAgentResponse):
+                raise LostError(await _ending(call) or "the stream ended")
+            if message.HasField("desired"):
+                await self._node.apply(message.desired)
+
+    async def _send(self, call: Call, interval_s: float) -> None:
+        sequence = 0
+        while True:
+            closing = self._closing
+            self._changed.clear()
+            sequence += 1
+            report = control_pb2.AgentReport(
+                sequence=sequence,
+                instances=self._node.reports(),
+                gpus=self._node.gpus(),
+                applied_revision=self._node.applied_revision,
+            )
+            await call.write(control_pb2.ConnectAgentRequest(report=report))
+            if closing:
+                await call.done_writing()
+                return
+            if await self._changed_within(interval_s):
+                await asyncio.sleep(_COALESCE_S)
+
+    async def _changed_within(self, interval_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._changed.wait(), interval_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _hello(self) -> control_pb2.AgentHello:
+        return control_pb2.AgentHello(
+            node_id=self._node.node_id,
+            host=self._node.host,
+            gpus=self._node.gpus(),
+            agent_version=metadata.version("chiron-serving"),
+            highest_term=self._node.highest_term,
+        )
+
+    def _complain(self, error: Exception) -> None:
+        """Logs a loss once, not at every try that ends the same way."""
+        text = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
+        if text != self._complaint:
+            _LOG.warning("controller %s: %s; trying again, workers run on", self._address, text)
+            self._complaint = text
+
+
+async def _ending(call: Call) -> str:
+    """The status text of a stream that has ended; empty for a plain end or one that goes on."""
+    return str(await call.details() or "") if call.done() else ""

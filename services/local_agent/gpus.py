@@ -1,0 +1,113 @@
+"""The node's GPUs: found by NVML, or declared on nodes without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pynvml
+
+from chiron.config import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """One GPU and its health, as fresh as the last look (`gpu_check_interval_s`)."""
+
+    index: int
+    uuid: str
+    """NVML's UUID, or `declared-N`."""
+    name: str
+    memory_bytes: int
+    healthy: bool = True
+    reason: str = ""
+    """Why it is not healthy."""
+
+
+class Inventory(Protocol):
+    """Where the agent learns about GPUs."""
+
+    def read(self) -> Sequence[GpuState]:
+        """Looks at every GPU. May block for some milliseconds."""
+
+    def visible_devices(self, indexes: Sequence[int]) -> str:
+        """What CUDA_VISIBLE_DEVICES must hold for a worker on these GPUs."""
+
+
+class DeclaredGpus:
+    """A number of GPUs taken on trust: CPU nodes, simulated engines."""
+
+    def __init__(self, count: int) -> None:
+        self._gpus = tuple(GpuState(i, f"declared-{i}", "declared", 0) for i in range(count))
+
+    def read(self) -> Sequence[GpuState]:
+        """The declared GPUs, always healthy."""
+        return self._gpus
+
+    def visible_devices(self, indexes: Sequence[int]) -> str:
+        """The indexes themselves."""
+        return ",".join(str(index) for index in indexes)
+
+
+class NvmlGpus:
+    """GPUs that NVML finds."""
+
+    def __init__(self) -> None:
+        """Loads NVML. Raises ConfigError, naming the way out, without a working driver or any GPU."""
+        try:
+            pynvml.nvmlInit()
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as error:
+            raise ConfigError(
+                f"gpus: NVML finds none ({error}); install the NVIDIA driver, or declare a count with gpus=N"
+            ) from error
+        if count == 0:
+            raise ConfigError("gpus: NVML finds no GPUs on this node; declare a count with gpus=N")
+        self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        self._fixed = [_identify(index, handle) for index, handle in enumerate(self._handles)]
+
+    def read(self) -> Sequence[GpuState]:
+        """Identity from the start, health from NVML now."""
+        found = []
+        for fixed, handle in zip(self._fixed, self._handles, strict=True):
+            reason = _illness(handle)
+            found.append(
+                GpuState(
+                    fixed.index, fixed.uuid, fixed.name, fixed.memory_bytes, healthy=not reason, reason=reason
+                )
+            )
+        return found
+
+    def visible_devices(self, indexes: Sequence[int]) -> str:
+        """UUIDs: CUDA numbers devices in another order than NVML."""
+        return ",".join(self._fixed[index].uuid for index in indexes)
+
+
+def discover(count: int) -> Inventory:
+    """The inventory for the config key `gpus`: NVML for -1, else that many. Raises ConfigError."""
+    return NvmlGpus() if count < 0 else DeclaredGpus(count)
+
+
+def _identify(index: int, handle: Any) -> GpuState:
+    return GpuState(
+        index=index,
+        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+    )
+
+
+def _illness(handle: Any) -> str:
+    """Why a GPU must not be used; empty when NVML has no complaint.
+
+    A lost GPU answers nothing; a failed row remapping means that memory errors can no longer be mended.
+    """
+    try:
+        pynvml.nvmlDeviceGetMemoryInfo(handle)
+        _, _, _, remap_failed = pynvml.nvmlDeviceGetRemappedRows(handle)
+    except pynvml.NVMLError_NotSupported:
+        return ""
+    except pynvml.NVMLError as error:
+        return f"NVML: {error}"
+    return "row remapping has failed: uncorrectable memory errors" if remap_failed else ""

@@ -1,0 +1,117 @@
+"""What a worker is started with: command line, environment, files, log."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from chiron.config import ConfigError
+from chiron.v1 import types_pb2
+from services.local_agent.config import AgentConfig
+from services.local_agent.desired import Want
+from services.local_agent.records import replace_file
+
+_LOGS_KEPT = 4
+_TAIL_BYTES = 8192
+_TAIL_LINES = 4
+_TAIL_CHARACTERS = 600
+_SOCKET_PATH_MAX = 107
+
+
+def worker_command(
+    config: AgentConfig, want: Want, *, incarnation: int, port: int, spec_file: Path, socket: Path
+) -> list[str]:
+    """The command line of one worker."""
+    settings = {
+        "instance_id": want.instance_id,
+        "incarnation": incarnation,
+        "spec_file": spec_file,
+        "spec_version": want.spec_version,
+        "role": role_name(want.role),
+        "listen": f"{config.host}:{port}",
+        "socket": socket,
+    }
+    command = [config.worker_python or sys.executable, "-m", "services.worker"]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    return command
+
+
+def worker_environ(config: AgentConfig, visible_devices: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The agent's own environment, the devices, and `worker_env` on top."""
+    added = dict(item.split("=", 1) for item in config.worker_env)
+    return {**environ, "CUDA_VISIBLE_DEVICES": visible_devices, **added}
+
+
+def role_name(role: types_pb2.Role.ValueType) -> str:
+    """`interactive`, `mixed` or `batch`."""
+    return types_pb2.Role.Name(role).removeprefix("ROLE_").lower()
+
+
+def write_spec(folder: Path, want: Want) -> Path:
+    """Writes the model's spec as protobuf JSON and returns the file."""
+    path = folder / "spec.json"
+    replace_file(path, json_format.MessageToJson(want.spec, preserving_proto_field_name=True))
+    return path
+
+
+def rotate_log(folder: Path) -> Path:
+    """Sets the last start's log aside (`worker.log.1` is the newest of the old ones); returns the new one."""
+    log = folder / "worker.log"
+    for number in range(_LOGS_KEPT - 1, 0, -1):
+        older = folder / f"worker.log.{number}"
+        newer = folder / f"worker.log.{number - 1}" if number > 1 else log
+        if newer.exists():
+            newer.replace(older)
+    return log
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a worker's log on one line; empty when there are none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-_TAIL_LINES:])[-_TAIL_CHARACTERS:]
+
+
+def socket_folder(configured: Path | None, state_dir: Path) -> Path:
+    """The folder of the control sockets, made with mode 0700.
+
+    A Unix socket's path holds at most 107 bytes, so a deep state folder has its sockets under /tmp, in a
+    folder of this user that is named after the state folder. Raises ConfigError when it cannot be used.
+    """
+    folder = configured or state_dir / "sockets"
+    if configured is None and not _fits(folder):
+        folder = Path("/tmp") / f"chiron-{os.getuid()}-{short_hash(str(state_dir))}"
+    if not _fits(folder):
+        raise ConfigError(f"socket_dir: {folder} is too long for a Unix socket ({_SOCKET_PATH_MAX} bytes)")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"socket_dir: cannot use {folder}: {error.strerror}") from error
+    if folder.stat().st_uid != os.getuid():
+        raise ConfigError(f"socket_dir: {folder} belongs to another user")
+    return folder
+
+
+def socket_path(folder: Path, instance_id: str) -> Path:
+    """The control socket of an instance; short, because a Unix socket's path is."""
+    return folder / f"{short_hash(instance_id)}.sock"
+
+
+def short_hash(text: str) -> str:
+    """Sixteen hexadecimal digits that stand for the text."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(socket_path(folder, ""))) <= _SOCKET_PATH_MAX

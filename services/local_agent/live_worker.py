@@ -1,0 +1,77 @@
+"""A worker that runs: its processes, its control socket, and the tasks that follow both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from chiron.internal.v1 import worker_pb2
+from services.local_agent.process import WorkerProcess
+from services.local_agent.worker_link import WorkerLink
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """The worker exited, or the agent is in a hurry, before a command was answered."""
+
+
+class LiveWorker:
+    """One incarnation from its start until every process of it is gone."""
+
+    def __init__(
+        self,
+        process: WorkerProcess,
+        link: WorkerLink,
+        *,
+        statistics_interval_ms: int,
+        on_statistics: Callable[[worker_pb2.WatchStatisticsResponse], None],
+        on_exit: Callable[[str], None],
+    ) -> None:
+        """Starts to follow the worker; `on_exit` gets how its leader ended."""
+        self.process = process
+        self.link = link
+        self._on_exit = on_exit
+        self._watch = asyncio.create_task(link.watch(statistics_interval_ms, on_statistics))
+        self._exit = asyncio.create_task(self._follow_exit())
+
+    async def unless_interrupted(self, command: Awaitable[T], hurry: asyncio.Event) -> T:
+        """The command's answer. Raises Interrupted when the worker exits or the hurry begins before."""
+        task = asyncio.ensure_future(command)
+        hurried = asyncio.ensure_future(hurry.wait())
+        try:
+            await asyncio.wait({task, self._exit, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Interrupted
+            return task.result()
+        finally:
+            task.cancel()
+            hurried.cancel()
+            await asyncio.gather(task, hurried, return_exceptions=True)
+
+    async def stop(self, grace_s: float, hurry: asyncio.Event) -> None:
+        """Ends every process of it; SIGKILL follows SIGTERM at once in a hurry. Raises StuckError."""
+        stopping = asyncio.ensure_future(self.process.stop(0.0 if hurry.is_set() else grace_s))
+        hurried = asyncio.ensure_future(hurry.wait())
+        try:
+            await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                stopping.cancel()
+                await self.process.stop(0.0)
+            else:
+                stopping.result()
+        finally:
+            stopping.cancel()
+            hurried.cancel()
+            await asyncio.gather(stopping, hurried, return_exceptions=True)
+
+    async def unfollow(self) -> None:
+        """Ends the tasks and the connection; the processes are left as they are."""
+        self._watch.cancel()
+        self._exit.cancel()
+        await asyncio.gather(self._watch, self._exit, return_exceptions=True)
+        await self.link.close()
+
+    async def _follow_exit(self) -> None:
+        self._on_exit(await self.process.wait_exit())

@@ -1,0 +1,63 @@
+"""What the agent reports of an instance. Pure."""
+
+from __future__ import annotations
+
+from chiron.v1 import cluster_pb2, types_pb2
+from services.local_agent.desired import Goal, Want
+from services.local_agent.supervisor import Have, Process
+
+
+def status_of(want: Want, have: Have, node_id: str) -> cluster_pb2.InstanceStatus:
+    """The instance's status; FAILED is final until the controller wants something else."""
+    state, reason = _state_of(want, have)
+    alive = have.process is not Process.NONE
+    status = cluster_pb2.InstanceStatus(
+        instance_id=want.instance_id,
+        model=want.spec.name,
+        node_id=node_id,
+        gpu_indexes=want.gpus if have.gpus is None else have.gpus,
+        role=have.heard.role or want.role,
+        state=state,
+        reason=reason,
+        generation=want.generation,
+        incarnation=have.incarnation,
+        restarts=have.restarts,
+        spec_version=have.spec_version if alive else want.spec_version,
+    )
+    if alive:
+        status.address = have.heard.address
+        if have.heard.load is not None:
+            status.load.CopyFrom(have.heard.load)
+    return status
+
+
+def _state_of(want: Want, have: Have) -> tuple[types_pb2.InstanceState.ValueType, str]:
+    stopping = want.goal is Goal.STOPPED
+    if have.process is Process.NONE:
+        if stopping:
+            return types_pb2.INSTANCE_STATE_STOPPED, ""
+        if have.gave_up:
+            return types_pb2.INSTANCE_STATE_FAILED, given_up_reason(have)
+        return types_pb2.INSTANCE_STATE_PENDING, have.blocked or _backoff_reason(have)
+    if stopping or have.leaving:
+        return types_pb2.INSTANCE_STATE_DRAINING, ""
+    if have.process is Process.EXITED:
+        return types_pb2.INSTANCE_STATE_PENDING, f"the worker failed: {have.exit_reason}"
+    if have.heard.state == types_pb2.INSTANCE_STATE_FAILED:
+        # Not FAILED yet: whether it is given up is decided once its processes are gone.
+        return types_pb2.INSTANCE_STATE_PENDING, f"the worker failed: {have.heard.reason}"
+    if have.heard.state == types_pb2.INSTANCE_STATE_UNSPECIFIED:
+        return types_pb2.INSTANCE_STATE_LOADING, ""
+    return have.heard.state, have.heard.reason
+
+
+def given_up_reason(have: Have) -> str:
+    """Why the agent tries no more."""
+    times = "once" if have.failures == 1 else f"{have.failures} times in a row"
+    return f"failed {times}; last: {have.last_failure}"
+
+
+def _backoff_reason(have: Have) -> str:
+    if not have.last_failure:
+        return ""
+    return f"waits for restart {have.failures} of {have.failure_limit} after: {have.last_failure}"
