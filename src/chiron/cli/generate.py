@@ -51,7 +51,11 @@ async def run_generate(options: GenerateOptions) -> int:
         request["messages"] = [{"role": "user", "content": text}]
     else:
         request["prompt"] = text
-    async with Client(*options.routers, lookaside=options.lookaside) as client:
+    try:
+        connected = Client(options.routers, lookaside=options.lookaside)
+    except ValueError as error:
+        raise CliError(str(error), EXIT_BAD_START) from error
+    async with connected as client:
         if options.stream and not options.as_json:
             async for chunk in client.generate(**request):
                 print(chunk.text, end="", flush=True)

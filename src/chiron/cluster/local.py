@@ -33,7 +33,7 @@ class LocalCluster:
     async with LocalCluster(nodes=2, gpus=2) as cluster:
         await cluster.apply(read_models(Path("examples/models.toml")))
         await cluster.wait_ready()
-        async with Client(*cluster.router_addresses) as client: ...
+        async with Client(cluster.router_addresses) as client: ...
     ```
     """
 

@@ -99,7 +99,7 @@ async def _load(
     loop = asyncio.get_running_loop()
     start = loop.time()
     first_kill_s = options.kill_every_s or options.duration_s / 2
-    async with Client(*cluster.router_addresses) as client:
+    async with Client(cluster.router_addresses) as client:
         loads = [
             Traffic(client, MODEL, load, figures, killer.excused, options.seed)
             for load in (INTERACTIVE, BATCH)

@@ -38,7 +38,7 @@ async def run_vllm_demo(*, live: bool) -> int:
             await cluster.wait_ready(progress=progress.update)
         console.print(QUESTION)
         start = time.monotonic()
-        async with Client(*cluster.router_addresses) as client:
+        async with Client(cluster.router_addresses) as client:
             text = await _ask(client, spec.name, figures)
         duration_s = time.monotonic() - start
     print(json.dumps({**figures.summary(duration_s), "engine": "vllm", "model": spec.name, "answer": text}))

@@ -1,0 +1,89 @@
+"""A real OTLP/gRPC trace receiver on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedSpan:
+    """One exported span."""
+
+    service: str
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    """Empty for a root."""
+    attributes: dict[str, Any]
+
+
+class OtlpReceiver:
+    """Keeps every span that it is sent, and wakes those who wait for them."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        """Value for OTEL_EXPORTER_OTLP_ENDPOINT."""
+        self.spans: list[ReceivedSpan] = []
+        self._changed = asyncio.Condition()
+
+    async def trace(self, trace_id: str, spans: int) -> list[ReceivedSpan]:
+        """The spans of a trace once there are as many; the caller bounds the wait."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._of(trace_id)) >= spans)
+        return self._of(trace_id)
+
+    def _of(self, trace_id: str) -> list[ReceivedSpan]:
+        return [span for span in self.spans if span.trace_id == trace_id]
+
+    async def Export(
+        self, request: pb.ExportTraceServiceRequest, context: object
+    ) -> pb.ExportTraceServiceResponse:
+        async with self._changed:
+            for resource in request.resource_spans:
+                facts = {a.key: a.value.string_value for a in resource.resource.attributes}
+                for scope in resource.scope_spans:
+                    self.spans += [_span(facts.get("service.name", ""), span) for span in scope.spans]
+            self._changed.notify_all()
+        return pb.ExportTraceServiceResponse()
+
+
+def _span(service: str, span: Any) -> ReceivedSpan:
+    return ReceivedSpan(
+        service=service,
+        name=span.name,
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        attributes={a.key: _value(a.value) for a in span.attributes},
+    )
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
+
+
+@asynccontextmanager
+async def otlp_receiver() -> AsyncIterator[OtlpReceiver]:
+    """Serves on a free port."""
+    receiver = OtlpReceiver()
+    server = grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    receiver.endpoint = f"http://127.0.0.1:{port}"
+    try:
+        yield receiver
+    finally:
+        await server.stop(None)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+
+from chiron.cluster import read_models
+from chiron.config import ConfigError
+from chiron.v1 import types_pb2
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "models.toml"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "models.toml"
+    file.write_text(text)
+    return file
+
+
+def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+        [models."llama3.1-8b"]
+        engine = "vllm"
+        weights = "/models/llama"
+        revision = "r2"
+        chat_template = "t.jinja"
+        tool_parser = "llama3_json"
+        reasoning_parser = "none"
+        gpus_per_instance = 2
+        min_instances = 3
+        max_instances = 5
+        max_batch_size = 64
+        initial_batch_size = 8
+        initial_step_token_budget = 512
+        role = "batch"
+        engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
+        adapters = { polite = "/lora/polite" }
+        slo_defaults = { interactive = { ttft_ms = 500, itl_ms = 50.5 }, batch = { deadline_s = 60 } }
+        """,
+    )
+
+    (spec,) = read_models(file)
+
+    assert json_format.MessageToDict(spec, preserving_proto_field_name=True) == {
+        "name": "llama3.1-8b",
+        "engine": "vllm",
+        "weights": "/models/llama",
+        "revision": "r2",
+        "chat_template": "t.jinja",
+        "tool_parser": "llama3_json",
+        "reasoning_parser": "none",
+        "gpus_per_instance": 2,
+        "min_instances": 3,
+        "max_instances": 5,
+        "max_batch_size": 64,
+        "initial_batch_size": 8,
+        "initial_step_token_budget": 512,
+        "role": "ROLE_BATCH",
+        "engine_args": {
+            "max_model_len": 4096.0,
+            "enforce_eager": True,
+            "nested": {"a": [1.0, 2.0]},
+        },
+        "adapters": [{"name": "polite", "path": "/lora/polite"}],
+        "slo_defaults": {"interactive": {"ttft_ms": 500.0, "itl_ms": 50.5}, "batch": {"deadline_s": 60.0}},
+    }
+
+
+def test_a_model_has_one_instance_on_one_gpu_unless_it_says_otherwise(tmp_path: Path) -> None:
+    (spec,) = read_models(write(tmp_path, '[models.toy]\nengine = "sim"\n'))
+
+    assert (spec.min_instances, spec.gpus_per_instance, spec.role) == (1, 1, types_pb2.ROLE_UNSPECIFIED)
+
+
+def test_the_example_file_reads(tmp_path: Path) -> None:
+    assert [(spec.name, spec.engine, spec.min_instances) for spec in read_models(EXAMPLE)] == [
+        ("toy", "sim", 2),
+        ("llama3-70b", "sim", 0),
+    ]
+
+
+def test_the_keys_that_the_example_shows_in_comments_exist_too(tmp_path: Path) -> None:
+    _, _, tail = EXAMPLE.read_text().partition('# [models."smollm2"]')
+    shown = "\n".join(line.removeprefix("# ") for line in tail.splitlines())
+
+    (spec,) = read_models(write(tmp_path, f'[models."smollm2"]{shown}'))
+
+    assert spec.adapters[0].name == "polite"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[models.toy]\nengine = "sim"\nengin_args = {}',
+            "[models.toy]: unknown key 'engin_args'; known are ",
+        ),
+        ('[model.toy]\nengine = "sim"', "unknown key 'model'; a model is a table [models.NAME]"),
+        ("", "no model; a model is a table [models.NAME]"),
+        ("[models]\ntoy = 3", "[models.toy]: must be a table"),
+        ("[models.toy]\nmin_instances = 1", "[models.toy]: key 'engine' is required"),
+        ("[models.toy]\nengine = 1", "[models.toy]: 'engine' must be text, not 1"),
+        (
+            '[models.toy]\nengine = "sim"\nmin_instances = -1',
+            "[models.toy]: 'min_instances' must be a whole number >= 0, not -1",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nmax_batch_size = true',
+            "[models.toy]: 'max_batch_size' must be a whole number >= 0, not True",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nrole = "any"',
+            "[models.toy]: 'role' must be one of interactive, mixed, batch, not 'any'",
+        ),
+        ('[models.toy]\nengine = "sim"\nadapters = "x"', "[models.toy]: 'adapters' must be a table, not 'x'"),
+        (
+            '[models.toy]\nengine = "sim"\nengine_args = { day = 2020-01-01 }',
+            "[models.toy]: 'engine_args': ",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nslo_defaults = { online = {} }',
+            "[models.toy]: unknown key 'slo_defaults.online'; known are batch, interactive",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { ttft = 1 } }',
+            "[models.toy]: unknown key 'slo_defaults.batch.ttft'; known are deadline_s, itl_ms, ttft_ms",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { ttft_ms = 0 } }',
+            "[models.toy]: 'slo_defaults.batch.ttft_ms' must be a number > 0, not 0",
+        ),
+        ("[models.toy", "Expected ']'"),
+    ],
+)
+def test_what_is_wrong_is_named_by_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    file = write(tmp_path, text)
+
+    with pytest.raises(ConfigError) as caught:
+        read_models(file)
+
+    message = str(caught.value)
+    assert message.startswith(str(file))
+    assert said in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: no such file"):
+        read_models(tmp_path / "absent.toml")

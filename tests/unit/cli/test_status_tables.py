@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+import json
+
+from rich.console import Console
+
+from chiron.cli.progress import LineProgress
+from chiron.cli.status import tables, to_json
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
+
+
+def snapshot() -> pb.ClusterSnapshot:
+    cluster = pb.ClusterSnapshot(revision=4)
+    cluster.nodes.add(
+        node_id="node-0", host="10.0.0.1", live=True, gpus=[pb.Gpu(index=n, healthy=True) for n in (0, 1)]
+    )
+    cluster.nodes.add(node_id="node-1", host="10.0.0.2", live=False)
+    cluster.models.add(
+        spec=pb.ModelSpec(name="toy", engine="sim", gpus_per_instance=1),
+        spec_version=2,
+        desired_instances=2,
+        ready_instances=1,
+        reason="1 instance failed",
+    )
+    cluster.instances.add(
+        instance_id="toy-a",
+        model="toy",
+        node_id="node-0",
+        gpu_indexes=[1],
+        role=types_pb2.ROLE_MIXED,
+        state=types_pb2.INSTANCE_STATE_READY,
+        load=pb.InstanceLoad(
+            batch_size=32,
+            running=types_pb2.ClassCounts(interactive=3, batch=2),
+            waiting=types_pb2.ClassCounts(batch=1),
+            tokens_per_s=123.4,
+        ),
+    )
+    cluster.instances.add(
+        instance_id="toy-b",
+        model="toy",
+        node_id="node-1",
+        role=types_pb2.ROLE_BATCH,
+        state=types_pb2.INSTANCE_STATE_FAILED,
+        reason="cannot read /weights",
+        restarts=5,
+    )
+    return cluster
+
+
+def rendered(cluster: pb.ClusterSnapshot) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=400).print(tables(cluster))
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_an_instance_shows_role_state_load_and_reason() -> None:
+    rows = rendered(snapshot())
+
+    assert "toy-a node-0 1 mixed READY 3+2/32 0+1 123 0" in rows
+    assert "toy-b node-1 batch FAILED 0+0/0 0+0 0 5 cannot read /weights" in rows
+
+
+def test_a_model_shows_how_many_instances_are_ready_and_what_stands_in_the_way() -> None:
+    assert "toy sim 1/2 1 v2 1 instance failed" in rendered(snapshot())
+
+
+def test_a_node_shows_its_gpus_in_use_and_a_lost_one_says_so() -> None:
+    rows = rendered(snapshot())
+
+    assert "node-0 live 1/2 10.0.0.1 0.0 s ago" in rows
+    assert "node-1 lost 0/0 10.0.0.2 0.0 s ago" in rows
+
+
+def test_json_has_the_fields_own_names_and_their_defaults() -> None:
+    instance = json.loads(to_json(snapshot()))["instances"][0]
+
+    assert instance["instance_id"] == "toy-a"
+    assert instance["state"] == "INSTANCE_STATE_READY"
+    assert instance["reason"] == ""
+
+
+def test_lines_tell_changes_once() -> None:
+    out = io.StringIO()
+    lines = LineProgress(Console(file=out, width=400))
+    cluster = snapshot()
+
+    lines.update(cluster)
+    lines.update(cluster)
+    cluster.instances[0].state = types_pb2.INSTANCE_STATE_DRAINING
+    del cluster.instances[1]
+    lines.update(cluster, "5 s: fine")
+
+    assert out.getvalue().splitlines() == [
+        "toy-a on node-0 READY",
+        "toy-b on node-1 FAILED: cannot read /weights",
+        "model toy: 1 instance failed",
+        "toy-a on node-0 DRAINING",
+        "toy-b is gone",
+        "5 s: fine",
+    ]
