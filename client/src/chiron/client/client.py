@@ -101,6 +101,11 @@ class Client:
         """Counts of requests, retries and fall-backs; live."""
         return self._network.stats
 
+    @property
+    def open_worker_channels(self) -> int:
+        """Connections to workers that are open now, in use or kept for later."""
+        return self._network.open_worker_channels
+
     def generate(self, **options: Unpack[RequestOptions]) -> Stream:
         """Starts a request when the returned stream is first read. RequestOptions lists the arguments.
 

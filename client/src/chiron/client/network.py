@@ -47,6 +47,11 @@ class Network:
         self._router_channels = Channels(len(settings.routers), settings.tls)
         self._worker_channels = Channels(settings.max_worker_channels, settings.tls)
 
+    @property
+    def open_worker_channels(self) -> int:
+        """Channels to workers, in use or kept."""
+        return len(self._worker_channels)
+
     async def router(self, held: ExitStack, remaining_s: float | None) -> Lease:
         """A connection to the first router that can be reached, held by `held`.
 

@@ -31,7 +31,7 @@ class _LoopThread:
         """Starts the thread; `at_end` is the last thing that its loop runs."""
         self._loop = asyncio.new_event_loop()
         self._at_end = at_end
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="chiron-client", daemon=True)
         self._thread.start()
