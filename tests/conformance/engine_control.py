@@ -154,6 +154,5 @@ async def _running(engine: Engine) -> AsyncIterator[object]:
     return stream
 
 
-async def _close(streams: list[AsyncIterator[object]]) -> None:
-    for stream in streams:
-        await stream.aclose()  # type: ignore[attr-defined]
+async def _close(stream: AsyncIterator[object]) -> None:
+    await stream.aclose()  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """What every engine must do, whatever runs beneath it. No expectation depends on speed.
 
-A test module subclasses `EngineSuite` and gives it an `engine_factory` fixture (scope "class"): a coroutine
-function that starts an engine. The engine needs a context of at least 1,024 tokens, a ceiling of the batch
+A test module subclasses `EngineSuite` and has a fixture `engine_factory` (a function of the module, scope
+"module") that returns a coroutine function that starts an engine. The engine needs a context of at least 1,024 tokens, a ceiling of the batch
 size of at least 4, a step-token budget of at least 512, a chat template, and arithmetic that makes greedy
 decoding repeatable.
 """
@@ -26,7 +26,8 @@ class EngineSuite(OutputSuite, ControlSuite):
     """One engine serves all tests of a class; each test leaves it idle."""
 
     @pytest_asyncio.fixture(scope="class", loop_scope="class")
-    async def engine(self, engine_factory: EngineFactory) -> AsyncIterator[Engine]:
+    @classmethod
+    async def engine(cls, engine_factory: EngineFactory) -> AsyncIterator[Engine]:
         engine = await engine_factory()
         yield engine
         await engine.close()

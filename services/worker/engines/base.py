@@ -127,6 +127,8 @@ class EngineOutput:
     """Prompt tokens whose KV cache was reused; meaningful from the first output on."""
     preemptions: int = 0
     """How often the request has been preempted so far."""
+    queue_s: float = 0.0
+    """Seconds in the engine's queue before the first step that ran the request."""
 
 
 @dataclass(frozen=True, slots=True)

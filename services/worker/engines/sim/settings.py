@@ -1,0 +1,84 @@
+"""The sim engine's arguments (ModelSpec.engine_args)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
+from services.worker.engines.base import EngineLoadError
+
+MAX_TIME_SCALE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SimSettings:
+    """Arguments with their defaults; 0 leaves the profile's own value."""
+
+    profile: str = "toy"
+    """Name of a chiron.engine profile."""
+    time_scale: float = 1.0
+    """Factor on every duration, load and wake times included; above 0, at most 10."""
+    load_time_s: float = -1.0
+    """Seconds to load, before time_scale; below 0: the profile's."""
+    fail_load: str = ""
+    """Loading fails with this text, for tests of failure handling."""
+    kv_capacity_tokens: int = 0
+    max_context_tokens: int = 0
+    max_step_token_budget: int = 8192
+    """Ceiling of the step-token budget, in tokens."""
+    draft_tokens: int = 0
+    """Speculative decoding: tokens drafted per step; 0: none."""
+    acceptance_rate: float = 0.7
+    """Speculative decoding: chance that a drafted token is accepted."""
+    seed: int = 0
+    """Changes every text that the model writes, as other weights would."""
+
+    def timing(self) -> Profile:
+        """The profile with what these settings change. Raises EngineLoadError."""
+        try:
+            profile = get_profile(self.profile)
+            load_s = profile.load_s if self.load_time_s < 0 else self.load_time_s
+            return profile.replace(
+                load_s=load_s * self.time_scale,
+                wake_s=tuple(seconds * self.time_scale for seconds in profile.wake_s),
+                kv_capacity_tokens=self.kv_capacity_tokens or profile.kv_capacity_tokens,
+                max_context_tokens=self.max_context_tokens or profile.max_context_tokens,
+                speculation=Speculation(self.draft_tokens, self.acceptance_rate)
+                if self.draft_tokens
+                else profile.speculation,
+            )
+        except UnknownProfileError as error:
+            raise EngineLoadError(f"engine_args.profile: {error}") from error
+        except InvalidLimitError as error:
+            raise EngineLoadError(f"engine_args.{error}") from error
+
+
+def parse_settings(arguments: Mapping[str, Any]) -> SimSettings:
+    """Checks names, types and ranges. Raises EngineLoadError that names the argument."""
+    known = {field.name: type(field.default) for field in dataclasses.fields(SimSettings)}
+    values: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name not in known:
+            raise EngineLoadError(
+                f"engine_args.{name}: unknown; the sim engine has {', '.join(sorted(known))}"
+            )
+        kind = known[name]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise EngineLoadError(f"engine_args.{name}: must be {kind.__name__}, not {value!r}")
+        values[name] = value
+    settings = SimSettings(**values)
+    if not 0 < settings.time_scale <= MAX_TIME_SCALE:
+        raise EngineLoadError(
+            f"engine_args.time_scale: must be above 0 and at most 10, not {settings.time_scale:g}"
+        )
+    for name in ("kv_capacity_tokens", "max_context_tokens", "draft_tokens"):
+        if getattr(settings, name) < 0:
+            raise EngineLoadError(f"engine_args.{name}: must not be negative, not {getattr(settings, name)}")
+    if settings.max_step_token_budget < 1:
+        raise EngineLoadError("engine_args.max_step_token_budget: must be at least 1")
+    return settings
