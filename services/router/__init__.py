@@ -1,0 +1,1 @@
+"""The router: places requests on instances, proxies their streams or hands out tickets."""

@@ -1,0 +1,93 @@
+"""The stream to the global controller: tables down, demand up. Without it the router serves on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+import grpc
+
+from chiron.internal.v1 import control_pb2, control_pb2_grpc
+from chiron.rpc.servers import open_channel
+from services.router.placer import Placer
+from services.router.table import EpochGapError
+
+log = logging.getLogger(__name__)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
+
+_Stream = grpc.aio.StreamStreamCall[control_pb2.ConnectRouterRequest, control_pb2.ConnectRouterResponse]
+
+
+class ControllerLink:
+    """Keeps the table fresh and the controller informed."""
+
+    def __init__(
+        self, controller: str, router_id: str, address: str, report_interval_s: float, placer: Placer
+    ) -> None:
+        self._controller = controller
+        self._hello = control_pb2.RouterHello(router_id=router_id, address=address)
+        self._report_interval_s = report_interval_s
+        self._placer = placer
+        self._pause_s = _FIRST_PAUSE_S
+
+    async def run(self) -> None:
+        """Connects, and connects again after a jittered pause; runs until cancelled."""
+        async with open_channel(self._controller) as channel:
+            stub = control_pb2_grpc.ControlServiceStub(channel)
+            while True:
+                try:
+                    await self._session(stub)
+                    log.warning("the controller ended the stream; serving on the last table")
+                except EpochGapError as gap:
+                    log.warning("asking for a new table: %s", gap)
+                except grpc.aio.AioRpcError as error:
+                    log.warning(
+                        "no controller at %s (%s); serving on the last table",
+                        self._controller,
+                        error.details(),
+                    )
+                await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
+        call = stub.ConnectRouter()
+        reporter: asyncio.Task[None] | None = None
+        try:
+            hello = control_pb2.RouterHello()
+            hello.CopyFrom(self._hello)
+            hello.epoch = self._placer.epoch
+            await call.write(control_pb2.ConnectRouterRequest(hello=hello))
+            reporter = asyncio.create_task(self._report(call))
+            while (answer := await call.read()) is not grpc.aio.EOF:
+                self._take(answer)
+        finally:
+            if reporter is not None:
+                reporter.cancel()
+                await asyncio.gather(reporter, return_exceptions=True)
+            call.cancel()
+
+    def _take(self, answer: control_pb2.ConnectRouterResponse) -> None:
+        match answer.WhichOneof("message"):
+            case "snapshot":
+                self._pause_s = _FIRST_PAUSE_S
+                self._placer.snapshot(answer.snapshot)
+                log.info(
+                    "table of term %d, epoch %d: %d models, %d instances",
+                    answer.snapshot.term,
+                    answer.snapshot.epoch,
+                    len(answer.snapshot.models),
+                    len(answer.snapshot.instances),
+                )
+            case "delta":
+                self._placer.delta(answer.delta)
+            case _:
+                log.warning("the controller sent a message that this router does not know")
+
+    async def _report(self, call: _Stream) -> None:
+        sequence = 0
+        while True:
+            await asyncio.sleep(self._report_interval_s)
+            sequence += 1
+            report = self._placer.report(sequence)
+            await call.write(control_pb2.ConnectRouterRequest(report=report))

@@ -1,0 +1,73 @@
+"""What this router saw since its last report: demand, outcomes, queues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chiron.internal.v1 import control_pb2
+from chiron.policy.dispatch import RequestClass
+from chiron.v1 import types_pb2
+
+
+@dataclass(slots=True)
+class _Counts:
+    interactive: int = 0
+    batch: int = 0
+
+    def add(self, kind: RequestClass) -> None:
+        if kind is RequestClass.BATCH:
+            self.batch += 1
+        else:
+            self.interactive += 1
+
+    def message(self) -> types_pb2.ClassCounts:
+        return types_pb2.ClassCounts(interactive=self.interactive, batch=self.batch)
+
+
+@dataclass(slots=True)
+class ModelCounts:
+    """Counts of one model in one interval."""
+
+    arrived: _Counts = field(default_factory=_Counts)
+    finished: _Counts = field(default_factory=_Counts)
+    refused: _Counts = field(default_factory=_Counts)
+    failed: _Counts = field(default_factory=_Counts)
+    ttft_met: int = 0
+    ttft_seen: int = 0
+
+
+class Demand:
+    """Counts per model; only models of the table, so that nobody fills it with names."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._models: dict[str, ModelCounts] = {}
+
+    def of(self, model: str) -> ModelCounts:
+        """The running counts of a model."""
+        counts = self._models.get(model)
+        if counts is None:
+            counts = self._models[model] = ModelCounts()
+        return counts
+
+    def report(
+        self, sequence: int, queued: Mapping[str, tuple[int, int]], now: float
+    ) -> control_pb2.RouterReport:
+        """The report since the last one; starts a new interval."""
+        report = control_pb2.RouterReport(sequence=sequence, interval_ms=(now - self._since) * 1000)
+        for name in sorted(self._models.keys() | queued.keys()):
+            counts = self._models.get(name) or ModelCounts()
+            interactive, batch = queued.get(name, (0, 0))
+            report.demand.add(
+                model=name,
+                arrived=counts.arrived.message(),
+                finished=counts.finished.message(),
+                refused=counts.refused.message(),
+                failed=counts.failed.message(),
+                queued=types_pb2.ClassCounts(interactive=interactive, batch=batch),
+                ttft_met=counts.ttft_met,
+                ttft_seen=counts.ttft_seen,
+            )
+        self._since, self._models = now, {}
+        return report

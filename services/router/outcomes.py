@@ -1,0 +1,49 @@
+"""What a failed call to a worker means for the request. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import grpc
+
+from chiron.rpc.errors import Reason
+
+
+class Verdict(Enum):
+    """What the router does next."""
+
+    ELSEWHERE = "the instance refused it: try another"
+    UNREACHABLE = "the instance could not be talked to: try another, and send nothing more there"
+    INTERRUPTED = "the stream broke after its first message"
+    PASS_ON = "the caller gets the worker's status as it is"
+
+
+_BROKEN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+)
+"""Codes by which gRPC itself tells that a connection or a process went away."""
+_LOST = (Reason.ENGINE_DEAD.name, Reason.STREAM_INTERRUPTED.name)
+
+
+def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:
+    """Judges the end of a worker's stream that was not OK.
+
+    Args:
+        code: its gRPC status.
+        reason: ErrorInfo.reason; empty when the worker itself said nothing.
+        delivered: whether a message has reached the caller.
+    """
+    if code not in _BROKEN:
+        return Verdict.PASS_ON
+    if delivered:
+        return Verdict.INTERRUPTED if reason in ("", *_LOST) else Verdict.PASS_ON
+    if reason == Reason.RETRY_ELSEWHERE.name:
+        return Verdict.ELSEWHERE
+    if reason in _LOST:
+        return Verdict.UNREACHABLE
+    if reason:
+        return Verdict.PASS_ON
+    return Verdict.UNREACHABLE if code is grpc.StatusCode.UNAVAILABLE else Verdict.ELSEWHERE

@@ -1,0 +1,210 @@
+"""The shell around the core: carries out its instructions, keeps its timer, lets requests wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from chiron.internal.v1 import control_pb2, worker_pb2
+from chiron.policy.dispatch import load_dispatcher
+from chiron.rpc.errors import ChironError, Reason
+from services.router.config import RouterConfig
+from services.router.core import CoreSettings, RouterCore
+from services.router.demand import Demand
+from services.router.request import (
+    CloseWatch,
+    Ended,
+    Instruction,
+    OpenWatch,
+    PendingRequest,
+    Place,
+    Placement,
+    Refuse,
+)
+from services.router.reservations import Reservation
+from services.router.worker_load import WorkerLink
+
+_Outcome = Placement | ChironError
+
+
+class Placer:
+    """Finds an instance for each request. All methods belong to one event loop."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._core = RouterCore(
+            CoreSettings(
+                queue_limit=config.queue_limit,
+                worker_queue=config.worker_queue,
+                retry_pause_s=config.retry_pause_s,
+                ticket_ttl_s=config.ticket_ttl_s,
+            ),
+            load_dispatcher(config.dispatcher),
+        )
+        self.demand = Demand(self._loop.time())
+        self._links: dict[str, WorkerLink] = {}
+        self._waiters: dict[PendingRequest, asyncio.Future[_Outcome]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.has_table = asyncio.Event()
+        """Set once a controller has sent a table."""
+
+    # Requests.
+
+    async def place(self, request: PendingRequest, remaining_s: float | None) -> Placement:
+        """Reserves a slot, waiting for one if need be.
+
+        Args:
+            request: new, or one that an instance has refused.
+            remaining_s: time until the caller's deadline, in seconds; None: it has none.
+
+        Raises:
+            ChironError: refused, or nothing came free in time.
+        """
+        answer: Place | Refuse | None = None
+        for instruction in self._core.submit(request, self._loop.time()):
+            if isinstance(instruction, Place | Refuse) and instruction.request is request:
+                answer = instruction
+            else:
+                self._perform((instruction,))
+        self._keep_time()
+        if isinstance(answer, Place):
+            return answer.placement
+        if answer is not None:
+            raise answer.error
+        return await self._wait(request, remaining_s)
+
+    async def _wait(self, request: PendingRequest, remaining_s: float | None) -> Placement:
+        waiter: asyncio.Future[_Outcome] = self._loop.create_future()
+        self._waiters[request] = waiter
+        limit_s = self._config.max_queue_s - (self._loop.time() - request.arrived)
+        late = remaining_s is not None and remaining_s < limit_s
+        try:
+            async with asyncio.timeout(remaining_s if late else limit_s):
+                outcome = await waiter
+        except TimeoutError:
+            self._give_up(request, waiter)
+            if late:
+                raise ChironError(
+                    Reason.DEADLINE_EXCEEDED, f"no slot of {request.model!r} came free before the deadline"
+                ) from None
+            raise self._core.overdue(request, self._config.max_queue_s) from None
+        except asyncio.CancelledError:
+            self._give_up(request, waiter)
+            raise
+        if isinstance(outcome, ChironError):
+            raise outcome
+        return outcome
+
+    def _give_up(self, request: PendingRequest, waiter: asyncio.Future[_Outcome]) -> None:
+        self._waiters.pop(request, None)
+        self._core.cancel(request)
+        if waiter.done() and not waiter.cancelled():
+            # Placed in the very moment in which it left.
+            outcome = waiter.result()
+            if isinstance(outcome, Placement):
+                self.release(outcome.reservation)
+
+    def release(self, reservation: Reservation) -> None:
+        """Gives a reserved slot back unless the worker counts it already."""
+        if reservation.live:
+            self._perform(self._core.release(reservation, self._loop.time()))
+
+    def failed(self, request: PendingRequest, placement: Placement, *, unreachable: bool) -> None:
+        """Excludes an instance for this request; an unreachable one for all until it is heard again."""
+        now = self._loop.time()
+        self._perform(self._core.failed(request, placement, unreachable=unreachable, now=now))
+        self._keep_time()
+
+    def link(self, placement: Placement) -> WorkerLink | None:
+        """The connection to a placement's instance; None: it has just gone."""
+        return self._links.get(placement.instance_id)
+
+    def refuse_waiting(self, error: ChironError) -> None:
+        """Ends every wait with an error."""
+        for request, waiter in list(self._waiters.items()):
+            self._core.cancel(request)
+            if not waiter.done():
+                waiter.set_result(error)
+        self._waiters.clear()
+
+    # The table.
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the table; 0: none."""
+        return self._core.table.epoch
+
+    def model(self, name: str) -> control_pb2.RoutedModel | None:
+        """A model of the table."""
+        return self._core.table.models.get(name)
+
+    def snapshot(self, table: control_pb2.RoutingTable) -> None:
+        """Takes a table from the controller."""
+        self._perform(self._core.snapshot(table, self._loop.time()))
+        self._keep_time()
+        self.has_table.set()
+
+    def delta(self, delta: control_pb2.RoutingDelta) -> None:
+        """Takes changes from the controller. Raises EpochGapError."""
+        self._perform(self._core.delta(delta, self._loop.time()))
+        self._keep_time()
+
+    def report(self, sequence: int) -> control_pb2.RouterReport:
+        """What to tell the controller; starts a new interval."""
+        return self.demand.report(sequence, self._core.queued(), self._loop.time())
+
+    async def close(self) -> None:
+        """Ends the timer, the subscriptions and the connections."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    # Instructions.
+
+    def _on_load(self, instance_id: str, watch: int, load: worker_pb2.WatchLoadResponse) -> None:
+        self._perform(self._core.load(instance_id, watch, load, self._loop.time()))
+        self._keep_time()
+
+    def _on_lost(self, instance_id: str, watch: int) -> None:
+        self._perform(self._core.watch_lost(instance_id, watch, self._loop.time()))
+        self._keep_time()
+
+    def _perform(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case OpenWatch():
+                    self._links[instruction.instance_id] = WorkerLink(
+                        instruction, self._config.identity, self._on_load, self._on_lost
+                    )
+                case CloseWatch():
+                    self._links.pop(instruction.instance_id).retire()
+                case Ended():
+                    self.demand.of(instruction.model).finished.add(instruction.request_class)
+                case Place():
+                    self._answer(instruction.request, instruction.placement)
+                case _:
+                    self._answer(instruction.request, instruction.error)
+
+    def _answer(self, request: PendingRequest, outcome: _Outcome) -> None:
+        waiter = self._waiters.pop(request, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(outcome)
+        elif isinstance(outcome, Placement):
+            self.release(outcome.reservation)
+
+    def _keep_time(self) -> None:
+        """Sees to it that the core's next tick comes; an early timer just looks again."""
+        due = self._core.next_tick
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self._core.tick(self._loop.time()))
+        self._keep_time()

@@ -1,0 +1,177 @@
+"""Generate at the router: finds an instance and passes its messages on as the bytes that they are."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc
+
+from chiron.policy.dispatch import RequestClass
+from chiron.rpc.errors import ChironError, Reason, reason_of
+from chiron.v1 import inference_pb2 as pb
+from services.router.outcomes import Verdict, judge
+from services.router.placer import Placer
+from services.router.request import PendingRequest, Placement
+from services.router.spans import RequestTrace
+from services.router.streams import ProxiedStream, Streams
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class WorkerStatusError(Exception):
+    """A worker ended the call with a status that the caller gets unchanged."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        super().__init__(error.details())
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A try that another instance may make good."""
+
+    error: grpc.aio.AioRpcError | None
+    """The worker's; None: the instance went before the call was made."""
+
+
+class Proxy:
+    """Carries one Generate call from caller to worker and back."""
+
+    def __init__(self, max_attempts: int, placer: Placer, streams: Streams) -> None:
+        self._max_attempts = max_attempts
+        self._placer = placer
+        self._streams = streams
+        self._time = asyncio.get_running_loop().time
+
+    async def run(
+        self,
+        wire: bytes,
+        message: pb.GenerateRequest,
+        request: PendingRequest,
+        context: Context,
+        trace: RequestTrace,
+    ) -> None:
+        """Streams the answer into `context`.
+
+        Args:
+            wire: the request as it came.
+            message: the same, decoded and valid.
+            request: the same, as the placement sees it.
+            context: of the call.
+            trace: of the call.
+
+        Raises:
+            ChironError: refused, or interrupted after the first message.
+            WorkerStatusError: the worker's own error.
+        """
+        if message.ticket:
+            # A ticket names one instance; this call goes wherever there is room.
+            message.ClearField("ticket")
+            wire = message.SerializeToString()
+        failed: _Failed | None = None
+        for attempt in range(self._max_attempts):
+            placement = await self._placer.place(request, context.time_remaining())
+            queued_s = self._time() - request.arrived
+            trace.placed(placement, message.attempt + attempt, queued_s)
+            overlay = pb.GenerateRequest(
+                request_id=request.request_id,
+                attempt=message.attempt + attempt,
+                elapsed_ms=message.elapsed_ms + queued_s * 1000,
+            )
+            # Of a field that occurs twice the last value counts, so that the prompt is not encoded again.
+            payload = wire + overlay.SerializeToString()
+            failed = await self._attempt(payload, message, request, placement, context, trace)
+            if failed is None:
+                return
+        if failed is not None and failed.error is not None and reason_of(failed.error):
+            raise WorkerStatusError(failed.error)
+        raise ChironError(
+            Reason.RETRY_ELSEWHERE,
+            f"{self._max_attempts} tries on instances of {request.model!r} failed before the first token",
+            retry_after_s=1.0,
+        )
+
+    async def _attempt(
+        self,
+        wire: bytes,
+        message: pb.GenerateRequest,
+        request: PendingRequest,
+        placement: Placement,
+        context: Context,
+        trace: RequestTrace,
+    ) -> _Failed | None:
+        """One try; None: the answer is complete."""
+        link = self._placer.link(placement)
+        if link is None:
+            self._placer.failed(request, placement, unreachable=False)
+            return _Failed(None)
+        link.enter()
+        call = link.generate(wire, timeout=context.time_remaining(), metadata=trace.headers)
+        stream = self._streams.open(call)
+        try:
+            await self._forward(stream, message, request, context, trace)
+        except grpc.aio.AioRpcError as error:
+            verdict = judge(error.code(), reason_of(error), delivered=stream.delivered)
+            if verdict is Verdict.PASS_ON:
+                raise WorkerStatusError(error) from error
+            if verdict is Verdict.INTERRUPTED:
+                raise ChironError(
+                    Reason.STREAM_INTERRUPTED,
+                    f"instance {placement.instance_id} was lost while it answered: {error.details()}",
+                ) from error
+            self._placer.failed(request, placement, unreachable=verdict is Verdict.UNREACHABLE)
+            return _Failed(error)
+        except asyncio.CancelledError:
+            if stream.ended is None:
+                raise
+            if stream.task is not None:
+                stream.task.uncancel()
+            raise stream.ended from None
+        finally:
+            self._streams.close(stream)
+            link.leave()
+            self._placer.release(placement.reservation)
+        return None
+
+    async def _forward(
+        self,
+        stream: ProxiedStream,
+        message: pb.GenerateRequest,
+        request: PendingRequest,
+        context: Context,
+        trace: RequestTrace,
+    ) -> None:
+        time, write = self._time, context.write
+        chunks = stream.call.__aiter__()
+        first = await anext(chunks, None)
+        if first is None:
+            return
+        stream.delivered = True
+        self._first_message(message, request, trace)
+        stream.writing_since = time()
+        await write(first)
+        stream.writing_since = 0.0
+        async for chunk in chunks:
+            stream.writing_since = time()
+            await write(chunk)
+            stream.writing_since = 0.0
+
+    def _first_message(
+        self, message: pb.GenerateRequest, request: PendingRequest, trace: RequestTrace
+    ) -> None:
+        ttft_ms = (self._time() - request.arrived) * 1000 + message.elapsed_ms
+        trace.first_message(ttft_ms)
+        if request.request_class is RequestClass.BATCH:
+            return
+        limit_ms = (
+            message.slo.ttft_ms if message.slo.HasField("ttft_ms") else self._default_ttft(request.model)
+        )
+        if limit_ms > 0:
+            counts = self._placer.demand.of(request.model)
+            counts.ttft_seen += 1
+            counts.ttft_met += ttft_ms <= limit_ms
+
+    def _default_ttft(self, model: str) -> float:
+        routed = self._placer.model(model)
+        return routed.slo_defaults.interactive.ttft_ms if routed is not None else 0.0

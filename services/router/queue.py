@@ -1,0 +1,84 @@
+"""The bounded queue of one model's waiting requests. Pure."""
+
+from __future__ import annotations
+
+import heapq
+
+from chiron.policy.dispatch import RequestClass
+from services.router.request import PendingRequest
+
+
+class QueueFullError(Exception):
+    """The queue holds as many requests as it may."""
+
+
+class WaitingQueue:
+    """Requests ordered by class (interactive first), priority (lower first) and arrival.
+
+    push and pop are O(log n); remove is O(1), amortised over the pushes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pushes = 0
+        self._heaps: dict[RequestClass, list[tuple[int, int, int, PendingRequest]]] = {
+            kind: [] for kind in RequestClass
+        }
+        self._live: dict[RequestClass, set[PendingRequest]] = {kind: set() for kind in RequestClass}
+
+    def __len__(self) -> int:
+        return sum(len(live) for live in self._live.values())
+
+    def __contains__(self, request: PendingRequest) -> bool:
+        return request in self._live[request.request_class]
+
+    def count(self, kind: RequestClass) -> int:
+        """Waiting requests of one class."""
+        return len(self._live[kind])
+
+    def push(self, request: PendingRequest, *, readmit: bool = False) -> None:
+        """Adds a request at its place.
+
+        Args:
+            request: not in the queue now.
+            readmit: it was admitted before (a retry), so the limit does not apply.
+
+        Raises:
+            QueueFullError: the limit is reached.
+        """
+        if not readmit and len(self) >= self._limit:
+            raise QueueFullError
+        heap, live = self._heaps[request.request_class], self._live[request.request_class]
+        if len(heap) > 2 * len(live) + 16:
+            heap[:] = [entry for entry in heap if entry[3] in live]
+            heapq.heapify(heap)
+        live.add(request)
+        # A request that left and came back has a stale entry too; the number keeps the two comparable.
+        self._pushes += 1
+        heapq.heappush(heap, (request.priority, request.sequence, self._pushes, request))
+
+    def pop(self, kind: RequestClass) -> PendingRequest | None:
+        """Takes out the first request of a class; None when none waits."""
+        heap, live = self._heaps[kind], self._live[kind]
+        while heap:
+            request = heapq.heappop(heap)[3]
+            if request in live:
+                live.remove(request)
+                return request
+        return None
+
+    def remove(self, request: PendingRequest) -> bool:
+        """Takes out a request wherever it stands; False when it does not wait."""
+        live = self._live[request.request_class]
+        if request not in live:
+            return False
+        live.remove(request)
+        return True
+
+    def clear(self) -> list[PendingRequest]:
+        """Takes out everything, in order."""
+        taken = []
+        for kind in RequestClass:
+            while (request := self.pop(kind)) is not None:
+                taken.append(request)
+        return taken

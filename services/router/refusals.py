@@ -1,0 +1,54 @@
+"""The texts of what a router refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chiron.internal.v1 import control_pb2
+from chiron.rpc.errors import ChironError, Reason
+
+_MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0
+
+
+def unknown_model(name: str, known: Iterable[str]) -> ChironError:
+    """NOT_FOUND that names the models there are."""
+    names = ", ".join(sorted(known))
+    there = f"models are {names}" if names else "no model is applied"
+    return ChironError(Reason.MODEL_NOT_FOUND, f"unknown model {name!r}: {there}")
+
+
+def unknown_adapter(model: control_pb2.RoutedModel, adapter: str) -> ChironError:
+    """NOT_FOUND that names the model's adapters."""
+    names = ", ".join(sorted(model.adapters))
+    there = f"it has {names}" if names else "it has none"
+    return ChironError(Reason.ADAPTER_NOT_FOUND, f"model {model.name!r} has no adapter {adapter!r}: {there}")
+
+
+def failed_model(model: control_pb2.RoutedModel) -> ChironError:
+    """UNAVAILABLE with the controller's reason."""
+    reason = model.reason or "no instance is ready or on its way"
+    return ChironError(Reason.NO_INSTANCE, f"model {model.name!r} cannot serve: {reason}")
+
+
+def queue_full(model: str, waiting: int, wait_s: float) -> ChironError:
+    """RESOURCE_EXHAUSTED with the time after which a place is likely."""
+    return ChironError(
+        Reason.QUEUE_FULL,
+        f"every instance of {model!r} is full and {waiting} requests wait already",
+        retry_after_s=min(max(wait_s, _MIN_RETRY_S), _MAX_RETRY_S),
+    )
+
+
+def waited_for_slot(model: str, waited_s: float) -> ChironError:
+    """RESOURCE_EXHAUSTED after the longest wait that the router allows."""
+    return ChironError(
+        Reason.QUEUE_FULL,
+        f"no slot of {model!r} came free in {waited_s:g} s",
+        retry_after_s=_MAX_RETRY_S,
+    )
+
+
+def waited_for_instance(routed: control_pb2.RoutedModel | None, model: str, waited_s: float) -> ChironError:
+    """UNAVAILABLE after the longest wait, when no instance ever came up."""
+    reason = f": {routed.reason}" if routed is not None and routed.reason else ""
+    return ChironError(Reason.NO_INSTANCE, f"no instance of {model!r} became ready in {waited_s:g} s{reason}")

@@ -1,0 +1,116 @@
+"""What the router knows of a request while it looks for an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chiron.policy.dispatch import Decision, RequestClass
+from chiron.rpc.errors import ChironError
+from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import types_pb2
+from services.router.reservations import Reservation
+
+_CHARACTERS_PER_TOKEN = 4
+"""English text on common tokenizers; only a tie-break rests on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """An instance that has a slot reserved for a request."""
+
+    instance_id: str
+    incarnation: int
+    address: str
+    decision: Decision
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """An instance that refused or failed a request; it counts for that incarnation only."""
+
+    incarnation: int
+    until: float
+    """Monotonic time from which it may be tried again when nothing else is left, in seconds."""
+
+
+@dataclass(slots=True, eq=False)
+class PendingRequest:
+    """One request on its way to an instance; compared by identity."""
+
+    request_id: str
+    model: str
+    request_class: RequestClass
+    arrived: float
+    """Monotonic time of arrival, in seconds."""
+    priority: int = 0
+    prompt_tokens: int = 0
+    adapter: str = ""
+    lookaside: bool = False
+    """True when the client streams from the worker itself."""
+    excluded_ids: Sequence[str] = ()
+    """Instances that the client has found unusable for it."""
+    sequence: int = 0
+    """Order of arrival, given by the core; kept over retries."""
+    admitted: bool = False
+    """True once it has been placed or queued: the queue's limit does not apply to it again."""
+    excluded: dict[str, Exclusion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Instruction: the request has an instance."""
+
+    request: PendingRequest
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Instruction: the request ends with an error."""
+
+    request: PendingRequest
+    error: ChironError
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWatch:
+    """Instruction: subscribe to an instance's load; `watch` marks what the subscription reports."""
+
+    instance_id: str
+    address: str
+    watch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWatch:
+    """Instruction: end the subscription to an instance, and the connections to it."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Instruction: count a lookaside request that its worker reports as ended."""
+
+    model: str
+    request_class: RequestClass
+
+
+Instruction = Place | Refuse | OpenWatch | CloseWatch | Ended
+
+
+def request_class(value: types_pb2.RequestClass.ValueType) -> RequestClass:
+    """The class of a request; unspecified is interactive."""
+    return RequestClass.BATCH if value == types_pb2.REQUEST_CLASS_BATCH else RequestClass.INTERACTIVE
+
+
+def estimated_prompt_tokens(request: pb.GenerateRequest) -> int:
+    """Prompt length in tokens: exact for token ids, else by the length of the text."""
+    kind = request.WhichOneof("input")
+    if kind == "prompt_token_ids":
+        return len(request.prompt_token_ids.ids)
+    if kind == "prompt":
+        return len(request.prompt) // _CHARACTERS_PER_TOKEN + 1
+    return sum(len(message.content) for message in request.chat.messages) // _CHARACTERS_PER_TOKEN + 1

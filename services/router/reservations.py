@@ -1,0 +1,92 @@
+"""Slots that this router has promised and the worker has not counted yet. Pure.
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from chiron.policy.dispatch import RequestClass
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """One promised slot; it ends when the worker names the request, when released, or at its expiry."""
+
+    instance_id: str
+    request_id: str
+    expires: float
+    lookaside: RequestClass | None = None
+    """Class of a request whose end only the worker's reports will tell; None: its end is seen here."""
+    live: bool = True
+
+
+class Reservations:
+    """The live reservations of all instances. Every call is O(1) amortised per id."""
+
+    def __init__(self, ttl_s: float) -> None:
+        self._ttl_s = ttl_s
+        self._of: dict[str, dict[str, Reservation]] = {}
+        # All reservations live equally long, so that the oldest is the next to expire.
+        self._by_expiry: deque[Reservation] = deque()
+
+    def reserve(
+        self, instance_id: str, request_id: str, now: float, lookaside: RequestClass | None = None
+    ) -> Reservation:
+        """Promises a slot. A second promise for the same request there takes the first one's place."""
+        held = self._of.setdefault(instance_id, {})
+        earlier = held.get(request_id)
+        if earlier is not None:
+            earlier.live = False
+        reservation = Reservation(instance_id, request_id, now + self._ttl_s, lookaside)
+        held[request_id] = reservation
+        self._by_expiry.append(reservation)
+        return reservation
+
+    def release(self, reservation: Reservation) -> bool:
+        """Ends a reservation; False when it had ended already."""
+        if not reservation.live:
+            return False
+        reservation.live = False
+        del self._of[reservation.instance_id][reservation.request_id]
+        return True
+
+    def confirm(self, instance_id: str, request_ids: Iterable[str]) -> list[Reservation]:
+        """Ends, and returns, the reservations of requests that the worker counts itself from now on."""
+        held = self._of.get(instance_id)
+        if not held:
+            return []
+        ended = [held.pop(request_id) for request_id in request_ids if request_id in held]
+        for reservation in ended:
+            reservation.live = False
+        return ended
+
+    def expire(self, now: float) -> set[str]:
+        """Ends what nobody used in time; returns the instances that got slots back."""
+        changed: set[str] = set()
+        queue = self._by_expiry
+        while queue and (not queue[0].live or queue[0].expires <= now):
+            reservation = queue.popleft()
+            if self.release(reservation):
+                changed.add(reservation.instance_id)
+        return changed
+
+    def forget(self, instance_id: str) -> None:
+        """Ends all of an instance's reservations."""
+        for reservation in self._of.pop(instance_id, {}).values():
+            reservation.live = False
+
+    def count(self, instance_id: str) -> int:
+        """Live reservations of an instance."""
+        return len(self._of.get(instance_id, ()))
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When `expire` has something to do next at the latest; None: nothing is reserved."""
+        queue = self._by_expiry
+        while queue and not queue[0].live:
+            queue.popleft()
+        return queue[0].expires if queue else None

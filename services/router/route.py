@@ -1,0 +1,55 @@
+"""Route: the same queue and placement as Generate, answered by a ticket instead of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from chiron.internal.v1 import worker_pb2
+from chiron.v1 import inference_pb2 as pb
+from services.router.placer import Placer
+from services.router.request import PendingRequest
+from services.router.spans import RequestTrace
+
+
+class Lookaside:
+    """Hands out tickets."""
+
+    def __init__(self, ticket_ttl_s: float, placer: Placer) -> None:
+        self._ttl_ms = round(ticket_ttl_s * 1000)
+        self._placer = placer
+        self._time = asyncio.get_running_loop().time
+
+    async def run(
+        self,
+        message: pb.RouteRequest,
+        request: PendingRequest,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        trace: RequestTrace,
+    ) -> bytes:
+        """The serialised RouteResponse. Raises ChironError when refused."""
+        placement = await self._placer.place(request, context.time_remaining())
+        queued_s = self._time() - request.arrived
+        trace.placed(placement, message.attempt, queued_s)
+        ticket = worker_pb2.Ticket(
+            request_id=request.request_id,
+            attempt=message.attempt,
+            instance_id=placement.instance_id,
+            incarnation=placement.incarnation,
+            model=request.model,
+            request_class=int(request.request_class),  # type: ignore[arg-type]
+            priority=request.priority,
+            slo=message.slo,
+            max_tokens=message.max_tokens,
+            elapsed_ms=message.elapsed_ms + queued_s * 1000,
+        )
+        return pb.RouteResponse(
+            instance_id=placement.instance_id,
+            incarnation=placement.incarnation,
+            address=placement.address,
+            ticket=ticket.SerializeToString(),
+            ticket_ttl_ms=self._ttl_ms,
+            queued_ms=queued_s * 1000,
+            request_id=request.request_id,
+        ).SerializeToString()

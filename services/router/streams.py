@@ -1,0 +1,70 @@
+"""The proxied streams that run now: ends those whose reader stalls, and all of them at the end of a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+import grpc
+
+from chiron.rpc.errors import ChironError, Reason
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class ProxiedStream:
+    """One call to a worker on behalf of a caller."""
+
+    call: grpc.aio.UnaryStreamCall[bytes, bytes]
+    task: asyncio.Task[object] | None
+    """Handles the caller's RPC."""
+    delivered: bool = False
+    """True from the first message on."""
+    writing_since: float = 0.0
+    """When the write under way began, monotonic seconds; 0: none is."""
+    ended: ChironError | None = None
+    """Why this router ended it."""
+
+
+class Streams:
+    """All proxied streams of a router."""
+
+    def __init__(self, reader_stall_s: float) -> None:
+        self._reader_stall_s = reader_stall_s
+        self._streams: set[ProxiedStream] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def open(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> ProxiedStream:
+        """Counts a stream in; the current task handles it."""
+        stream = ProxiedStream(call, asyncio.current_task())
+        self._streams.add(stream)
+        return stream
+
+    def close(self, stream: ProxiedStream) -> None:
+        """Counts it out and frees the worker's slot if it has not ended yet."""
+        self._streams.discard(stream)
+        stream.call.cancel()
+
+    def end_all(self, error: ChironError) -> None:
+        """Ends every stream with an error."""
+        for stream in list(self._streams):
+            self._end(stream, error)
+
+    async def watch_readers(self) -> None:
+        """Ends streams whose caller accepts nothing; runs until cancelled."""
+        limit_s = self._reader_stall_s
+        error = ChironError(Reason.ABORTED, f"the reader accepted nothing for {limit_s:g} s")
+        while True:
+            # A sweep instead of a timer for each message: the forwarding loop stays short.
+            await asyncio.sleep(limit_s / 4)
+            oldest = self._loop.time() - limit_s
+            for stream in [stream for stream in self._streams if 0 < stream.writing_since < oldest]:
+                log.warning("ending a stream whose reader stalls")
+                self._end(stream, error)
+
+    def _end(self, stream: ProxiedStream, error: ChironError) -> None:
+        if stream.ended is None and stream.task is not None:
+            stream.ended = error
+            stream.task.cancel()
