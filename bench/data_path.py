@@ -5,8 +5,8 @@
 
 CPU is the router process's user + system time. The per-request cost comes from requests of one token; the
 per-token cost is the slope between paced streams of few and of many tokens (128 streams, 10 ms a token), so
-that a request's own cost is not counted into its tokens. Added TTFT is against a direct connection, one request
-at a time, the modes taking turns. RSS is taken before and while proxied streams idle.
+that what a request costs is not counted into its tokens. Added TTFT is against a direct connection, one at a
+time, the modes taking turns. RSS is taken before and while proxied streams idle.
 """
 
 from __future__ import annotations
