@@ -39,7 +39,10 @@ class Router:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> str:
-        """Binds and serves; returns host:port. Health says SERVING once a table has come. Raises BindError."""
+        """Binds and serves; returns host:port. Health says SERVING once a table is there.
+
+        Raises BindError.
+        """
         host, _, _ = self._config.listen.rpartition(":")
         address = f"{host}:{self._server.bind(self._config.listen)}"
         await self._server.start()

@@ -59,7 +59,7 @@ class ControllerLink:
             hello.epoch = self._placer.epoch
             await call.write(control_pb2.ConnectRouterRequest(hello=hello))
             reporter = asyncio.create_task(self._report(call))
-            while (answer := await call.read()) is not grpc.aio.EOF:
+            async for answer in call:
                 self._take(answer)
         finally:
             if reporter is not None:

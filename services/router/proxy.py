@@ -128,6 +128,11 @@ class Proxy:
             if stream.task is not None:
                 stream.task.uncancel()
             raise stream.ended from None
+        except Exception as error:
+            if not stream.writing_since:
+                raise
+            # A write fails only when the caller has gone, sometimes before the cancellation is told.
+            raise asyncio.CancelledError from error
         finally:
             self._streams.close(stream)
             link.leave()

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterable
 from chiron.internal.v1 import control_pb2, control_pb2_grpc
 from chiron.rpc.servers import Server
 from chiron.v1 import types_pb2
-
 from tests.support.fake_worker import FakeWorker
 
 
@@ -52,7 +51,7 @@ class FakeRouterController(control_pb2_grpc.ControlServiceServicer):
         """Loses one delta on the way."""
         self.table.epoch += 1
 
-    async def ConnectRouter(  # noqa: N802
+    async def ConnectRouter(
         self, requests: AsyncIterator[control_pb2.ConnectRouterRequest], context: object
     ) -> AsyncIterator[control_pb2.ConnectRouterResponse]:
         hello = await anext(requests)

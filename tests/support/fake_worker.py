@@ -118,7 +118,7 @@ class FakeWorker:
     ) -> None:
         if self.refuse_with is not None:
             await abort(context, self.refuse_with)  # type: ignore[arg-type]
-        metadata = {key: value for key, value in context.invocation_metadata() or ()}
+        metadata = dict(context.invocation_metadata() or ())
         call = FakeCall(request, metadata, context.time_remaining())
         self.calls.put_nowait(call)
         try:
@@ -137,7 +137,7 @@ class _Watch(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
 
-    async def WatchLoad(  # noqa: N802
+    async def WatchLoad(
         self, request: worker_pb2.WatchLoadRequest, context: object
     ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
         async for load in self._worker.watch():

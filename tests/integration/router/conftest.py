@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from chiron.rpc.servers import open_channel
+from chiron.v1 import inference_pb2_grpc
+from services.router.app import Router
+from services.router.config import RouterConfig
+from tests.support.fake_router_controller import FakeRouterController
+from tests.support.fake_worker import FakeWorker
+from tests.support.wait import eventually
+
+MODEL = "m"
+StartRouter = Callable[..., Awaitable["RunningRouter"]]
+StartWorker = Callable[..., Awaitable[FakeWorker]]
+
+
+class RunningRouter:
+    """A router in this process, on real sockets."""
+
+    def __init__(self, router: Router, address: str) -> None:
+        self.router = router
+        self.address = address
+        self.channel = open_channel(address)
+        self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
+
+    @property
+    def core(self):
+        return self.router._placer._core
+
+    async def sees(self, *workers: FakeWorker) -> None:
+        """Waits until it may send requests to these workers."""
+        ids = {worker.instance_id for worker in workers}
+        await eventually(
+            lambda: ids <= {key for key, found in self.core._instances.items() if found.usable},
+            what=f"router sees {ids}",
+        )
+
+    async def queued(self, interactive: int, batch: int = 0) -> None:
+        """Waits until this many requests wait in it."""
+        await eventually(
+            lambda: self.core.queued().get(MODEL) == (interactive, batch),
+            what=f"{interactive} + {batch} requests wait",
+        )
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_worker(stack: AsyncExitStack) -> StartWorker:
+    async def start(instance_id: str, **options: object) -> FakeWorker:
+        worker = await FakeWorker(instance_id, **options).start()
+        stack.push_async_callback(worker.stop)
+        return worker
+
+    return start
+
+
+@pytest.fixture
+async def controller(stack: AsyncExitStack) -> FakeRouterController:
+    controller = await FakeRouterController().start()
+    stack.push_async_callback(controller.stop)
+    return controller
+
+
+@pytest.fixture
+def start_router(stack: AsyncExitStack, controller: FakeRouterController) -> StartRouter:
+    async def start(*workers: FakeWorker, tracing: bool = False, **options: object) -> RunningRouter:
+        """A router that serves model `m` on these workers."""
+        if workers and not controller.table.models:
+            controller.add(MODEL, workers)
+        settings = {"drain_timeout_s": 0.0, **options}
+        config = RouterConfig(listen="127.0.0.1:0", controller=controller.address, **settings)
+        router = Router(config, tracing=tracing)
+        running = RunningRouter(router, await router.start())
+        stack.push_async_callback(router.stop)
+        stack.push_async_callback(running.channel.close)
+        await eventually(router._placer.has_table.is_set)
+        await running.sees(*workers)
+        return running
+
+    return start
