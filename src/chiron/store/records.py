@@ -1,0 +1,179 @@
+"""What the store holds. Every value is immutable, so that nobody can change state by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from chiron.internal.v1 import control_pb2
+from chiron.v1 import cluster_pb2, types_pb2
+
+
+class Kind(StrEnum):
+    """Which collection a record belongs to."""
+
+    MODEL = "model"
+    NODE = "node"
+    INSTANCE = "instance"
+
+
+Key = tuple[Kind, str]
+"""Kind and id (a model's name, a node's or an instance's id)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A model that was applied, or the tombstone of one that was deleted."""
+
+    name: str
+    spec: bytes
+    """The normalised ModelSpec, serialised."""
+    spec_version: int
+    """Increases with each applied spec, over deletions too."""
+    rollout_version: int
+    """The oldest spec version whose workers need no replacement; at most spec_version."""
+    desired_instances: int
+    deleted: bool = False
+    """True for a tombstone: what is left of the model must stop."""
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return Kind.MODEL, self.name
+
+    def parsed_spec(self) -> cluster_pb2.ModelSpec:
+        """A ModelSpec of the caller's own."""
+        return cluster_pb2.ModelSpec.FromString(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """One GPU as its node's agent last described it."""
+
+    index: int
+    uuid: str = ""
+    name: str = ""
+    memory_bytes: int = 0
+    healthy: bool = True
+    reason: str = ""
+    """Why it is not healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node that has joined at least once. Whether it lives is no state: its agent's stream tells."""
+
+    node_id: str
+    host: str
+    gpus: tuple[GpuRecord, ...]
+    agent_version: str = ""
+    draining: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return Kind.NODE, self.node_id
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the node's agent last said of an instance, without the figures that change every second."""
+
+    state: types_pb2.InstanceState.ValueType = types_pb2.INSTANCE_STATE_PENDING
+    reason: str = ""
+    incarnation: int = 0
+    address: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """What is wanted of an instance, and what was seen of it."""
+
+    instance_id: str
+    model: str
+    node_id: str
+    gpu_indexes: tuple[int, ...]
+    role: types_pb2.Role.ValueType
+    spec: bytes
+    """The serialised ModelSpec that this instance runs; the model's own may be newer."""
+    spec_version: int
+    desired: control_pb2.DesiredState.ValueType = control_pb2.DESIRED_STATE_RUNNING
+    generation: int = 1
+    """Increases with each change of what is wanted."""
+    observed: Observed = field(default_factory=Observed)
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return Kind.INSTANCE, self.instance_id
+
+
+Record = ModelRecord | NodeRecord | InstanceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One explained act of the controller."""
+
+    decision_id: str
+    time_unix_ms: int
+    """Wall clock, for people; nothing is computed from it."""
+    term: int
+    action: str
+    model: str
+    instance_id: str
+    node_id: str
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        """Keeps a copy of the numbers that nobody else can change."""
+        object.__setattr__(self, "numbers", MappingProxyType(dict(self.numbers)))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one transaction changed."""
+
+    revision: int
+    puts: tuple[Record, ...] = ()
+    deletes: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole state at one revision; the mappings are read-only."""
+
+    revision: int = 0
+    models: Mapping[str, ModelRecord] = field(default_factory=lambda: MappingProxyType({}))
+    nodes: Mapping[str, NodeRecord] = field(default_factory=lambda: MappingProxyType({}))
+    instances: Mapping[str, InstanceRecord] = field(default_factory=lambda: MappingProxyType({}))
+    revisions: Mapping[Key, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Revision of each record's last change; a key that is not there counts as 0."""
+
+    def after(self, change: Change) -> Snapshot:
+        """The state once `change` has happened; this one stays as it is."""
+        models, nodes, instances = dict(self.models), dict(self.nodes), dict(self.instances)
+        revisions = dict(self.revisions)
+        for record in change.puts:
+            revisions[record.key] = change.revision
+            match record:
+                case ModelRecord():
+                    models[record.name] = record
+                case NodeRecord():
+                    nodes[record.node_id] = record
+                case InstanceRecord():
+                    instances[record.instance_id] = record
+        for kind, name in change.deletes:
+            revisions.pop((kind, name), None)
+            {Kind.MODEL: models, Kind.NODE: nodes, Kind.INSTANCE: instances}[kind].pop(name, None)  # type: ignore[attr-defined]
+        return Snapshot(
+            change.revision,
+            MappingProxyType(models),
+            MappingProxyType(nodes),
+            MappingProxyType(instances),
+            MappingProxyType(revisions),
+        )
