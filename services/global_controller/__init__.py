@@ -1,0 +1,1 @@
+"""The global controller: what should run where, and the record of why."""

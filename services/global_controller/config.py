@@ -1,0 +1,32 @@
+"""Configuration of the global controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """Keys of the table `[controller]`."""
+
+    listen: str = "127.0.0.1:50050"
+    """host:port to listen on, for operators, agents and routers; port 0 takes any free one."""
+    report_interval_ms: int = 1000
+    """Time between the reports of an agent, in milliseconds; told to agents when they connect."""
+    liveness_timeout_s: float = 5.0
+    """Silence after which a node counts as dead and its instances are placed elsewhere, in seconds. As long
+    after its start the controller stops and replaces nothing, so that nodes can join again first."""
+    decisions_kept: int = 1000
+    """How many decisions are kept for `chiron explain`; the oldest go first."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work together."""
+        if self.report_interval_ms < 10:
+            raise ValueError(f"report_interval_ms: must be >= 10, not {self.report_interval_ms}")
+        if self.liveness_timeout_s * 1000 < 2 * self.report_interval_ms:
+            raise ValueError(
+                f"liveness_timeout_s: must be at least two report intervals "
+                f"({self.report_interval_ms * 2 / 1000:g} s), not {self.liveness_timeout_s:g}"
+            )
+        if self.decisions_kept < 1:
+            raise ValueError(f"decisions_kept: must be >= 1, not {self.decisions_kept}")

@@ -1,0 +1,322 @@
+"""The controller's loop: every event leads to one reconciling pass, and what it writes goes out as levels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from chiron.internal.v1 import control_pb2
+from chiron.store import (
+    ConflictError,
+    DecisionRecord,
+    FencedError,
+    InstanceRecord,
+    Key,
+    Record,
+    Snapshot,
+    Store,
+    Transaction,
+)
+from chiron.v1 import cluster_pb2
+from services.global_controller import routing, views
+from services.global_controller.config import ControllerConfig
+from services.global_controller.mirror import Mirror
+from services.global_controller.observe import observe_hello, observe_report
+from services.global_controller.pulse import Pulse
+from services.global_controller.reconcile import reconcile
+from services.global_controller.registry import AgentLink, Registry, RouterLink
+from services.global_controller.view import Act, ClusterView, Liveness
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 3
+WATCH_INTERVAL_S = 0.1
+"""Shortest time between two snapshots of a WatchCluster stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Writes that are not yet bound to revisions, and their explanations."""
+
+    puts: Sequence[Record] = ()
+    deletes: Sequence[Key] = ()
+    acts: Sequence[Act] = ()
+
+
+class Controller:
+    """Owns the state while its term lasts. All its methods belong to one event loop."""
+
+    def __init__(
+        self, config: ControllerConfig, store: Store, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Makes a controller; `start` and `run` make it work.
+
+        Args:
+            config: its configuration.
+            store: the cluster's state.
+            clock: monotonic time in seconds.
+        """
+        self.config = config
+        self.store = store
+        self.term = 0
+        self.registry = Registry(config.liveness_timeout_s, clock)
+        self.reasons: dict[str, str] = {}
+        """For each model that has not what it should have: what stands in the way."""
+        self.settled = asyncio.Event()
+        """Set once nodes have had the time to join."""
+        self.closing = False
+        self._stirred = Pulse()
+        self._shown = Pulse()
+        self.mirror = Mirror(store, self._stirred, self._shown)
+        self.tables = routing.RoutingTables(0)
+        self._writing = asyncio.Lock()
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._decisions_made = 0
+        self._seen_liveness: dict[str, Liveness] = {}
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest durable state."""
+        return self.mirror.snapshot
+
+    async def start(self) -> None:
+        """Acquires a term and reads the state."""
+        self.term = await self.store.acquire_term()
+        self.tables = routing.RoutingTables(self.term)
+        await self.mirror.load()
+        _log.info("term %d, revision %d", self.term, self.snapshot.revision)
+
+    async def run(self) -> None:
+        """Works until cancelled. Raises FencedError when another controller has taken over."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.mirror.follow())
+            tasks.create_task(self._loop())
+            tasks.create_task(self._watch_fatal())
+
+    def close(self) -> None:
+        """Ends every stream, so that the server can stop."""
+        self.closing = True
+        self.registry.close_all()
+        self._shown.beat()
+
+    async def write(self, build: Callable[[Snapshot], Draft | None]) -> None:
+        """Writes what `build` makes of the present state and returns once the mirror shows it.
+
+        `build` runs again when the state changed meanwhile. What it raises is passed on.
+        """
+        async with self._writing:
+            for attempt in range(_ATTEMPTS):
+                snapshot = self.snapshot
+                draft = build(snapshot)
+                if draft is None or not (draft.puts or draft.deletes or draft.acts):
+                    return
+                keys: list[Key] = [*(record.key for record in draft.puts), *draft.deletes]
+                transaction = Transaction(
+                    term=self.term,
+                    puts=tuple(draft.puts),
+                    deletes=tuple(draft.deletes),
+                    expect={key: snapshot.revisions.get(key, 0) for key in keys},
+                    decisions=tuple(map(self._decide, draft.acts)),
+                )
+                try:
+                    await self.mirror.reached(await self.store.commit(transaction))
+                    return
+                except ConflictError:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                    await self.mirror.load()
+                except FencedError as error:
+                    if not self._fatal.done():
+                        self._fatal.set_exception(error)
+                    raise
+
+    async def reconcile(self) -> None:
+        """One pass: decides and writes."""
+        reasons: dict[str, str] = {}
+
+        def build(snapshot: Snapshot) -> Draft:
+            nonlocal reasons
+            plan = reconcile(self._view(snapshot), lambda model: f"{model}-{secrets.token_hex(3)}")
+            reasons = dict(plan.reasons)
+            return Draft(puts=plan.puts, acts=plan.acts)
+
+        await self.write(build)
+        if reasons != self.reasons:
+            for model, reason in reasons.items():
+                if self.reasons.get(model) != reason:
+                    _log.warning("%s: %s", model, reason)
+            self.reasons = reasons
+            self._stirred.beat()
+            self._shown.beat()
+
+    async def join(self, hello: control_pb2.AgentHello) -> AgentLink:
+        """A node's agent has connected."""
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            record = observe_hello(snapshot, hello)
+            return Draft(puts=[record]) if record else None
+
+        link = self.registry.join(hello.node_id)
+        await self.write(build)
+        self._set_level(link, self._levels().get(hello.node_id, []))
+        self._stirred.beat()
+        self._shown.beat()
+        return link
+
+    def leave(self, link: AgentLink) -> None:
+        """An agent's stream has ended."""
+        self.registry.leave(link)
+        self._stirred.beat()
+        self._shown.beat()
+
+    async def report(self, link: AgentLink, report: control_pb2.AgentReport) -> None:
+        """An agent has reported."""
+        unknown: tuple[InstanceRecord, ...] = ()
+
+        def build(snapshot: Snapshot) -> Draft:
+            nonlocal unknown
+            seen = observe_report(snapshot, link.node_id, report, link.sent)
+            unknown = seen.unknown
+            return Draft(puts=seen.puts, deletes=seen.deletes)
+
+        if not self.registry.is_current(link):
+            return
+        await self.write(build)
+        heard = self.registry.hear(link, report)
+        if heard.standing or unknown != link.unknown:
+            self._stirred.beat()
+        link.unknown = unknown
+        if heard.standing or heard.figures:
+            self._shown.beat()
+
+    def desired(self, link: AgentLink) -> control_pb2.DesiredNode:
+        """What the node's agent is to be told now; remembered as sent."""
+        snapshot = self.snapshot
+        records = self._levels().get(link.node_id, [])
+        link.sent = {
+            record.instance_id: (
+                record.generation,
+                earlier[1]
+                if (earlier := link.sent.get(record.instance_id, (0, 0)))[0] == record.generation
+                else snapshot.revision,
+            )
+            for record in records
+        }
+        return control_pb2.DesiredNode(
+            term=self.term, revision=snapshot.revision, instances=map(_desired, records)
+        )
+
+    async def watch(self) -> AsyncIterator[cluster_pb2.ClusterSnapshot]:
+        """A snapshot, then a new one after each change, at most one each WATCH_INTERVAL_S."""
+        while not self.closing:
+            seen = self._shown.count
+            yield self.show()
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            await self._shown.after(seen)
+
+    def show(self) -> cluster_pb2.ClusterSnapshot:
+        """The cluster as operators see it."""
+        return views.cluster_snapshot(self.snapshot, self.registry, self.term, self.reasons)
+
+    def router_reported(self, link: RouterLink, report: control_pb2.RouterReport) -> None:
+        """A router has reported."""
+        if self.registry.hear_router(link, report):
+            self._shown.beat()
+
+    def routers_changed(self) -> None:
+        """A router has come or gone."""
+        self._shown.beat()
+
+    async def _loop(self) -> None:
+        seen = -1
+        while True:
+            try:
+                async with asyncio.timeout(self.registry.next_deadline_s()):
+                    seen = await self._stirred.after(seen)
+            except TimeoutError:
+                self._shown.beat()
+            settled = not self.registry.settling()
+            await self.reconcile()
+            self._publish()
+            if settled and not self.settled.is_set():
+                self.settled.set()
+                for router in self.registry.routers.values():
+                    router.wake.beat()
+
+    def _publish(self) -> None:
+        levels = self._levels()
+        for link in self.registry.agents.values():
+            self._set_level(link, levels.get(link.node_id, []))
+        if self.tables.update(routing.entries(self.snapshot, self.registry, self.reasons)):
+            for router in self.registry.routers.values():
+                router.wake.beat()
+
+    def _levels(self) -> dict[str, list[InstanceRecord]]:
+        levels: dict[str, list[InstanceRecord]] = defaultdict(list)
+        for record in self.snapshot.instances.values():
+            levels[record.node_id].append(record)
+        return levels
+
+    def _set_level(self, link: AgentLink, records: Sequence[InstanceRecord]) -> None:
+        level = tuple(sorted((record.instance_id, record.generation) for record in records))
+        if level != link.level:
+            link.level = level
+            link.wake.beat()
+
+    def _view(self, snapshot: Snapshot) -> ClusterView:
+        nodes = tuple(self.registry.view(node) for _, node in sorted(snapshot.nodes.items()))
+        for node in nodes:
+            node_id, before = node.record.node_id, self._seen_liveness.get(node.record.node_id)
+            if node.liveness is not before:
+                dead = node.liveness is Liveness.DEAD
+                level = logging.WARNING if dead else logging.INFO
+                _log.log(level, "node %s is %s", node_id, node.liveness.name.lower())
+                self._seen_liveness[node_id] = node.liveness
+        return ClusterView(
+            models=tuple(snapshot.models.values()),
+            instances=tuple(snapshot.instances.values()),
+            nodes=nodes,
+            unknown=tuple(
+                one for one in self.registry.unknown() if one.instance_id not in snapshot.instances
+            ),
+            load={key: _requests(load) for key, load in self.registry.loads().items()},
+            settling=self.registry.settling(),
+        )
+
+    def _decide(self, act: Act) -> DecisionRecord:
+        self._decisions_made += 1
+        _log.info("%s %s: %s", act.action, act.instance_id or act.model or act.node_id, act.reason)
+        return DecisionRecord(
+            decision_id=f"{self.term}-{self._decisions_made}",
+            time_unix_ms=time.time_ns() // 1_000_000,
+            term=self.term,
+            action=act.action,
+            model=act.model,
+            instance_id=act.instance_id,
+            node_id=act.node_id,
+            reason=act.reason,
+            numbers=act.numbers,
+        )
+
+    async def _watch_fatal(self) -> None:
+        await self._fatal
+
+
+def _desired(record: InstanceRecord) -> control_pb2.DesiredInstance:
+    return control_pb2.DesiredInstance(
+        instance_id=record.instance_id,
+        generation=record.generation,
+        state=record.desired,
+        spec=cluster_pb2.ModelSpec.FromString(record.spec),
+        spec_version=record.spec_version,
+        role=record.role,
+        gpu_indexes=record.gpu_indexes,
+    )
+
+
+def _requests(load: cluster_pb2.InstanceLoad) -> int:
+    return load.running.interactive + load.running.batch + load.waiting.interactive + load.waiting.batch

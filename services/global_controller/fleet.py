@@ -1,0 +1,175 @@
+"""One model's instances, sorted by how they count, and the state of one reconciling pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from chiron.internal.v1 import control_pb2
+from chiron.policy.placement import NodeGpus
+from chiron.store import InstanceRecord, ModelRecord
+from chiron.v1 import types_pb2
+from services.global_controller.view import Act, ClusterView, Liveness, NodeView, Plan
+
+_SETTLED_STATES = (
+    types_pb2.INSTANCE_STATE_READY,
+    types_pb2.INSTANCE_STATE_FAILED,
+    types_pb2.INSTANCE_STATE_SLEEPING,
+    types_pb2.INSTANCE_STATE_DRAINING,
+)
+
+
+def is_ready(record: InstanceRecord) -> bool:
+    """Whether the instance was last seen accepting requests."""
+    return record.observed.state == types_pb2.INSTANCE_STATE_READY
+
+
+def is_failed(record: InstanceRecord) -> bool:
+    """Whether the instance's agent has given it up."""
+    return record.observed.state == types_pb2.INSTANCE_STATE_FAILED
+
+
+def is_coming(record: InstanceRecord) -> bool:
+    """Whether the instance is on its way to serve."""
+    return record.observed.state not in _SETTLED_STATES
+
+
+def is_stopping(record: InstanceRecord) -> bool:
+    """Whether the instance is wanted no more."""
+    return record.desired == control_pb2.DESIRED_STATE_STOPPED
+
+
+@dataclass(slots=True)
+class Fleet:
+    """One model's instances; each is in exactly one list."""
+
+    fresh: list[InstanceRecord] = field(default_factory=list)
+    """Of a version that may stay, where they may stay."""
+    outdated: list[InstanceRecord] = field(default_factory=list)
+    """Of another version of the spec."""
+    draining: list[InstanceRecord] = field(default_factory=list)
+    """On a node that is being drained."""
+    lost: list[InstanceRecord] = field(default_factory=list)
+    """On a dead node."""
+    stopping: list[InstanceRecord] = field(default_factory=list)
+    """Wanted no more, on a node that can still say so."""
+
+
+class Work:
+    """The view, with what this pass has changed so far."""
+
+    def __init__(self, view: ClusterView, new_id: Callable[[str], str]) -> None:
+        self.view = view
+        self.nodes: Mapping[str, NodeView] = {node.record.node_id: node for node in view.nodes}
+        self._new_id = new_id
+        self._by_model: dict[str, dict[str, InstanceRecord]] = defaultdict(dict)
+        self._puts: dict[str, InstanceRecord] = {}
+        self._acts: list[Act] = []
+        self._reasons: dict[str, list[str]] = defaultdict(list)
+        self._ids = {record.instance_id for record in (*view.instances, *view.unknown)}
+        for record in view.instances:
+            self._by_model[record.model][record.instance_id] = record
+
+    def live_models(self) -> list[ModelRecord]:
+        """The models that are to be served, by name."""
+        return sorted((m for m in self.view.models if not m.deleted), key=lambda model: model.name)
+
+    def instances(self, model: str) -> list[InstanceRecord]:
+        """A model's instances as they stand now, by id."""
+        return [self._by_model[model][key] for key in sorted(self._by_model[model])]
+
+    def fleet(self, model: ModelRecord) -> Fleet:
+        """A model's instances as they stand now."""
+        fleet = Fleet()
+        for record in self.instances(model.name):
+            dead = self.liveness(record.node_id) is Liveness.DEAD
+            if is_stopping(record):
+                if not dead:
+                    fleet.stopping.append(record)
+            elif dead:
+                fleet.lost.append(record)
+            elif self.nodes[record.node_id].record.draining:
+                fleet.draining.append(record)
+            elif not model.rollout_version <= record.spec_version <= model.spec_version:
+                fleet.outdated.append(record)
+            else:
+                fleet.fresh.append(record)
+        return fleet
+
+    def liveness(self, node_id: str) -> Liveness:
+        """How the node stands; one that is not on record is as good as dead."""
+        node = self.nodes.get(node_id)
+        return node.liveness if node else Liveness.DEAD
+
+    def load(self, record: InstanceRecord) -> int:
+        """Requests running and waiting on the instance, by its last report."""
+        return self.view.load.get(record.instance_id, 0)
+
+    def capacity(self, without: Collection[str] = ()) -> list[NodeGpus]:
+        """Every node's GPUs, with those of the instances `without` taken as free."""
+        used: dict[str, set[int]] = defaultdict(set)
+        for records in self._by_model.values():
+            for record in records.values():
+                if record.instance_id not in without:
+                    used[record.node_id].update(record.gpu_indexes)
+        for record in self.view.unknown:
+            used[record.node_id].update(record.gpu_indexes)
+        return [
+            NodeGpus(
+                node_id=node.record.node_id,
+                healthy=frozenset(gpu.index for gpu in node.record.gpus if gpu.healthy),
+                used=frozenset(used[node.record.node_id]),
+                live=node.liveness is Liveness.LIVE,
+                draining=node.record.draining,
+                unhealthy=sum(not gpu.healthy for gpu in node.record.gpus),
+            )
+            for node in self.view.nodes
+        ]
+
+    def used_gpus(self, node_id: str) -> set[int]:
+        """GPUs of a node that instances on record hold."""
+        return {
+            index
+            for records in self._by_model.values()
+            for record in records.values()
+            if record.node_id == node_id
+            for index in record.gpu_indexes
+        }
+
+    def fresh_id(self, model: str) -> str:
+        """An instance id that nobody has."""
+        while (made := self._new_id(model)) in self._ids:
+            pass
+        self._ids.add(made)
+        return made
+
+    def put(self, record: InstanceRecord, act: Act) -> None:
+        """Writes a record, with the explanation."""
+        self._by_model[record.model][record.instance_id] = record
+        self._puts[record.instance_id] = record
+        self._acts.append(act)
+
+    def stop(
+        self, record: InstanceRecord, reason: str, numbers: Mapping[str, float], *, action: str = "stop"
+    ) -> None:
+        """Makes an instance wanted no more."""
+        stopped = stopped_copy(record)
+        self.put(stopped, Act(action, reason, record.model, record.instance_id, record.node_id, numbers))
+
+    def explain(self, model: str, reason: str) -> None:
+        """Says what keeps a model from what it should have."""
+        self._reasons[model].append(reason)
+
+    def plan(self) -> Plan:
+        """Everything that this pass wants written."""
+        reasons = {model: "; ".join(texts) for model, texts in self._reasons.items()}
+        return Plan(tuple(self._puts.values()), tuple(self._acts), reasons)
+
+
+def stopped_copy(record: InstanceRecord) -> InstanceRecord:
+    """The record with STOPPED desired, one generation on."""
+    return dataclasses.replace(
+        record, desired=control_pb2.DESIRED_STATE_STOPPED, generation=record.generation + 1
+    )

@@ -1,0 +1,202 @@
+"""From what is wanted and what is seen to what is written next. Pure: view in, plan out.
+
+Applied again and again it comes to rest: a view in which nothing differs from what is wanted gives an empty
+plan. In each pass the order is: deleted models stop; unknown workers are adopted or stopped; what serves
+nobody and must go anyway goes; missing instances are placed; what is then superfluous stops (retire.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+
+from chiron.policy.placement import Placement, Refusal, Want, place
+from chiron.store import InstanceRecord, ModelRecord, Observed
+from services.global_controller.fleet import (
+    Fleet,
+    Work,
+    is_coming,
+    is_failed,
+    is_ready,
+    is_stopping,
+)
+from services.global_controller.retire import retire
+from services.global_controller.view import Act, ClusterView, Liveness, Plan
+
+
+def reconcile(view: ClusterView, new_id: Callable[[str], str]) -> Plan:
+    """Decides what to change.
+
+    Args:
+        view: the cluster.
+        new_id: makes an instance id for a model's name; called again when the id is taken.
+    """
+    work = Work(view, new_id)
+    _stop_deleted(work)
+    _take_unknown(work)
+    if not view.settling:
+        _stop_idle_leavers(work)
+    _place_missing(work)
+    if not view.settling:
+        for model in work.live_models():
+            retire(work, model)
+    _explain_failures(work)
+    return work.plan()
+
+
+def _stop_deleted(work: Work) -> None:
+    for model in work.view.models:
+        if model.deleted:
+            for record in work.instances(model.name):
+                if not is_stopping(record):
+                    work.stop(record, f"model {model.name} was deleted", {})
+
+
+def _take_unknown(work: Work) -> None:
+    """Adopts workers that a model is short of; stops those of models that need or exist no more.
+
+    A worker of a model that was never heard of is left alone: a controller that lost its memory must not
+    end what serves.
+    """
+    models = {model.name: model for model in work.view.models}
+    order = sorted(work.view.unknown, key=lambda record: (not is_ready(record), record.instance_id))
+    for record in order:
+        model = models.get(record.model)
+        if model is None or work.liveness(record.node_id) is not Liveness.LIVE:
+            continue
+        taken = work.used_gpus(record.node_id) & set(record.gpu_indexes)
+        fleet = work.fleet(model)
+        held = len(fleet.fresh) + len(fleet.outdated) + len(fleet.draining)
+        numbers = {"desired": model.desired_instances, "held": held}
+        found = dataclasses.replace(record, spec=model.spec, generation=record.generation + 1)
+        if not model.deleted and held < model.desired_instances and not taken and not is_failed(record):
+            reason = f"{record.node_id} runs it already and {model.name} is short of instances"
+            work.put(found, Act("adopt", reason, model.name, record.instance_id, record.node_id, numbers))
+        elif model.deleted:
+            work.stop(found, f"model {model.name} was deleted", numbers)
+        elif not work.view.settling:
+            work.stop(found, f"nobody asked for it and {model.name} needs no more instances", numbers)
+
+
+def _stop_idle_leavers(work: Work) -> None:
+    """Stops instances that must go and serve nobody, so that their GPUs come free at once."""
+    for model in work.live_models():
+        fleet = work.fleet(model)
+        for record in fleet.outdated:
+            if not is_ready(record):
+                reason = f"spec version {record.spec_version} was replaced before the instance served"
+                work.stop(record, reason, _versions(model, record), action="replace")
+        for record in fleet.draining:
+            if not is_ready(record):
+                work.stop(record, f"{record.node_id} is being drained and the instance does not serve", {})
+
+
+def _place_missing(work: Work) -> None:
+    wants: list[Want] = []
+    short: dict[str, int] = {}
+    for model in work.live_models():
+        fleet = work.fleet(model)
+        held = len(fleet.fresh) + len(fleet.outdated)
+        if work.view.settling:
+            held += len(fleet.draining) + len(fleet.lost)
+        short[model.name] = max(0, model.desired_instances - held)
+        surge = int(short[model.name] == 0 and _may_roll(work, model, fleet))
+        on_nodes = Counter(record.node_id for record in (*fleet.fresh, *fleet.outdated))
+        gpus = model.parsed_spec().gpus_per_instance
+        wants.append(Want(model.name, gpus, short[model.name] + surge, on_nodes))
+    models = {model.name: model for model in work.live_models()}
+    plan = place(work.capacity(), wants)
+    leaving = {name: _leaving(work.fleet(model)) for name, model in models.items()}
+    for placement in plan.placements:
+        replaces = leaving[placement.model].pop(0) if leaving[placement.model] else None
+        _create(work, models[placement.model], placement, replaces)
+    for refusal in plan.refusals:
+        model = models[refusal.model]
+        if short[refusal.model] == 0:
+            _make_room(work, model, refusal)
+        else:
+            text = f"{refusal.missing} of {model.desired_instances} instances cannot be placed"
+            work.explain(model.name, f"{text}: {refusal.reason}")
+
+
+def _may_roll(work: Work, model: ModelRecord, fleet: Fleet) -> bool:
+    """Whether the next instance of an old version may be replaced: one at a time, and only while the new
+    version proves itself."""
+    return bool(
+        not work.view.settling
+        and fleet.outdated
+        and not fleet.stopping
+        and not any(is_coming(record) or is_failed(record) for record in fleet.fresh)
+        and len(fleet.fresh) + len(fleet.outdated) <= model.desired_instances
+    )
+
+
+def _leaving(fleet: Fleet) -> list[InstanceRecord]:
+    return [*fleet.lost, *fleet.draining, *fleet.outdated]
+
+
+def _create(work: Work, model: ModelRecord, placement: Placement, replaces: InstanceRecord | None) -> None:
+    instance_id = work.fresh_id(model.name)
+    record = InstanceRecord(
+        instance_id=instance_id,
+        model=model.name,
+        node_id=placement.node_id,
+        gpu_indexes=placement.gpu_indexes,
+        role=model.parsed_spec().role,
+        spec=model.spec,
+        spec_version=model.spec_version,
+        observed=Observed(reason="waits for its node to start it"),
+    )
+    numbers = dict(placement.numbers) | {"desired": model.desired_instances}
+    action, reason = "place", placement.reason
+    if replaces is not None:
+        why, more = _why_replaced(work, model, replaces)
+        action, reason = "replace", f"for {replaces.instance_id}, {why}; {placement.reason}"
+        numbers |= more
+    work.put(record, Act(action, reason, model.name, instance_id, placement.node_id, numbers))
+
+
+def _why_replaced(work: Work, model: ModelRecord, record: InstanceRecord) -> tuple[str, dict[str, float]]:
+    node = work.nodes.get(record.node_id)
+    if node is None or node.liveness is Liveness.DEAD:
+        silent_s = node.silent_s if node else 0.0
+        return f"whose node {record.node_id} has been silent for {silent_s:.1f} s", {"silent_s": silent_s}
+    if node.record.draining:
+        return f"whose node {record.node_id} is being drained", {}
+    versions = _versions(model, record)
+    return f"which runs spec version {record.spec_version}, not {model.spec_version}", versions
+
+
+def _make_room(work: Work, model: ModelRecord, refusal: Refusal) -> None:
+    """Stops one instance of an old version first, if the new version then fits."""
+    fleet = work.fleet(model)
+    want = Want(model.name, model.parsed_spec().gpus_per_instance, 1)
+    for victim in sorted(fleet.outdated, key=lambda record: (work.load(record), record.instance_id)):
+        if place(work.capacity(without=[victim.instance_id]), [want]).placements:
+            reason = (
+                f"makes room for spec version {model.spec_version}, which {refusal.reason}; "
+                f"it has the least to do ({work.load(victim)} requests)"
+            )
+            numbers = dict(refusal.numbers) | _versions(model, victim) | {"requests": work.load(victim)}
+            work.stop(victim, reason, numbers, action="replace")
+            return
+    work.explain(
+        model.name,
+        f"spec version {model.spec_version} cannot be placed, the earlier one goes on: {refusal.reason}",
+    )
+
+
+def _explain_failures(work: Work) -> None:
+    for model in work.live_models():
+        fleet = work.fleet(model)
+        for record in (*fleet.fresh, *fleet.outdated, *fleet.draining):
+            if is_failed(record):
+                text = f"{record.instance_id} on {record.node_id} failed: {record.observed.reason}"
+                if fleet.outdated:
+                    text += f" (spec version {record.spec_version}; the earlier one goes on)"
+                work.explain(model.name, text)
+
+
+def _versions(model: ModelRecord, record: InstanceRecord) -> dict[str, float]:
+    return {"spec_version": record.spec_version, "wanted_spec_version": model.spec_version}

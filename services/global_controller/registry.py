@@ -1,0 +1,176 @@
+"""What the controller knows without writing it down: streams, when they were heard, the newest figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from chiron.internal.v1 import control_pb2
+from chiron.store import InstanceRecord, NodeRecord
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.pulse import Pulse
+from services.global_controller.view import Liveness, NodeView
+
+Level = tuple[tuple[str, int], ...]
+"""What is wanted of a node, in short: (instance id, generation), sorted."""
+
+
+class Heard(NamedTuple):
+    """What a report changed outside the store."""
+
+    standing: bool
+    """The node has become live."""
+    figures: bool
+    """A load differs from the last report's."""
+
+
+@dataclass(slots=True, eq=False)
+class AgentLink:
+    """One agent's stream."""
+
+    node_id: str
+    heard: float
+    """Monotonic time of the last message, in seconds."""
+    connected: bool = True
+    reported: bool = False
+    """Whether this stream has brought a report."""
+    unknown: tuple[InstanceRecord, ...] = ()
+    loads: dict[str, cluster_pb2.InstanceLoad] = field(default_factory=dict)
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """See observe.Sent."""
+    level: Level = ()
+    """What the agent is to be told."""
+    wake: Pulse = field(default_factory=Pulse)
+    """Beats when `level` has changed or the stream is to end."""
+    closed: bool = False
+    """The stream is to end."""
+
+
+@dataclass(slots=True, eq=False)
+class RouterLink:
+    """One router's stream."""
+
+    router_id: str
+    address: str
+    heard: float
+    """Monotonic time of the last message, in seconds."""
+    queued: types_pb2.ClassCounts = field(default_factory=types_pb2.ClassCounts)
+    wake: Pulse = field(default_factory=Pulse)
+    """Beats when the routing table has changed or the stream is to end."""
+    closed: bool = False
+    """The stream is to end."""
+
+
+def close(link: AgentLink | RouterLink) -> None:
+    """Tells the stream's own loop to end."""
+    link.closed = True
+    link.wake.beat()
+
+
+class Registry:
+    """Nodes and routers as their streams show them."""
+
+    def __init__(self, liveness_timeout_s: float, clock: Callable[[], float]) -> None:
+        self._timeout_s = liveness_timeout_s
+        self._clock = clock
+        self._started = clock()
+        self.agents: dict[str, AgentLink] = {}
+        self.routers: dict[str, RouterLink] = {}
+
+    def join(self, node_id: str) -> AgentLink:
+        """A new stream of a node's agent takes the place of an earlier one."""
+        earlier = self.agents.get(node_id)
+        link = AgentLink(node_id, self._clock())
+        if earlier is not None:
+            # What ran there goes on running until the first report says otherwise.
+            link.unknown, link.loads = earlier.unknown, earlier.loads
+            close(earlier)
+        self.agents[node_id] = link
+        return link
+
+    def leave(self, link: AgentLink) -> None:
+        """The stream has ended; the node has the liveness timeout to come back."""
+        link.connected = False
+        close(link)
+
+    def is_current(self, link: AgentLink) -> bool:
+        """False once another stream of the same node has joined."""
+        return self.agents.get(link.node_id) is link
+
+    def close_all(self) -> None:
+        """Ends every stream: the controller stops."""
+        links: list[AgentLink | RouterLink] = [*self.agents.values(), *self.routers.values()]
+        for link in links:
+            close(link)
+
+    def hear(self, link: AgentLink, report: control_pb2.AgentReport) -> Heard:
+        """Takes a report's figures."""
+        standing = not link.reported or self.age_s(link) >= self._timeout_s
+        loads = {one.status.instance_id: one.status.load for one in report.instances}
+        heard = Heard(standing, loads != link.loads)
+        link.heard, link.reported, link.loads = self._clock(), True, loads
+        return heard
+
+    def join_router(self, hello: control_pb2.RouterHello) -> RouterLink:
+        """A new stream of a router takes the place of an earlier one."""
+        link = RouterLink(hello.router_id, hello.address, self._clock())
+        if hello.router_id in self.routers:
+            close(self.routers[hello.router_id])
+        self.routers[hello.router_id] = link
+        return link
+
+    def leave_router(self, link: RouterLink) -> None:
+        """The stream has ended."""
+        close(link)
+        if self.routers.get(link.router_id) is link:
+            del self.routers[link.router_id]
+
+    def hear_router(self, link: RouterLink, report: control_pb2.RouterReport) -> bool:
+        """Takes a router's queues; True when they differ from the last ones."""
+        link.heard = self._clock()
+        queued = types_pb2.ClassCounts(
+            interactive=sum(demand.queued.interactive for demand in report.demand),
+            batch=sum(demand.queued.batch for demand in report.demand),
+        )
+        changed = queued != link.queued
+        link.queued = queued
+        return changed
+
+    def age_s(self, link: AgentLink | RouterLink) -> float:
+        """Time since the link was last heard, in seconds."""
+        return self._clock() - link.heard
+
+    def view(self, node: NodeRecord) -> NodeView:
+        """A node with its liveness at this moment."""
+        link = self.agents.get(node.node_id)
+        silent_s = self._clock() - (link.heard if link else self._started)
+        if silent_s >= self._timeout_s:
+            liveness = Liveness.DEAD
+        elif link is None:
+            liveness = Liveness.UNHEARD
+        elif not link.connected:
+            liveness = Liveness.SILENT
+        else:
+            liveness = Liveness.LIVE if link.reported else Liveness.JOINING
+        return NodeView(node, liveness, silent_s)
+
+    def settling(self) -> bool:
+        """True until the controller has run for one liveness timeout: nodes may still have to join."""
+        return self._clock() - self._started < self._timeout_s
+
+    def next_deadline_s(self) -> float | None:
+        """Time until a node dies of silence or settling ends, in seconds; None: nothing is due."""
+        now = self._clock()
+        ends = [self._started, *(link.heard for link in self.agents.values())]
+        due = [end + self._timeout_s - now for end in ends]
+        return min((seconds for seconds in due if seconds > 0), default=None)
+
+    def unknown(self) -> Iterable[InstanceRecord]:
+        """Workers that agents report and the store did not know at that time."""
+        for link in self.agents.values():
+            yield from link.unknown
+
+    def loads(self) -> Mapping[str, cluster_pb2.InstanceLoad]:
+        """The last reported load of each instance."""
+        return {key: load for link in self.agents.values() for key, load in link.loads.items()}

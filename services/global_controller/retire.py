@@ -1,0 +1,95 @@
+"""Which instances stop once what was missing has been placed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from chiron.store import InstanceRecord, ModelRecord
+from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, is_ready
+from services.global_controller.view import Liveness
+
+
+def retire(work: Work, model: ModelRecord) -> None:
+    """Stops what a model has too much of; never below what serves now and is wanted."""
+    _retire_draining(work, model, work.fleet(model))
+    _retire_outdated(work, model, work.fleet(model))
+    _retire_surplus(work, model, work.fleet(model))
+    _give_up_lost(work, model, work.fleet(model))
+
+
+def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
+    """Each instance on a draining node stays until its replacement serves; without one it goes now."""
+    ready = sum(map(is_ready, fleet.fresh))
+    coming = sum(map(is_coming, fleet.fresh))
+    still_needed = max(0, model.desired_instances - ready - len(fleet.outdated))
+    keep = min(len(fleet.draining), coming, still_needed)
+    for record in _least_loaded(work, fleet.draining)[: len(fleet.draining) - keep]:
+        where = "enough others serve" if still_needed == 0 else "no other node has GPUs for it"
+        numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
+        work.stop(record, f"{record.node_id} is being drained and {where}", numbers)
+
+
+def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
+    """An old version's instance goes for each one of the new version that serves."""
+    ready = sum(map(is_ready, fleet.fresh))
+    spare = min(len(fleet.outdated), max(0, ready + len(fleet.outdated) - model.desired_instances))
+    for record in _least_loaded(work, fleet.outdated)[:spare]:
+        numbers = {
+            "desired": model.desired_instances,
+            "ready_of_new_version": ready,
+            "of_old_version": len(fleet.outdated),
+            "spec_version": record.spec_version,
+            "wanted_spec_version": model.spec_version,
+        }
+        reason = (
+            f"runs spec version {record.spec_version}, and {ready} instances of version "
+            f"{model.spec_version} serve"
+        )
+        work.stop(record, reason, numbers, action="replace")
+
+
+def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
+    """Victims in order: failed, not yet serving, node out of touch, least loaded, from the fullest node."""
+    left = list(fleet.fresh)
+    while len(left) > model.desired_instances:
+        on_node = Counter(record.node_id for record in left)
+
+        def rank(record: InstanceRecord, on_node: Counter[str] = on_node) -> tuple[int, bool, int, int, str]:
+            state = 0 if is_failed(record) else 1 if is_coming(record) else 2
+            in_touch = work.liveness(record.node_id) is Liveness.LIVE
+            return state, in_touch, work.load(record), -on_node[record.node_id], record.instance_id
+
+        victim = min(left, key=rank)
+        left.remove(victim)
+        if is_failed(victim):
+            choice = "it had failed"
+        elif is_coming(victim):
+            choice = "it does not serve yet"
+        else:
+            choice = f"it has the least to do ({work.load(victim)} requests)"
+        numbers = {
+            "desired": model.desired_instances,
+            "instances": len(left) + 1,
+            "requests": work.load(victim),
+            "on_node": on_node[victim.node_id],
+        }
+        reason = f"{len(left) + 1} instances where {model.desired_instances} should run; {choice}"
+        work.stop(victim, reason, numbers)
+
+
+def _give_up_lost(work: Work, model: ModelRecord, fleet: Fleet) -> None:
+    """A dead node's instance is given up once others serve in its place; until then it may come back."""
+    ready = sum(map(is_ready, (*fleet.fresh, *fleet.outdated)))
+    keep = min(len(fleet.lost), max(0, model.desired_instances - ready))
+    for record in fleet.lost[keep:]:
+        node = work.nodes.get(record.node_id)
+        silent_s = node.silent_s if node else 0.0
+        numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "silent_s": silent_s}
+        reason = (
+            f"{record.node_id} has been silent for {silent_s:.1f} s and {ready} instances serve elsewhere"
+        )
+        work.stop(record, reason, numbers, action="replace")
+
+
+def _least_loaded(work: Work, records: list[InstanceRecord]) -> list[InstanceRecord]:
+    return sorted(records, key=lambda record: (work.load(record), record.instance_id))

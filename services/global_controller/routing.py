@@ -1,0 +1,153 @@
+"""The routing table: how it follows from the state, its epochs, and the deltas between them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TypeVar
+
+from chiron.internal.v1 import control_pb2
+from chiron.store import InstanceRecord, ModelRecord, Snapshot
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.fleet import is_failed, is_ready, is_stopping
+from services.global_controller.registry import Registry
+from services.global_controller.view import Liveness
+from services.global_controller.views import shown_state
+
+DELTAS_KEPT = 32
+"""How many epochs a router may lie behind before it gets a snapshot instead."""
+_EPOCHS_PER_TERM = 1 << 20
+"""Epochs start at term times this, so that no two controllers' epochs meet."""
+_ROUTED_STATES = (
+    types_pb2.INSTANCE_STATE_LOADING,
+    types_pb2.INSTANCE_STATE_READY,
+    types_pb2.INSTANCE_STATE_DRAINING,
+    types_pb2.INSTANCE_STATE_SLEEPING,
+)
+
+Entries = tuple[dict[str, control_pb2.RoutedModel], dict[str, control_pb2.RoutedInstance]]
+"""Models by name and instances by id."""
+_Entry = TypeVar("_Entry", control_pb2.RoutedModel, control_pb2.RoutedInstance)
+
+
+def entries(snapshot: Snapshot, registry: Registry, reasons: Mapping[str, str]) -> Entries:
+    """What routers should know, without the loads: those change all the time and come fresher from workers.
+
+    Workers of models that nobody has applied to this controller are routed too, so that a controller that
+    lost its memory does not end what serves. A dead node's instance stays until it is given up.
+    """
+    unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
+    by_model: dict[str, list[InstanceRecord]] = {}
+    for instance in (*snapshot.instances.values(), *unknown):
+        by_model.setdefault(instance.model, []).append(instance)
+    dead = {node.node_id for node in snapshot.nodes.values() if registry.view(node).liveness is Liveness.DEAD}
+    models = {
+        model.name: _model(model, by_model.get(model.name, []), dead, reasons.get(model.name, ""))
+        for model in snapshot.models.values()
+        if not model.deleted
+    }
+    for instance in unknown:
+        if instance.model not in snapshot.models:
+            models[instance.model] = control_pb2.RoutedModel(name=instance.model)
+    instances = {
+        instance.instance_id: _instance(instance)
+        for group in by_model.values()
+        for instance in group
+        if instance.observed.address
+        and instance.observed.state in _ROUTED_STATES
+        and not (is_stopping(instance) and instance.node_id in dead)
+    }
+    return models, instances
+
+
+def belongs_to(epoch: int, term: int) -> bool:
+    """Whether a table of this epoch came from the controller of this term."""
+    return epoch // _EPOCHS_PER_TERM == term
+
+
+class RoutingTables:
+    """The present table, and the last deltas that led to it."""
+
+    def __init__(self, term: int) -> None:
+        self._term = term
+        self.epoch = term * _EPOCHS_PER_TERM + 1
+        self._models: dict[str, control_pb2.RoutedModel] = {}
+        self._instances: dict[str, control_pb2.RoutedInstance] = {}
+        self._deltas: deque[control_pb2.RoutingDelta] = deque(maxlen=DELTAS_KEPT)
+
+    def update(self, new: Entries) -> bool:
+        """Moves to a new table; True when it differs, and then the epoch is one higher."""
+        models, instances = new
+        delta = control_pb2.RoutingDelta(
+            epoch=self.epoch + 1,
+            models=_changed(self._models, models),
+            removed_models=sorted(self._models.keys() - models.keys()),
+            instances=_changed(self._instances, instances),
+            removed_instance_ids=sorted(self._instances.keys() - instances.keys()),
+        )
+        if len(delta.ListFields()) == 1:
+            return False
+        self.epoch = delta.epoch
+        self._models, self._instances = models, instances
+        self._deltas.append(delta)
+        return True
+
+    def snapshot(self, loads: Mapping[str, cluster_pb2.InstanceLoad]) -> control_pb2.RoutingTable:
+        """The whole table, with the last reported loads."""
+        table = control_pb2.RoutingTable(
+            epoch=self.epoch,
+            term=self._term,
+            models=[self._models[name] for name in sorted(self._models)],
+            instances=[self._instances[key] for key in sorted(self._instances)],
+        )
+        for instance in table.instances:
+            if instance.instance_id in loads:
+                instance.load.CopyFrom(loads[instance.instance_id])
+        return table
+
+    def delta_after(self, epoch: int) -> control_pb2.RoutingDelta | None:
+        """The delta to the next epoch; None when it is no longer kept."""
+        index = len(self._deltas) - (self.epoch - epoch)
+        return self._deltas[index] if 0 <= index < len(self._deltas) else None
+
+
+def _changed(before: Mapping[str, _Entry], after: Mapping[str, _Entry]) -> list[_Entry]:
+    return [after[key] for key in sorted(after) if before.get(key) != after[key]]
+
+
+def _model(
+    model: ModelRecord, instances: list[InstanceRecord], dead: set[str], blocked: str
+) -> control_pb2.RoutedModel:
+    spec = model.parsed_spec()
+    wanted = [one for one in instances if not is_stopping(one)]
+    routed = control_pb2.RoutedModel(
+        name=model.name,
+        slo_defaults=spec.slo_defaults,
+        adapters=[adapter.name for adapter in spec.adapters],
+        spec_version=model.spec_version,
+    )
+    if any(is_ready(one) for one in wanted):
+        return routed
+    coming = sum(not is_failed(one) for one in wanted)
+    # GPUs that an instance of the same model is about to leave are where the next one will start.
+    leaving = sum(is_stopping(one) and one.node_id not in dead for one in instances)
+    if model.desired_instances == 0:
+        routed.reason, routed.failed = "no instance is wanted: it is scaled to 0", True
+    elif coming or (leaving and not any(map(is_failed, wanted))):
+        routed.reason = blocked or f"{coming or leaving} of {model.desired_instances} instances starting"
+    else:
+        # Without a reason the reconciler has not come to it yet.
+        routed.reason, routed.failed = blocked, bool(blocked)
+    return routed
+
+
+def _instance(record: InstanceRecord) -> control_pb2.RoutedInstance:
+    return control_pb2.RoutedInstance(
+        instance_id=record.instance_id,
+        incarnation=record.observed.incarnation,
+        model=record.model,
+        address=record.observed.address,
+        role=record.role,
+        state=shown_state(record),
+        spec_version=record.spec_version,
+    )

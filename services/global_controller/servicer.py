@@ -1,0 +1,109 @@
+"""ClusterService: the operator's API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from chiron.rpc.errors import ChironError, Reason, abort
+from chiron.store import Snapshot
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import cluster_pb2_grpc
+from services.global_controller import operator_acts, views
+from services.global_controller.controller import Controller, Draft
+
+DEFAULT_DECISIONS = 100
+"""How many decisions ListDecisions returns when asked for 0."""
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
+    """Each act is written, then reconciled once, so that the answer says what stands in the way."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    async def ApplyModel(self, request: pb.ApplyModelRequest, context: Context) -> pb.ApplyModelResponse:
+        """Creates a model or replaces its spec."""
+        changed = False
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            nonlocal changed
+            unknown = self._controller.registry.unknown()
+            draft, changed = operator_acts.apply_model(snapshot, request.spec, unknown)
+            return draft
+
+        await self._act(context, build)
+        return pb.ApplyModelResponse(model=await self._model(request.spec.name, context), changed=changed)
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        """Removes a model; its instances drain and stop."""
+        await self._act(context, lambda snapshot: operator_acts.delete_model(snapshot, request.name))
+        return pb.DeleteModelResponse()
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """The models by name."""
+        return pb.ListModelsResponse(models=self._controller.show().models)
+
+    async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: Context) -> pb.GetSnapshotResponse:
+        """The whole cluster."""
+        return pb.GetSnapshotResponse(snapshot=self._controller.show())
+
+    async def WatchCluster(
+        self, request: pb.WatchClusterRequest, context: Context
+    ) -> AsyncIterator[pb.WatchClusterResponse]:
+        """A snapshot, then a new one after each change; a slow reader sees the newest one only."""
+        async for snapshot in self._controller.watch():
+            yield pb.WatchClusterResponse(snapshot=snapshot)
+
+    async def ScaleModel(self, request: pb.ScaleModelRequest, context: Context) -> pb.ScaleModelResponse:
+        """Sets how many instances should run."""
+        await self._act(
+            context, lambda snapshot: operator_acts.scale_model(snapshot, request.name, request.instances)
+        )
+        return pb.ScaleModelResponse(model=await self._model(request.name, context))
+
+    async def SetRole(self, request: pb.SetRoleRequest, context: Context) -> pb.SetRoleResponse:
+        """Changes an instance's role."""
+        await self._act(
+            context, lambda snapshot: operator_acts.set_role(snapshot, request.instance_id, request.role)
+        )
+        shown = next(
+            (one for one in self._controller.show().instances if one.instance_id == request.instance_id), None
+        )
+        if shown is None:
+            text = f"instance {request.instance_id} has just gone"
+            await abort(context, ChironError(Reason.INSTANCE_NOT_FOUND, text))
+        return pb.SetRoleResponse(instance=shown)
+
+    async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
+        """Empties a node, or takes it back into service."""
+        await self._act(
+            context,
+            lambda snapshot: operator_acts.drain_node(snapshot, request.node_id, undo=request.undo),
+        )
+        record = operator_acts.node(self._controller.snapshot, request.node_id)
+        return pb.DrainNodeResponse(node=views.node_status(record, self._controller.registry))
+
+    async def ListDecisions(
+        self, request: pb.ListDecisionsRequest, context: Context
+    ) -> pb.ListDecisionsResponse:
+        """The newest decisions first."""
+        limit = request.limit or DEFAULT_DECISIONS
+        found = await self._controller.store.decisions(limit=limit, model=request.model)
+        return pb.ListDecisionsResponse(decisions=map(views.decision, found))
+
+    async def _act(self, context: Context, build: Callable[[Snapshot], Draft | None]) -> None:
+        try:
+            await self._controller.write(build)
+        except ChironError as error:
+            await abort(context, error)
+        await self._controller.reconcile()
+
+    async def _model(self, name: str, context: Context) -> pb.ModelStatus:
+        record = self._controller.snapshot.models.get(name)
+        if record is None:
+            await abort(context, ChironError(Reason.MODEL_NOT_FOUND, f"model {name!r} has just gone"))
+        return views.model_status(record, self._controller.snapshot, self._controller.reasons)

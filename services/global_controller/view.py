@@ -1,0 +1,73 @@
+"""What the reconciler sees, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from chiron.store import InstanceRecord, ModelRecord, NodeRecord
+
+
+class Liveness(Enum):
+    """How a node stands with this controller."""
+
+    LIVE = auto()
+    """Connected, and it has reported what runs on it."""
+    JOINING = auto()
+    """Connected, but it has not reported since."""
+    SILENT = auto()
+    """Not connected, for less than the liveness timeout."""
+    UNHEARD = auto()
+    """On record, but not heard from since this controller started."""
+    DEAD = auto()
+    """Silent for longer than the liveness timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node with its liveness."""
+
+    record: NodeRecord
+    liveness: Liveness
+    silent_s: float = 0.0
+    """Time since it was last heard, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """A snapshot of everything that placement decisions rest on."""
+
+    models: tuple[ModelRecord, ...] = ()
+    """Tombstones included. Freshness: the store's newest revision."""
+    instances: tuple[InstanceRecord, ...] = ()
+    """Likewise; what was observed is as old as the node's last report."""
+    nodes: tuple[NodeView, ...] = ()
+    unknown: tuple[InstanceRecord, ...] = ()
+    """Workers that nodes report and the store does not know, as old as the last report."""
+    load: Mapping[str, int] = field(default_factory=dict)
+    """Requests running and waiting, by instance id; as old as the last report."""
+    settling: bool = False
+    """Not every node has had the time to join this controller: nothing is stopped or replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One change with its explanation; becomes a Decision."""
+
+    action: str
+    reason: str
+    model: str = ""
+    instance_id: str = ""
+    node_id: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the reconciler wants written."""
+
+    puts: tuple[InstanceRecord, ...] = ()
+    acts: tuple[Act, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """For each model that has not what it should have: what stands in the way."""

@@ -1,0 +1,127 @@
+"""The cluster as operators see it: ClusterSnapshot and its parts, from state and registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chiron.store import DecisionRecord, InstanceRecord, ModelRecord, NodeRecord, Snapshot
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.fleet import is_ready, is_stopping
+from services.global_controller.registry import Registry
+from services.global_controller.view import Liveness
+
+_ALIVE = (Liveness.LIVE, Liveness.JOINING, Liveness.SILENT)
+
+
+def shown_state(record: InstanceRecord) -> types_pb2.InstanceState.ValueType:
+    """The observed state; DRAINING where the instance serves but is wanted no more."""
+    if is_stopping(record) and is_ready(record):
+        return types_pb2.INSTANCE_STATE_DRAINING
+    return record.observed.state
+
+
+def instance_status(
+    record: InstanceRecord, load: cluster_pb2.InstanceLoad | None = None
+) -> cluster_pb2.InstanceStatus:
+    """One instance."""
+    return cluster_pb2.InstanceStatus(
+        instance_id=record.instance_id,
+        model=record.model,
+        node_id=record.node_id,
+        gpu_indexes=record.gpu_indexes,
+        role=record.role,
+        state=shown_state(record),
+        reason=record.observed.reason,
+        generation=record.generation,
+        incarnation=record.observed.incarnation,
+        address=record.observed.address,
+        restarts=record.observed.restarts,
+        load=load,
+        spec_version=record.spec_version,
+    )
+
+
+def model_status(
+    record: ModelRecord, snapshot: Snapshot, reasons: Mapping[str, str]
+) -> cluster_pb2.ModelStatus:
+    """One model; `reasons` are the last reconciling pass's."""
+    ready = sum(
+        instance.model == record.name and is_ready(instance) and not is_stopping(instance)
+        for instance in snapshot.instances.values()
+    )
+    return cluster_pb2.ModelStatus(
+        spec=record.parsed_spec(),
+        spec_version=record.spec_version,
+        desired_instances=record.desired_instances,
+        ready_instances=ready,
+        reason=reasons.get(record.name, ""),
+    )
+
+
+def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatus:
+    """One node."""
+    view = registry.view(record)
+    return cluster_pb2.NodeStatus(
+        node_id=record.node_id,
+        host=record.host,
+        gpus=[
+            cluster_pb2.Gpu(
+                index=gpu.index,
+                uuid=gpu.uuid,
+                name=gpu.name,
+                memory_bytes=gpu.memory_bytes,
+                healthy=gpu.healthy,
+                reason=gpu.reason,
+            )
+            for gpu in record.gpus
+        ],
+        live=view.liveness in _ALIVE,
+        draining=record.draining,
+        report_age_ms=view.silent_s * 1000,
+        agent_version=record.agent_version,
+    )
+
+
+def cluster_snapshot(
+    snapshot: Snapshot, registry: Registry, term: int, reasons: Mapping[str, str]
+) -> cluster_pb2.ClusterSnapshot:
+    """Everything, sorted by name."""
+    loads = registry.loads()
+    known = sorted(snapshot.instances.values(), key=lambda one: (one.model, one.instance_id))
+    unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
+    return cluster_pb2.ClusterSnapshot(
+        revision=snapshot.revision,
+        term=term,
+        models=[
+            model_status(model, snapshot, reasons)
+            for _, model in sorted(snapshot.models.items())
+            if not model.deleted
+        ],
+        nodes=[node_status(node, registry) for _, node in sorted(snapshot.nodes.items())],
+        instances=[instance_status(one, loads.get(one.instance_id)) for one in (*known, *unknown)],
+        routers=[
+            cluster_pb2.RouterStatus(
+                router_id=link.router_id,
+                address=link.address,
+                report_age_ms=registry.age_s(link) * 1000,
+                queued=link.queued,
+            )
+            for _, link in sorted(registry.routers.items())
+        ],
+    )
+
+
+def decision(record: DecisionRecord) -> cluster_pb2.Decision:
+    """One decision."""
+    shown = cluster_pb2.Decision(
+        decision_id=record.decision_id,
+        term=record.term,
+        action=record.action,
+        model=record.model,
+        instance_id=record.instance_id,
+        node_id=record.node_id,
+        reason=record.reason,
+        numbers=dict(record.numbers),
+    )
+    shown.time.FromMilliseconds(record.time_unix_ms)
+    return shown
