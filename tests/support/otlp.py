@@ -35,14 +35,10 @@ class OtlpReceiver:
         self.spans: list[ReceivedSpan] = []
         self._changed = asyncio.Condition()
 
-    async def trace(self, trace_id: str, spans: int) -> list[ReceivedSpan]:
-        """The spans of a trace once there are as many; the caller bounds the wait."""
+    async def received(self, count: int) -> None:
+        """Returns once so many spans have come; the caller bounds the wait."""
         async with self._changed:
-            await self._changed.wait_for(lambda: len(self._of(trace_id)) >= spans)
-        return self._of(trace_id)
-
-    def _of(self, trace_id: str) -> list[ReceivedSpan]:
-        return [span for span in self.spans if span.trace_id == trace_id]
+            await self._changed.wait_for(lambda: len(self.spans) >= count)
 
     async def Export(
         self, request: pb.ExportTraceServiceRequest, context: object

@@ -10,6 +10,7 @@ from typing import Any
 
 from chiron.cli.runner import EXIT_BAD_START, CliError
 from chiron.client import Client, RequestClass, Slo
+from chiron.telemetry import setup_tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ async def run_generate(options: GenerateOptions) -> int:
         connected = Client(options.routers, lookaside=options.lookaside)
     except ValueError as error:
         raise CliError(str(error), EXIT_BAD_START) from error
+    setup_tracing("chiron-cli")
     async with connected as client:
         if options.stream and not options.as_json:
             async for chunk in client.generate(**request):

@@ -17,6 +17,7 @@ from chiron.cluster.local import failures, is_ready
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV
 from chiron.config import ConfigError
 from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,14 @@ async def _watch(cluster: LocalCluster, progress: Progress) -> None:
 
 
 def _settled(snapshot: pb.ClusterSnapshot, specs: Sequence[pb.ModelSpec], progress: Progress) -> bool:
-    """True when nothing more comes by itself: each model is ready, has failed, or lacks GPUs."""
+    """True when nothing more comes by itself: what could be placed is ready or has failed."""
     progress.update(snapshot)
-    stuck = {model.spec.name for model in snapshot.models if model.reason}
+    explained = {model.spec.name for model in snapshot.models if model.reason}
+    final = (types_pb2.INSTANCE_STATE_READY, types_pb2.INSTANCE_STATE_FAILED)
+    moving = {instance.model for instance in snapshot.instances if instance.state not in final}
     return all(
-        is_ready(snapshot, spec.name) or failures(snapshot, spec.name) or spec.name in stuck for spec in specs
+        (is_ready(snapshot, spec.name) or spec.name in explained) and spec.name not in moving
+        for spec in specs
     )
 
 

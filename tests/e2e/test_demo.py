@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+
+from tests.support.chiron_command import chiron, marked_processes
+
+MARK = f"demo-{os.getpid()}"
+
+
+async def test_the_demo_survives_a_kill_and_ends_with_its_figures_as_one_json_line() -> None:
+    result = await chiron("demo", "--duration=8", "--seed=3", "--no-live", CHIRON_TEST_RUN=MARK)
+
+    assert result.status == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    figures = result.json()
+    assert figures["requests"] == figures["interactive"]["requests"] + figures["batch"]["requests"]
+    assert figures["interactive"]["finished"] > 0
+    assert figures["batch"]["finished"] > 0
+    assert figures["failed"] == figures["interrupted"]
+    assert (figures["killed"], figures["restarted"]) == (1, 1)
+    assert 0 < figures["ttft_p50_ms"] <= figures["ttft_p99_ms"]
+    assert figures["itl_p50_ms"] > 0
+    assert figures["tokens_per_s"] > 0
+    assert figures["retried"] >= 0
+    assert figures["seed"] == 3
+    assert "SIGKILL" in result.stderr
+    assert marked_processes(MARK) == []

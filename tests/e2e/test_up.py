@@ -1,0 +1,133 @@
+"""`chiron up` in a terminal, as its user meets it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+from tests.support.chiron_command import chiron, chiron_up
+
+
+async def test_up_serves_and_ctrl_c_drains_without_leaving_a_process(tmp_path: Path) -> None:
+    async with chiron_up("--nodes=2", "--gpus=1", directory=tmp_path) as up:
+        await up.ready()
+        # itself, a controller, a router, two agents and two workers
+        assert len(up.processes()) == 7
+
+        text = await chiron("generate", "toy", "Tell me a story.", "--max-tokens=8", f"--router={up.router}")
+        whole = await chiron(
+            "generate",
+            "toy",
+            "-",
+            "--max-tokens=8",
+            "--temperature=0",
+            "--class=batch",
+            "--proxy",
+            "--slo-ttft=5000",
+            "--json",
+            f"--router={up.router}",
+            stdin="Tell me a story.",
+        )
+        status = await chiron("status", "--json", f"--controller={up.controller}")
+
+        assert (text.status, text.stderr) == (0, "")
+        assert text.stdout.strip()
+        answer = whole.json()
+        assert answer["model"] == "toy"
+        assert answer["text"]
+        assert 1 <= len(answer["token_ids"]) <= 8
+        assert answer["usage"]["completion_tokens"] == len(answer["token_ids"])
+        assert answer["timing"]["client_ttft_ms"] > 0
+        instances = status.json()["instances"]
+        assert [instance["state"] for instance in instances] == ["INSTANCE_STATE_READY"] * 2
+        assert {instance["node_id"] for instance in instances} == {"node-0", "node-1"}
+
+        up.process.send_signal(signal.SIGINT)
+
+        assert await up.end() == 0
+        assert up.lines[-1] == "all processes have ended"
+        assert up.processes() == []
+
+
+async def test_a_model_that_cannot_load_is_reported_and_the_other_serves(tmp_path: Path) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text(
+        '[models.good]\nengine = "sim"\n'
+        '[models.bad]\nengine = "sim"\nengine_args = { fail_load = "weights are torn" }\n'
+    )
+    async with chiron_up(f"--model={models}", "--nodes=1", directory=tmp_path / "run") as up:
+        await up.ready()
+
+        served = await chiron("generate", "good", "hi", "--max-tokens=4", f"--router={up.router}")
+        refused = await chiron("generate", "bad", "hi", "--max-tokens=4", f"--router={up.router}")
+        unknown = await chiron("generate", "ugly", "hi", "--max-tokens=4", f"--router={up.router}")
+        shown = await chiron("status", f"--controller={up.controller}")
+        status = await chiron("status", "--json", f"--controller={up.controller}")
+
+    assert any("failed: bad-" in line and "weights are torn" in line for line in up.lines)
+    assert served.status == 0
+    assert refused.status == 1
+    assert "weights are torn" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert unknown.status == 1
+    assert "good" in unknown.stderr
+    assert "bad" in unknown.stderr
+    (row,) = [line for line in shown.stdout.splitlines() if line.startswith("bad-")]
+    assert "FAILED" in row
+    assert "weights are torn" in row
+    states = {instance["model"]: instance for instance in status.json()["instances"]}
+    assert states["bad"]["state"] == "INSTANCE_STATE_FAILED"
+    assert "weights are torn" in states["bad"]["reason"]
+    assert states["good"]["state"] == "INSTANCE_STATE_READY"
+
+
+async def test_a_port_in_use_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with chiron_up(f"--router-port={port}", directory=tmp_path) as up:
+            assert await up.end() == 2
+            assert up.processes() == []
+
+    assert up.lines == [f"error: router-0: cannot listen on 127.0.0.1:{port}: is the port in use?"]
+
+
+async def test_an_unknown_config_key_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "chiron.toml"
+    config.write_text("[agent]\nmax_restart = 3\n")
+
+    async with chiron_up(f"--config={config}", directory=tmp_path / "run") as up:
+        assert await up.end() == 2
+        assert up.processes() == []
+
+    (line,) = up.lines
+    assert line.startswith(f"error: node-0: {config} [agent]: unknown key 'max_restart'; known are ")
+
+
+async def test_ctrl_c_while_models_load_leaves_nothing(tmp_path: Path) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text('[models.slow]\nengine = "sim"\nengine_args = { load_time_s = 3600 }\n')
+
+    async with chiron_up(f"--model={models}", "--nodes=1", directory=tmp_path / "run") as up:
+        await up.line("LOADING")
+        up.process.send_signal(signal.SIGINT)
+
+        assert await up.end() == 0
+        assert up.processes() == []
+
+
+async def test_a_second_ctrl_c_ends_a_drain_at_once(tmp_path: Path) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text('[models.slow]\nengine = "sim"\nengine_args = { load_time_s = 3600 }\n')
+    config = tmp_path / "chiron.toml"
+    config.write_text("[agent]\nstop_grace_s = 3600\n")
+    async with chiron_up(
+        f"--model={models}", f"--config={config}", "--nodes=1", directory=tmp_path / "run"
+    ) as up:
+        await up.line("LOADING")
+        up.process.send_signal(signal.SIGINT)
+        await up.line("draining")
+        up.process.send_signal(signal.SIGINT)
+
+        assert await up.end() in (0, 130)
+        assert up.processes() == []
