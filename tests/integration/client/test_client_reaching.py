@@ -6,11 +6,11 @@ import pytest
 
 from chiron.client import Client, Unavailable
 from tests.support.fake_inference import (
+    Blackhole,
     FakeDoor,
     FakeRouter,
     Relay,
     answer,
-    blackhole,
     break_off,
     closed_port,
     serving,
@@ -33,28 +33,30 @@ async def router(worker):
 
 
 async def test_a_worker_that_does_not_answer_is_bypassed_through_the_router(router, worker):
-    with blackhole() as worker.address:
+    with Blackhole() as silent:
+        worker.address = silent.address
         async with Client(router.address) as client:
             whole = await client.complete(model="toy", prompt="x")
             assert (client.stats.fallbacks, client.stats.retried) == (1, 0)
     assert (whole.text, whole.attempts) == ("by proxy", 1)
-    assert 1000 <= router.generated[0].elapsed_ms < 2000
+    assert router.generated[0].elapsed_ms >= 1000
     assert router.generated[0].ticket == b""
 
 
 async def test_the_bypass_is_remembered_so_that_later_requests_do_not_wait(router, worker):
-    with blackhole() as worker.address:
+    with Blackhole() as silent:
+        worker.address = silent.address
         async with Client(router.address, connect_timeout_s=QUICK) as client:
             for _ in range(3):
                 await client.complete(model="toy", prompt="x")
             assert client.stats.fallbacks == 3
-    assert router.generated[0].elapsed_ms >= QUICK * 1e3
-    assert all(each.elapsed_ms < QUICK * 1e3 for each in router.generated[1:])
+        assert silent.connections() == 1
 
 
 async def test_the_bypass_is_forgotten_in_time(router, worker):
     there = worker.address
-    with blackhole() as worker.address:
+    with Blackhole() as silent:
+        worker.address = silent.address
         async with Client(router.address, connect_timeout_s=QUICK, fallback_memory_s=0.0) as client:
             await client.complete(model="toy", prompt="x")
             worker.address = there
@@ -68,7 +70,8 @@ async def test_other_workers_stay_direct_when_one_does_not_answer(router, worker
     async with serving(good), Client(router.address, connect_timeout_s=QUICK) as client:
         router.workers = [good]
         await client.complete(model="toy", prompt="x")
-        with blackhole() as worker.address:
+        with Blackhole() as silent:
+            worker.address = silent.address
             router.workers = [worker]
             assert (await client.complete(model="toy", prompt="x")).text == "by proxy"
             router.workers = [good]
@@ -78,9 +81,10 @@ async def test_other_workers_stay_direct_when_one_does_not_answer(router, worker
 
 async def test_when_several_workers_in_a_row_do_not_answer_the_router_is_not_asked_for_more(router, worker):
     other = FakeDoor("w-2")
-    with blackhole() as worker.address, blackhole() as other.address:
-        # Both hosts would count as one on loopback; names keep them apart.
-        other.address = other.address.replace("127.0.0.1", "localhost")
+    with Blackhole() as silent, Blackhole() as too:
+        worker.address = silent.address
+        # One address would make them workers of one host; two names keep them apart.
+        other.address = too.address.replace("127.0.0.1", "localhost")
         async with Client(router.address, connect_timeout_s=QUICK) as client:
             await client.complete(model="toy", prompt="x")
             router.workers = [other]
@@ -115,12 +119,12 @@ async def test_a_router_that_is_not_there_makes_room_for_the_next(router, lookas
 
 
 async def test_a_router_that_does_not_answer_is_waited_for_once(router):
-    with blackhole() as silent:
-        async with Client([silent, router.address], connect_timeout_s=QUICK) as client:
+    with Blackhole() as silent:
+        async with Client([silent.address, router.address], connect_timeout_s=QUICK) as client:
             await client.complete(model="toy", prompt="x")
             await client.complete(model="toy", prompt="x")
-    first, second = router.routed
-    assert first.elapsed_ms >= QUICK * 1e3 > second.elapsed_ms
+        assert silent.connections() == 1
+    assert len(router.routed) == 2
 
 
 async def test_routers_are_used_in_the_order_given(router, worker):
@@ -150,15 +154,15 @@ async def test_a_router_lost_during_a_request_is_replaced_by_the_next(router, wo
 
 async def test_without_any_router_the_error_says_what_is_wrong_with_each():
     refused = closed_port()
-    with blackhole() as silent:
-        async with Client([refused, silent], connect_timeout_s=QUICK) as client:
+    with Blackhole() as silent:
+        async with Client([refused, silent.address], connect_timeout_s=QUICK) as client:
             with pytest.raises(Unavailable) as caught:
                 await client.complete(model="toy", prompt="x")
             assert client.stats.retries == 0
     assert caught.value.reason == "ROUTER_UNREACHABLE"
     assert f"{refused}: " in caught.value.message
     assert "Connection refused" in caught.value.message
-    assert f"{silent}: no connection within 0.2 s" in caught.value.message
+    assert f"{silent.address}: no connection within 0.2 s" in caught.value.message
 
 
 async def test_a_router_that_comes_back_is_found_at_once(worker):

@@ -211,7 +211,8 @@ class Call:
             if router and isinstance(error, ConnectionLost):
                 self._network.routers.failed(router, time.monotonic())
             raise error from failure
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            # Closing a channel surfaces as either; a cancellation that the reader asked for is another matter.
             task = asyncio.current_task()
             if self._network.closed and task is not None and not task.cancelling():
                 raise ClientClosed("the client was closed during the request") from None

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import grpc
 
+from chiron.client.errors import ClientClosed
 from chiron.client.request import MAX_MESSAGE_BYTES
 from chiron.client.security import TlsConfig
 from chiron.v1 import inference_pb2_grpc
@@ -96,6 +97,7 @@ class Channels:
         if tls and tls.server_name:
             self._options.append(("grpc.ssl_target_name_override", tls.server_name))
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -103,7 +105,12 @@ class Channels:
         return len(self._entries)
 
     def lease(self, address: str) -> Lease:
-        """The channel to `address`, opened where there is none; it connects when it is used."""
+        """The channel to `address`, opened where there is none; it connects when it is used.
+
+        Raises ClientClosed after `close`.
+        """
+        if self._closed:
+            raise ClientClosed("the client is closed")
         entry = self._entries.get(address)
         if entry is None:
             entry = self._entries[address] = _Entry(address, self._open(address))
@@ -120,6 +127,7 @@ class Channels:
 
     async def close(self) -> None:
         """Closes every channel and ends the calls on them."""
+        self._closed = True
         for entry in self._entries.values():
             entry.wanted = False
             self._close_soon(entry)
