@@ -12,6 +12,7 @@ import typer
 
 from chiron.client import ChironError
 from chiron.cluster import AdminError, ModelFailedError, StartError
+from chiron.cluster.vllm_cpu import ModelUnavailableError
 from chiron.config import ConfigError
 
 EXIT_FAILED = 1
@@ -31,11 +32,22 @@ class CliError(Exception):
         self.status = status
 
 
+_EXPECTED = (
+    CliError,
+    ConfigError,
+    StartError,
+    AdminError,
+    ModelFailedError,
+    ModelUnavailableError,
+    ChironError,
+)
+
+
 def execute(work: Coroutine[Any, Any, int]) -> None:
     """Runs the command's coroutine and ends the process with its status."""
     try:
         status = asyncio.run(_interruptible(work))
-    except (CliError, ConfigError, StartError, AdminError, ModelFailedError, ChironError) as error:
+    except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         status = _status(error)
     except asyncio.CancelledError:

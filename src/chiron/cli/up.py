@@ -14,7 +14,7 @@ from chiron.cli.progress import Progress, open_progress
 from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
 from chiron.cluster import LocalCluster, read_models
 from chiron.cluster.local import failures, is_ready
-from chiron.cluster.vllm_cpu import CPU_WORKER_ENV
+from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
 from chiron.config import ConfigError
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
@@ -40,8 +40,9 @@ class UpOptions:
 
 async def run_up(options: UpOptions) -> int:
     """Runs the cluster until it is cancelled; returns 0 when it has drained."""
-    specs = _specs(options)
     console = Console()
+    # Off the loop, so that Ctrl-C is heard while a model is being built.
+    specs = await asyncio.to_thread(_specs, options)
     try:
         async with LocalCluster(
             nodes=options.nodes,
@@ -139,7 +140,5 @@ def _default_model(options: UpOptions) -> pb.ModelSpec:
         spec.engine_args["profile"] = "toy"
         return spec
     if options.engine == "vllm":
-        from chiron.cluster.vllm_cpu import smollm2_spec, vllm_spec
-
         return vllm_spec(options.weights) if options.weights else smollm2_spec()
     raise CliError(f"--engine must be sim or vllm, not {options.engine}", EXIT_BAD_START)

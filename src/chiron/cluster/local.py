@@ -155,6 +155,9 @@ class LocalCluster:
         ending = asyncio.ensure_future(self.wait_ended())
         try:
             await asyncio.wait({searching, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done() and searching.exception() is not None:
+                # A stream breaks a moment before its server is seen to have ended, and that tells more.
+                await asyncio.wait({ending}, timeout=1.0)
             if ending.done():
                 raise StartError(ending.result())
             return searching.result()

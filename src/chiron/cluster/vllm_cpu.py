@@ -19,6 +19,10 @@ CPU_WORKER_ENV: Mapping[str, str] = {
 """Variables of a worker's environment."""
 
 
+class ModelUnavailableError(Exception):
+    """A model for the demonstration cannot be had; the text says why."""
+
+
 def vllm_spec(weights: str, *, name: str = "") -> pb.ModelSpec:
     """A spec of one small vLLM instance; the name is the weights folder's when none is given."""
     spec = pb.ModelSpec(
@@ -34,7 +38,14 @@ def vllm_spec(weights: str, *, name: str = "") -> pb.ModelSpec:
 
 
 def smollm2_spec() -> pb.ModelSpec:
-    """SmolLM2-135M-Instruct, built on first use below `.models`. Raises ModelBuildError."""
-    from chiron.testing.models import smollm2
+    """SmolLM2-135M-Instruct, built on first use below `.models`.
 
-    return vllm_spec(str(smollm2()), name="smollm2")
+    Raises:
+        ModelUnavailableError: it cannot be built here, e.g. because torch is not installed.
+    """
+    from chiron.testing.models import ModelBuildError, smollm2
+
+    try:
+        return vllm_spec(str(smollm2()), name="smollm2")
+    except (ModelBuildError, ImportError) as error:
+        raise ModelUnavailableError(f"SmolLM2-135M-Instruct cannot be built: {error}") from error

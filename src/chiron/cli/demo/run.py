@@ -112,6 +112,8 @@ async def _load(
                 group.create_task(
                     killer.run(first_s=first_kill_s, every_s=options.kill_every_s, until_s=options.duration_s)
                 )
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

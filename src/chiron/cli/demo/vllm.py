@@ -11,7 +11,6 @@ from rich.console import Console
 
 from chiron.cli.demo.figures import Figures, StreamMeter
 from chiron.cli.progress import open_progress
-from chiron.cli.runner import CliError
 from chiron.client import Client
 from chiron.cluster import LocalCluster
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec
@@ -22,15 +21,10 @@ ANSWER = "Paris"
 
 async def run_vllm_demo(*, live: bool) -> int:
     """Asks the question and prints the streamed answer; returns 0 when the answer holds Paris."""
-    from chiron.testing.models import ModelBuildError
-
     console = Console(stderr=True)
     figures = Figures()
     console.print("building SmolLM2-135M-Instruct below .models (once; about half a minute)")
-    try:
-        spec = await asyncio.to_thread(smollm2_spec)
-    except (ModelBuildError, ImportError) as error:
-        raise CliError(f"the model cannot be built: {error}") from error
+    spec = await asyncio.to_thread(smollm2_spec)
     async with LocalCluster(nodes=1, gpus=1, worker_env=CPU_WORKER_ENV) as cluster:
         with open_progress(console, live=live and sys.stdout.isatty()) as progress:
             progress.say(f"starting 1 node with 1 instance on vLLM in {cluster.directory}")
