@@ -1,0 +1,117 @@
+"""A worker without an engine, for what a real one does only by misfortune.
+
+The model's engine_args say what happens: `crash` (text: printed before exit status 3), `fail_load` (text),
+`load_time_s`, `refuse_limits`, `drain_time_s`, `ignore_sigterm`. Takes the arguments of `services.worker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+
+from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
+from chiron.rpc.servers import Server
+from chiron.v1 import cluster_pb2, types_pb2
+
+
+class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
+    """The control socket of one scripted worker."""
+
+    def __init__(self, settings: dict[str, str], arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._changed = asyncio.Event()
+        self._now = worker_pb2.WatchStatisticsResponse(
+            instance_id=settings["instance_id"],
+            incarnation=int(settings["incarnation"]),
+            state=types_pb2.INSTANCE_STATE_LOADING,
+            role=types_pb2.Role.Value(f"ROLE_{settings['role'].upper()}"),
+            address=settings["listen"],
+            load=cluster_pb2.InstanceLoad(batch_size=8, step_token_budget=512),
+        )
+
+    def become(self, state: types_pb2.InstanceState.ValueType, reason: str = "") -> None:
+        self._now.state, self._now.reason = state, reason
+        self._changed.set()
+
+    async def WatchStatistics(
+        self, request: worker_pb2.WatchStatisticsRequest, context: object
+    ) -> AsyncIterator[worker_pb2.WatchStatisticsResponse]:
+        while True:
+            self._changed.clear()
+            yield self._now
+            await asyncio.wait({asyncio.ensure_future(self._changed.wait())}, timeout=0.1)
+
+    async def SetLimits(
+        self,
+        request: worker_pb2.SetLimitsRequest,
+        context: grpc.aio.ServicerContext[worker_pb2.SetLimitsRequest, worker_pb2.SetLimitsResponse],
+    ) -> worker_pb2.SetLimitsResponse:
+        if self._arguments.get("refuse_limits"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "batch_size: above the ceiling")
+        load = self._now.load
+        load.batch_size = request.batch_size or load.batch_size
+        load.step_token_budget = request.step_token_budget or load.step_token_budget
+        return worker_pb2.SetLimitsResponse(
+            batch_size=load.batch_size, step_token_budget=load.step_token_budget
+        )
+
+    async def SetWorkerRole(
+        self, request: worker_pb2.SetWorkerRoleRequest, context: object
+    ) -> worker_pb2.SetWorkerRoleResponse:
+        self._now.role = request.role
+        self._changed.set()
+        return worker_pb2.SetWorkerRoleResponse()
+
+    async def Drain(self, request: worker_pb2.DrainRequest, context: object) -> worker_pb2.DrainResponse:
+        self.become(types_pb2.INSTANCE_STATE_DRAINING)
+        wanted = float(self._arguments.get("drain_time_s", 0))
+        await asyncio.sleep(min(wanted, request.timeout_s))
+        return worker_pb2.DrainResponse(aborted=1 if wanted > request.timeout_s else 0)
+
+    async def Sleep(self, request: worker_pb2.SleepRequest, context: object) -> worker_pb2.SleepResponse:
+        self.become(types_pb2.INSTANCE_STATE_SLEEPING)
+        return worker_pb2.SleepResponse()
+
+    async def Wake(self, request: worker_pb2.WakeRequest, context: object) -> worker_pb2.WakeResponse:
+        self.become(types_pb2.INSTANCE_STATE_READY)
+        return worker_pb2.WakeResponse()
+
+
+async def serve(settings: dict[str, str], arguments: dict[str, Any]) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, (lambda: None) if arguments.get("ignore_sigterm") else stop.set
+    )
+    worker = ScriptedWorker(settings, arguments)
+    server = Server(["chiron.internal.v1.WorkerService"])
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server.grpc)
+    server.bind_unix(Path(settings["socket"]))
+    await server.start()
+    await asyncio.sleep(float(arguments.get("load_time_s", 0)))
+    if "fail_load" in arguments:
+        worker.become(types_pb2.INSTANCE_STATE_FAILED, str(arguments["fail_load"]))
+    else:
+        worker.become(types_pb2.INSTANCE_STATE_READY)
+    await stop.wait()
+    await server.stop(0)
+
+
+def main() -> None:
+    settings = dict(item.split("=", 1) for item in sys.argv if "=" in item)
+    spec = json_format.Parse(Path(settings["spec_file"]).read_text(), cluster_pb2.ModelSpec())
+    arguments = json_format.MessageToDict(spec.engine_args)
+    if "crash" in arguments:
+        print(arguments["crash"], file=sys.stderr)
+        sys.exit(3)
+    asyncio.run(serve(settings, arguments))
+
+
+if __name__ == "__main__":
+    main()
