@@ -12,6 +12,7 @@ _NAMES = (
     ("vllm.v1.engine.core_client", "AsyncMPClient", "call_utility_async"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "from_vllm_config"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "_run_output_handler"),
+    ("vllm.v1.engine.output_processor", "OutputProcessor", "propagate_error"),
     ("vllm.v1.metrics.loggers", "StatLoggerBase", "record"),
 )
 _SCHEDULER_ATTRIBUTES = ("running", "max_num_running_reqs", "max_num_active_reqs", "max_num_scheduled_tokens")

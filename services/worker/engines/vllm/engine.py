@@ -22,7 +22,7 @@ from services.worker.engines.base import (
 )
 from services.worker.engines.vllm.liveness import ProcessWatch
 from services.worker.engines.vllm.outputs import OutputReader
-from services.worker.engines.vllm.prompts import PromptTokenizer
+from services.worker.engines.vllm.prompts import PromptTokenizer, load_template
 from services.worker.engines.vllm.sampling import client_error_type, invalid_request, sampling_params
 from services.worker.engines.vllm.starting import start_vllm
 
@@ -35,7 +35,9 @@ class VllmEngine(Engine):
         self._llm = llm
         self._statistics = statistics
         self._prompts = prompts
-        self._decode = llm.get_tokenizer().decode
+        tokenizer = llm.get_tokenizer()
+        # Decodes as vLLM's own detokeniser does; tokenizers that are not Hugging Face's fast ones lack it.
+        self._decode = getattr(tokenizer, "_tokenizer", tokenizer).decode
         self._live: dict[str, int] = {}
         self._asleep = 0
         self._closed = False
@@ -50,7 +52,7 @@ class VllmEngine(Engine):
             vocabulary_size=config.model_config.get_vocab_size(),
         )
         self._processes = ProcessWatch(
-            process.pid for process in llm.engine_core.resources.engine_manager.processes
+            [process.pid for process in llm.engine_core.resources.engine_manager.processes], self._on_death
         )
         # Ends when the engine core reports its own death, e.g. of one of its GPU processes.
         llm._run_output_handler()
@@ -59,6 +61,7 @@ class VllmEngine(Engine):
     @classmethod
     async def start(cls, config: EngineConfig) -> Self:
         """Loads the model. Raises EngineLoadError."""
+        load_template(config.chat_template)
         llm, statistics = await asyncio.to_thread(start_vllm, config)
         try:
             limits = await llm.engine_core.call_utility_async("chiron_limits")
@@ -141,7 +144,7 @@ class VllmEngine(Engine):
 
     def _failure(self, sampling: pb.SamplingParams, error: Exception) -> EngineError:
         """What vLLM's other exceptions mean. It wraps what it did not expect, also of a bad request."""
-        if self._llm.errored:
+        if self._processes.reason or self._llm.errored:
             return EngineDeadError(self._processes.reason or "the engine core has died")
         cause = error.__cause__ or error
         if isinstance(cause, ValueError | TypeError):
@@ -217,11 +220,16 @@ class VllmEngine(Engine):
         return await self._processes.wait()
 
     async def close(self) -> None:
-        """Stops the engine core."""
+        """Aborts what runs and stops the engine core."""
         if self._closed:
             return
         self._closed = True
         self._processes.close()
+        if not self._llm.errored:
+            await self._llm.abort(list(self._live))
+        # Before the core ends, or vLLM would log its end as a failure.
+        self._llm.output_handler.cancel()
+        await asyncio.gather(self._llm.output_handler, return_exceptions=True)
         await asyncio.to_thread(self._llm.shutdown)
         # Freed now rather than when the interpreter ends, where vLLM's destructor fails.
         self._llm = None
@@ -230,12 +238,23 @@ class VllmEngine(Engine):
         """Runs a utility method of the engine core. Raises EngineDeadError."""
         if self._closed or self._processes.reason:
             raise EngineDeadError(self._processes.reason or "the engine is closed")
+        call = asyncio.ensure_future(self._llm.engine_core.call_utility_async(method, *arguments))
+        death = asyncio.ensure_future(self._processes.wait())
         try:
-            return await self._llm.engine_core.call_utility_async(method, *arguments)
-        except Exception as error:
-            if self._llm.errored:
-                raise EngineDeadError(self._processes.reason or "the engine core has died") from error
-            raise
+            await asyncio.wait((call, death), return_when=asyncio.FIRST_COMPLETED)
+            if death.done():
+                raise EngineDeadError(death.result())
+            return call.result()
+        finally:
+            # vLLM never answers a call that its engine core has not taken up before it died.
+            call.cancel()
+            death.cancel()
+
+    def _on_death(self, reason: str) -> None:
+        """Ends the streams at once; vLLM does so only after it has cleaned up."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        self._llm.output_processor.propagate_error(VllmEngineDeadError())
 
     def _output_handler_done(self, _: asyncio.Task[None]) -> None:
         if not self._closed:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class ProcessWatch:
     """Resolves a future with the reason when the first of several processes ends.
 
     Args:
-        pids: processes of this host; one that is already gone resolves it at once.
+        pids: processes of this host; one that is already gone counts as ended.
+        on_end: called once with the reason.
     """
 
-    def __init__(self, pids: Iterable[int]) -> None:
+    def __init__(self, pids: Iterable[int], on_end: Callable[[str], None]) -> None:
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[str] = self._loop.create_future()
         self._descriptors: list[int] = []
@@ -36,6 +38,7 @@ class ProcessWatch:
         self.close()
         if not self._ended.done():
             self._ended.set_result(reason)
+            self._on_end(reason)
 
     @property
     def reason(self) -> str:

@@ -1,8 +1,8 @@
 """Where each token ends in the text of a choice.
 
 vLLM releases text per delta, and a delta may hold several tokens (speculative decoding, or a consumer that
-lagged). The offsets within such a delta are recovered by decoding its tokens again, each with a short
-window of tokens before it.
+lagged). The offsets within such a delta are recovered by decoding its tokens again, as vLLM does: text
+appears once what is decoded ends with a whole character.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _WINDOW = 8
-"""Tokens of context: more than one character ever spans, and what a decoder needs to know a word's start."""
+"""Tokens of context before the ones that are decoded: a decoder treats the first word specially."""
 
-_INCOMPLETE = "\ufffd"
+INCOMPLETE = "\ufffd"
+"""What part of a character decodes to."""
 
 
 class TextOffsets:
@@ -20,7 +21,7 @@ class TextOffsets:
 
     Args:
         decode: text of a sequence of token ids.
-        prompt_token_ids: the prompt; its tail is the first window.
+        prompt_token_ids: the prompt; its tail is the first context.
         held_back: characters that vLLM withholds because they might begin a stop string.
     """
 
@@ -28,8 +29,12 @@ class TextOffsets:
         self, decode: Callable[[Sequence[int]], str], prompt_token_ids: Sequence[int], held_back: int
     ) -> None:
         self._decode = decode
-        self._window = list(prompt_token_ids[-_WINDOW:])
         self._held_back = held_back
+        # Tokens whose text is out, and those after them whose text is not.
+        self._context = list(prompt_token_ids[-_WINDOW:])
+        self._pending: list[int] = []
+        while self._context and decode(self._context).endswith(INCOMPLETE):
+            self._pending.insert(0, self._context.pop())
         self._decoded = 0
         self._released = 0
         self._started = False
@@ -51,7 +56,9 @@ class TextOffsets:
             return []
         self._started = True
         if len(token_ids) == 1 and not self._held_back:
-            self._window = [*self._window, *token_ids][-_WINDOW:]
+            self._pending += token_ids
+            if text:
+                self._settle()
             return [self._released]
         if not self._held_back:
             # Nothing is withheld at a delta's end, so what was decoded is what was released.
@@ -64,11 +71,15 @@ class TextOffsets:
         return ends
 
     def _gain(self, token_id: int) -> int:
-        """Characters that a token completes; a character may be spread over several tokens."""
-        longer = [*self._window, token_id]
-        gain = len(self._complete(longer)) - len(self._complete(self._window))
-        self._window = longer[-_WINDOW:]
+        """Characters that a token makes appear, those of earlier tokens that waited for it included."""
+        self._pending.append(token_id)
+        text = self._decode([*self._context, *self._pending])
+        gain = len(text) - len(self._decode(self._context))
+        if gain <= 0 or text.endswith(INCOMPLETE):
+            return 0
+        self._settle()
         return gain
 
-    def _complete(self, token_ids: Sequence[int]) -> str:
-        return self._decode(token_ids).rstrip(_INCOMPLETE)
+    def _settle(self) -> None:
+        self._context = [*self._context, *self._pending][-_WINDOW:]
+        self._pending.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import ChoiceDelta, EngineError, EngineOutput, InvalidRequestError
-from services.worker.engines.vllm.offsets import TextOffsets
+from services.worker.engines.vllm.offsets import INCOMPLETE, TextOffsets
 
 _FINISH = {
     "stop": pb.FINISH_REASON_STOP,
@@ -33,12 +33,29 @@ class OutputReader:
         self._offsets = [
             TextOffsets(self._decode_text, prompt_token_ids, held_back) for _ in range(sampling.n or 1)
         ]
+        self._surplus = [self._prompt_surplus(prompt_token_ids)] * (sampling.n or 1)
         self._cached = 0
         self._time = 0.0
-        self._preemptions = [0] * (sampling.n or 1)
+        self._preemptions = 0
 
     def _decode_text(self, token_ids: Sequence[int]) -> str:
         return self._decode(token_ids, skip_special_tokens=not self._sampling.keep_special_tokens)
+
+    def _prompt_surplus(self, prompt_token_ids: Sequence[int]) -> int:
+        """Characters of the prompt that vLLM will wrongly put before the output.
+
+        Its detokeniser does so when the prompt ends within a character, as the tokens of a resumed request
+        may. It then also looks for stop strings in the prompt: InvalidRequestError if it would find one.
+        """
+        if not self._decode_text(prompt_token_ids[-4:]).endswith(INCOMPLETE):
+            return 0
+        text = self._decode_text(prompt_token_ids).rstrip(INCOMPLETE)
+        for stop in self._sampling.stop:
+            if stop in text:
+                raise InvalidRequestError(
+                    "sampling.stop", f"{stop!r} is in the prompt, and the prompt ends within a character"
+                )
+        return len(text)
 
     def convert(self, output: Any) -> EngineOutput:
         """The worker's form of a RequestOutput. Raises EngineError when vLLM gave the request up."""
@@ -47,18 +64,23 @@ class OutputReader:
             self._cached = max(self._cached, output.num_cached_tokens)
         metrics = output.metrics
         if metrics is not None and deltas:
-            # Merged outputs of several choices carry the metrics of the first.
-            self._preemptions[deltas[0].choice] = metrics.num_preemptions
+            # With n > 1 they are those of one choice; the most preempted one that shows counts.
+            self._preemptions = max(self._preemptions, metrics.num_preemptions)
             self._time = max(self._time, metrics.last_token_ts)
         return EngineOutput(
             deltas=deltas,
             time=self._time or time.monotonic(),
             cached_prompt_tokens=self._cached,
-            preemptions=sum(self._preemptions),
+            preemptions=self._preemptions,
         )
 
     def _delta(self, completion: Any) -> ChoiceDelta:
         offsets = self._offsets[completion.index]
+        text = completion.text
+        if self._surplus[completion.index]:
+            removed = min(self._surplus[completion.index], len(text))
+            text = text[removed:]
+            self._surplus[completion.index] -= removed
         token_ids = list(completion.token_ids)
         if completion.finish_reason == "error":
             if offsets.started or not self._sampling.HasField("structured_output"):
@@ -68,8 +90,8 @@ class OutputReader:
         return ChoiceDelta(
             choice=completion.index,
             token_ids=token_ids,
-            text=completion.text,
-            text_ends=offsets.ends(token_ids, completion.text),
+            text=text,
+            text_ends=offsets.ends(token_ids, text),
             logprobs=self._logprobs(token_ids, completion.logprobs),
             finish_reason=_FINISH[completion.finish_reason]
             if completion.finish_reason

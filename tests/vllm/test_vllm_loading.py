@@ -1,0 +1,51 @@
+"""What cannot be loaded is refused with its cause, and leaves no process behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.worker.engines.base import EngineLoadError
+from services.worker.engines.vllm import VllmEngine
+from tests.vllm.support import engine_config
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"engine_args": {"max_model_length": 512}}, r"engine_args\.max_model_length.*max_model_len\?"),
+        ({"engine_args": {"max_num_seqs": 4}}, r"engine_args\.max_num_seqs.*max_batch_size"),
+        ({"engine_args": {"scheduling_policy": "fcfs"}}, r"engine_args\.scheduling_policy.*priority"),
+        ({"engine_args": {"tensor_parallel_size": 2}}, r"tensor_parallel_size.*the 1 GPUs.*not 2 × 1"),
+        ({"engine_args": {"dtype": "float99"}}, "float99"),
+        ({"chat_template": "/nowhere/template.jinja"}, "chat_template: cannot read /nowhere/template.jinja"),
+        ({"tool_parser": "no-such-parser"}, "tool_parser: vLLM has no 'no-such-parser'; it has .*hermes"),
+        ({"reasoning_parser": "no-such-parser"}, "reasoning_parser: vLLM has no 'no-such-parser'"),
+        ({"adapters": {"poet": "/nowhere/poet"}}, "adapter 'poet'.*/nowhere/poet/adapter_config.json"),
+        ({"weights": ""}, "weights"),
+        ({"weights": "/nowhere/model"}, "/nowhere/model"),
+    ],
+)
+async def test_a_bad_configuration_is_refused_by_name(
+    random_llama: Path, changes: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(EngineLoadError, match=cause):
+        await VllmEngine.start(engine_config(changes.pop("weights", random_llama), **changes))
+
+
+async def test_a_failure_inside_the_engine_process_is_reported_with_its_cause(
+    random_llama: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(random_llama, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    before = set(psutil.Process().children())
+    with pytest.raises(EngineLoadError, match="SafetensorError"):
+        await VllmEngine.start(engine_config(damaged))
+    left = [child for child in set(psutil.Process().children()) - before if child.is_running()]
+    assert not [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
