@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from chiron.policy.placement import Placement, Refusal, Want, place
 from chiron.store import InstanceRecord, ModelRecord, Observed
+from chiron.v1 import types_pb2
 from services.global_controller.fleet import (
     Fleet,
     Work,
@@ -23,6 +24,13 @@ from services.global_controller.fleet import (
 )
 from services.global_controller.retire import retire
 from services.global_controller.view import Act, ClusterView, Liveness, Plan
+
+_ADOPTABLE = (
+    types_pb2.INSTANCE_STATE_PENDING,
+    types_pb2.INSTANCE_STATE_LOADING,
+    types_pb2.INSTANCE_STATE_READY,
+    types_pb2.INSTANCE_STATE_SLEEPING,
+)
 
 
 def reconcile(view: ClusterView, new_id: Callable[[str], str]) -> Plan:
@@ -70,13 +78,15 @@ def _take_unknown(work: Work) -> None:
         held = len(fleet.fresh) + len(fleet.outdated) + len(fleet.draining)
         numbers = {"desired": model.desired_instances, "held": held}
         found = dataclasses.replace(record, spec=model.spec, generation=record.generation + 1)
-        if not model.deleted and held < model.desired_instances and not taken and not is_failed(record):
+        short = held < model.desired_instances
+        if not model.deleted and short and not taken and record.observed.state in _ADOPTABLE:
             reason = f"{record.node_id} runs it already and {model.name} is short of instances"
             work.put(found, Act("adopt", reason, model.name, record.instance_id, record.node_id, numbers))
         elif model.deleted:
             work.stop(found, f"model {model.name} was deleted", numbers)
         elif not work.view.settling:
-            work.stop(found, f"nobody asked for it and {model.name} needs no more instances", numbers)
+            why = "it cannot serve" if short else f"{model.name} needs no more instances"
+            work.stop(found, f"nobody asked for it and {why}", numbers)
 
 
 def _stop_idle_leavers(work: Work) -> None:

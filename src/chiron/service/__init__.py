@@ -1,5 +1,10 @@
 """What every service process does at start and at stop."""
 
+import os
+
+# Read when gRPC is imported: its own log would add lines to each error that a service reports in one.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from chiron.service.main import announce, run_service
 
 __all__ = ["announce", "run_service"]
