@@ -130,7 +130,7 @@ class NaiveEngine:
 
 submits = st.tuples(
     st.just("submit"),
-    st.integers(1, 24),  # prompt tokens
+    st.integers(1, 20),  # prompt tokens
     st.integers(1, 16),  # output tokens
     st.integers(0, 2),  # priority
 )
