@@ -49,18 +49,12 @@ async def test_an_unknown_model_is_a_model_not_found_that_names_those_there_are(
 
 
 async def test_bad_fields_are_named_one_by_one(router, worker):
-    worker.script = [
-        refuse(
-            Reason.INVALID_ARGUMENT, violations=[("sampling.top_p", "too big"), ("slo.ttft_ms", "negative")]
-        )
-    ]
+    faults = [("sampling.top_p", "too big"), ("slo.ttft_ms", "negative")]
+    worker.script = [refuse(Reason.INVALID_ARGUMENT, violations=faults)]
     async with Client(router.address) as client:
         with pytest.raises(InvalidRequest) as caught:
             await client.complete(model="toy", prompt="x")
-    assert caught.value.violations == (
-        Violation("sampling.top_p", "too big"),
-        Violation("slo.ttft_ms", "negative"),
-    )
+    assert caught.value.violations == tuple(Violation(*fault) for fault in faults)
 
 
 async def test_a_full_queue_tells_when_to_come_back(router):

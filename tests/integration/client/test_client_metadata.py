@@ -155,7 +155,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused():
         serving(router, credentials=server_credentials(mutual=False)),
         Client(router.address, tls=TlsConfig(ca=TLS / "client.pem")) as client,
     ):
-        with pytest.raises(Unavailable, match="(?i)certificate"):
+        with pytest.raises(Unavailable, match=r"(?i)certificate"):
             await client.complete(model="toy", prompt="x")
 
 

@@ -212,7 +212,7 @@ class Call:
                 self._network.routers.failed(router, time.monotonic())
             raise error from failure
         except (asyncio.CancelledError, grpc.aio.UsageError):
-            # Closing a channel surfaces as either; a cancellation that the reader asked for is another matter.
+            # A closed channel shows as either; a cancellation that the reader asked for stays one.
             task = asyncio.current_task()
             if self._network.closed and task is not None and not task.cancelling():
                 raise ClientClosed("the client was closed during the request") from None
