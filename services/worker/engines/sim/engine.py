@@ -62,7 +62,10 @@ class SimEngine(Engine):
         self._salt = language.mix(settings.seed)
         self._model = EngineModel(profile, batch_size=config.batch_size, step_token_budget=budget)
         self._info = EngineInfo(
-            max_context_tokens=profile.max_context_tokens,
+            # A request must fit into the KV cache alone, drafts of its last step included.
+            max_context_tokens=min(
+                profile.max_context_tokens, self._model.kv_total_tokens - settings.draft_tokens
+            ),
             kv_capacity_tokens=self._model.kv_total_tokens,
             max_batch_size=config.max_batch_size,
             max_step_token_budget=ceiling,

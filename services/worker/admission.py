@@ -1,0 +1,119 @@
+"""Whether a worker takes a request, and as what. Every refusal comes before the first token."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from chiron.internal.v1 import worker_pb2
+from chiron.requests.priority import engine_priority
+from chiron.requests.validation import check_generate
+from chiron.rpc.errors import ChironError, Reason
+from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import inference_pb2 as pb
+from services.worker.model import default_slo
+
+_REFUSED_CLASS = {
+    types_pb2.ROLE_INTERACTIVE: types_pb2.REQUEST_CLASS_BATCH,
+    types_pb2.ROLE_BATCH: types_pb2.REQUEST_CLASS_INTERACTIVE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request is served as, the ticket's word taken over its own."""
+
+    request_id: str
+    request_class: types_pb2.RequestClass.ValueType
+    engine_priority: int
+    itl_slo_ms: float
+    elapsed_ms: float
+
+
+def check_request(request: pb.GenerateRequest) -> None:
+    """Raises ChironError (INVALID_ARGUMENT) that names every bad field."""
+    violations = check_generate(request)
+    if request.HasField("resume"):
+        violations.append(("resume", "not supported by this version"))
+    if violations:
+        raise ChironError.invalid(violations)
+
+
+def read_ticket(request: pb.GenerateRequest, instance_id: str, incarnation: int) -> worker_pb2.Ticket | None:
+    """The request's ticket. Raises ChironError: RETRY_ELSEWHERE for another instance's, INVALID_ARGUMENT."""
+    if not request.ticket:
+        return None
+    try:
+        ticket = worker_pb2.Ticket.FromString(request.ticket)
+    except DecodeError as error:
+        raise ChironError.invalid([("ticket", "cannot be read")]) from error
+    if (ticket.instance_id, ticket.incarnation) != (instance_id, incarnation):
+        raise ChironError(
+            Reason.RETRY_ELSEWHERE,
+            f"the ticket is for instance {ticket.instance_id} incarnation {ticket.incarnation}, "
+            f"this is {instance_id} incarnation {incarnation}",
+        )
+    if ticket.request_id != request.request_id:
+        raise ChironError.invalid([("ticket", f"was issued for request {ticket.request_id!r}")])
+    return ticket
+
+
+def settle_terms(
+    request: pb.GenerateRequest, ticket: worker_pb2.Ticket | None, spec: cluster_pb2.ModelSpec
+) -> Terms:
+    """Class, priority and SLO from the ticket, else the request; what both leave open from the spec."""
+    source = request if ticket is None else ticket
+    batch = source.request_class == types_pb2.REQUEST_CLASS_BATCH
+    slo = types_pb2.Slo()
+    slo.CopyFrom(default_slo(spec, batch))
+    slo.MergeFrom(source.slo)
+    request_class = types_pb2.REQUEST_CLASS_BATCH if batch else types_pb2.REQUEST_CLASS_INTERACTIVE
+    return Terms(
+        request_id=request.request_id or uuid.uuid4().hex,
+        request_class=request_class,
+        engine_priority=engine_priority(request_class, source.priority),
+        itl_slo_ms=slo.itl_ms,
+        elapsed_ms=max(request.elapsed_ms, ticket.elapsed_ms if ticket else 0.0),
+    )
+
+
+def check_target(request: pb.GenerateRequest, spec: cluster_pb2.ModelSpec) -> None:
+    """Raises ChironError when the model or the adapter is not this worker's, naming what there is."""
+    if request.model != spec.name:
+        raise ChironError(
+            Reason.MODEL_NOT_FOUND, f"model {request.model!r}: this worker serves {spec.name!r}"
+        )
+    known = [adapter.name for adapter in spec.adapters]
+    if request.adapter and request.adapter not in known:
+        there = ", ".join(known) or "none"
+        raise ChironError(Reason.ADAPTER_NOT_FOUND, f"adapter {request.adapter!r}: {spec.name} has {there}")
+
+
+def check_role(role: types_pb2.Role.ValueType, request_class: types_pb2.RequestClass.ValueType) -> None:
+    """Raises ChironError (RETRY_ELSEWHERE) when the role does not take the class."""
+    if _REFUSED_CLASS.get(role) == request_class:
+        raise ChironError(
+            Reason.RETRY_ELSEWHERE,
+            f"this worker's role is {types_pb2.Role.Name(role)}: it does not take "
+            f"{types_pb2.RequestClass.Name(request_class)}",
+        )
+
+
+def fit_context(request: pb.GenerateRequest, prompt: Sequence[int], most_tokens: int) -> pb.SamplingParams:
+    """The request's sampling with max_tokens set. Raises ChironError naming both lengths over the context."""
+    sampling = pb.SamplingParams()
+    sampling.CopyFrom(request.sampling)
+    asked = sampling.max_tokens if sampling.HasField("max_tokens") else max(1, sampling.min_tokens)
+    if len(prompt) + asked > most_tokens:
+        alone = len(prompt) + 1 > most_tokens
+        field = str(request.WhichOneof("input")) if alone else "sampling.max_tokens"
+        if not alone and not sampling.HasField("max_tokens"):
+            field = "sampling.min_tokens"
+        what = f"{len(prompt)} prompt tokens and {asked} output tokens exceed the context of {most_tokens} tokens"
+        raise ChironError.invalid([(field, what)])
+    if not sampling.HasField("max_tokens"):
+        sampling.max_tokens = most_tokens - len(prompt)
+    return sampling

@@ -1,0 +1,50 @@
+"""The worker's configuration, table `[worker]`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RoleName(enum.Enum):
+    """Which request classes an instance takes."""
+
+    INTERACTIVE = "interactive"
+    MIXED = "mixed"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """One worker. The local agent passes these; nobody writes them by hand."""
+
+    instance_id: str
+    """Id of the instance that this worker serves."""
+    incarnation: int
+    """Increases with each start of the instance; at least 1."""
+    spec_file: Path
+    """The model's spec: a chiron.v1.ModelSpec as protobuf JSON."""
+    socket: Path
+    """Unix socket of the control interface; created with mode 0600."""
+    spec_version: int = 0
+    """Version of the spec, for logs and traces."""
+    role: RoleName = RoleName.MIXED
+    """Role to start with."""
+    listen: str = "127.0.0.1:0"
+    """host:port of the inference interface; port 0: any free one. The host is what the worker advertises."""
+    max_waiting: int = 256
+    """Requests that may wait in the engine; further ones are refused with RETRY_ELSEWHERE."""
+    drain_timeout_s: float = 30.0
+    """Time that SIGTERM leaves to running requests, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the key."""
+        if not self.instance_id:
+            raise ValueError("instance_id: must not be empty")
+        if self.incarnation < 1:
+            raise ValueError(f"incarnation: must be at least 1, not {self.incarnation}")
+        if self.max_waiting < 0:
+            raise ValueError(f"max_waiting: must not be negative, not {self.max_waiting}")
+        if self.drain_timeout_s < 0:
+            raise ValueError(f"drain_timeout_s: must not be negative, not {self.drain_timeout_s:g}")

@@ -1,0 +1,267 @@
+"""The worker itself: its engine, state, live requests and limits; the servicers translate to gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from chiron.rpc.errors import ChironError, Reason
+from chiron.v1 import cluster_pb2, types_pb2
+from services.worker.board import Board
+from services.worker.config import WorkerConfig
+from services.worker.engines.base import Engine, EngineBusyError, EngineError
+from services.worker.engines.registry import load_engine
+from services.worker.live import LiveRequest, LiveRequests, Occupancy
+from services.worker.meter import Meter
+from services.worker.model import engine_config
+from services.worker.saturation import Saturation
+from services.worker.state import DRAINING, FAILED, LOADING, READY, SLEEPING, WorkerState
+
+REFRESH_S = 0.25
+"""While tokens flow, subscribers hear at least this often how the KV cache fills."""
+_CUT_GRACE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One engine and what it is asked to do. All methods run on one event loop."""
+
+    def __init__(self, config: WorkerConfig, spec: cluster_pb2.ModelSpec) -> None:
+        self.config = config
+        self.spec = spec
+        self.role = types_pb2.Role.Value(f"ROLE_{config.role.value.upper()}")
+        self.address = ""
+        """host:port of the inference interface, once it listens."""
+        self.load_board = Board()
+        self.statistics_board = Board()
+        self.state = WorkerState(self._state_changed)
+        self.live = LiveRequests()
+        self.meter = Meter()
+        self.saturation = Saturation()
+        self.engine: Engine | None = None
+        self.load_ms = 0.0
+        self.died = asyncio.Event()
+        """Set when a loaded engine has died."""
+        self._created = time.monotonic()
+        self._refresh_at = 0.0
+        self._control = asyncio.Lock()
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Loads the engine and watches it until it dies; a failure to load becomes the state FAILED."""
+        spec = self.spec
+        try:
+            kind = load_engine(spec.engine)
+            self.engine = await kind.start(engine_config(spec, self.config.instance_id))
+        except Exception as error:
+            # Whatever a loading engine raises must reach the operator as this instance's reason.
+            if not isinstance(error, EngineError):
+                _log.exception("the engine raised an unexpected error while loading")
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            _log.error("cannot load %s: %s", spec.name, reason)
+            self._fail(f"cannot load: {reason}")
+            return
+        self.load_ms = 1e3 * (time.monotonic() - self._created)
+        if self.state.value == LOADING:
+            self.state.move(READY)
+            _log.info("%s is ready after %.1f s", spec.name, self.load_ms / 1e3)
+        reason = await self.engine.wait_dead()
+        _log.error("the engine died: %s", reason)
+        self._fail(f"engine died: {reason}")
+        self.died.set()
+
+    async def close(self) -> None:
+        """Ends subscriptions and stops the engine."""
+        self.load_board.close()
+        self.statistics_board.close()
+        if self.engine is not None:
+            await self.engine.close()
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def serving_engine(self) -> Engine:
+        """The engine, when it takes requests. Raises ChironError (RETRY_ELSEWHERE) otherwise."""
+        if self.engine is None or self.state.value != READY:
+            raise ChironError(Reason.RETRY_ELSEWHERE, f"this worker is {self.state.describe()}")
+        return self.engine
+
+    async def make_way(self, request_id: str, attempt: int) -> None:
+        """Ends an older live attempt of the same request. Raises ChironError (DUPLICATE_REQUEST)."""
+        known = self.live.get(request_id)
+        if known is None:
+            return
+        if attempt <= known.attempt:
+            raise ChironError(
+                Reason.DUPLICATE_REQUEST,
+                f"request {request_id} is live here with attempt {known.attempt}; {attempt} is not newer",
+            )
+        known.cut = ChironError(Reason.ABORTED, f"superseded by attempt {attempt}")
+        await self._end([known])
+
+    @contextlib.contextmanager
+    def accept(self, request: LiveRequest) -> Iterator[None]:
+        """Keeps a request live for the block. Raises ChironError (RETRY_ELSEWHERE) when too many wait."""
+        waiting = self.occupancy().waiting
+        if waiting.interactive + waiting.batch >= self.config.max_waiting > 0:
+            raise ChironError(
+                Reason.RETRY_ELSEWHERE,
+                f"{waiting.interactive + waiting.batch} requests wait in this worker, the limit is "
+                f"{self.config.max_waiting}",
+            )
+        if self.live.get(request.request_id) is not None:
+            raise ChironError(Reason.DUPLICATE_REQUEST, f"request {request.request_id} is live here")
+        self.live.add(request)
+        self.load_board.started(request.request_id)
+        self._note_saturation()
+        try:
+            yield
+        finally:
+            self.live.remove(request)
+            self.meter.ended(batch=request.batch)
+            self.load_board.finished(request.request_id)
+            self._note_saturation()
+
+    def output_seen(self, request: LiveRequest, now: float) -> None:
+        """A request had output at `now`: its first makes it run, and time passes for the KV figures."""
+        if not request.has_output:
+            request.has_output = True
+            self._note_saturation()
+        elif now < self._refresh_at:
+            return
+        self._refresh_at = now + REFRESH_S
+        self.load_board.touch()
+
+    def occupancy(self) -> Occupancy:
+        """Slots taken and asked for, by class."""
+        if self.engine is None:
+            return self.live.occupancy(engine_running=0, engine_waiting=0, batch_size=0)
+        stats = self.engine.stats()
+        return self.live.occupancy(
+            engine_running=stats.running, engine_waiting=stats.waiting, batch_size=stats.batch_size
+        )
+
+    # -- control -----------------------------------------------------------------------------------
+
+    async def set_limits(self, batch_size: int, step_token_budget: int) -> tuple[int, int]:
+        """Sets what is not 0 and returns what is in force. Raises ChironError that names the field."""
+        engine = self._loaded_engine()
+        try:
+            await engine.set_limits(batch_size=batch_size, step_token_budget=step_token_budget)
+        except ValueError as error:
+            field, _, what = str(error).partition(": ")
+            raise ChironError.invalid([(field, what or str(error))]) from error
+        self._changed()
+        stats = engine.stats()
+        return stats.batch_size, stats.step_token_budget
+
+    def set_role(self, role: types_pb2.Role.ValueType) -> None:
+        """Takes another role; no live request is touched. Raises ChironError for no role."""
+        if role not in types_pb2.Role.values() or role == types_pb2.ROLE_UNSPECIFIED:
+            raise ChironError.invalid([("role", f"must be interactive, mixed or batch, not {role}")])
+        self.role = role
+        self._changed()
+
+    async def preempt(self, request_ids: Sequence[str]) -> Sequence[str]:
+        """Puts running requests back into the engine's queue; returns those that ran."""
+        preempted = await self._loaded_engine().preempt(request_ids)
+        self._changed()
+        return preempted
+
+    async def drain(self, timeout_s: float) -> int:
+        """Refuses new requests and waits for the live ones; those left after `timeout_s` (0: none) are cut.
+
+        Returns how many were cut.
+        """
+        if self.state.can(DRAINING):
+            self.state.move(DRAINING)
+        try:
+            async with asyncio.timeout(timeout_s or None):
+                await self.live.idle.wait()
+        except TimeoutError:
+            left = list(self.live)
+            text = "this worker is draining and its time is up"
+            for request in left:
+                reason = Reason.STREAM_INTERRUPTED if request.has_output else Reason.RETRY_ELSEWHERE
+                request.cut = ChironError(reason, text)
+            await self._end(left)
+            return len(left)
+        return 0
+
+    async def sleep(self, level: int) -> None:
+        """Takes the weights off the GPU. Raises ChironError (BUSY) while requests run, INVALID_ARGUMENT."""
+        engine = self._loaded_engine()
+        if level not in (1, 2):
+            raise ChironError.invalid([("level", f"must be 1 or 2, not {level}")])
+        async with self._control:
+            if self.state.value == SLEEPING:
+                return
+            if len(self.live):
+                raise ChironError(Reason.BUSY, f"cannot sleep: {len(self.live)} requests are live")
+            self.state.move(SLEEPING)
+            try:
+                await engine.sleep(level)
+            except EngineBusyError as error:
+                self.state.move(READY)
+                raise ChironError(Reason.BUSY, str(error)) from error
+
+    async def wake(self) -> None:
+        """Returns when the engine serves again; one that is awake stays so. Raises ChironError (BUSY)."""
+        engine = self._loaded_engine()
+        async with self._control:
+            if self.state.value == READY:
+                return
+            if self.state.value != SLEEPING:
+                raise ChironError(Reason.BUSY, f"cannot wake: the worker is {self.state.describe()}")
+            await engine.wake()
+            self.state.move(READY)
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _loaded_engine(self) -> Engine:
+        if self.engine is None or self.state.value == FAILED:
+            raise ChironError(Reason.BUSY, f"the worker is {self.state.describe()}")
+        return self.engine
+
+    async def _end(self, requests: Sequence[LiveRequest]) -> None:
+        """Ends requests whose `cut` says why; one whose reader takes nothing is cancelled after a moment."""
+        if self.engine is not None:
+            for request in requests:
+                await self.engine.abort(request.request_id)
+        if not await _all_ended(requests):
+            for request in requests:
+                if not request.ended.is_set():
+                    request.task.cancel()
+            await _all_ended(requests)
+
+    def _fail(self, reason: str) -> None:
+        if self.state.can(FAILED):
+            self.state.move(FAILED, reason)
+
+    def _state_changed(self) -> None:
+        self.load_board.touch()
+        self.statistics_board.touch()
+
+    def _changed(self) -> None:
+        self._note_saturation()
+        self._state_changed()
+
+    def _note_saturation(self) -> None:
+        if self.engine is not None:
+            batch_size = self.engine.stats().batch_size
+            self.saturation.note(sum(self.live.slots) >= batch_size, time.monotonic())
+
+
+async def _all_ended(requests: Sequence[LiveRequest]) -> bool:
+    """Waits a moment; False when it was not enough."""
+    try:
+        async with asyncio.timeout(_CUT_GRACE_S):
+            for request in requests:
+                await request.ended.wait()
+    except TimeoutError:
+        return False
+    return True

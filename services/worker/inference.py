@@ -1,0 +1,124 @@
+"""InferenceService.Generate: one request from its arrival to its last token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import grpc
+
+from chiron.rpc.errors import ChironError, Reason, abort
+from chiron.telemetry import inject
+from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import types_pb2
+from services.worker import admission
+from services.worker.core import Worker
+from services.worker.engines.base import (
+    Engine,
+    EngineBusyError,
+    EngineDeadError,
+    EngineRequest,
+    InvalidRequestError,
+)
+from services.worker.live import LiveRequest
+from services.worker.pace import Pace
+from services.worker.spans import RequestSpan
+from services.worker.wire import ResponseWriter
+
+SERVICE = "chiron.v1.InferenceService"
+Context = grpc.aio.ServicerContext[pb.GenerateRequest, bytes]
+
+
+class InferenceServicer:
+    """Serves Generate; responses leave as the bytes that were serialised once here."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service's handler; a worker has no Route."""
+        generate: grpc.RpcMethodHandler[pb.GenerateRequest, bytes] = grpc.unary_stream_rpc_method_handler(
+            self._generate, request_deserializer=pb.GenerateRequest.FromString
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"Generate": generate})
+
+    async def _generate(self, request: pb.GenerateRequest, context: Context) -> None:
+        arrival = time.monotonic()
+        with RequestSpan(request, context.invocation_metadata(), self._worker.config.instance_id) as span:
+            try:
+                await self._serve(request, context, arrival, span)
+            except ChironError as error:
+                span.failed(error)
+                await abort(context, error)  # type: ignore[arg-type]
+
+    async def _serve(
+        self, request: pb.GenerateRequest, context: Context, arrival: float, span: RequestSpan
+    ) -> None:
+        worker = self._worker
+        config = worker.config
+        admission.check_request(request)
+        ticket = admission.read_ticket(request, config.instance_id, config.incarnation)
+        engine = worker.serving_engine()
+        admission.check_target(request, worker.spec)
+        terms = admission.settle_terms(request, ticket, worker.spec)
+        admission.check_role(worker.role, terms.request_class)
+        try:
+            prompt = engine.tokenize(request)
+        except InvalidRequestError as error:
+            raise ChironError.invalid([(error.field, error.description)]) from error
+        sampling = admission.fit_context(request, prompt, engine.info.max_context_tokens)
+        span.admitted(terms.request_id, sampling)
+        await worker.make_way(terms.request_id, request.attempt)
+        task = asyncio.current_task()
+        assert task is not None
+        live = LiveRequest(
+            request_id=terms.request_id,
+            attempt=request.attempt,
+            batch=terms.request_class == types_pb2.REQUEST_CLASS_BATCH,
+            slots=max(1, sampling.n),
+            priority=terms.engine_priority,
+            itl_slo_ms=terms.itl_slo_ms,
+            task=task,
+        )
+        order = EngineRequest(
+            request_id=terms.request_id,
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            priority=terms.engine_priority,
+            adapter=request.adapter,
+            trace_headers=inject(),
+        )
+        pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt))
+        with worker.accept(live):
+            await self._stream(engine, order, live, pace, context)
+        span.finished(pace)
+
+    async def _stream(
+        self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, context: Context
+    ) -> None:
+        """Forwards the engine's outputs. Closing its stream in every case is what frees the slot."""
+        worker = self._worker
+        writer = ResponseWriter(live.slots)
+        try:
+            async with contextlib.aclosing(engine.generate(order)) as outputs:  # type: ignore[type-var]
+                async for output in outputs:
+                    if live.cut is not None:
+                        raise live.cut
+                    pace.add(output)
+                    worker.output_seen(live, output.time)
+                    response = writer.write(output)
+                    if writer.complete:
+                        last = response.deltas[-1]
+                        last.usage.CopyFrom(pace.usage())
+                        last.timing.CopyFrom(pace.timing(worker.config.instance_id))
+                    await context.write(response.SerializeToString())
+        except InvalidRequestError as error:
+            raise ChironError.invalid([(error.field, error.description)]) from error
+        except EngineBusyError as error:
+            raise ChironError(Reason.RETRY_ELSEWHERE, str(error)) from error
+        except EngineDeadError as error:
+            reason = Reason.STREAM_INTERRUPTED if live.has_output else Reason.ENGINE_DEAD
+            raise ChironError(reason, f"the engine died: {error}") from error
+        if not writer.complete:
+            raise ChironError(Reason.INTERNAL, "the engine ended its output without a finish reason")

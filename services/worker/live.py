@@ -1,0 +1,111 @@
+"""The requests that a worker has accepted and not yet ended. Pure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from chiron.rpc.errors import ChironError
+from chiron.v1 import types_pb2
+
+
+@dataclass(slots=True, eq=False)
+class LiveRequest:
+    """One accepted request."""
+
+    request_id: str
+    attempt: int
+    batch: bool
+    """Class: batch, else interactive."""
+    slots: int
+    """Choices; each takes a slot of the batch."""
+    priority: int
+    """The engine's; lower is more urgent."""
+    itl_slo_ms: float
+    """0: none."""
+    task: asyncio.Task[object]
+    """The call that serves it."""
+    has_output: bool = False
+    cut: ChironError | None = None
+    """Why the worker itself ended the request, once it has."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Slots taken and asked for, by class. Freshness: now, as far as the engine has published."""
+
+    running: types_pb2.ClassCounts
+    waiting: types_pb2.ClassCounts
+
+
+class LiveRequests:
+    """Live requests by id, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, LiveRequest] = {}
+        self.slots = [0, 0]
+        """Choices of live requests: interactive, batch."""
+        self.idle = asyncio.Event()
+        """Set while there is no request."""
+        self.idle.set()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[LiveRequest]:
+        return iter(tuple(self._by_id.values()))
+
+    def get(self, request_id: str) -> LiveRequest | None:
+        """The live request of this id."""
+        return self._by_id.get(request_id)
+
+    def add(self, request: LiveRequest) -> None:
+        """Takes a request in; its id must not be live."""
+        self._by_id[request.request_id] = request
+        self.slots[request.batch] += request.slots
+        self.idle.clear()
+
+    def remove(self, request: LiveRequest) -> None:
+        """Forgets a request."""
+        del self._by_id[request.request_id]
+        self.slots[request.batch] -= request.slots
+        request.ended.set()
+        if not self._by_id:
+            self.idle.set()
+
+    def tightest_itl_slo_ms(self) -> float:
+        """The least ITL SLO among the live requests, in milliseconds; 0: none has one."""
+        return min(
+            (request.itl_slo_ms for request in self._by_id.values() if request.itl_slo_ms), default=0.0
+        )
+
+    def occupancy(self, *, engine_running: int, engine_waiting: int, batch_size: int) -> Occupancy:
+        """Splits the live requests by class into running and waiting.
+
+        The engine counts without classes, and what it has published may lag behind what was accepted. It
+        admits by (priority, arrival), so those who wait are the last in that order among the requests without
+        output; a request that the engine does not know of yet waits unless a slot is free.
+        """
+        total = sum(self.slots)
+        unseen = max(0, total - engine_running - engine_waiting)
+        waiting = min(total, engine_waiting + max(0, unseen - max(0, batch_size - engine_running)))
+        split = [0, 0]
+        if waiting:
+            order = sorted(
+                self._by_id.values(), key=lambda request: (not request.has_output, request.priority)
+            )
+            left = waiting
+            for request in reversed(order):
+                taken = min(left, request.slots)
+                split[request.batch] += taken
+                left -= taken
+                if not left:
+                    break
+        return Occupancy(
+            running=types_pb2.ClassCounts(
+                interactive=self.slots[False] - split[False], batch=self.slots[True] - split[True]
+            ),
+            waiting=types_pb2.ClassCounts(interactive=split[False], batch=split[True]),
+        )

@@ -1,0 +1,91 @@
+"""What a worker tells routers (load) and its agent (statistics)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from chiron.internal.v1 import worker_pb2
+from chiron.v1 import cluster_pb2, types_pb2
+from services.worker.core import Worker
+from services.worker.engines.base import EngineStats
+from services.worker.meter import Reading, mean_itl_ms, quantile_itl_ms
+
+_NO_STATS = EngineStats(0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where an interval begins."""
+
+    time: float
+    meter: Reading
+    stats: EngineStats
+
+
+def mark(worker: Worker) -> Mark:
+    """The present, as the beginning of an interval."""
+    return Mark(time.monotonic(), worker.meter.read(), _stats(worker))
+
+
+def load_response(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
+    """The load now, with the requests that began and ended since the subscriber last heard."""
+    stats, occupancy = _stats(worker), worker.occupancy()
+    capacity = worker.engine.info.kv_capacity_tokens if worker.engine is not None else 0
+    return worker_pb2.WatchLoadResponse(
+        instance_id=worker.config.instance_id,
+        incarnation=worker.config.incarnation,
+        role=worker.role,
+        state=worker.state.value,
+        batch_size=stats.batch_size,
+        running=occupancy.running,
+        waiting=occupancy.waiting,
+        kv_free_tokens=int(capacity * (1 - stats.kv_usage)),
+        started_request_ids=started,
+        finished_request_ids=finished,
+        itl_mean_ms=worker.meter.recent_itl_ms(time.monotonic()),
+    )
+
+
+def statistics_response(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStatisticsResponse:
+    """Figures of the interval between two marks, and the state now."""
+    interval_s = end.time - begin.time
+    occupancy, info = worker.occupancy(), worker.engine.info if worker.engine is not None else None
+    old, new = begin.stats, end.stats
+    output_tokens = new.output_tokens - old.output_tokens
+    load = cluster_pb2.InstanceLoad(
+        batch_size=new.batch_size,
+        step_token_budget=new.step_token_budget,
+        running=occupancy.running,
+        waiting=occupancy.waiting,
+        kv_usage=new.kv_usage,
+        itl_mean_ms=mean_itl_ms(begin.meter, end.meter),
+        itl_p95_ms=quantile_itl_ms(begin.meter, end.meter, 0.95),
+        tokens_per_s=output_tokens / interval_s if interval_s > 0 else 0.0,
+        preemptions=new.preemptions,
+        max_context_tokens=info.max_context_tokens if info else 0,
+        kv_capacity_tokens=info.kv_capacity_tokens if info else 0,
+        load_ms=worker.load_ms,
+    )
+    finished = [new - old for old, new in zip(begin.meter.finished, end.meter.finished, strict=True)]
+    return worker_pb2.WatchStatisticsResponse(
+        instance_id=worker.config.instance_id,
+        incarnation=worker.config.incarnation,
+        state=worker.state.value,
+        reason=worker.state.reason,
+        role=worker.role,
+        address=worker.address,
+        load=load,
+        interval_ms=1e3 * interval_s,
+        steps=new.steps - old.steps,
+        output_tokens=output_tokens,
+        prompt_tokens=new.prompt_tokens - old.prompt_tokens,
+        cached_prompt_tokens=new.cached_prompt_tokens - old.cached_prompt_tokens,
+        tightest_itl_slo_ms=worker.live.tightest_itl_slo_ms(),
+        saturated=worker.saturation.throughout(begin.time),
+        finished=types_pb2.ClassCounts(interactive=finished[0], batch=finished[1]),
+    )
+
+
+def _stats(worker: Worker) -> EngineStats:
+    return worker.engine.stats() if worker.engine is not None else _NO_STATS

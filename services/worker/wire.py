@@ -1,0 +1,38 @@
+"""From engine outputs to responses."""
+
+from __future__ import annotations
+
+from chiron.v1 import inference_pb2 as pb
+from services.worker.engines.base import EngineOutput
+
+
+class ResponseWriter:
+    """Numbers one request's tokens and knows when its last choice has ended."""
+
+    def __init__(self, choices: int) -> None:
+        self._next_index = [0] * choices
+        self._open = choices
+
+    @property
+    def complete(self) -> bool:
+        """True once every choice has a finish reason."""
+        return self._open == 0
+
+    def write(self, output: EngineOutput) -> pb.GenerateResponse:
+        """One response for one engine output."""
+        response = pb.GenerateResponse()
+        for delta in output.deltas:
+            index = self._next_index[delta.choice]
+            self._next_index[delta.choice] = index + len(delta.token_ids)
+            self._open -= delta.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+            response.deltas.add(
+                choice=delta.choice,
+                first_token_index=index,
+                token_ids=delta.token_ids,
+                text=delta.text,
+                text_ends=delta.text_ends,
+                logprobs=delta.logprobs,
+                finish_reason=delta.finish_reason,
+                stop_match=delta.stop_match,
+            )
+        return response
