@@ -28,6 +28,7 @@ class Table:
         self.instances: dict[str, control_pb2.RoutedInstance] = {}
         self.carried: set[str] = set()
         """Ids of instances kept against a snapshot that left them out."""
+        self._carried_models: set[str] = set()
 
     def replace(self, snapshot: control_pb2.RoutingTable, serves: Callable[[str], bool]) -> None:
         """Takes a snapshot.
@@ -41,11 +42,13 @@ class Table:
         new_term = self.known and snapshot.term != self.term
         candidates = self.instances.keys() if new_term else self.carried
         carried = {key for key in candidates if key not in instances and serves(key)}
+        self._carried_models.clear()
         for key in carried:
             instance = self.instances[key]
             instances[key] = instance
             if instance.model not in models and instance.model in self.models:
                 models[instance.model] = self.models[instance.model]
+                self._carried_models.add(instance.model)
         self.models, self.instances, self.carried = models, instances, carried
         self.epoch, self.term, self.known = snapshot.epoch, snapshot.term, True
 
@@ -57,6 +60,7 @@ class Table:
             self.models.pop(name, None)
         for model in delta.models:
             self.models[model.name] = model
+            self._carried_models.discard(model.name)
         for key in delta.removed_instance_ids:
             self.instances.pop(key, None)
             self.carried.discard(key)
@@ -66,7 +70,11 @@ class Table:
         self.epoch = delta.epoch
 
     def drop(self, instance_id: str) -> None:
-        """Forgets a carried instance that serves no more."""
-        if instance_id in self.carried:
-            self.carried.discard(instance_id)
-            del self.instances[instance_id]
+        """Forgets a carried instance that serves no more, and its model if that was its last."""
+        if instance_id not in self.carried:
+            return
+        self.carried.discard(instance_id)
+        model = self.instances.pop(instance_id).model
+        if model in self._carried_models and not any(i.model == model for i in self.instances.values()):
+            self._carried_models.discard(model)
+            self.models.pop(model, None)

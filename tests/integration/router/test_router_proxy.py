@@ -170,7 +170,8 @@ async def test_the_callers_deadline_reaches_the_worker(start_worker, start_route
     router = await start_router(worker)
     call = router.stub.Generate(request(), timeout=30)
     answered = await worker.calls.get()
-    assert 0 < answered.time_remaining <= 30
+    # Deadlines are rounded on their way.
+    assert 0 < answered.time_remaining < 31
     answered.finish()
     await drained(call)
 
