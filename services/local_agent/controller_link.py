@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Coroutine
 from importlib import metadata
 from typing import NoReturn
 
@@ -56,7 +57,7 @@ class ControllerLink:
         try:
             while not self._closing:
                 try:
-                    await self._session(control_pb2_grpc.ControlServiceStub(channel))
+                    await self._guarded(self._session(control_pb2_grpc.ControlServiceStub(channel)))
                 except (grpc.aio.AioRpcError, StaleTerm, LostError) as error:
                     self._complain(error)
                 backoff_s = _BACKOFF_FIRST_S if self._connected else min(_BACKOFF_MAX_S, 2 * backoff_s)
@@ -70,6 +71,18 @@ class ControllerLink:
         """Sends one more report, where the controller is there, and ends `run`."""
         self._closing = True
         self._changed.set()
+
+    async def _guarded(self, session: Coroutine[None, None, None]) -> None:
+        """Turns gRPC's ways to say that a stream is over, which look like other things, into LostError."""
+        try:
+            await asyncio.create_task(session)
+        except asyncio.InvalidStateError:
+            raise LostError("the stream ended") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise LostError("the stream was cancelled") from None
 
     async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
         call: Call = stub.ConnectAgent()

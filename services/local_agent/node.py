@@ -11,13 +11,14 @@ from pathlib import Path
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import procfs
+from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig, parse_ports
 from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, want_of
 from services.local_agent.gpus import GpuState, Inventory
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.records import InstanceRecord, StateDir
-from services.local_agent.runner import Runner, Surroundings
-from services.local_agent.supervisor import Policy
+from services.local_agent.runner import Runner
+from services.local_agent.starting import Surroundings
 
 _LOG = logging.getLogger(__name__)
 _STUCK_MARGIN_S = 15.0
@@ -225,7 +226,7 @@ class Node:
             return
         if runner is None:
             self._add(want).start()
-        elif want.generation >= runner.want.generation:
+        else:
             runner.take_up(want)
 
     def _add(self, want: Want) -> Runner:

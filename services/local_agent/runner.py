@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
-from services.local_agent import launch, procfs
-from services.local_agent import supervisor as sv
-from services.local_agent.config import AgentConfig
+from services.local_agent import launch, steps
+from services.local_agent.condition import Failure, FailureKind, Have, Heard, Process
 from services.local_agent.desired import Goal, Want
-from services.local_agent.gpus import Inventory
-from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.live_worker import Interrupted, LiveWorker
 from services.local_agent.process import StuckError, WorkerProcess
-from services.local_agent.records import InstanceRecord, StateDir
+from services.local_agent.records import InstanceRecord
+from services.local_agent.starting import Surroundings, start_worker
 from services.local_agent.status import given_up_reason, status_of
+from services.local_agent.supervisor import plan
 from services.local_agent.worker_link import CommandError, WorkerLink
 
 _LOG = logging.getLogger(__name__)
 _AFTER_ERROR_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the runners of a node share."""
-
-    config: AgentConfig
-    node_id: str
-    policy: sv.Policy
-    state: StateDir
-    socket_dir: Path
-    inventory: Inventory
-    gpus: GpuLedger
-    ports: PortPool
-    on_change: Callable[[], None]
-    """Called when what is reported of an instance has changed, its load aside."""
-    on_release: Callable[[], None]
-    """Called when GPUs or a port became free."""
 
 
 class Runner:
@@ -52,7 +30,7 @@ class Runner:
     def __init__(self, want: Want, around: Surroundings) -> None:
         """Does nothing until `start`."""
         self._want = want
-        self._have = sv.Have()
+        self._have = Have()
         self._around = around
         self._worker: LiveWorker | None = None
         self._awake = asyncio.Event()
@@ -95,7 +73,7 @@ class Runner:
         self._around.gpus.claim(record.instance_id, record.gpus)
         now = time.monotonic()
         have = self._have.claimed(record.gpus).launched(record.incarnation, record.spec_version, now)
-        self._have = have.told(sv.Heard(state=types_pb2.INSTANCE_STATE_READY), now)
+        self._have = have.told(Heard(state=types_pb2.INSTANCE_STATE_READY), now)
         self._follow(WorkerProcess(record.pid, record.start_time))
 
     def status(self) -> cluster_pb2.InstanceStatus:
@@ -121,7 +99,7 @@ class Runner:
 
     async def _run(self) -> None:
         while True:
-            step = sv.plan(self._want, self._have, time.monotonic(), self._around.policy)
+            step = plan(self._want, self._have, time.monotonic(), self._around.policy)
             try:
                 await self._execute(step)
             except Exception:
@@ -129,21 +107,21 @@ class Runner:
                 await asyncio.sleep(_AFTER_ERROR_S)
             self._changed(wake=False)
 
-    async def _execute(self, step: sv.Step) -> None:
-        if not isinstance(step, sv.Idle):
+    async def _execute(self, step: steps.Step) -> None:
+        if not isinstance(step, steps.Idle):
             _LOG.debug("%s: %s", self._want.instance_id, step)
         match step:
-            case sv.Idle(until):
+            case steps.Idle(until):
                 await self._idle(until)
-            case sv.Claim(gpus):
+            case steps.Claim(gpus):
                 self._claim(gpus)
-            case sv.Release():
+            case steps.Release():
                 self._release()
-            case sv.Launch():
+            case steps.Launch():
                 await self._launch()
-            case sv.Drain(timeout_s):
+            case steps.Drain(timeout_s):
                 await self._drain(timeout_s)
-            case sv.Terminate(failure):
+            case steps.Terminate(failure):
                 await self._terminate(failure)
             case _:
                 await self._command(step)
@@ -179,14 +157,15 @@ class Runner:
             self._have = self._have.stopped_by(f"no port of worker_ports={ports} is free on this node")
             return
         incarnation = max(self._have.incarnation + 1, int(time.time() * 1000))
-        self._have = self._have.launched(incarnation, want.spec_version, time.monotonic())
         try:
-            process = await self._spawn(want, incarnation, port)
+            process = await start_worker(want, incarnation, port, around)
         except OSError as error:
-            failure = sv.Failure(sv.FailureKind.CRASH, f"cannot start the worker: {error}")
+            failure = Failure(FailureKind.CRASH, f"cannot start the worker: {error}")
+            around.ports.release(want.instance_id)
             self._have = self._have.gone(failure, time.monotonic(), around.policy)
             self._loud()
             return
+        self._have = self._have.launched(incarnation, want.spec_version, time.monotonic())
         _LOG.info(
             "%s: started incarnation %d as pid %d on GPUs %s",
             want.instance_id,
@@ -195,37 +174,6 @@ class Runner:
             list(want.gpus),
         )
         self._follow(process)
-
-    async def _spawn(self, want: Want, incarnation: int, port: int) -> WorkerProcess:
-        around = self._around
-        socket = launch.socket_path(around.socket_dir, want.instance_id)
-        record = InstanceRecord(
-            instance_id=want.instance_id,
-            model=want.spec.name,
-            generation=want.generation,
-            spec_version=want.spec_version,
-            incarnation=incarnation,
-            gpus=want.gpus,
-            boot_id=procfs.boot_id(),
-        )
-
-        def prepare() -> tuple[Path, Path]:
-            # The record comes first: a worker that nobody has a record of could share its GPUs with another.
-            around.state.write_record(record)
-            folder = around.state.instance_dir(want.instance_id)
-            socket.unlink(missing_ok=True)
-            return launch.write_spec(folder, want), launch.rotate_log(folder)
-
-        spec_file, log = await asyncio.to_thread(prepare)
-        command = launch.worker_command(
-            around.config, want, incarnation=incarnation, port=port, spec_file=spec_file, socket=socket
-        )
-        devices = around.inventory.visible_devices(want.gpus)
-        environ = launch.worker_environ(around.config, devices, os.environ)
-        process = await WorkerProcess.spawn(command, environ, log)
-        started = replace(record, pid=process.pid, start_time=process.start_time)
-        await asyncio.to_thread(around.state.write_record, started)
-        return process
 
     def _follow(self, process: WorkerProcess) -> None:
         socket = launch.socket_path(self._around.socket_dir, self._want.instance_id)
@@ -238,7 +186,7 @@ class Runner:
         )
 
     def _on_statistics(self, message: worker_pb2.WatchStatisticsResponse) -> None:
-        heard = sv.Heard(message.state, message.reason, message.role, message.address, message.load)
+        heard = Heard(message.state, message.reason, message.role, message.address, message.load)
         before = self._have.heard
         self._have = self._have.told(heard, time.monotonic())
         if (before.state, before.role) != (heard.state, heard.role):
@@ -265,7 +213,7 @@ class Runner:
             pass
         self._have = self._have.drained()
 
-    async def _terminate(self, failure: sv.Failure | None) -> None:
+    async def _terminate(self, failure: Failure | None) -> None:
         worker = self._live()
         if failure is not None:
             _LOG.warning("%s: worker failed: %s", self._want.instance_id, failure.reason)
@@ -282,7 +230,7 @@ class Runner:
         self._loud()
         self._around.on_release()
 
-    async def _command(self, step: sv.Step) -> None:
+    async def _command(self, step: steps.Step) -> None:
         worker = self._live()
         try:
             await worker.unless_interrupted(self._send(worker.link, step), self._hurry)
@@ -292,23 +240,22 @@ class Runner:
             _LOG.warning("%s: %s refused: %s", self._want.instance_id, type(step).__name__, error)
             self._have = self._have.refused(time.monotonic())
 
-    async def _send(self, link: WorkerLink, step: sv.Step) -> None:
+    async def _send(self, link: WorkerLink, step: steps.Step) -> None:
         heard = self._have.heard
         match step:
-            case sv.SetRole(role):
+            case steps.SetRole(role):
                 await link.set_role(role)
                 heard = replace(self._have.heard, role=role)
-            case sv.SetLimits(batch_size, step_token_budget):
+            case steps.SetLimits(batch_size, step_token_budget):
                 now = await link.set_limits(batch_size, step_token_budget)
                 load = cluster_pb2.InstanceLoad()
                 load.CopyFrom(self._have.heard.load or load)
                 load.batch_size, load.step_token_budget = now.batch_size, now.step_token_budget
                 heard = replace(self._have.heard, load=load)
-            case sv.PutToSleep(timeout_s):
-                await link.drain(timeout_s)
+            case steps.PutToSleep():
                 await link.sleep()
                 heard = replace(self._have.heard, state=types_pb2.INSTANCE_STATE_SLEEPING)
-            case sv.WakeUp():
+            case steps.WakeUp():
                 await link.wake()
                 heard = replace(self._have.heard, state=types_pb2.INSTANCE_STATE_READY)
         self._have = self._have.told(heard, time.monotonic())
@@ -324,7 +271,7 @@ class Runner:
 
     def _changed(self, *, wake: bool = True) -> None:
         have = self._have
-        resting = have.process is sv.Process.NONE and have.gpus is None
+        resting = have.process is Process.NONE and have.gpus is None
         if resting and self._want.goal is Goal.STOPPED:
             self._rested.set()
         else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chiron.v1 import cluster_pb2, types_pb2
+from services.local_agent.condition import Have, Process
 from services.local_agent.desired import Goal, Want
-from services.local_agent.supervisor import Have, Process
 
 
 def status_of(want: Want, have: Have, node_id: str) -> cluster_pb2.InstanceStatus:

@@ -1,19 +1,28 @@
 """Decides the next step of one instance: (want, have, now) → step. Pure; the runner carries steps out.
 
-Every step ends in one of the `have` transitions below, after which `plan` is asked again: a restart of the
-agent, a repeated command or a lost answer only means that it is asked once more.
+Every step ends in one of the transitions of `Have`, after which `plan` is asked again: a repeated command or
+a lost answer only means that it is asked once more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum
-
 from chiron.v1 import cluster_pb2, types_pb2
+from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy, Process
 from services.local_agent.desired import Goal, Want
+from services.local_agent.steps import (
+    Claim,
+    Drain,
+    Idle,
+    Launch,
+    PutToSleep,
+    Release,
+    SetLimits,
+    SetRole,
+    Step,
+    Terminate,
+    WakeUp,
+)
 
-_BACKOFF_MAX_S = 30.0
-_CONTROL_RETRY_S = 5.0
 _LOADING = frozenset(
     {
         types_pb2.INSTANCE_STATE_UNSPECIFIED,
@@ -22,232 +31,6 @@ _LOADING = frozenset(
     }
 )
 _DRAINABLE = frozenset({types_pb2.INSTANCE_STATE_READY, types_pb2.INSTANCE_STATE_DRAINING})
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """When to restart and when to give up; the fields are the config keys of the same names."""
-
-    max_restarts: int = 5
-    max_load_retries: int = 1
-    restart_backoff_s: float = 1.0
-    stable_after_s: float = 60.0
-    load_timeout_s: float = 1800.0
-    silence_timeout_s: float = 60.0
-
-    def backoff_s(self, failures: int) -> float:
-        """Wait before the restart that follows the given number of failures in a row (>= 1), in seconds."""
-        return min(_BACKOFF_MAX_S, self.restart_backoff_s * 2.0 ** min(failures - 1, 30))
-
-
-class FailureKind(Enum):
-    """What went wrong, because it decides how often to try again."""
-
-    CRASH = "crash"
-    LOAD = "load"
-    """The engine said that it cannot load."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a worker ended without being asked to."""
-
-    kind: FailureKind
-    reason: str
-
-
-class Process(Enum):
-    """The worker process as the agent knows it."""
-
-    NONE = "none"
-    """Nothing of it lives; its GPUs are free."""
-    ALIVE = "alive"
-    EXITED = "exited"
-    """The worker is gone, but its children may still hold the GPUs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What the worker said last. Freshness: `statistics_interval_ms`, at once on a change of state."""
-
-    state: types_pb2.InstanceState.ValueType = types_pb2.INSTANCE_STATE_UNSPECIFIED
-    reason: str = ""
-    role: types_pb2.Role.ValueType = types_pb2.ROLE_UNSPECIFIED
-    address: str = ""
-    load: cluster_pb2.InstanceLoad | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Have:
-    """What is there. Times are monotonic, in seconds."""
-
-    process: Process = Process.NONE
-    incarnation: int = 0
-    spec_version: int = 0
-    gpus: tuple[int, ...] | None = None
-    """GPUs held in the ledger; None: no claim."""
-    blocked: str = ""
-    """Why it cannot be started now; cleared when something is released."""
-    heard: Heard = Heard()
-    heard_at: float = 0.0
-    started_at: float = 0.0
-    ready_at: float | None = None
-    """When this incarnation became ready first."""
-    exit_reason: str = ""
-    leaving: bool = False
-    """The worker has been told to go: it cannot return to service."""
-    failures: int = 0
-    """In a row."""
-    failure_limit: int = 0
-    last_failure: str = ""
-    """Why the last worker failed, until the next one is started."""
-    gave_up: bool = False
-    retry_at: float = 0.0
-    restarts: int = 0
-    control_retry_at: float = 0.0
-    """A worker that refused a command is not asked again before."""
-
-    def claimed(self, gpus: tuple[int, ...]) -> Have:
-        """The ledger granted the GPUs."""
-        return replace(self, gpus=gpus, blocked="")
-
-    def released(self) -> Have:
-        """The GPUs went back to the ledger."""
-        return replace(self, gpus=None)
-
-    def stopped_by(self, reason: str) -> Have:
-        """It cannot be started before something is released."""
-        return replace(self, blocked=reason)
-
-    def unblocked(self) -> Have:
-        """Something was released: try again."""
-        return replace(self, blocked="")
-
-    def wanted_afresh(self) -> Have:
-        """The controller wants another worker: earlier failures count no more."""
-        return replace(
-            self, failures=0, last_failure="", gave_up=False, retry_at=0.0, control_retry_at=0.0, blocked=""
-        )
-
-    def launched(self, incarnation: int, spec_version: int, now: float) -> Have:
-        """A worker process was started."""
-        return replace(
-            self,
-            process=Process.ALIVE,
-            incarnation=incarnation,
-            spec_version=spec_version,
-            heard=Heard(),
-            heard_at=now,
-            started_at=now,
-            ready_at=None,
-            exit_reason="",
-            leaving=False,
-            restarts=self.restarts + (1 if self.last_failure else 0),
-            last_failure="",
-            control_retry_at=0.0,
-        )
-
-    def told(self, heard: Heard, now: float) -> Have:
-        """The worker sent statistics."""
-        first_ready = self.ready_at is None and heard.state == types_pb2.INSTANCE_STATE_READY
-        return replace(self, heard=heard, heard_at=now, ready_at=now if first_ready else self.ready_at)
-
-    def drained(self) -> Have:
-        """The worker refuses requests and has none left; it is on its way out."""
-        return replace(self, leaving=True)
-
-    def refused(self, now: float) -> Have:
-        """The worker did not carry out a command."""
-        return replace(self, control_retry_at=now + _CONTROL_RETRY_S)
-
-    def exited(self, reason: str) -> Have:
-        """The worker process is gone."""
-        return replace(self, process=Process.EXITED, exit_reason=reason)
-
-    def gone(self, failure: Failure | None, now: float, policy: Policy) -> Have:
-        """Every process of the worker is gone. A failure is counted; too many in a row and it is given up."""
-        have = replace(self, process=Process.NONE, heard=Heard(), leaving=False, exit_reason="")
-        if failure is None:
-            return have
-        stable = self.ready_at is not None and now - self.ready_at >= policy.stable_after_s
-        failures = 1 if stable else self.failures + 1
-        limit = policy.max_load_retries if failure.kind is FailureKind.LOAD else policy.max_restarts
-        return replace(
-            have,
-            failures=failures,
-            failure_limit=limit,
-            last_failure=failure.reason,
-            gave_up=failures > limit,
-            retry_at=now + policy.backoff_s(failures),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Nothing to do until an event, or until the monotonic time when one is given."""
-
-    until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Take the GPUs in the ledger."""
-
-    gpus: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Give the GPUs back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Start a worker."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Let running requests finish, then stop."""
-
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    """End every process of the worker."""
-
-    failure: Failure | None
-
-
-@dataclass(frozen=True, slots=True)
-class SetRole:
-    """Change the role of the live worker."""
-
-    role: types_pb2.Role.ValueType
-
-
-@dataclass(frozen=True, slots=True)
-class SetLimits:
-    """Change batch size and step-token budget of the live worker; 0 leaves one as it is."""
-
-    batch_size: int
-    step_token_budget: int
-
-
-@dataclass(frozen=True, slots=True)
-class PutToSleep:
-    """Drain, then take the weights off the GPU."""
-
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class WakeUp:
-    """Bring the weights back."""
-
-
-Step = Idle | Claim | Release | Launch | Drain | Terminate | SetRole | SetLimits | PutToSleep | WakeUp
 
 
 def plan(want: Want, have: Have, now: float, policy: Policy) -> Step:
@@ -313,12 +96,12 @@ def _with_live_worker(want: Want, have: Have, now: float, policy: Policy) -> Ste
 def _command(want: Want, heard: Heard) -> Step | None:
     state = heard.state
     if state == types_pb2.INSTANCE_STATE_DRAINING:
-        # A worker on its way to sleep goes there first: a drain cannot be taken back.
-        return PutToSleep(want.drain_timeout_s)
+        # Somebody else told it to go; its exit will be noticed.
+        return None
     if state == types_pb2.INSTANCE_STATE_SLEEPING:
         return WakeUp() if want.goal is Goal.RUNNING else None
     if want.goal is Goal.SLEEPING:
-        return PutToSleep(want.drain_timeout_s)
+        return PutToSleep()
     if want.role != heard.role:
         return SetRole(want.role)
     load = heard.load or cluster_pb2.InstanceLoad()

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from chiron.v1 import cluster_pb2, types_pb2
-from services.local_agent import supervisor as sv
+from services.local_agent import steps
+from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy
 from services.local_agent.desired import Goal, Want
 from services.local_agent.status import status_of
+from services.local_agent.supervisor import plan
 
-POLICY = sv.Policy(
+POLICY = Policy(
     max_restarts=3,
     max_load_retries=1,
     restart_backoff_s=2.0,
@@ -28,78 +30,78 @@ WANT = Want(
     gpus=(0, 1),
     drain_timeout_s=7.0,
 )
-CRASH = sv.Failure(sv.FailureKind.CRASH, "killed by SIGKILL")
-CANNOT_LOAD = sv.Failure(sv.FailureKind.LOAD, "no such file: weights")
+CRASH = Failure(FailureKind.CRASH, "killed by SIGKILL")
+CANNOT_LOAD = Failure(FailureKind.LOAD, "no such file: weights")
 NOW = 1000.0
 
 
-def heard(state: types_pb2.InstanceState.ValueType, reason: str = "") -> sv.Heard:
+def heard(state: types_pb2.InstanceState.ValueType, reason: str = "") -> Heard:
     load = cluster_pb2.InstanceLoad(batch_size=8, step_token_budget=512)
-    return sv.Heard(state, reason, types_pb2.ROLE_MIXED, "127.0.0.1:5000", load)
+    return Heard(state, reason, types_pb2.ROLE_MIXED, "127.0.0.1:5000", load)
 
 
-LAUNCHED = sv.Have().claimed(WANT.gpus).launched(incarnation=1, spec_version=1, now=NOW)
+LAUNCHED = Have().claimed(WANT.gpus).launched(incarnation=1, spec_version=1, now=NOW)
 READY = LAUNCHED.told(heard(types_pb2.INSTANCE_STATE_READY), NOW)
 
 
-def step(want: Want, have: sv.Have, now: float = NOW) -> sv.Step:
-    return sv.plan(want, have, now, POLICY)
+def step(want: Want, have: Have, now: float = NOW) -> steps.Step:
+    return plan(want, have, now, POLICY)
 
 
-def crashed(have: sv.Have, now: float = NOW, failure: sv.Failure = CRASH) -> sv.Have:
+def crashed(have: Have, now: float = NOW, failure: Failure = CRASH) -> Have:
     return have.exited("killed by SIGKILL").gone(failure, now, POLICY)
 
 
 def test_a_new_instance_takes_its_gpus_then_starts() -> None:
-    assert step(WANT, sv.Have()) == sv.Claim((0, 1))
-    assert step(WANT, sv.Have().claimed((0, 1))) == sv.Launch()
+    assert step(WANT, Have()) == steps.Claim((0, 1))
+    assert step(WANT, Have().claimed((0, 1))) == steps.Launch()
 
 
 def test_an_instance_whose_gpus_are_held_waits_and_says_why() -> None:
-    have = sv.Have().stopped_by("GPU 0 is still held by m-0")
-    assert step(WANT, have) == sv.Idle()
+    have = Have().stopped_by("GPU 0 is still held by m-0")
+    assert step(WANT, have) == steps.Idle()
     status = status_of(WANT, have, "node")
     assert (status.state, status.reason) == (
         types_pb2.INSTANCE_STATE_PENDING,
         "GPU 0 is still held by m-0",
     )
-    assert step(WANT, have.unblocked()) == sv.Claim((0, 1))
+    assert step(WANT, have.unblocked()) == steps.Claim((0, 1))
 
 
 def test_a_loading_worker_has_until_the_load_timeout() -> None:
     loading = LAUNCHED.told(heard(types_pb2.INSTANCE_STATE_LOADING), NOW + 50)
-    assert step(WANT, loading, NOW + 99) == sv.Idle(NOW + 100)
-    assert step(WANT, loading, NOW + 100) == sv.Terminate(
-        sv.Failure(sv.FailureKind.LOAD, "not ready within 100 s (load_timeout_s)")
+    assert step(WANT, loading, NOW + 99) == steps.Idle(NOW + 100)
+    assert step(WANT, loading, NOW + 100) == steps.Terminate(
+        Failure(FailureKind.LOAD, "not ready within 100 s (load_timeout_s)")
     )
 
 
 def test_a_ready_worker_as_wanted_is_left_alone() -> None:
-    assert step(WANT, READY) == sv.Idle(NOW + 20)
+    assert step(WANT, READY) == steps.Idle(NOW + 20)
 
 
 def test_a_ready_worker_that_falls_silent_is_replaced() -> None:
-    assert step(WANT, READY, NOW + 20) == sv.Terminate(
-        sv.Failure(sv.FailureKind.CRASH, "no statistics for 20 s (silence_timeout_s)")
+    assert step(WANT, READY, NOW + 20) == steps.Terminate(
+        Failure(FailureKind.CRASH, "no statistics for 20 s (silence_timeout_s)")
     )
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"role": types_pb2.ROLE_BATCH}, sv.SetRole(types_pb2.ROLE_BATCH)),
-        ({"batch_size": 16}, sv.SetLimits(16, 0)),
-        ({"step_token_budget": 256}, sv.SetLimits(0, 256)),
-        ({"batch_size": 8, "step_token_budget": 256}, sv.SetLimits(0, 256)),
-        ({"goal": Goal.SLEEPING}, sv.PutToSleep(7.0)),
-        ({"goal": Goal.STOPPED}, sv.Drain(7.0)),
-        ({"goal": Goal.STOPPED, "at_once": True}, sv.Terminate(None)),
-        ({"spec_version": 2}, sv.Drain(7.0)),
-        ({"gpus": (2, 3)}, sv.Drain(7.0)),
+        ({"role": types_pb2.ROLE_BATCH}, steps.SetRole(types_pb2.ROLE_BATCH)),
+        ({"batch_size": 16}, steps.SetLimits(16, 0)),
+        ({"step_token_budget": 256}, steps.SetLimits(0, 256)),
+        ({"batch_size": 8, "step_token_budget": 256}, steps.SetLimits(0, 256)),
+        ({"goal": Goal.SLEEPING}, steps.PutToSleep()),
+        ({"goal": Goal.STOPPED}, steps.Drain(7.0)),
+        ({"goal": Goal.STOPPED, "at_once": True}, steps.Terminate(None)),
+        ({"spec_version": 2}, steps.Drain(7.0)),
+        ({"gpus": (2, 3)}, steps.Drain(7.0)),
     ],
 )
 def test_a_change_of_level_is_applied_to_the_live_worker(
-    change: dict[str, object], expected: sv.Step
+    change: dict[str, object], expected: steps.Step
 ) -> None:
     assert step(replace(WANT, **change), READY) == expected  # type: ignore[arg-type]
 
@@ -107,54 +109,59 @@ def test_a_change_of_level_is_applied_to_the_live_worker(
 def test_a_refused_command_is_repeated_later_not_at_once() -> None:
     want = replace(WANT, role=types_pb2.ROLE_BATCH)
     refused = READY.refused(NOW)
-    assert step(want, refused) == sv.Idle(NOW + 5)
-    assert step(want, refused, NOW + 5) == sv.SetRole(types_pb2.ROLE_BATCH)
+    assert step(want, refused) == steps.Idle(NOW + 5)
+    assert step(want, refused, NOW + 5) == steps.SetRole(types_pb2.ROLE_BATCH)
 
 
 def test_a_drained_worker_goes_even_when_it_is_wanted_again() -> None:
-    assert step(WANT, READY.drained()) == sv.Terminate(None)
+    assert step(WANT, READY.drained()) == steps.Terminate(None)
     after = READY.drained().exited("exit status 0").gone(None, NOW, POLICY)
-    assert step(WANT, after) == sv.Launch()
+    assert step(WANT, after) == steps.Launch()
     assert after.failures == 0
 
 
 def test_a_stopped_instance_gives_its_gpus_back_only_when_the_processes_are_gone() -> None:
     want = replace(WANT, goal=Goal.STOPPED)
     exited = READY.drained().exited("exit status 0")
-    assert step(want, exited) == sv.Terminate(None)
+    assert step(want, exited) == steps.Terminate(None)
     assert status_of(want, exited, "node").state == types_pb2.INSTANCE_STATE_DRAINING
     gone = exited.gone(None, NOW, POLICY)
-    assert step(want, gone) == sv.Release()
-    assert step(want, gone.released()) == sv.Idle()
+    assert step(want, gone) == steps.Release()
+    assert step(want, gone.released()) == steps.Idle()
     assert status_of(want, gone.released(), "node").state == types_pb2.INSTANCE_STATE_STOPPED
 
 
 def test_an_instance_that_was_never_there_is_stopped_already() -> None:
     want = replace(WANT, goal=Goal.STOPPED)
-    assert step(want, sv.Have()) == sv.Idle()
-    assert status_of(want, sv.Have(), "node").state == types_pb2.INSTANCE_STATE_STOPPED
+    assert step(want, Have()) == steps.Idle()
+    assert status_of(want, Have(), "node").state == types_pb2.INSTANCE_STATE_STOPPED
 
 
 def test_a_stop_while_loading_needs_no_drain() -> None:
     want = replace(WANT, goal=Goal.STOPPED)
-    assert step(want, LAUNCHED.told(heard(types_pb2.INSTANCE_STATE_LOADING), NOW)) == sv.Terminate(None)
+    assert step(want, LAUNCHED.told(heard(types_pb2.INSTANCE_STATE_LOADING), NOW)) == steps.Terminate(None)
 
 
 def test_a_sleeper_wakes_when_it_should_run_and_rests_when_it_should_sleep() -> None:
     asleep = READY.told(heard(types_pb2.INSTANCE_STATE_SLEEPING), NOW)
-    assert step(WANT, asleep) == sv.WakeUp()
-    assert step(replace(WANT, goal=Goal.SLEEPING), asleep) == sv.Idle(NOW + 20)
+    assert step(WANT, asleep) == steps.WakeUp()
+    assert step(replace(WANT, goal=Goal.SLEEPING), asleep) == steps.Idle(NOW + 20)
+
+
+def test_a_worker_that_someone_else_drains_is_left_to_exit() -> None:
+    draining = READY.told(heard(types_pb2.INSTANCE_STATE_DRAINING), NOW)
+    assert step(WANT, draining) == steps.Idle(NOW + 20)
 
 
 def test_a_crash_ends_what_is_left_of_the_worker_then_waits_then_restarts_on_the_same_gpus() -> None:
     exited = READY.exited("killed by SIGKILL")
-    assert step(WANT, exited) == sv.Terminate(CRASH)
+    assert step(WANT, exited) == steps.Terminate(CRASH)
     waiting = exited.gone(CRASH, NOW, POLICY)
-    assert step(WANT, waiting) == sv.Idle(NOW + 2)
+    assert step(WANT, waiting) == steps.Idle(NOW + 2)
     status = status_of(WANT, waiting, "node")
     assert status.state == types_pb2.INSTANCE_STATE_PENDING
     assert status.reason == "waits for restart 1 of 3 after: killed by SIGKILL"
-    assert step(WANT, waiting, NOW + 2) == sv.Launch()
+    assert step(WANT, waiting, NOW + 2) == steps.Launch()
     assert waiting.launched(incarnation=2, spec_version=1, now=NOW + 2).restarts == 1
 
 
@@ -172,8 +179,8 @@ def test_crashes_in_a_row_end_in_failed_with_the_last_reason_and_free_gpus() -> 
     for _ in range(POLICY.max_restarts):
         have = crashed(have).launched(incarnation=2, spec_version=1, now=NOW)
     have = crashed(have)
-    assert step(WANT, have) == sv.Release()
-    assert step(WANT, have.released(), NOW + 1e6) == sv.Idle()
+    assert step(WANT, have) == steps.Release()
+    assert step(WANT, have.released(), NOW + 1e6) == steps.Idle()
     status = status_of(WANT, have, "node")
     assert status.state == types_pb2.INSTANCE_STATE_FAILED
     assert status.reason == "failed 4 times in a row; last: killed by SIGKILL"
@@ -189,7 +196,7 @@ def test_a_stable_run_makes_earlier_crashes_forgotten() -> None:
 
 def test_a_load_failure_is_retried_less_often_than_a_crash_and_its_reason_travels() -> None:
     failed = LAUNCHED.told(heard(types_pb2.INSTANCE_STATE_FAILED, "no such file: weights"), NOW)
-    assert step(WANT, failed) == sv.Terminate(CANNOT_LOAD)
+    assert step(WANT, failed) == steps.Terminate(CANNOT_LOAD)
     again = failed.gone(CANNOT_LOAD, NOW, POLICY).launched(2, 1, NOW + 2)
     given_up = again.gone(CANNOT_LOAD, NOW + 3, POLICY)
     assert given_up.gave_up
@@ -198,7 +205,7 @@ def test_a_load_failure_is_retried_less_often_than_a_crash_and_its_reason_travel
 
 def test_an_engine_that_dies_in_service_counts_as_a_crash_with_the_workers_reason() -> None:
     dead = READY.told(heard(types_pb2.INSTANCE_STATE_FAILED, "engine core died"), NOW)
-    expected = sv.Terminate(sv.Failure(sv.FailureKind.CRASH, "engine core died"))
+    expected = steps.Terminate(Failure(FailureKind.CRASH, "engine core died"))
     assert step(WANT, dead) == expected
     assert step(WANT, dead.exited("exit status 1")) == expected
 
@@ -217,8 +224,8 @@ def test_a_failed_instance_starts_afresh_only_for_another_spec_placement_or_goal
     assert replace(WANT, spec_version=2).restarts_afresh(WANT)
     assert replace(WANT, gpus=(2, 3)).restarts_afresh(WANT)
     assert replace(WANT, goal=Goal.STOPPED).restarts_afresh(WANT)
-    have = sv.Have(gave_up=True, failures=9, retry_at=NOW + 30).wanted_afresh()
-    assert step(WANT, have) == sv.Claim((0, 1))
+    have = Have(gave_up=True, failures=9, retry_at=NOW + 30).wanted_afresh()
+    assert step(WANT, have) == steps.Claim((0, 1))
 
 
 def test_a_status_carries_what_the_worker_said() -> None:
