@@ -68,9 +68,9 @@ class ControllerLink:
             call.cancel()
 
     def _take(self, answer: control_pb2.ConnectRouterResponse) -> None:
+        self._pause_s = _FIRST_PAUSE_S
         match answer.WhichOneof("message"):
             case "snapshot":
-                self._pause_s = _FIRST_PAUSE_S
                 self._placer.snapshot(answer.snapshot)
                 log.info(
                     "table of term %d, epoch %d: %d models, %d instances",
