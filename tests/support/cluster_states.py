@@ -1,0 +1,96 @@
+"""Short ways to write down a cluster for the reconciler."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from chiron.internal.v1 import control_pb2
+from chiron.store import GpuRecord, InstanceRecord, ModelRecord, NodeRecord, Observed
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.view import ClusterView, Liveness, NodeView
+
+PENDING = types_pb2.INSTANCE_STATE_PENDING
+LOADING = types_pb2.INSTANCE_STATE_LOADING
+READY = types_pb2.INSTANCE_STATE_READY
+FAILED = types_pb2.INSTANCE_STATE_FAILED
+DRAINING = types_pb2.INSTANCE_STATE_DRAINING
+RUNNING = control_pb2.DESIRED_STATE_RUNNING
+STOPPED = control_pb2.DESIRED_STATE_STOPPED
+
+
+def model(
+    name: str = "chat",
+    desired: int = 1,
+    *,
+    gpus: int = 1,
+    version: int = 1,
+    rollout: int | None = None,
+    deleted: bool = False,
+) -> ModelRecord:
+    """An applied model; `rollout` is the oldest version that may stay (the present one)."""
+    spec = cluster_pb2.ModelSpec(name=name, gpus_per_instance=gpus, engine="sim", role=types_pb2.ROLE_MIXED)
+    return ModelRecord(
+        name, spec.SerializeToString(), version, version if rollout is None else rollout, desired, deleted
+    )
+
+
+def node(
+    name: str,
+    gpus: int = 2,
+    *,
+    liveness: Liveness = Liveness.LIVE,
+    draining: bool = False,
+    unhealthy: tuple[int, ...] = (),
+) -> NodeView:
+    """A node with `gpus` GPUs."""
+    records = tuple(GpuRecord(index, healthy=index not in unhealthy) for index in range(gpus))
+    silent_s = 7.5 if liveness is Liveness.DEAD else 0.5
+    return NodeView(NodeRecord(name, "127.0.0.1", records, draining=draining), liveness, silent_s)
+
+
+def instance(
+    name: str,
+    node_id: str,
+    *gpus: int,
+    of: str = "chat",
+    state: types_pb2.InstanceState.ValueType = READY,
+    reason: str = "",
+    version: int = 1,
+    desired: control_pb2.DesiredState.ValueType = RUNNING,
+) -> InstanceRecord:
+    """An instance on the given GPUs (0 when none are named)."""
+    return InstanceRecord(
+        instance_id=name,
+        model=of,
+        node_id=node_id,
+        gpu_indexes=gpus or (0,),
+        role=types_pb2.ROLE_MIXED,
+        spec=b"",
+        spec_version=version,
+        desired=desired,
+        observed=Observed(state=state, reason=reason, incarnation=1, address="127.0.0.1:1"),
+    )
+
+
+def cluster(
+    *parts: ModelRecord | NodeView | InstanceRecord,
+    unknown: tuple[InstanceRecord, ...] = (),
+    load: dict[str, int] | None = None,
+    settling: bool = False,
+) -> ClusterView:
+    """A view made of its parts."""
+    return ClusterView(
+        models=tuple(part for part in parts if isinstance(part, ModelRecord)),
+        instances=tuple(part for part in parts if isinstance(part, InstanceRecord)),
+        nodes=tuple(part for part in parts if isinstance(part, NodeView)),
+        unknown=unknown,
+        load=load or {},
+        settling=settling,
+    )
+
+
+def numbered() -> Callable[[str], str]:
+    """Ids new-1, new-2, ..."""
+    count = itertools.count(1)
+    return lambda _: f"new-{next(count)}"
