@@ -63,10 +63,10 @@ proto-check: $(PROTO_STAMP) ## Fail when the checked-in stubs are stale
 	@tools/check_proto.sh $(PROTO_VENV)/bin
 
 bench: setup ## Measure the router's data path; JSON into bench/results/
-	@$(BIN)/python -m bench.data_path $(ARGS)
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path $(ARGS)
 
 bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
-	@$(BIN)/python -m bench.data_path --smoke $(ARGS)
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path --smoke $(ARGS)
 
 soak: setup ## Load a cluster and kill workers for DURATION seconds (default 300), then check every stream
 	@$(BIN)/chiron demo --duration $(or $(DURATION),300) --kill-every 15 --seed $(or $(SEED),0) --no-live

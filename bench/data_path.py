@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import uvloop
 
 from bench.paced_worker import INCARNATION, INSTANCE_ID
-from chiron.internal.v1 import control_pb2, control_pb2_grpc
+from chiron.internal.v1 import control_pb2
 from chiron.rpc.servers import Server, open_channel
 from chiron.v1 import cluster_pb2, inference_pb2_grpc, types_pb2
 from chiron.v1 import inference_pb2 as pb
@@ -57,7 +58,7 @@ SMOKE = Size(
 )
 
 
-class OneInstanceController(control_pb2_grpc.ControlServiceServicer):
+class OneInstanceController:
     """Hands every router a table with one model on one instance."""
 
     def __init__(self, worker: str) -> None:
@@ -79,7 +80,7 @@ class OneInstanceController(control_pb2_grpc.ControlServiceServicer):
             ],
         )
 
-    async def ConnectRouter(
+    async def connect_router(
         self, request_iterator: AsyncIterator[control_pb2.ConnectRouterRequest], context: Any
     ) -> AsyncIterator[control_pb2.ConnectRouterResponse]:
         """Sends the table and keeps the stream."""
@@ -168,14 +169,14 @@ class Bench:
         # The first call on each connection allocates what later ones share.
         warm = [stub.Generate(request) for stub in stubs]
         for call in warm:
-            await call.read()  # type: ignore[attr-defined]
+            await call.read()
         before = self._router.memory_info().rss
         calls = [stubs[index % len(stubs)].Generate(request) for index in range(count)]
         for call in calls:
-            await call.read()  # type: ignore[attr-defined]
+            await call.read()
         after = self._router.memory_info().rss
         for call in warm + calls:
-            call.cancel()  # type: ignore[attr-defined]
+            call.cancel()
         for channel in channels:
             await channel.close()
         return (after - before) / 1024 / count
@@ -198,7 +199,15 @@ async def measure(size: Size) -> dict[str, Any]:
     """Everything, once."""
     async with started("bench.paced_worker", "0") as (worker, _):
         control = Server(["chiron.internal.v1.ControlService"])
-        control_pb2_grpc.add_ControlServiceServicer_to_server(OneInstanceController(worker), control.grpc)
+        connect = grpc.stream_stream_rpc_method_handler(
+            OneInstanceController(worker).connect_router,
+            control_pb2.ConnectRouterRequest.FromString,
+            control_pb2.ConnectRouterResponse.SerializeToString,
+        )
+        handler = grpc.method_handlers_generic_handler(
+            "chiron.internal.v1.ControlService", {"ConnectRouter": connect}
+        )
+        control.grpc.add_generic_rpc_handlers((handler,))
         port = control.bind("127.0.0.1:0")
         await control.start()
         sets = ("listen=127.0.0.1:0", f"controller=127.0.0.1:{port}")

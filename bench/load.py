@@ -51,8 +51,8 @@ class _Stubs:
         self.channels = [open_channel(address) for _ in range(_CHANNELS)]
         self._stubs = [inference_pb2_grpc.InferenceServiceStub(channel) for channel in self.channels]
 
-    def __getitem__(self, index: int) -> inference_pb2_grpc.InferenceServiceAsyncStub:
-        return self._stubs[index % _CHANNELS]  # type: ignore[return-value]
+    def __getitem__(self, index: int) -> inference_pb2_grpc.InferenceServiceStub:
+        return self._stubs[index % _CHANNELS]
 
 
 async def _one(plan: Plan, door: _Stubs, worker: _Stubs, index: int, result: Result) -> None:

@@ -12,26 +12,27 @@ import asyncio
 import sys
 from typing import Any
 
+import grpc
 import uvloop
 
-from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
+from chiron.internal.v1 import worker_pb2
 from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.v1 import inference_pb2 as pb
-from chiron.v1 import inference_pb2_grpc, types_pb2
+from chiron.v1 import types_pb2
 
 INSTANCE_ID = "bench-1"
 INCARNATION = 1
 _BATCH_SIZE = 100_000
 
 
-class PacedInference(inference_pb2_grpc.InferenceServiceServicer):
+class PacedInference:
     """Streams prepared chunks on an absolute schedule."""
 
     def __init__(self, load: PacedLoad) -> None:
         self._load = load
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
+    async def generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """One chunk a token, all but the last alike."""
         loop = asyncio.get_running_loop()
         interval = (request.sampling.top_k or 10) / 1000
@@ -63,7 +64,7 @@ class PacedInference(inference_pb2_grpc.InferenceServiceServicer):
             self._load.finished(request.request_id)
 
 
-class PacedLoad(worker_pb2_grpc.WorkerServiceServicer):
+class PacedLoad:
     """WatchLoad with room for everyone; tells started and finished ids every 20 ms."""
 
     def __init__(self) -> None:
@@ -84,7 +85,7 @@ class PacedLoad(worker_pb2_grpc.WorkerServiceServicer):
         self._finished.append(request_id)
         self._changed.set()
 
-    async def WatchLoad(self, request: worker_pb2.WatchLoadRequest, context: Any) -> None:
+    async def watch(self, request: worker_pb2.WatchLoadRequest, context: Any) -> None:
         """For the one router of a benchmark."""
         while True:
             self._changed.clear()
@@ -111,8 +112,18 @@ class PacedLoad(worker_pb2_grpc.WorkerServiceServicer):
 async def _serve() -> None:
     load = PacedLoad()
     server = Server(["chiron.v1.InferenceService", "chiron.internal.v1.WorkerService"])
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(PacedInference(load), server.grpc)
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(load, server.grpc)
+    generate = grpc.unary_stream_rpc_method_handler(
+        PacedInference(load).generate, pb.GenerateRequest.FromString, pb.GenerateResponse.SerializeToString
+    )
+    watch = grpc.unary_stream_rpc_method_handler(
+        load.watch, worker_pb2.WatchLoadRequest.FromString, worker_pb2.WatchLoadResponse.SerializeToString
+    )
+    server.grpc.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler("chiron.v1.InferenceService", {"Generate": generate}),
+            grpc.method_handlers_generic_handler("chiron.internal.v1.WorkerService", {"WatchLoad": watch}),
+        )
+    )
     port = server.bind(f"127.0.0.1:{sys.argv[1]}")
     await server.start()
     await server.set_serving(True)
