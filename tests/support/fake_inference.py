@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -71,17 +71,17 @@ class FakeRouter(FakeDoor):
         await self.hold.wait()
         if self.refusal is not None:
             await abort(context, self.refusal)
-        for worker in self.workers:
-            if worker.name not in request.excluded_instance_ids:
-                return pb.RouteResponse(
-                    instance_id=worker.name,
-                    incarnation=1,
-                    address=worker.address,
-                    ticket=f"ticket for {worker.name}".encode(),
-                    ticket_ttl_ms=2000,
-                    request_id=request.request_id,
-                )
-        await abort(context, ChironError(Reason.NO_INSTANCE, "every instance is excluded"))
+        able = [worker for worker in self.workers if worker.name not in request.excluded_instance_ids]
+        if not able:
+            await abort(context, ChironError(Reason.NO_INSTANCE, "every instance is excluded"))
+        return pb.RouteResponse(
+            instance_id=able[0].name,
+            incarnation=1,
+            address=able[0].address,
+            ticket=f"ticket for {able[0].name}".encode(),
+            ticket_ttl_ms=2000,
+            request_id=request.request_id,
+        )
 
 
 def answer(*words: str, per_message: int = 1, choices: int = 1) -> Behaviour:
@@ -196,17 +196,32 @@ async def serving(
             await server.stop(0)
 
 
-@contextmanager
-def blackhole() -> Iterator[str]:
-    """The address of a socket that takes connections in and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield "127.0.0.1:%d" % listener.getsockname()[1]
+class Blackhole:
+    """A socket that lets connections in and never says a word; `with` opens it."""
+
+    def __enter__(self) -> Blackhole:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def connections(self) -> int:
+        """How many connections came in since the last count."""
+        count = 0
+        with suppress(BlockingIOError):
+            while True:
+                self._listener.accept()[0].close()
+                count += 1
+        return count
 
 
 def closed_port() -> str:
     """An address where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return "127.0.0.1:%d" % listener.getsockname()[1]
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 class Relay:
@@ -222,7 +237,7 @@ class Relay:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Relay]:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chiron.client import Client, Unavailable
+from chiron.client import Client, DeadlineExceeded, Unavailable
 from tests.support.fake_inference import (
     Blackhole,
     FakeDoor,
@@ -51,6 +51,20 @@ async def test_the_bypass_is_remembered_so_that_later_requests_do_not_wait(route
                 await client.complete(model="toy", prompt="x")
             assert client.stats.fallbacks == 3
         assert silent.connections() == 1
+
+
+async def test_a_request_that_runs_out_of_time_puts_no_blame_on_the_worker(router, worker):
+    there = worker.address
+    with Blackhole() as silent:
+        worker.address = silent.address
+        async with Client(router.address, connect_timeout_s=30) as client:
+            with pytest.raises(DeadlineExceeded):
+                await client.complete(model="toy", prompt="x", timeout_s=QUICK)
+            assert silent.connections() == 1
+            worker.address = there
+            assert (await client.complete(model="toy", prompt="x")).timing.instance_id == "w-1"
+            # Had it been blamed, its host would be avoided now.
+            assert client.stats.fallbacks == 0
 
 
 async def test_the_bypass_is_forgotten_in_time(router, worker):

@@ -168,14 +168,14 @@ class Call:
 
     async def _door(self, held: ExitStack) -> _Door:
         """Where this attempt goes: straight to a worker, or through the router where that is not possible."""
-        network, now_s = self._network, time.monotonic()
+        network = self._network
         self._instance_id = ""
         if network.settings.lookaside:
-            if not network.workers.lookaside_rests(now_s):
+            if not network.workers.lookaside_rests(time.monotonic()):
                 route = await self._route()
                 self._instance_id = route.instance_id
-                if not network.workers.avoided(route.address, now_s):
-                    lease, connection = await network.worker(held, route.address, self._remaining_s())
+                if not network.workers.avoided(route.address, time.monotonic()):
+                    lease, connection = await network.worker(held, route.address, self._remaining_s)
                     if lease is not None:
                         return _Door(lease, route.ticket)
                     last = self._attempt + 1 == network.settings.max_attempts
@@ -187,11 +187,11 @@ class Call:
                         )
                 self._instance_id = ""
             network.stats.fallbacks += 1
-        return _Door(await network.router(held, self._remaining_s()), is_router=True)
+        return _Door(await network.router(held, self._remaining_s), is_router=True)
 
     async def _route(self) -> pb.RouteResponse:
         with ExitStack() as held:
-            lease = await self._network.router(held, self._remaining_s())
+            lease = await self._network.router(held, self._remaining_s)
             route = route_request(self._request)
             route.attempt = self._attempt
             route.elapsed_ms = self._elapsed_ms()

@@ -83,7 +83,9 @@ class Lease:
                     await channel.wait_for_state_change(state)
                     state = channel.get_state(try_to_connect=True)
         except TimeoutError:
-            return Connection.TIMED_OUT
+            # A loop that was blocked for that long learns of both at once.
+            if channel.get_state() is not grpc.ChannelConnectivity.READY:
+                return Connection.TIMED_OUT
         return Connection.READY
 
 

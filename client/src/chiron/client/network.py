@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import grpc
 
 from chiron.client.channels import Channels, Connection, Lease
-from chiron.client.errors import Unavailable
+from chiron.client.errors import DeadlineExceeded, Unavailable
 from chiron.client.reachability import RouterOrder, WorkerReachability
 from chiron.client.security import TlsConfig
 from chiron.client.stats import ClientStats
 from chiron.v1 import inference_pb2 as pb
+
+Remaining = Callable[[], float | None]
+"""Tells how many seconds a request has left, None for no limit; raises DeadlineExceeded when none are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +56,16 @@ class Network:
         """Channels to workers, in use or kept."""
         return len(self._worker_channels)
 
-    async def router(self, held: ExitStack, remaining_s: float | None) -> Lease:
+    async def router(self, held: ExitStack, remaining_s: Remaining) -> Lease:
         """A connection to the first router that can be reached, held by `held`.
 
-        Raises Unavailable, naming what is wrong with each, when there is none.
+        Raises Unavailable, naming what is wrong with each, when there is none, and what `remaining_s` raises.
         """
         failures = []
         for address in self.routers.order(time.monotonic()):
             with ExitStack() as trial:
                 lease = trial.enter_context(self._router_channels.lease(address))
-                connection = await lease.connect(self._patience_s(remaining_s))
+                connection = await self._connect(lease, remaining_s)
                 if connection is Connection.READY:
                     self.routers.answered(address)
                     held.push(trial.pop_all())
@@ -72,12 +76,15 @@ class Network:
         raise Unavailable(f"no router can be reached: {'; '.join(failures)}", reason="ROUTER_UNREACHABLE")
 
     async def worker(
-        self, held: ExitStack, address: str, remaining_s: float | None
+        self, held: ExitStack, address: str, remaining_s: Remaining
     ) -> tuple[Lease | None, Connection]:
-        """A connection to the worker at `address`, held by `held`; None when it cannot be reached."""
+        """A connection to the worker at `address`, held by `held`; None when it cannot be reached.
+
+        Raises what `remaining_s` raises.
+        """
         with ExitStack() as trial:
             lease = trial.enter_context(self._worker_channels.lease(address))
-            connection = await lease.connect(self._patience_s(remaining_s))
+            connection = await self._connect(lease, remaining_s)
             if connection is Connection.READY:
                 self.workers.answered(address)
                 held.push(trial.pop_all())
@@ -95,9 +102,19 @@ class Network:
         await self._worker_channels.close()
         await self._router_channels.close()
 
-    def _patience_s(self, remaining_s: float | None) -> float:
+    async def _connect(self, lease: Lease, remaining_s: Remaining) -> Connection:
         patience_s = self.settings.connect_timeout_s
-        return patience_s if remaining_s is None else min(patience_s, remaining_s)
+        limit_s = remaining_s()
+        if limit_s is None or limit_s >= patience_s:
+            return await lease.connect(patience_s)
+        connection = await lease.connect(limit_s)
+        if connection is Connection.TIMED_OUT:
+            # The request ran out of time, which says nothing about the other side.
+            raise DeadlineExceeded(
+                f"timeout_s passed before a connection to {lease.address} came about",
+                reason="DEADLINE_EXCEEDED",
+            )
+        return connection
 
     async def _why(self, lease: Lease, connection: Connection) -> str:
         """Why no connection came about. gRPC tells the cause to a call only, so one that fails is made."""

@@ -87,6 +87,8 @@ class _LoopThread:
 class SyncClient:
     """The blocking twin of Client, with the same arguments; safe to use from several threads.
 
+    Beside another event loop that uses gRPC, grpcio before 1.80 logs a harmless BlockingIOError now and then.
+
     Example:
         ```python
         with SyncClient("127.0.0.1:50051") as client:
