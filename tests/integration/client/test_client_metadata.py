@@ -111,7 +111,17 @@ async def test_a_failed_request_is_a_span_with_its_error(router, spans):
 async def test_a_stream_left_early_still_ends_its_span(router, spans):
     async with Client(router.address) as client, client.generate(model="toy", prompt="x") as stream:
         await anext(stream)
-    assert len(spans.get_finished_spans()) == 1
+    (span,) = spans.get_finished_spans()
+    assert "gen_ai.usage.output_tokens" not in span.attributes
+
+
+async def test_a_stream_read_to_its_last_chunk_has_its_figures_in_the_span(router, spans):
+    async with Client(router.address) as client, client.generate(model="toy", prompt="x") as stream:
+        async for chunk in stream:
+            if chunk.usage is not None:
+                break
+    (span,) = spans.get_finished_spans()
+    assert span.attributes["gen_ai.usage.output_tokens"] == 4
 
 
 def server_credentials(*, mutual: bool) -> grpc.ServerCredentials:

@@ -72,11 +72,12 @@ class Call:
                 try:
                     async with aclosing(self._run(assembly)) as chunks:
                         async for chunk in chunks:
+                            if chunk.usage is not None:
+                                self._finish(span, assembly)
                             yield chunk
                 except ChironError as error:
                     self._try_again(error, assembly, restart=False)
                 else:
-                    self._finish(span, assembly)
                     return
 
     async def whole(self) -> Completion:
@@ -146,7 +147,10 @@ class Call:
         raise error
 
     async def _run(self, assembly: Assembly) -> AsyncGenerator[Chunk, None]:
-        """One attempt."""
+        """One attempt.
+
+        The last chunk comes when the stream has ended well, so that a reader who stops there cancels nothing.
+        """
         with ExitStack() as held, self._typed_errors():
             door = await self._door(held)
             request = self._request
@@ -157,14 +161,21 @@ class Call:
                 call = door.lease.stub.Generate(
                     request, timeout=self._remaining_s(), metadata=self._headers(to_router=door.is_router)
                 )
+                last: Chunk | None = None
                 try:
                     async for response in call:
                         now_s = time.monotonic()
                         for delta in response.deltas:
-                            yield assembly.add(delta, now_s)
+                            chunk = assembly.add(delta, now_s)
+                            if chunk.usage is None:
+                                yield chunk
+                            else:
+                                last = chunk
                 finally:
                     call.cancel()
             assembly.check_complete()
+        if last is not None:
+            yield last
 
     async def _door(self, held: ExitStack) -> _Door:
         """Where this attempt goes: straight to a worker, or through the router where that is not possible."""

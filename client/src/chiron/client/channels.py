@@ -40,7 +40,7 @@ class Connection(Enum):
 
 
 class _Entry:
-    __slots__ = ("address", "channel", "closing", "stub", "users", "wanted")
+    __slots__ = ("address", "channel", "stub", "users", "wanted")
 
     def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
         self.address = address
@@ -48,7 +48,6 @@ class _Entry:
         self.stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self.users = 0
         self.wanted = True
-        self.closing = False
 
 
 class Lease:
@@ -99,6 +98,8 @@ class Channels:
         if tls and tls.server_name:
             self._options.append(("grpc.ssl_target_name_override", tls.server_name))
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._alive: set[_Entry] = set()
+        """Also those that were discarded while somebody held them."""
         self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -116,6 +117,7 @@ class Channels:
         entry = self._entries.get(address)
         if entry is None:
             entry = self._entries[address] = _Entry(address, self._open(address))
+            self._alive.add(entry)
         self._entries.move_to_end(address)
         entry.users += 1
         self._trim()
@@ -130,8 +132,7 @@ class Channels:
     async def close(self) -> None:
         """Closes every channel and ends the calls on them."""
         self._closed = True
-        for entry in self._entries.values():
-            entry.wanted = False
+        for entry in tuple(self._alive):
             self._close_soon(entry)
         self._entries.clear()
         while self._closing:
@@ -162,9 +163,9 @@ class Channels:
             self._close_soon(entry)
 
     def _close_soon(self, entry: _Entry) -> None:
-        if entry.closing:
+        if entry not in self._alive:
             return
-        entry.closing = True
+        self._alive.remove(entry)
         task = asyncio.get_running_loop().create_task(entry.channel.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
