@@ -22,6 +22,8 @@ MODEL = "toy"
 SETTLE_S = 120.0
 """Time after the last arrival within which every answer must have come."""
 
+SETTINGS = {"agent": {"stable_after_s": "1"}}
+"""Kills are not the workers' fault: a long run must not end with an agent that gives a victim up."""
 RECENT = 1000
 """Latency samples that the running headline rests on."""
 
@@ -44,7 +46,7 @@ async def run_demo(options: DemoOptions) -> int:
     # The JSON line is all that goes to stdout.
     console = Console(stderr=True)
     live = options.live and sys.stdout.isatty()
-    async with LocalCluster(nodes=options.nodes, gpus=options.gpus) as cluster:
+    async with LocalCluster(nodes=options.nodes, gpus=options.gpus, settings=SETTINGS) as cluster:
         with open_progress(console, live=live) as progress:
             progress.say(
                 f"starting {options.nodes} nodes with {options.gpus} GPUs each in {cluster.directory}"

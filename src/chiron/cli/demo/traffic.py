@@ -29,8 +29,8 @@ class Load:
     """Arrivals beyond it are shed, and counted."""
 
 
-INTERACTIVE = Load("interactive", 6.0, (5, 60), (16, 64), most_outstanding=200)
-BATCH = Load("batch", 2.0, (50, 200), (64, 160), most_outstanding=200)
+INTERACTIVE = Load("interactive", 10.0, (5, 60), (16, 64), most_outstanding=200)
+BATCH = Load("batch", 3.0, (50, 200), (64, 160), most_outstanding=200)
 
 
 @dataclass(slots=True)
