@@ -112,7 +112,8 @@ def fit_context(request: pb.GenerateRequest, prompt: Sequence[int], most_tokens:
         field = str(request.WhichOneof("input")) if alone else "sampling.max_tokens"
         if not alone and not sampling.HasField("max_tokens"):
             field = "sampling.min_tokens"
-        what = f"{len(prompt)} prompt tokens and {asked} output tokens exceed the context of {most_tokens} tokens"
+        asked_for = f"{len(prompt)} prompt tokens and {asked} output tokens"
+        what = f"{asked_for} are over the context of {most_tokens}"
         raise ChironError.invalid([(field, what)])
     if not sampling.HasField("max_tokens"):
         sampling.max_tokens = most_tokens - len(prompt)

@@ -34,7 +34,7 @@ class WorkerConfig:
     listen: str = "127.0.0.1:0"
     """host:port of the inference interface; port 0: any free one. The host is what the worker advertises."""
     max_waiting: int = 256
-    """Requests that may wait in the engine; further ones are refused with RETRY_ELSEWHERE."""
+    """Requests beyond the batch size that are taken in to wait; further ones get RETRY_ELSEWHERE."""
     drain_timeout_s: float = 30.0
     """Time that SIGTERM leaves to running requests, in seconds."""
 

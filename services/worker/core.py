@@ -106,13 +106,10 @@ class Worker:
     @contextlib.contextmanager
     def accept(self, request: LiveRequest) -> Iterator[None]:
         """Keeps a request live for the block. Raises ChironError (RETRY_ELSEWHERE) when too many wait."""
-        waiting = self.occupancy().waiting
-        if waiting.interactive + waiting.batch >= self.config.max_waiting > 0:
-            raise ChironError(
-                Reason.RETRY_ELSEWHERE,
-                f"{waiting.interactive + waiting.batch} requests wait in this worker, the limit is "
-                f"{self.config.max_waiting}",
-            )
+        most = self.serving_engine().stats().batch_size + self.config.max_waiting
+        if sum(self.live.slots) >= most:
+            text = f"all slots are taken and {self.config.max_waiting} or more requests wait in this worker"
+            raise ChironError(Reason.RETRY_ELSEWHERE, text)
         if self.live.get(request.request_id) is not None:
             raise ChironError(Reason.DUPLICATE_REQUEST, f"request {request.request_id} is live here")
         self.live.add(request)

@@ -20,7 +20,7 @@ def read_spec(path: Path) -> cluster_pb2.ModelSpec:
     try:
         json_format.Parse(path.read_text(encoding="utf-8"), spec)
     except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
-        raise ConfigError(f"spec_file {path}: {error}") from error
+        raise ConfigError(f"spec_file {path}: {' '.join(str(error).split())}") from error
     for field in ("name", "engine"):
         if not getattr(spec, field):
             raise ConfigError(f"spec_file {path}: {field} is required")
