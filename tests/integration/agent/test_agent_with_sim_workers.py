@@ -14,7 +14,7 @@ from google.protobuf import struct_pb2
 
 from chiron.internal.v1 import control_pb2, worker_pb2, worker_pb2_grpc
 from chiron.rpc.servers import open_channel
-from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import cluster_pb2, inference_pb2, inference_pb2_grpc, types_pb2
 from services.local_agent.procfs import stat_of
 from tests.support.agent_process import AgentProcess
 from tests.support.fake_controller import FakeController
@@ -193,6 +193,43 @@ async def test_a_stopped_instance_is_gone_and_its_gpu_free(agent: Start, control
     controller.send([desired("toy-2")])
     await controller.until("toy-2", READY)
     assert controller.instance("toy-1") is None
+
+
+async def test_a_stopped_instance_finishes_its_streams_first(
+    agent: Start, controller: FakeController
+) -> None:
+    await agent()
+    controller.send([desired(arguments={"time_scale": 4})])
+    status = await controller.until("toy-1", READY)
+    request = inference_pb2.GenerateRequest(
+        request_id="r-1",
+        model="toy",
+        prompt="Tell me",
+        sampling=inference_pb2.SamplingParams(max_tokens=60, ignore_eos=True),
+    )
+    async with open_channel(status.address) as channel:
+        stream = inference_pb2_grpc.InferenceServiceStub(channel).Generate(request).__aiter__()
+        deltas = list((await anext(stream)).deltas)
+        controller.send([desired(state=control_pb2.DESIRED_STATE_STOPPED, generation=2)])
+        await controller.until("toy-1", types_pb2.INSTANCE_STATE_DRAINING)
+        async for response in stream:
+            deltas += response.deltas
+    assert deltas[-1].finish_reason == inference_pb2.FINISH_REASON_LENGTH
+    assert sum(len(delta.token_ids) for delta in deltas) == 60
+    await controller.until("toy-1", STOPPED)
+
+
+async def test_an_idle_instance_sleeps_and_wakes_in_the_same_incarnation(
+    agent: Start, controller: FakeController
+) -> None:
+    await agent()
+    controller.send([desired()])
+    first = await controller.until("toy-1", READY)
+    controller.send([desired(state=control_pb2.DESIRED_STATE_SLEEPING, generation=2)])
+    await controller.until("toy-1", types_pb2.INSTANCE_STATE_SLEEPING)
+    controller.send([desired(generation=3)])
+    awake = await controller.until("toy-1", READY)
+    assert (awake.incarnation, awake.restarts) == (first.incarnation, 0)
 
 
 async def test_a_repeated_level_changes_nothing(agent: Start, controller: FakeController) -> None:

@@ -1,0 +1,104 @@
+"""Terms, revisions and GPU health of a node, without any worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chiron.internal.v1 import control_pb2
+from chiron.v1 import types_pb2
+from services.local_agent.config import AgentConfig
+from services.local_agent.gpus import DeclaredGpus
+from services.local_agent.node import Node, StaleTerm
+from services.local_agent.records import StateDir
+
+
+class Changes:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def changes() -> Changes:
+    return Changes()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, changes: Changes) -> AsyncIterator[Node]:
+    inventory = DeclaredGpus(2)
+    node = Node(
+        AgentConfig(state_dir=tmp_path),
+        node_id="n",
+        state=StateDir(tmp_path),
+        socket_dir=tmp_path,
+        inventory=inventory,
+        gpus=inventory.read(),
+        on_change=changes,
+    )
+    yield node
+    await node.close()
+
+
+def level(term: int, revision: int, *stopped: str) -> control_pb2.DesiredNode:
+    return control_pb2.DesiredNode(
+        term=term,
+        revision=revision,
+        instances=[
+            control_pb2.DesiredInstance(instance_id=name, state=control_pb2.DESIRED_STATE_STOPPED)
+            for name in stopped
+        ],
+    )
+
+
+def listed(node: Node) -> dict[str, bool]:
+    return {report.status.instance_id: report.known for report in node.reports()}
+
+
+async def test_a_higher_term_is_on_disk_before_it_counts(node: Node, tmp_path: Path) -> None:
+    await node.accept_term(5)
+    assert (node.highest_term, StateDir(tmp_path).read_term()) == (5, 5)
+    with pytest.raises(StaleTerm, match="term 4 is over: this node has seen term 5"):
+        await node.apply(level(4, 9, "a"))
+    assert listed(node) == {}
+
+
+async def test_an_older_revision_of_the_same_term_is_passed_over(node: Node) -> None:
+    await node.apply(level(1, 3, "a"))
+    await node.apply(level(1, 2, "b"))
+    assert listed(node) == {"a": True}
+    assert node.applied_revision == 3
+
+
+async def test_a_new_term_starts_its_revisions_afresh_and_knows_nothing_yet(node: Node) -> None:
+    await node.apply(level(1, 3, "a"))
+    await node.accept_term(2)
+    assert node.applied_revision == 0
+    assert listed(node) == {"a": False}
+    await node.apply(level(2, 1, "a"))
+    assert node.applied_revision == 1
+    assert listed(node) == {"a": True}
+
+
+async def test_a_bad_id_is_reported_and_never_becomes_a_folder(node: Node, tmp_path: Path) -> None:
+    await node.apply(level(1, 1, "../../evil"))
+    (report,) = node.reports()
+    assert report.status.state == types_pb2.INSTANCE_STATE_FAILED
+    assert report.status.reason.startswith("instance_id: '../../evil' is not")
+    assert list((tmp_path / "instances").iterdir()) == []
+
+
+async def test_a_sick_gpu_is_reported_at_once_and_an_unchanged_one_is_not(
+    node: Node, changes: Changes
+) -> None:
+    good, bad = DeclaredGpus(2).read()
+    node.set_gpus([good, bad])
+    assert changes.count == 0
+    node.set_gpus([good, replace(bad, healthy=False, reason="lost")])
+    assert changes.count == 1
+    assert [(gpu.healthy, gpu.reason) for gpu in node.gpus()] == [(True, ""), (False, "lost")]
