@@ -1,0 +1,166 @@
+"""Nodes that join, fall silent, return and are drained."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from chiron.internal.v1 import control_pb2
+from chiron.rpc.errors import reason_of
+from chiron.v1 import cluster_pb2, types_pb2
+from tests.support.fake_agent import FakeAgent
+from tests.support.wait import eventually
+
+STOPPED = control_pb2.DESIRED_STATE_STOPPED
+
+
+async def settled(served) -> None:
+    await served.controller.settled.wait()
+
+
+async def placed(served, *, ready: int, on: set[str]) -> None:
+    async def holds() -> bool:
+        shown = (await served.snapshot()).instances
+        serving = [one for one in shown if one.state == types_pb2.INSTANCE_STATE_READY]
+        return len(serving) == ready and {one.node_id for one in serving} == on
+
+    await eventually(holds, what=f"{ready} ready instances on {sorted(on)}")
+
+
+async def test_a_lost_node_dies_after_the_timeout_and_its_instance_is_replaced_elsewhere(served) -> None:
+    lost = await served.agent("lost", gpus=1)
+    await served.apply(name="chat", min_instances=1)
+    await placed(served, ready=1, on={"lost"})
+    await settled(served)
+    spare = await served.agent("spare", gpus=1)
+    await lost.disconnect()
+    shown = {one.node_id: one for one in (await served.snapshot()).nodes}
+    assert shown["lost"].live
+    await spare.until(lambda agent: agent.wanted())
+    shown = {one.node_id: one for one in (await served.snapshot()).nodes}
+    assert not shown["lost"].live
+    assert shown["lost"].report_age_ms >= 1000
+    [replaced] = [one for one in await served.decisions("replace") if one.node_id == "spare"]
+    assert replaced.numbers["silent_s"] >= 1.0
+
+
+async def test_a_node_that_returns_is_told_to_stop_what_was_replaced(served) -> None:
+    lost = await served.agent("lost", gpus=1)
+    await served.apply(name="chat", min_instances=1)
+    await placed(served, ready=1, on={"lost"})
+    await settled(served)
+    spare = await served.agent("spare", gpus=1)
+    await lost.disconnect()
+    await spare.until(lambda agent: agent.wanted())
+
+    async def given_up() -> bool:
+        states = {one.node_id: one.state for one in (await served.snapshot()).instances}
+        return states == {
+            "lost": types_pb2.INSTANCE_STATE_DRAINING,
+            "spare": types_pb2.INSTANCE_STATE_READY,
+        }
+
+    await eventually(given_up)
+    await lost.connect()
+    await lost.until(lambda agent: agent.levels and not agent.levels[-1].instances, "the old one is gone")
+    await placed(served, ready=1, on={"spare"})
+
+
+async def test_a_drained_node_empties_after_its_replacements_serve_and_can_be_taken_back(served) -> None:
+    old = await served.agent("old", gpus=1)
+    await served.apply(name="chat", min_instances=1)
+    await placed(served, ready=1, on={"old"})
+    await settled(served)
+    new = await served.agent("new", gpus=1, state=types_pb2.INSTANCE_STATE_LOADING)
+    answer = await served.cluster.DrainNode(cluster_pb2.DrainNodeRequest(node_id="old"))
+    assert answer.node.draining
+    await new.until(lambda agent: agent.wanted())
+    assert old.wanted(STOPPED) == []
+    for status in new.statuses.values():
+        status.state = types_pb2.INSTANCE_STATE_READY
+    await new.report()
+    await old.until(lambda agent: not agent.levels[-1].instances)
+    await placed(served, ready=1, on={"new"})
+    answer = await served.cluster.DrainNode(cluster_pb2.DrainNodeRequest(node_id="old", undo=True))
+    assert not answer.node.draining
+    await served.apply(name="chat", min_instances=2)
+    await old.until(lambda agent: agent.wanted())
+
+
+async def test_an_unknown_node_cannot_be_drained_and_those_there_are_are_named(served) -> None:
+    await served.agent("a", gpus=1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.cluster.DrainNode(cluster_pb2.DrainNodeRequest(node_id="b"))
+    assert reason_of(caught.value) == "NODE_NOT_FOUND"
+    assert "'b'; there are: a" in caught.value.details()
+
+
+async def test_survivors_of_a_forgotten_model_run_on_until_it_is_applied_and_are_then_adopted(served) -> None:
+    agent = FakeAgent(served.address, "a")
+    agent.run("chat-old", "chat", 1, spec_version=3)
+    await served.stack.enter_async_context(agent)
+    await settled(served)
+    await agent.until(lambda agent: agent.levels)
+    [shown] = (await served.snapshot()).instances
+    assert (shown.instance_id, shown.state) == ("chat-old", types_pb2.INSTANCE_STATE_READY)
+    assert agent.wanted(STOPPED) == []
+
+    answer = await served.apply(name="chat", min_instances=1)
+    assert answer.model.spec_version == 4
+    assert [one.instance_id for one in await served.decisions("adopt")] == ["chat-old"]
+    await agent.until(
+        lambda agent: [one.spec_version for one in agent.levels[-1].instances] == [4],
+        "the survivor served until one of the applied spec took its place",
+    )
+
+
+async def test_a_level_is_sent_again_to_a_node_that_connects_again(served) -> None:
+    agent = await served.agent("a")
+    await served.apply(name="chat", min_instances=1)
+    await agent.until(lambda agent: agent.wanted())
+    before = agent.wanted()
+    await agent.disconnect()
+    await agent.connect()
+    await agent.until(lambda agent: agent.wanted() == before)
+
+
+async def test_the_newer_of_two_streams_of_one_node_wins(served) -> None:
+    first = await served.agent("a")
+    await first.until(lambda agent: agent.levels)
+    second = await served.agent("a")
+    assert await first._call.code() is grpc.StatusCode.ABORTED
+    assert "another stream of node a" in await first._call.details()
+    await served.apply(name="chat", min_instances=1)
+    await second.until(lambda agent: agent.wanted())
+
+
+async def test_an_agent_that_has_seen_a_later_term_is_refused(served) -> None:
+    agent = FakeAgent(served.address, "a", highest_term=served.controller.term + 1)
+    call = served.control.ConnectAgent()
+    hello = control_pb2.AgentHello(node_id="a", highest_term=agent._highest_term)
+    await call.write(control_pb2.ConnectAgentRequest(hello=hello))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert reason_of(caught.value) == "STALE_TERM"
+    assert list((await served.snapshot()).nodes) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (control_pb2.ConnectAgentRequest(report=control_pb2.AgentReport()), "the first must be hello"),
+        (control_pb2.ConnectAgentRequest(hello=control_pb2.AgentHello()), "hello.node_id: is required"),
+    ],
+)
+async def test_a_stream_that_starts_wrong_is_refused(served, message, text) -> None:
+    call = served.control.ConnectAgent()
+    await call.write(message)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert text in await call.details()
+
+
+async def test_the_welcome_tells_term_and_times(served) -> None:
+    agent = await served.agent("a")
+    assert agent.welcome.term == served.controller.term
+    assert agent.welcome.report_interval_ms == 100
+    assert agent.welcome.liveness_timeout_ms == 1000

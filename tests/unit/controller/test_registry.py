@@ -1,0 +1,105 @@
+"""Liveness by a clock that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from chiron.internal.v1 import control_pb2
+from chiron.store import NodeRecord
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.registry import Registry
+from services.global_controller.view import Liveness
+
+NODE = NodeRecord("a", "h", ())
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.registry = Registry(5.0, lambda: self.now)
+
+    def liveness(self) -> Liveness:
+        return self.registry.view(NODE).liveness
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_node_on_record_is_unheard_and_then_dead(world: World) -> None:
+    assert world.liveness() is Liveness.UNHEARD
+    world.now += 5.0
+    assert world.liveness() is Liveness.DEAD
+
+
+def test_a_node_joins_with_hello_and_lives_with_its_first_report(world: World) -> None:
+    link = world.registry.join("a")
+    assert world.liveness() is Liveness.JOINING
+    assert world.registry.hear(link, control_pb2.AgentReport()).standing
+    assert world.liveness() is Liveness.LIVE
+    assert not world.registry.hear(link, control_pb2.AgentReport()).standing
+
+
+def test_a_lost_stream_is_silence_for_the_timeout_and_death_after(world: World) -> None:
+    link = world.registry.join("a")
+    world.registry.hear(link, control_pb2.AgentReport())
+    world.registry.leave(link)
+    world.now += 4.9
+    assert world.liveness() is Liveness.SILENT
+    world.now += 0.1
+    assert world.liveness() is Liveness.DEAD
+
+
+def test_a_stream_without_reports_is_no_life(world: World) -> None:
+    link = world.registry.join("a")
+    world.registry.hear(link, control_pb2.AgentReport())
+    world.now += 5.0
+    assert world.liveness() is Liveness.DEAD
+    assert world.registry.hear(link, control_pb2.AgentReport()).standing
+    assert world.liveness() is Liveness.LIVE
+
+
+def test_a_new_stream_ends_the_earlier_one_and_must_report_again(world: World) -> None:
+    earlier = world.registry.join("a")
+    world.registry.hear(earlier, control_pb2.AgentReport())
+    link = world.registry.join("a")
+    assert earlier.closed
+    assert not world.registry.is_current(earlier)
+    assert world.liveness() is Liveness.JOINING
+    world.registry.leave(earlier)
+    world.registry.hear(link, control_pb2.AgentReport())
+    assert world.liveness() is Liveness.LIVE
+
+
+def test_the_next_deadline_is_the_earliest_death_or_the_end_of_settling(world: World) -> None:
+    assert world.registry.next_deadline_s() == 5.0
+    world.now += 2.0
+    link = world.registry.join("a")
+    assert world.registry.next_deadline_s() == 3.0
+    world.now += 3.0
+    assert not world.registry.settling()
+    assert world.registry.next_deadline_s() == 2.0
+    world.registry.leave(link)
+    world.now += 2.0
+    assert world.registry.next_deadline_s() is None
+
+
+def test_a_load_that_differs_is_noticed(world: World) -> None:
+    link = world.registry.join("a")
+    world.registry.hear(link, control_pb2.AgentReport())
+    status = cluster_pb2.InstanceStatus(instance_id="i", load=cluster_pb2.InstanceLoad(batch_size=4))
+    message = control_pb2.AgentReport(instances=[control_pb2.InstanceReport(status=status)])
+    assert world.registry.hear(link, message).figures
+    assert not world.registry.hear(link, message).figures
+    assert world.registry.loads()["i"].batch_size == 4
+
+
+def test_a_routers_queues_are_summed_over_models(world: World) -> None:
+    link = world.registry.join_router(control_pb2.RouterHello(router_id="r", address="h:1"))
+    queued = [types_pb2.ClassCounts(interactive=1, batch=2), types_pb2.ClassCounts(interactive=3)]
+    report = control_pb2.RouterReport(demand=[control_pb2.ModelDemand(queued=one) for one in queued])
+    assert world.registry.hear_router(link, report)
+    assert link.queued == types_pb2.ClassCounts(interactive=4, batch=2)
+    world.registry.leave_router(link)
+    assert world.registry.routers == {}
