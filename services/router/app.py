@@ -53,13 +53,23 @@ class Router:
         self._tasks = [
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),
-            asyncio.create_task(self._serve_from_first_table(), name="first table"),
+            asyncio.create_task(self._serve_from_first_table(), name="readiness"),
         ]
         return address
 
     async def _serve_from_first_table(self) -> None:
         await self._placer.has_table.wait()
         await self._server.set_serving(True)
+        await asyncio.Event().wait()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set. Raises what broke a task that should run for as long as the router."""
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        await self.stop()
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """Refuses new calls, lets running ones finish for the drain timeout, then ends them."""
@@ -85,5 +95,4 @@ async def serve(config: RouterConfig, stop: asyncio.Event) -> None:
     router = Router(config, tracing=export_wanted())
     address = await router.start()
     announce("router", address=address, router_id=config.identity)
-    await stop.wait()
-    await router.stop()
+    await router.run(stop)

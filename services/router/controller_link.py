@@ -41,11 +41,11 @@ class ControllerLink:
                     log.warning("the controller ended the stream; serving on the last table")
                 except EpochGapError as gap:
                     log.warning("asking for a new table: %s", gap)
-                except grpc.aio.AioRpcError as error:
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                    # A write to a stream that has ended already is an InvalidStateError.
+                    cause = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
                     log.warning(
-                        "no controller at %s (%s); serving on the last table",
-                        self._controller,
-                        error.details(),
+                        "no controller at %s (%s); serving on the last table", self._controller, cause
                     )
                 await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

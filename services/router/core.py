@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import (
-    Decision,
     Dispatcher,
     DispatchRequest,
-    InstanceView,
     Refusal,
     RequestClass,
     Role,
@@ -21,8 +19,9 @@ from chiron.policy.dispatch import (
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import types_pb2
 from services.router import refusals
-from services.router.instance import DEFAULT_SERVICE_S, TrackedInstance
-from services.router.queue import QueueFullError, WaitingQueue
+from services.router.instance import TrackedInstance
+from services.router.pool import ModelPool
+from services.router.queue import QueueFullError
 from services.router.request import (
     CloseWatch,
     Ended,
@@ -37,7 +36,6 @@ from services.router.request import (
 from services.router.reservations import Reservation, Reservations
 from services.router.table import Table
 
-_NOTHING_EXCLUDED: frozenset[str] = frozenset()
 _CARRIED_FAILURES = 30
 """Failed subscriptions in a row after which an instance that no controller lists is forgotten."""
 _GONE = (types_pb2.INSTANCE_STATE_STOPPED, types_pb2.INSTANCE_STATE_FAILED)
@@ -53,17 +51,6 @@ class CoreSettings:
     ticket_ttl_s: float
 
 
-class _Model:
-    """The queue and the usable instances of one model."""
-
-    def __init__(self, queue_limit: int) -> None:
-        self.queue = WaitingQueue(queue_limit)
-        self.instances: dict[str, TrackedInstance] = {}
-        self.views: list[InstanceView] | None = None
-        """Views of the usable instances; None: to be made."""
-        self.service_s = 0.0
-
-
 class RouterCore:
     """Places requests on instances. Each event returns what the shell must do; nothing here waits."""
 
@@ -71,7 +58,7 @@ class RouterCore:
         self.table = Table()
         self._settings = settings
         self._dispatcher = dispatcher
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, ModelPool] = {}
         self._instances: dict[str, TrackedInstance] = {}
         self._reservations = Reservations(settings.ticket_ttl_s)
         self._watches = 0
@@ -95,12 +82,14 @@ class RouterCore:
         """The controller sent changes. Raises EpochGapError."""
         self.table.apply(delta)
         out: list[Instruction] = []
+        touched = {*delta.removed_models, *(model.name for model in delta.models)}
         for key in delta.removed_instance_ids:
+            if key in self._instances:
+                touched.add(self._instances[key].model)
             self._forget(key, out)
         for routed in delta.instances:
+            touched.add(routed.model)
             self._track(routed, out)
-        touched = {*delta.removed_models, *(model.name for model in delta.models)}
-        touched.update(routed.model for routed in delta.instances)
         self._settle(touched, now, out)
         return out
 
@@ -121,7 +110,7 @@ class RouterCore:
         out: list[Instruction] = []
         self._count(instance, load, out)
         model = self._models[instance.model]
-        model.views = None
+        model.changed()
         model.service_s = instance.service_s or model.service_s
         if was_usable and not instance.usable:
             self._reservations.forget(instance_id)
@@ -165,7 +154,12 @@ class RouterCore:
         try:
             model.queue.push(request, readmit=request.admitted)
         except QueueFullError:
-            return [Refuse(request, self._full(request, model))]
+            return [
+                Refuse(
+                    request,
+                    refusals.queue_full(request.model, len(model.queue), model.wait_for_queue_s()),
+                )
+            ]
         request.admitted = True
         out: list[Instruction] = []
         if not first:
@@ -233,7 +227,7 @@ class RouterCore:
     def overdue(self, request: PendingRequest, waited_s: float) -> ChironError:
         """What a request is told that has waited for as long as it may."""
         model = self._models.get(request.model)
-        if model is not None and self._views(model):
+        if model is not None and model.views():
             return refusals.waited_for_slot(request.model, waited_s)
         return refusals.waited_for_instance(self.table.models.get(request.model), request.model, waited_s)
 
@@ -257,9 +251,13 @@ class RouterCore:
         self._instances[key] = instance
         model = self._models.get(routed.model)
         if model is None:
-            model = self._models[routed.model] = _Model(self._settings.queue_limit)
+            model = self._models[routed.model] = self._pool()
         model.instances[key] = instance
         self._watch(instance, out)
+
+    def _pool(self) -> ModelPool:
+        settings = self._settings
+        return ModelPool(settings.queue_limit, settings.worker_queue, self._reservations)
 
     def _watch(self, instance: TrackedInstance, out: list[Instruction]) -> None:
         self._watches += 1
@@ -269,7 +267,7 @@ class RouterCore:
     def _lose(self, instance: TrackedInstance) -> None:
         instance.lose()
         self._reservations.forget(instance.instance_id)
-        self._models[instance.model].views = None
+        self._models[instance.model].changed()
 
     def _count(
         self, instance: TrackedInstance, load: worker_pb2.WatchLoadResponse, out: list[Instruction]
@@ -290,7 +288,7 @@ class RouterCore:
         if instance is not None:
             model = self._models[instance.model]
             del model.instances[key]
-            model.views = None
+            model.changed()
             self._reservations.forget(key)
             out.append(CloseWatch(key))
 
@@ -301,34 +299,22 @@ class RouterCore:
 
     # Placing.
 
-    def _try(self, request: PendingRequest, model: _Model, now: float) -> Placement | None:
-        views = self._views(model)
-        excluded = self._excluded(request, model, now) if request.excluded else _NOTHING_EXCLUDED
-        found = self._dispatcher.pick(
-            DispatchRequest(request.request_class, request.prompt_tokens, excluded), views
-        )
-        return None if isinstance(found, Refusal) else self._reserve(request, found, model, now)
-
-    def _reserve(self, request: PendingRequest, decision: Decision, model: _Model, now: float) -> Placement:
+    def _try(self, request: PendingRequest, model: ModelPool, now: float) -> Placement | None:
+        excluded, retry_at = model.excluded(request, now)
+        if retry_at is not None:
+            self._retry_at = min(retry_at, self._retry_at or retry_at)
+        wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded)
+        decision = self._dispatcher.pick(wanted, model.views())
+        if isinstance(decision, Refusal):
+            return None
         instance = model.instances[decision.instance_id]
         lookaside = request.request_class if request.lookaside else None
         reservation = self._reservations.reserve(instance.instance_id, request.request_id, now, lookaside)
         request.admitted = True
-        instance.changed()
-        model.views = None
+        model.changed(instance)
         return Placement(instance.instance_id, instance.incarnation, instance.address, decision, reservation)
 
-    def _views(self, model: _Model) -> list[InstanceView]:
-        if model.views is None:
-            count, allowance = self._reservations.count, self._settings.worker_queue
-            model.views = [
-                instance.view(count(key), allowance, model.service_s)
-                for key, instance in model.instances.items()
-                if instance.usable
-            ]
-        return model.views
-
-    def _drain(self, model: _Model, now: float, out: list[Instruction]) -> None:
+    def _drain(self, model: ModelPool, now: float, out: list[Instruction]) -> None:
         """Places waiting requests in their order for as long as there is room."""
         for kind in RequestClass:
             skipped = []
@@ -347,33 +333,14 @@ class RouterCore:
         for key in instance_ids:
             instance = self._instances.get(key)
             if instance is not None:
-                instance.changed()
                 model = self._models[instance.model]
-                model.views = None
+                model.changed(instance)
                 if len(model.queue):
                     self._drain(model, now, out)
 
     def _exclude(self, request: PendingRequest, instance_id: str, incarnation: int, now: float) -> None:
         until = now + self._settings.retry_pause_s
         request.excluded[instance_id] = Exclusion(incarnation, until)
-
-    def _excluded(self, request: PendingRequest, model: _Model, now: float) -> frozenset[str]:
-        """Instances that the request must not go to now.
-
-        While another usable instance is left, full or not, those that refused stay excluded; once all have
-        refused, each may be tried again after the pause.
-        """
-        current = {
-            key: exclusion
-            for key, exclusion in request.excluded.items()
-            if key in model.instances and model.instances[key].incarnation == exclusion.incarnation
-        }
-        if all(key in current for key, instance in model.instances.items() if instance.usable):
-            waiting = [exclusion.until for exclusion in current.values() if exclusion.until > now]
-            if waiting:
-                self._retry_at = min(*waiting, self._retry_at or waiting[0])
-            current = {key: exclusion for key, exclusion in current.items() if exclusion.until > now}
-        return frozenset(current)
 
     # Refusing.
 
@@ -401,7 +368,7 @@ class RouterCore:
         if request.adapter and request.adapter not in routed.adapters:
             return refusals.unknown_adapter(routed, request.adapter)
         if request.model not in self._models:
-            self._models[request.model] = _Model(self._settings.queue_limit)
+            self._models[request.model] = self._pool()
         return None
 
     def _hopeless(self, name: str) -> ChironError | None:
@@ -412,11 +379,6 @@ class RouterCore:
         if routed is None:
             return refusals.unknown_model(name, self.table.models)
         model = self._models.get(name)
-        if routed.failed and not (model is not None and self._views(model)):
+        if routed.failed and not (model is not None and model.views()):
             return refusals.failed_model(routed)
         return None
-
-    def _full(self, request: PendingRequest, model: _Model) -> ChironError:
-        slots = sum(view.batch_size for view in self._views(model)) or 1
-        wait_s = len(model.queue) * (model.service_s or DEFAULT_SERVICE_S) / slots
-        return refusals.queue_full(request.model, len(model.queue), wait_s)

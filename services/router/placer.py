@@ -46,6 +46,7 @@ class Placer:
         self._links: dict[str, WorkerLink] = {}
         self._waiters: dict[PendingRequest, asyncio.Future[_Outcome]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.has_table = asyncio.Event()
         """Set once a controller has sent a table."""
 
@@ -199,9 +200,10 @@ class Placer:
         if due is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_at <= due:
                 return
             self._timer.cancel()
+        self._timer_at = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:

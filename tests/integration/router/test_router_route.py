@@ -80,6 +80,13 @@ async def test_an_unused_ticket_gives_its_slot_back(start_worker, start_router) 
     assert (await router.stub.Route(route("second"))).instance_id == "a"
 
 
+async def test_a_ticket_that_lapses_at_once_does_no_harm(start_worker, start_router) -> None:
+    worker = await start_worker("a", batch_size=1)
+    router = await start_router(worker, worker_queue=0, ticket_ttl_s=1e-9)
+    for number in range(3):
+        assert (await router.stub.Route(route(f"r{number}"))).instance_id == "a"
+
+
 async def test_excluded_instances_are_not_picked(start_worker, start_router) -> None:
     refused, busy = await start_worker("a"), await start_worker("b", batch_size=1)
     busy.load.running.interactive = 1

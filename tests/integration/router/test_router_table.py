@@ -191,6 +191,17 @@ async def test_without_any_table_it_is_not_ready_and_says_so() -> None:
     await router.stop()
 
 
+async def test_it_finds_a_controller_that_comes_later(start_router, controller) -> None:
+    address = controller.address
+    await controller.stop()
+    router = Router(RouterConfig(listen="127.0.0.1:0", controller=address, drain_timeout_s=0.0))
+    async with open_channel(await router.start()) as channel:
+        late = await FakeRouterController().start(address)
+        await eventually(lambda: serving(channel))
+        await late.stop()
+    await router.stop()
+
+
 async def test_with_a_table_it_is_ready(start_worker, start_router) -> None:
     router = await start_router(await start_worker("a"))
     await eventually(lambda: serving(router.channel))
