@@ -28,6 +28,7 @@ class GenerateOptions:
     request_class: str
     slo_ttft_ms: float | None
     slo_itl_ms: float | None
+    slo_deadline_s: float | None
     timeout_s: float | None
     lookaside: bool
     as_json: bool
@@ -45,7 +46,7 @@ async def run_generate(options: GenerateOptions) -> int:
         "temperature": options.temperature,
         "seed": options.seed,
         "request_class": options.request_class,
-        "slo": Slo(ttft_ms=options.slo_ttft_ms, itl_ms=options.slo_itl_ms),
+        "slo": Slo(options.slo_ttft_ms, options.slo_itl_ms, options.slo_deadline_s),
         "timeout_s": options.timeout_s,
     }
     if options.chat:

@@ -93,6 +93,7 @@ def generate(
     request_class: Annotated[str, typer.Option("--class", help="interactive or batch.")] = "interactive",
     slo_ttft: Annotated[float | None, typer.Option(help="Time to first token, in milliseconds.")] = None,
     slo_itl: Annotated[float | None, typer.Option(help="Time between tokens, in milliseconds.")] = None,
+    slo_deadline: Annotated[float | None, typer.Option(help="Until the whole result, in seconds.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Most seconds that it may take.")] = None,
     lookaside: Annotated[
         bool,
@@ -119,6 +120,7 @@ def generate(
                 request_class=request_class,
                 slo_ttft_ms=slo_ttft,
                 slo_itl_ms=slo_itl,
+                slo_deadline_s=slo_deadline,
                 timeout_s=timeout,
                 lookaside=lookaside,
                 as_json=as_json,

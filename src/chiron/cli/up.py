@@ -13,11 +13,10 @@ from rich.console import Console
 from chiron.cli.progress import Progress, open_progress
 from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
 from chiron.cluster import LocalCluster, read_models
-from chiron.cluster.local import failures, is_ready
+from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
 from chiron.config import ConfigError
 from chiron.v1 import cluster_pb2 as pb
-from chiron.v1 import types_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +97,9 @@ async def _watch(cluster: LocalCluster, progress: Progress) -> None:
 
 
 def _settled(snapshot: pb.ClusterSnapshot, specs: Sequence[pb.ModelSpec], progress: Progress) -> bool:
-    """True when nothing more comes by itself: what could be placed is ready or has failed."""
+    """True when nothing more comes by itself: each model serves as asked, or will not."""
     progress.update(snapshot)
-    explained = {model.spec.name for model in snapshot.models if model.reason}
-    final = (types_pb2.INSTANCE_STATE_READY, types_pb2.INSTANCE_STATE_FAILED)
-    moving = {instance.model for instance in snapshot.instances if instance.state not in final}
-    return all(
-        (is_ready(snapshot, spec.name) or spec.name in explained) and spec.name not in moving
-        for spec in specs
-    )
+    return all(is_ready(snapshot, spec.name) or obstacle(snapshot, spec.name) for spec in specs)
 
 
 def worker_env(specs: Sequence[pb.ModelSpec]) -> dict[str, str]:

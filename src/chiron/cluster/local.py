@@ -12,9 +12,9 @@ from types import TracebackType
 
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.process import ServiceProcess, StartError
+from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.workers import WorkerProcess, find_workers
 from chiron.v1 import cluster_pb2 as pb
-from chiron.v1 import types_pb2
 
 STATE_ROOT = Path(".chiron")
 """Where a run's folder is made when none is given."""
@@ -134,7 +134,7 @@ class LocalCluster:
             progress: called with each snapshot on the way.
 
         Raises:
-            ModelFailedError: an instance has failed for good.
+            ModelFailedError: an instance has failed for good, or cannot be placed.
             StartError: a service process ended meanwhile.
         """
         wanted = models or tuple(self._models)
@@ -145,6 +145,9 @@ class LocalCluster:
             failed = [failure for model in wanted for failure in failures(snapshot, model)]
             if failed:
                 raise ModelFailedError("failed: " + "; ".join(failed))
+            stuck = [f"{model}: {why}" for model in wanted if (why := obstacle(snapshot, model))]
+            if stuck:
+                raise ModelFailedError("; ".join(stuck))
             return all(is_ready(snapshot, model) for model in wanted)
 
         return await self.wait_for(ready)
@@ -176,6 +179,14 @@ class LocalCluster:
                 task.cancel()
         ended = done.pop()
         return f"{waits[ended].name} ended with status {ended.result()}{waits[ended].tail()}"
+
+    async def kill_node(self, node: str) -> None:
+        """Ends a node's agent and workers at once, as a power cut would."""
+        agent = self.processes.pop(node)
+        agent.kill()
+        await agent.wait()
+        for worker in find_workers(self.node_directory(node), node):
+            worker.kill()
 
     def workers(self) -> list[WorkerProcess]:
         """The worker processes that live now, from the agents' state files."""
@@ -263,23 +274,6 @@ class LocalCluster:
                 if condition(snapshot):
                     return snapshot
         raise AssertionError("watch ends with an error")
-
-
-def is_ready(snapshot: pb.ClusterSnapshot, model: str) -> bool:
-    """True when the model is known and as many instances are ready as should be."""
-    return any(
-        status.spec.name == model and status.ready_instances >= status.desired_instances
-        for status in snapshot.models
-    )
-
-
-def failures(snapshot: pb.ClusterSnapshot, model: str) -> list[str]:
-    """`instance on node: reason` for each instance of the model that has failed."""
-    return [
-        f"{instance.instance_id} on {instance.node_id}: {instance.reason}"
-        for instance in snapshot.instances
-        if instance.model == model and instance.state == types_pb2.INSTANCE_STATE_FAILED
-    ]
 
 
 def _run_directory() -> Path:

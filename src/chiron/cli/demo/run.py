@@ -51,7 +51,7 @@ async def run_demo(options: DemoOptions) -> int:
             progress.say(
                 f"starting {options.nodes} nodes with {options.gpus} GPUs each in {cluster.directory}"
             )
-            await cluster.apply([demo_spec()])
+            await cluster.apply([demo_spec(options.nodes * options.gpus)])
             await cluster.wait_ready(progress=progress.update)
             killer = Killer(cluster, MODEL, options.seed, progress.say)
             duration_s = await _load(cluster, options, figures, killer, progress)
@@ -71,9 +71,14 @@ async def run_demo(options: DemoOptions) -> int:
     return 1 if wrong else 0
 
 
-def demo_spec() -> pb.ModelSpec:
-    """Two instances of the toy profile, slowed down so that two cores carry cluster and traffic with ease."""
-    spec = pb.ModelSpec(name=MODEL, engine="sim", gpus_per_instance=1, min_instances=2, max_batch_size=32)
+def demo_spec(gpus: int) -> pb.ModelSpec:
+    """Two instances of the toy profile, slowed down so that two cores carry cluster and traffic with ease.
+
+    Args:
+        gpus: of the whole cluster; one has room for one instance.
+    """
+    spec = pb.ModelSpec(name=MODEL, engine="sim", gpus_per_instance=1, max_batch_size=32)
+    spec.min_instances = min(2, gpus)
     spec.engine_args.update({"profile": "toy", "time_scale": 8})
     return spec
 
