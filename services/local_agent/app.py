@@ -29,7 +29,7 @@ async def serve(config: AgentConfig, stop: asyncio.Event) -> None:
     """
     state_dir = config.state_dir.absolute()
     with closing(NodeLock(state_dir)):
-        inventory = discover(config.gpus)
+        inventory = await asyncio.to_thread(discover, config.gpus)
         gpus = await asyncio.to_thread(inventory.read)
         changed = asyncio.Event()
         node = Node(

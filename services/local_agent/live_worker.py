@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from chiron.internal.v1 import worker_pb2
+from services.local_agent.launch import log_tail
 from services.local_agent.process import WorkerProcess
 from services.local_agent.worker_link import WorkerLink
 
 T = TypeVar("T")
+_FROM_OUTSIDE = frozenset({"killed by SIGKILL", "killed by SIGTERM"})
 
 
 class Interrupted(Exception):
@@ -24,14 +27,16 @@ class LiveWorker:
         self,
         process: WorkerProcess,
         link: WorkerLink,
+        log: Path,
         *,
         statistics_interval_ms: int,
         on_statistics: Callable[[worker_pb2.WatchStatisticsResponse], None],
         on_exit: Callable[[str], None],
     ) -> None:
-        """Starts to follow the worker; `on_exit` gets how its leader ended."""
+        """Starts to follow the worker; `on_exit` gets how its leader ended and its last words in the log."""
         self.process = process
         self.link = link
+        self._log = log
         self._on_exit = on_exit
         self._watch = asyncio.create_task(link.watch(statistics_interval_ms, on_statistics))
         self._exit = asyncio.create_task(self._follow_exit())
@@ -74,4 +79,7 @@ class LiveWorker:
         await self.link.close()
 
     async def _follow_exit(self) -> None:
-        self._on_exit(await self.process.wait_exit())
+        how = await self.process.wait_exit()
+        # A worker that was killed from outside wrote nothing about it.
+        tail = "" if how in _FROM_OUTSIDE else await asyncio.to_thread(log_tail, self._log)
+        self._on_exit(f"{how}: {tail}" if tail else how)

@@ -180,6 +180,7 @@ class Runner:
         self._worker = LiveWorker(
             process,
             WorkerLink(socket, self._have.incarnation),
+            self._around.state.instance_dir(self._want.instance_id) / "worker.log",
             statistics_interval_ms=self._around.config.statistics_interval_ms,
             on_statistics=self._on_statistics,
             on_exit=self._on_exit,
@@ -191,13 +192,12 @@ class Runner:
         self._have = self._have.told(heard, time.monotonic())
         if (before.state, before.role) != (heard.state, heard.role):
             state = types_pb2.InstanceState.Name(heard.state).removeprefix("INSTANCE_STATE_")
-            _LOG.info("%s: %s %s", self._want.instance_id, state, heard.reason)
+            role = launch.role_name(heard.role)
+            _LOG.info("%s: %s, role %s %s", self._want.instance_id, state, role, heard.reason)
         self._changed()
 
-    def _on_exit(self, how: str) -> None:
-        log = self._around.state.instance_dir(self._want.instance_id) / "worker.log"
-        tail = launch.log_tail(log)
-        self._have = self._have.exited(f"{how}: {tail}" if tail else how)
+    def _on_exit(self, reason: str) -> None:
+        self._have = self._have.exited(reason)
         self._changed()
 
     async def _drain(self, timeout_s: float) -> None:
@@ -248,6 +248,11 @@ class Runner:
                 heard = replace(self._have.heard, role=role)
             case steps.SetLimits(batch_size, step_token_budget):
                 now = await link.set_limits(batch_size, step_token_budget)
+                if (batch_size or now.batch_size, step_token_budget or now.step_token_budget) != (
+                    now.batch_size,
+                    now.step_token_budget,
+                ):
+                    raise CommandError(f"in force are {now.batch_size} and {now.step_token_budget}")
                 load = cluster_pb2.InstanceLoad()
                 load.CopyFrom(self._have.heard.load or load)
                 load.batch_size, load.step_token_budget = now.batch_size, now.step_token_budget
