@@ -68,6 +68,11 @@ class AgentConfig:
         for key in _POSITIVE:
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}: must be above 0, not {getattr(self, key)}")
+        if self.silence_timeout_s * 1000 < 2 * self.statistics_interval_ms:
+            raise ValueError(
+                "silence_timeout_s: must be at least twice statistics_interval_ms, "
+                f"not {self.silence_timeout_s}"
+            )
         for item in self.worker_env:
             if not _VARIABLE.fullmatch(item):
                 raise ValueError(f"worker_env: expected NAME=VALUE, not {item!r}")

@@ -24,6 +24,7 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
         """Of the newest stream."""
         self.history: dict[str, list[types_pb2.InstanceState.ValueType]] = {}
         """Instance → states in the order reported, repetitions left out."""
+        self.reasons: dict[str, set[str]] = {}
         self.connected = False
         self.desired = control_pb2.DesiredNode()
         self._outbox: asyncio.Queue[control_pb2.ConnectAgentResponse] = asyncio.Queue()
@@ -74,6 +75,7 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
             self.reports.append(request.report)
             for report in request.report.instances:
                 states = self.history.setdefault(report.status.instance_id, [])
+                self.reasons.setdefault(report.status.instance_id, set()).add(report.status.reason)
                 if not states or states[-1] != report.status.state:
                     states.append(report.status.state)
 
@@ -97,6 +99,13 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
 
     async def until_connected(self) -> None:
         await eventually(lambda: self.connected and self.reports, what="the agent connects and reports")
+
+    async def until_reason(self, instance_id: str, text: str) -> None:
+        """Returns once the instance has been reported with a reason that holds the text."""
+        await eventually(
+            lambda: any(text in reason for reason in self.reasons.get(instance_id, ())),
+            what=f"{instance_id} is reported with {text!r}",
+        )
 
     async def until(
         self, instance_id: str, state: types_pb2.InstanceState.ValueType, *, within_s: float = 20.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -118,8 +119,7 @@ async def test_a_new_instance_waits_for_the_gpu_of_one_that_drains(
     controller.send([desired(arguments=slow)])
     await controller.until("m-1", READY)
     controller.send([stopped(arguments=slow), desired("m-2")])
-    status = await controller.until("m-2", PENDING)
-    assert status.reason == "GPU 0 is still held by m-1"
+    await controller.until_reason("m-2", "GPU 0 is still held by m-1")
     await controller.until("m-1", DRAINING)
     await controller.until("m-2", READY)
     await controller.until("m-1", STOPPED)
@@ -134,6 +134,17 @@ async def test_a_worker_that_ignores_sigterm_is_killed(agent: Start, controller:
     controller.send([stopped()])
     await controller.until("m-1", STOPPED)
     assert live(process) == []
+
+
+async def test_a_worker_that_hangs_is_replaced(agent: Start, controller: FakeController) -> None:
+    process = await agent(silence_timeout_s=0.5, statistics_interval_ms=100, stop_grace_s=0.2)
+    controller.send([desired()])
+    first = await controller.until("m-1", READY)
+    os.kill(process.records()["m-1"].pid, signal.SIGSTOP)
+    await controller.until_reason("m-1", "after: no statistics for 0.5 s (silence_timeout_s)")
+    second = await controller.until("m-1", READY)
+    assert second.restarts == 1
+    assert second.incarnation > first.incarnation
 
 
 async def test_an_instance_sleeps_and_wakes(agent: Start, controller: FakeController) -> None:

@@ -15,7 +15,9 @@ from google.protobuf import struct_pb2
 from chiron.internal.v1 import control_pb2, worker_pb2, worker_pb2_grpc
 from chiron.rpc.servers import open_channel
 from chiron.v1 import cluster_pb2, inference_pb2, inference_pb2_grpc, types_pb2
+from services.local_agent.launch import socket_folder, socket_path
 from services.local_agent.procfs import stat_of
+from services.local_agent.worker_link import CommandError, WorkerLink
 from tests.support.agent_process import AgentProcess
 from tests.support.fake_controller import FakeController
 from tests.support.wait import eventually
@@ -232,6 +234,24 @@ async def test_an_idle_instance_sleeps_and_wakes_in_the_same_incarnation(
     assert (awake.incarnation, awake.restarts) == (first.incarnation, 0)
 
 
+async def test_the_control_socket_answers_the_agent_and_says_when_it_is_gone(
+    agent: Start, controller: FakeController
+) -> None:
+    process = await agent()
+    controller.send([desired()])
+    status = await controller.until("toy-1", READY)
+    socket = socket_path(socket_folder(None, process.state_dir), "toy-1")
+    link = WorkerLink(socket, status.incarnation)
+    assert await link.preempt(["nobody"]) == []
+    with pytest.raises(CommandError, match=r"^INVALID_ARGUMENT: "):
+        await link.set_limits(10_000, 0)
+    controller.send([desired(state=control_pb2.DESIRED_STATE_STOPPED, generation=2)])
+    await controller.until("toy-1", STOPPED)
+    with pytest.raises(CommandError, match=r"^UNAVAILABLE: "):
+        await link.drain(1.0)
+    await link.close()
+
+
 async def test_a_repeated_level_changes_nothing(agent: Start, controller: FakeController) -> None:
     await agent()
     controller.send([desired()])
@@ -330,8 +350,7 @@ async def test_workers_take_the_ports_of_their_range(
     status = await controller.until("toy-1", READY)
     assert status.address == f"127.0.0.1:{unused_tcp_port}"
     controller.send([desired(), desired("toy-2", gpus=(1,))])
-    waiting = await controller.until("toy-2", types_pb2.INSTANCE_STATE_PENDING)
-    assert f"no port of worker_ports={unused_tcp_port} is free" in waiting.reason
+    await controller.until_reason("toy-2", f"no port of worker_ports={unused_tcp_port} is free")
 
 
 async def test_without_nvml_a_clear_line_ends_the_start(tmp_path: Path) -> None:

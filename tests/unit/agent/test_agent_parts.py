@@ -26,6 +26,7 @@ from services.local_agent.records import InstanceRecord, StateDir
         ("gpus", "-2"),
         ("max_restarts", "-1"),
         ("drain_timeout_s", "0"),
+        ("silence_timeout_s", "1.5"),
         ("worker_ports", "50-40"),
         ("worker_ports", "many"),
         ("worker_env", "NOEQUALS"),
