@@ -24,4 +24,4 @@ async def test_the_demo_survives_a_kill_and_ends_with_its_figures_as_one_json_li
     assert figures["retried"] >= 0
     assert figures["seed"] == 3
     assert "SIGKILL" in result.stderr
-    assert marked_processes(MARK) == []
+    assert marked_processes(MARK) == {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from pathlib import Path
 
 from tests.support.chiron_command import chiron, chiron_up
+from tests.support.wait import eventually
 
 
 async def test_up_serves_and_ctrl_c_drains_without_leaving_a_process(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ async def test_up_serves_and_ctrl_c_drains_without_leaving_a_process(tmp_path: P
 
         assert await up.end() == 0
         assert up.lines[-1] == "all processes have ended"
-        assert up.processes() == []
+        assert up.processes() == {}
 
 
 async def test_a_model_that_cannot_load_is_reported_and_the_other_serves(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ async def test_a_port_in_use_is_one_line_and_leaves_nothing(tmp_path: Path) -> N
         port = taken.getsockname()[1]
         async with chiron_up(f"--router-port={port}", directory=tmp_path) as up:
             assert await up.end() == 2
-            assert up.processes() == []
+            assert up.processes() == {}
 
     assert up.lines == [f"error: router-0: cannot listen on 127.0.0.1:{port}: is the port in use?"]
 
@@ -98,7 +100,7 @@ async def test_an_unknown_config_key_is_one_line_and_leaves_nothing(tmp_path: Pa
 
     async with chiron_up(f"--config={config}", directory=tmp_path / "run") as up:
         assert await up.end() == 2
-        assert up.processes() == []
+        assert up.processes() == {}
 
     (line,) = up.lines
     assert line.startswith(f"error: node-0: {config} [agent]: unknown key 'max_restart'; known are ")
@@ -113,7 +115,7 @@ async def test_ctrl_c_while_models_load_leaves_nothing(tmp_path: Path) -> None:
         up.process.send_signal(signal.SIGINT)
 
         assert await up.end() == 0
-        assert up.processes() == []
+        assert up.processes() == {}
 
 
 async def test_a_second_ctrl_c_ends_a_drain_at_once(tmp_path: Path) -> None:
@@ -130,4 +132,40 @@ async def test_a_second_ctrl_c_ends_a_drain_at_once(tmp_path: Path) -> None:
         up.process.send_signal(signal.SIGINT)
 
         assert await up.end() in (0, 130)
-        assert up.processes() == []
+        assert up.processes() == {}
+
+
+async def test_a_service_that_dies_ends_the_cluster_with_its_name(tmp_path: Path) -> None:
+    async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
+        await up.ready()
+        (router,) = [pid for pid, command in up.processes().items() if "services.router" in command]
+
+        os.kill(router, signal.SIGKILL)
+
+        assert await up.end() == 1
+        assert up.processes() == {}
+
+    assert any(line.startswith("error: router-0 ended with status -9") for line in up.lines)
+
+
+async def test_a_killed_up_takes_its_cluster_along(tmp_path: Path) -> None:
+    async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
+        await up.ready()
+        assert len(up.processes()) == 5
+
+        up.process.kill()
+
+        await eventually(lambda: not up.processes(), what="services and worker end after chiron up")
+
+
+async def test_a_model_without_room_says_so_and_up_goes_on(tmp_path: Path) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text('[models.wide]\nengine = "sim"\ngpus_per_instance = 4\n[models.toy]\nengine = "sim"\n')
+
+    async with chiron_up(f"--model={models}", "--nodes=2", "--gpus=2", directory=tmp_path / "run") as up:
+        await up.ready()
+        status = await chiron("status", f"--controller={up.controller}")
+
+    (row,) = [line for line in status.stdout.splitlines() if line.startswith("wide ")]
+    assert "0/1" in row
+    assert "4 GPUs" in row

@@ -68,11 +68,10 @@ async def test_a_worker_killed_under_load_comes_back_and_nothing_else_suffers(tm
             await cluster.wait_for(lambda seen: is_back(seen, victim))
             reborn = next(w for w in cluster.workers() if w.instance_id == victim.instance_id)
 
-    # Least expected wait spreads eight equal requests over two equal workers.
-    assert [where for where, _ in ended].count("interrupted") == 4
-    assert all(count < TOKENS for where, count in ended if where == "interrupted")
-    assert [(where, count) for where, count in ended if where != "interrupted"] == [
-        (survivor.instance_id, TOKENS)
-    ] * 4
+    cut = [count for where, count in ended if where == "interrupted"]
+    whole = [(where, count) for where, count in ended if where != "interrupted"]
+    assert 0 < len(cut) < len(ended)
+    assert all(count < TOKENS for count in cut)
+    assert set(whole) == {(survivor.instance_id, TOKENS)}
     assert all(count == TOKENS for _, count in after)
     assert reborn.pid != victim.pid

@@ -83,8 +83,8 @@ class Up:
         self.lines += rest.splitlines()
         return await self.process.wait()
 
-    def processes(self) -> list[str]:
-        """Command lines of the live processes that came of it, itself included."""
+    def processes(self) -> dict[int, str]:
+        """Process id → command line of the live processes that came of it, itself included."""
         return marked_processes(self._mark)
 
 
@@ -137,16 +137,16 @@ async def watch_status(controller: str) -> AsyncIterator[AsyncIterator[Any]]:
         await process.wait()
 
 
-def marked_processes(mark: str) -> list[str]:
-    """Command lines of the live processes whose environment holds the mark."""
+def marked_processes(mark: str) -> dict[int, str]:
+    """Process id → command line of the live processes whose environment holds the mark."""
     wanted = f"{_MARK}={mark}".encode()
-    found = []
+    found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
