@@ -16,11 +16,15 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }
+# vLLM leaves the contexts of its sockets to the garbage collector, which runs at any time.
+_IGNORED = ("ignore:Unclosed context:ResourceWarning",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for ignored in _IGNORED:
+        config.addinivalue_line("filterwarnings", ignored)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # An engine starts in 10 to 40 s, within the first test that uses it.
             item.add_marker(pytest.mark.timeout(240))
             # vLLM, torch and their dependencies warn of their own future.
-            item.add_marker(pytest.mark.filterwarnings("default"))
+            item.add_marker(pytest.mark.filterwarnings("default", *_IGNORED))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -24,16 +25,16 @@ from services.worker.engines.vllm.liveness import ProcessWatch
 from services.worker.engines.vllm.outputs import OutputReader
 from services.worker.engines.vllm.prompts import PromptTokenizer, load_template
 from services.worker.engines.vllm.sampling import client_error_type, invalid_request, sampling_params
-from services.worker.engines.vllm.starting import start_vllm
+from services.worker.engines.vllm.starting import StartedVllm, start_vllm
 
 
 class VllmEngine(Engine):
     """vLLM's AsyncLLM; its engine core is a process of its own."""
 
-    def __init__(self, llm: Any, statistics: Any, limits: Sequence[int], prompts: PromptTokenizer) -> None:
+    def __init__(self, started: StartedVllm, limits: Sequence[int], prompts: PromptTokenizer) -> None:
         """Use `start`. `limits` are the scheduler's `chiron_limits`."""
-        self._llm = llm
-        self._statistics = statistics
+        self._started = started
+        llm = self._llm
         self._prompts = prompts
         tokenizer = llm.get_tokenizer()
         # Decodes as vLLM's own detokeniser does; tokenizers that are not Hugging Face's fast ones lack it.
@@ -62,20 +63,23 @@ class VllmEngine(Engine):
     async def start(cls, config: EngineConfig) -> Self:
         """Loads the model. Raises EngineLoadError."""
         load_template(config.chat_template)
-        llm, statistics = await asyncio.to_thread(start_vllm, config)
+        started = await asyncio.to_thread(start_vllm, config)
         try:
-            limits = await llm.engine_core.call_utility_async("chiron_limits")
+            limits = await started.llm.engine_core.call_utility_async("chiron_limits")
             prompts = PromptTokenizer(
-                llm.get_tokenizer(), config.chat_template, llm.vllm_config.model_config.get_vocab_size()
+                started.llm.get_tokenizer(),
+                config.chat_template,
+                started.llm.vllm_config.model_config.get_vocab_size(),
             )
-            engine = cls(llm, statistics, limits, prompts)
+            engine = cls(started, limits, prompts)
             await engine._load_adapters(config.adapters)
             await engine.set_limits(batch_size=config.batch_size, step_token_budget=config.step_token_budget)
-        except ValueError as error:
-            await asyncio.to_thread(llm.shutdown)
-            raise EngineLoadError(str(error)) from error
-        except BaseException:
-            await asyncio.to_thread(llm.shutdown)
+        except BaseException as error:
+            await asyncio.to_thread(started.llm.shutdown)
+            started.llm = None
+            started.failure.close()
+            if isinstance(error, ValueError):
+                raise EngineLoadError(str(error)) from error
             raise
         return engine
 
@@ -88,6 +92,10 @@ class VllmEngine(Engine):
                 await self._llm.add_lora(self._adapters[name])
             except Exception as error:
                 raise EngineLoadError(f"adapter {name!r}: {' '.join(str(error).split())}") from error
+
+    @property
+    def _llm(self) -> Any:
+        return self._started.llm
 
     @property
     def info(self) -> EngineInfo:
@@ -138,14 +146,14 @@ class VllmEngine(Engine):
         if self._closed:
             raise EngineDeadError("the engine is closed")
         if self._processes.reason or self._llm.errored:
-            raise EngineDeadError(self._processes.reason or "the engine core has died")
+            raise EngineDeadError(self._death())
         if self._asleep:
             raise EngineBusyError("the engine sleeps; wake it first")
 
     def _failure(self, sampling: pb.SamplingParams, error: Exception) -> EngineError:
         """What vLLM's other exceptions mean. It wraps what it did not expect, also of a bad request."""
         if self._processes.reason or self._llm.errored:
-            return EngineDeadError(self._processes.reason or "the engine core has died")
+            return EngineDeadError(self._death())
         cause = error.__cause__ or error
         if isinstance(cause, ValueError | TypeError):
             return invalid_request(sampling, cause)
@@ -178,13 +186,19 @@ class VllmEngine(Engine):
         return list(dict.fromkeys(owners[internal] for internal in preempted))
 
     async def sleep(self, level: int) -> None:
-        """Takes the weights off the GPU. Raises EngineBusyError while requests live."""
+        """Takes the weights off the GPU. Raises EngineBusyError while requests live, ValueError for a bad level."""
+        if level not in (1, 2):
+            raise ValueError(f"level must be 1 or 2, not {level}")
         if self._live:
             raise EngineBusyError(f"{len(self._live)} requests run or wait")
         if self._asleep:
             return
         self._asleep = level
-        await self._llm.sleep(level)
+        try:
+            await self._llm.sleep(level)
+        except BaseException:
+            self._asleep = 0
+            raise
 
     async def wake(self) -> None:
         """Undoes sleep; after level 2 the weights are read again."""
@@ -198,7 +212,7 @@ class VllmEngine(Engine):
 
     def stats(self) -> EngineStats:
         """The newest figures that the engine core has published."""
-        found = self._statistics
+        found = self._started.statistics
         # vLLM publishes with each step, and after an abort of the last request there is none.
         live = sum(self._live.values())
         running = min(found.running, live)
@@ -217,7 +231,8 @@ class VllmEngine(Engine):
 
     async def wait_dead(self) -> str:
         """Returns the reason as soon as the engine core has died."""
-        return await self._processes.wait()
+        await self._processes.wait()
+        return self._death()
 
     async def close(self) -> None:
         """Aborts what runs and stops the engine core."""
@@ -231,19 +246,21 @@ class VllmEngine(Engine):
         self._llm.output_handler.cancel()
         await asyncio.gather(self._llm.output_handler, return_exceptions=True)
         await asyncio.to_thread(self._llm.shutdown)
+        self._started.failure.close()
         # Freed now rather than when the interpreter ends, where vLLM's destructor fails.
-        self._llm = None
+        self._started.llm = None
+        gc.collect()
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         """Runs a utility method of the engine core. Raises EngineDeadError."""
         if self._closed or self._processes.reason:
-            raise EngineDeadError(self._processes.reason or "the engine is closed")
+            raise EngineDeadError("the engine is closed" if self._closed else self._death())
         call = asyncio.ensure_future(self._llm.engine_core.call_utility_async(method, *arguments))
         death = asyncio.ensure_future(self._processes.wait())
         try:
             await asyncio.wait((call, death), return_when=asyncio.FIRST_COMPLETED)
             if death.done():
-                raise EngineDeadError(death.result())
+                raise EngineDeadError(self._death())
             return call.result()
         finally:
             # vLLM never answers a call that its engine core has not taken up before it died.
@@ -259,3 +276,9 @@ class VllmEngine(Engine):
     def _output_handler_done(self, _: asyncio.Task[None]) -> None:
         if not self._closed:
             self._processes.ended("the engine core has died")
+
+    def _death(self) -> str:
+        """Why the engine is dead, with the exception that its processes logged, if any."""
+        reason = self._processes.reason or "the engine core has died"
+        cause = self._started.failure.cause()
+        return f"{reason}: {cause}" if cause else reason

@@ -1,4 +1,4 @@
-"""Finds out why an engine process could not start.
+"""Finds out why an engine process ended.
 
 vLLM's front end learns only that its engine process exited; the cause is in that process's log. A logging
 configuration, inherited by vLLM's processes, writes the first logged exception to a file.
@@ -6,16 +6,17 @@ configuration, inherited by vLLM's processes, writes the first logged exception 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 _VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
+_CAUSE = "cause"
 
 
 class FirstErrorHandler(logging.Handler):
@@ -31,44 +32,46 @@ class FirstErrorHandler(logging.Handler):
         if error is None:
             return
         text = " ".join(str(error).split())
-        try:
-            with self._path.open("x") as file:
-                file.write(f"{type(error).__name__}: {text}" if text else type(error).__name__)
-        except FileExistsError:
-            return
+        # Another process may have been first, and the engine may be closed already.
+        with contextlib.suppress(FileExistsError, FileNotFoundError), self._path.open("x") as file:
+            file.write(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 class FailureLog:
-    """The first exception that a process of the engine logged."""
+    """The first exception that a process of one engine logged.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    Args:
+        environ: gains the logging configuration until `inherited`. An operator's own configuration
+            (VLLM_LOGGING_CONFIG_PATH) is left alone; then no cause is ever found.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        self._environ = environ
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if not environ.get(_VARIABLE):
+            self._folder = tempfile.TemporaryDirectory(prefix="chiron-vllm-")
+            file = Path(self._folder.name) / "logging.json"
+            file.write_text(json.dumps(_logging_config(Path(self._folder.name) / _CAUSE)))
+            environ[_VARIABLE] = str(file)
+
+    def inherited(self) -> None:
+        """The engine's processes run: those that start from here on are no longer its own."""
+        if self._folder is not None:
+            self._environ.pop(_VARIABLE, None)
 
     def cause(self) -> str:
         """One line; empty when no exception was logged."""
-        if self._path is None or not self._path.exists():
+        if self._folder is None:
             return ""
-        return self._path.read_text().strip()
-
-
-@contextmanager
-def recorded_failure(environ: MutableMapping[str, str]) -> Iterator[FailureLog]:
-    """Records failures of engine processes started within the block.
-
-    An operator's own logging configuration (VLLM_LOGGING_CONFIG_PATH) is left alone; then no cause is found.
-    """
-    if environ.get(_VARIABLE):
-        yield FailureLog(None)
-        return
-    with tempfile.TemporaryDirectory(prefix="chiron-vllm-") as folder:
-        path = Path(folder) / "cause"
-        file = Path(folder) / "logging.json"
-        file.write_text(json.dumps(_logging_config(path)))
-        environ[_VARIABLE] = str(file)
         try:
-            yield FailureLog(path)
-        finally:
-            del environ[_VARIABLE]
+            return (Path(self._folder.name) / _CAUSE).read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+    def close(self) -> None:
+        """Removes the file; the engine's processes are gone."""
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _logging_config(path: Path) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from services.worker.engines.base import EngineConfig, EngineLoadError
+from services.worker.engines.vllm.arguments import engine_arguments
+from services.worker.engines.vllm.compat import IncompatibleVllmError, check_client, check_vllm
+from services.worker.engines.vllm.failure_log import FailureLog
 
 _SCHEDULERS = "services.worker.engines.vllm.scheduler"
 _ENVIRONMENT = {
@@ -15,11 +19,21 @@ _ENVIRONMENT = {
 }
 
 
-def start_vllm(config: EngineConfig) -> tuple[Any, Any]:
-    """An AsyncLLM that has loaded its model, and the statistics that it feeds.
+@dataclass(slots=True)
+class StartedVllm:
+    """What `start_vllm` made."""
 
-    Raises EngineLoadError with the cause, also when that lies in an engine process.
-    """
+    llm: Any
+    """An AsyncLLM that has loaded its model. This is the only lasting reference: exceptions that vLLM keeps
+    from its imports keep our stack frames too, and its destructor must run before the interpreter ends."""
+    statistics: Any
+    """The statistics that it feeds."""
+    failure: FailureLog
+    """Why one of its processes ended."""
+
+
+def start_vllm(config: EngineConfig) -> StartedVllm:
+    """Loads the model. Raises EngineLoadError with the cause, also when that lies in an engine process."""
     if not config.weights:
         raise EngineLoadError("weights: the vllm engine needs the path of a model")
     for name, value in _ENVIRONMENT.items():
@@ -28,26 +42,27 @@ def start_vllm(config: EngineConfig) -> tuple[Any, Any]:
         import vllm  # noqa: F401
     except ImportError as error:
         raise EngineLoadError(f"vLLM cannot be imported: {error}") from error
-    from services.worker.engines.vllm.arguments import engine_arguments
-    from services.worker.engines.vllm.compat import IncompatibleVllmError, check_client, check_vllm
-    from services.worker.engines.vllm.failure_log import recorded_failure
-
+    failure = FailureLog(os.environ)
     try:
         check_vllm()
-        with recorded_failure(os.environ) as failure:
-            try:
-                llm, statistics = _create(engine_arguments(config, os.environ), config)
-            except (EngineLoadError, IncompatibleVllmError):
-                raise
-            except Exception as error:
-                raise EngineLoadError(failure.cause() or _one_line(error)) from error
-        check_client(llm)
+        started = _create(engine_arguments(config, os.environ), config, failure)
+        check_client(started.llm)
+    except EngineLoadError:
+        failure.close()
+        raise
     except IncompatibleVllmError as error:
+        failure.close()
         raise EngineLoadError(str(error)) from error
-    return llm, statistics
+    except Exception as error:
+        cause = failure.cause() or _one_line(error)
+        failure.close()
+        raise EngineLoadError(cause) from error
+    finally:
+        failure.inherited()
+    return started
 
 
-def _create(arguments: dict[str, Any], config: EngineConfig) -> tuple[Any, Any]:
+def _create(arguments: dict[str, Any], config: EngineConfig, failure: FailureLog) -> StartedVllm:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -62,10 +77,15 @@ def _create(arguments: dict[str, Any], config: EngineConfig) -> tuple[Any, Any]:
         f"{_SCHEDULERS}.{'TunableAsyncScheduler' if scheduler.async_scheduling else 'TunableScheduler'}"
     )
     statistics = Statistics()
-    llm = AsyncLLM.from_vllm_config(
-        vllm_config, stat_loggers=[lambda *_: statistics], disable_log_stats=arguments["disable_log_stats"]
+    return StartedVllm(
+        llm=AsyncLLM.from_vllm_config(
+            vllm_config,
+            stat_loggers=[lambda *_: statistics],
+            disable_log_stats=arguments["disable_log_stats"],
+        ),
+        statistics=statistics,
+        failure=failure,
     )
-    return llm, statistics
 
 
 def check_parsers(config: EngineConfig) -> None:
