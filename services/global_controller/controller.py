@@ -63,6 +63,7 @@ class Controller:
         self.config = config
         self.store = store
         self.term = 0
+        self._clock = clock
         self.registry = Registry(config.liveness_timeout_s, clock)
         self.reasons: dict[str, str] = {}
         """For each model that has not what it should have: what stands in the way."""
@@ -234,11 +235,14 @@ class Controller:
     async def _loop(self) -> None:
         seen = -1
         while True:
+            due = self.registry.next_deadline()
             try:
-                async with asyncio.timeout(self.registry.next_deadline_s()):
+                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
                     seen = await self._stirred.after(seen)
             except TimeoutError:
                 self._shown.beat()
+            if self.registry.notice_stall(due):
+                _log.warning("the controller stood still for a while; it waits for reports before it acts")
             settled = not self.registry.settling()
             await self.reconcile()
             self._publish()

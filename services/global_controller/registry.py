@@ -75,6 +75,7 @@ class Registry:
         self._timeout_s = liveness_timeout_s
         self._clock = clock
         self._started = clock()
+        self._settles_at = self._started + liveness_timeout_s
         self.agents: dict[str, AgentLink] = {}
         self.routers: dict[str, RouterLink] = {}
 
@@ -156,15 +157,26 @@ class Registry:
         return NodeView(node, liveness, silent_s)
 
     def settling(self) -> bool:
-        """True until the controller has run for one liveness timeout: nodes may still have to join."""
-        return self._clock() - self._started < self._timeout_s
+        """True until the controller has run for one liveness timeout: nodes may still have to be heard."""
+        return self._clock() < self._settles_at
 
-    def next_deadline_s(self) -> float | None:
-        """Time until a node dies of silence or settling ends, in seconds; None: nothing is due."""
+    def notice_stall(self, due: float | None) -> bool:
+        """Settles again when the controller itself stood still: what looks silent may wait to be read.
+
+        Args:
+            due: monotonic time by which the controller meant to run again, in seconds; None: any.
+        """
         now = self._clock()
-        ends = [self._started, *(link.heard for link in self.agents.values())]
-        due = [end + self._timeout_s - now for end in ends]
-        return min((seconds for seconds in due if seconds > 0), default=None)
+        stalled = due is not None and now - due > self._timeout_s / 2
+        if stalled:
+            self._settles_at = now + self._timeout_s
+        return stalled
+
+    def next_deadline(self) -> float | None:
+        """When the next node dies of silence or settling ends (monotonic, seconds); None: nothing is due."""
+        now = self._clock()
+        ends = [self._settles_at, *(link.heard + self._timeout_s for link in self.agents.values())]
+        return min((end for end in ends if end > now), default=None)
 
     def unknown(self) -> Iterable[InstanceRecord]:
         """Workers that agents report and the store did not know at that time."""

@@ -73,16 +73,27 @@ def test_a_new_stream_ends_the_earlier_one_and_must_report_again(world: World) -
 
 
 def test_the_next_deadline_is_the_earliest_death_or_the_end_of_settling(world: World) -> None:
-    assert world.registry.next_deadline_s() == 5.0
-    world.now += 2.0
+    assert world.registry.next_deadline() == 55.0
+    world.now = 52.0
     link = world.registry.join("a")
-    assert world.registry.next_deadline_s() == 3.0
-    world.now += 3.0
+    assert world.registry.next_deadline() == 55.0
+    world.now = 55.0
     assert not world.registry.settling()
-    assert world.registry.next_deadline_s() == 2.0
+    assert world.registry.next_deadline() == 57.0
     world.registry.leave(link)
-    world.now += 2.0
-    assert world.registry.next_deadline_s() is None
+    world.now = 57.0
+    assert world.registry.next_deadline() is None
+
+
+def test_a_controller_that_stood_still_settles_again(world: World) -> None:
+    world.now = 60.0
+    assert not world.registry.notice_stall(None)
+    assert not world.registry.notice_stall(58.0)
+    assert not world.registry.settling()
+    assert world.registry.notice_stall(57.4)
+    assert world.registry.settling()
+    world.now = 65.0
+    assert not world.registry.settling()
 
 
 def test_a_load_that_differs_is_noticed(world: World) -> None:
