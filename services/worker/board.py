@@ -21,6 +21,12 @@ class Subscriber:
         self._changed.set()
         self._closed = False
 
+    def tell(self, ids: list[str], request_id: str) -> None:
+        """Adds an id to one of its lists, unless too many pile up already."""
+        if not self.overrun:
+            ids.append(request_id)
+        self.wake()
+
     def wake(self) -> None:
         """There is news."""
         self._changed.set()
@@ -90,14 +96,12 @@ class Board:
     def started(self, request_id: str) -> None:
         """A request was accepted."""
         for subscriber in self._subscribers:
-            subscriber.started.append(request_id)
-            subscriber.wake()
+            subscriber.tell(subscriber.started, request_id)
 
     def finished(self, request_id: str) -> None:
         """A request has ended."""
         for subscriber in self._subscribers:
-            subscriber.finished.append(request_id)
-            subscriber.wake()
+            subscriber.tell(subscriber.finished, request_id)
 
     def close(self) -> None:
         """Ends every subscription, the later ones too."""
