@@ -12,7 +12,7 @@ import pytest_asyncio
 from google.protobuf import json_format
 
 from chiron.v1 import inference_pb2 as pb
-from services.worker.engines.base import InvalidRequestError
+from services.worker.engines.base import EngineBusyError, InvalidRequestError
 from services.worker.engines.vllm import VllmEngine
 from tests.conformance.engine_reading import GREEDY, Reading, drain, make_request, run
 from tests.vllm.adapters import write_adapter
@@ -147,3 +147,19 @@ async def test_a_prompt_that_ends_within_a_character_is_not_repeated(engine: Vll
     assert "answer" not in reading.only.text
     with pytest.raises(InvalidRequestError, match=r"sampling\.stop"):
         await run(engine, whole[:-1], max_tokens=1, stop=["answer"], **GREEDY)
+
+
+async def test_after_a_sleep_that_drops_the_weights_they_are_read_again(engine: VllmEngine) -> None:
+    expected = (await run(engine, max_tokens=16, **GREEDY)).only.tokens
+    await engine.sleep(2)
+    with pytest.raises(EngineBusyError, match="sleeps already"):
+        await engine.sleep(1)
+    await engine.wake()
+    with pytest.raises(EngineBusyError, match="awake"):
+        await engine.wake()
+    assert (await run(engine, max_tokens=16, **GREEDY)).only.tokens == expected
+
+
+async def test_a_sleep_level_that_does_not_exist_is_refused(engine: VllmEngine) -> None:
+    with pytest.raises(ValueError, match="level must be 1 or 2, not 3"):
+        await engine.sleep(3)

@@ -186,13 +186,13 @@ class VllmEngine(Engine):
         return list(dict.fromkeys(owners[internal] for internal in preempted))
 
     async def sleep(self, level: int) -> None:
-        """Takes the weights off the GPU. Raises EngineBusyError while requests live, ValueError for a bad level."""
+        """Sleeps at level 1 or 2 (else ValueError). Raises EngineBusyError while requests live, or asleep."""
         if level not in (1, 2):
             raise ValueError(f"level must be 1 or 2, not {level}")
         if self._live:
-            raise EngineBusyError(f"{len(self._live)} requests run or wait")
+            raise EngineBusyError(f"cannot sleep: {len(self._live)} requests run or wait")
         if self._asleep:
-            return
+            raise EngineBusyError("the engine sleeps already")
         self._asleep = level
         try:
             await self._llm.sleep(level)
@@ -201,12 +201,14 @@ class VllmEngine(Engine):
             raise
 
     async def wake(self) -> None:
-        """Undoes sleep; after level 2 the weights are read again."""
+        """Undoes sleep; after level 2 the weights are read again. Raises EngineBusyError unless asleep."""
+        if not self._asleep:
+            raise EngineBusyError("the engine is awake")
         if self._asleep == 2:
             await self._llm.wake_up(["weights"])
             await self._llm.collective_rpc("reload_weights")
             await self._llm.wake_up(["kv_cache"])
-        elif self._asleep:
+        else:
             await self._llm.wake_up()
         self._asleep = 0
 
