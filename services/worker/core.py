@@ -114,20 +114,20 @@ class Worker:
             raise ChironError(Reason.DUPLICATE_REQUEST, f"request {request.request_id} is live here")
         self.live.add(request)
         self.load_board.started(request.request_id)
-        self._note_saturation()
+        self.note_saturation()
         try:
             yield
         finally:
             self.live.remove(request)
             self.meter.ended(batch=request.batch)
             self.load_board.finished(request.request_id)
-            self._note_saturation()
+            self.note_saturation()
 
     def output_seen(self, request: LiveRequest, now: float) -> None:
         """A request had output at `now`: its first makes it run, and time passes for the KV figures."""
         if not request.has_output:
             request.has_output = True
-            self._note_saturation()
+            self.note_saturation()
         elif now < self._refresh_at:
             return
         self._refresh_at = now + REFRESH_S
@@ -141,6 +141,15 @@ class Worker:
         return self.live.occupancy(
             engine_running=stats.running, engine_waiting=stats.waiting, batch_size=stats.batch_size
         )
+
+    def note_saturation(self) -> None:
+        """Takes down whether all slots are taken or requests wait, as of now."""
+        if self.engine is not None:
+            load = self.occupancy()
+            running = load.running.interactive + load.running.batch
+            waiting = load.waiting.interactive + load.waiting.batch
+            full = waiting > 0 or running >= self.engine.stats().batch_size
+            self.saturation.note(full, time.monotonic())
 
     # -- control -----------------------------------------------------------------------------------
 
@@ -244,13 +253,8 @@ class Worker:
         self.statistics_board.touch()
 
     def _changed(self) -> None:
-        self._note_saturation()
+        self.note_saturation()
         self._state_changed()
-
-    def _note_saturation(self) -> None:
-        if self.engine is not None:
-            batch_size = self.engine.stats().batch_size
-            self.saturation.note(sum(self.live.slots) >= batch_size, time.monotonic())
 
 
 async def _all_ended(requests: Sequence[LiveRequest]) -> bool:

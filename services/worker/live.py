@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from chiron.rpc.errors import ChironError
@@ -84,28 +84,37 @@ class LiveRequests:
     def occupancy(self, *, engine_running: int, engine_waiting: int, batch_size: int) -> Occupancy:
         """Splits the live requests by class into running and waiting.
 
-        The engine counts without classes, and what it has published may lag behind what was accepted. It
-        admits by (priority, arrival), so those who wait are the last in that order among the requests without
-        output; a request that the engine does not know of yet waits unless a slot is free.
+        The engine counts without classes, and its figures may lag behind what was accepted:
+        - A request without output that the engine does not count yet runs if a slot is free, else it waits.
+        - It admits by (priority, arrival), so those who wait are the last in that order, those without
+          output before those that had some.
+        - Requests with output that it counts no more have ended there and only wait for their reader: they
+          hold no slot. The earliest are taken for those.
         """
         total = sum(self.slots)
-        unseen = max(0, total - engine_running - engine_waiting)
+        fresh = sum(request.slots for request in self._by_id.values() if not request.has_output)
+        unseen = min(fresh, max(0, total - engine_running - engine_waiting))
         waiting = min(total, engine_waiting + max(0, unseen - max(0, batch_size - engine_running)))
-        split = [0, 0]
-        if waiting:
-            order = sorted(
-                self._by_id.values(), key=lambda request: (not request.has_output, request.priority)
-            )
-            left = waiting
-            for request in reversed(order):
-                taken = min(left, request.slots)
-                split[request.batch] += taken
-                left -= taken
-                if not left:
-                    break
+        unread = max(0, total - engine_running - engine_waiting - unseen)
+        by_need = sorted(self._by_id.values(), key=lambda request: (not request.has_output, request.priority))
+        waits = _take(reversed(by_need), waiting)
+        done = _take((request for request in self._by_id.values() if request.has_output), unread)
         return Occupancy(
             running=types_pb2.ClassCounts(
-                interactive=self.slots[False] - split[False], batch=self.slots[True] - split[True]
+                interactive=max(0, self.slots[False] - waits[False] - done[False]),
+                batch=max(0, self.slots[True] - waits[True] - done[True]),
             ),
-            waiting=types_pb2.ClassCounts(interactive=split[False], batch=split[True]),
+            waiting=types_pb2.ClassCounts(interactive=waits[False], batch=waits[True]),
         )
+
+
+def _take(requests: Iterable[LiveRequest], slots: int) -> tuple[int, int]:
+    """The classes of this many slots, taken from the requests in order."""
+    split = [0, 0]
+    for request in requests:
+        if not slots:
+            break
+        taken = min(slots, request.slots)
+        split[request.batch] += taken
+        slots -= taken
+    return split[False], split[True]

@@ -25,6 +25,7 @@ class Mark:
 
 def mark(worker: Worker) -> Mark:
     """The present, as the beginning of an interval."""
+    worker.note_saturation()
     return Mark(time.monotonic(), worker.meter.read(), _stats(worker))
 
 

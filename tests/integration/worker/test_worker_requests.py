@@ -12,7 +12,8 @@ import pytest_asyncio
 from chiron.internal.v1 import worker_pb2
 from chiron.rpc.errors import reason_of
 from chiron.v1 import inference_pb2 as pb
-from chiron.v1 import types_pb2
+from chiron.v1 import inference_pb2_grpc, types_pb2
+from tests.support.wait import eventually
 from tests.support.worker_process import WorkerProcess, failure, read_all, request, slots, worker_process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -156,13 +157,23 @@ async def test_a_live_request_id_is_refused_unless_the_attempt_is_newer(
 
 
 async def test_a_slow_reader_delays_nobody(worker: WorkerProcess) -> None:
-    # Texts long enough to fill the connection's window, were each token still a message of its own.
-    slow = worker.inference.Generate(request(sampling={"max_tokens": 2000, "logprobs": 20}))
-    await slow.read()
-    quick = await read_all(worker.inference.Generate(request("Quick, please.")))
-    assert quick[-1].finish_reason == pb.FINISH_REASON_LENGTH
-    rest = await read_all(slow)
-    assert rest[-1].usage.completion_tokens == 2000
+    # With their logprobs, these tokens are more than such a connection takes in while nobody reads.
+    narrow = [("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(worker.address, options=narrow) as channel:
+        slow = inference_pb2_grpc.InferenceServiceStub(channel).Generate(
+            request(sampling={"max_tokens": 1000, "logprobs": 20})
+        )
+        await slow.read()
+        quick = await read_all(worker.inference.Generate(request("Quick, please.")))
+        assert quick[-1].finish_reason == pb.FINISH_REASON_LENGTH
+
+        async def slots_are_free() -> bool:
+            return slots((await worker.load_when(lambda _: True)).running) == 0
+
+        await eventually(slots_are_free, what="the engine has finished although nobody reads")
+        rest = await read_all(slow)
+    assert rest[-1].usage.completion_tokens == 1000
+    assert len(rest) < 900, "what waited for the reader was merged"
 
 
 def _ticket(**fields: object) -> bytes:

@@ -66,6 +66,13 @@ async def test_choices_count_as_slots(live: LiveRequests) -> None:
     assert several.ended.is_set()
 
 
+async def test_a_request_that_only_waits_for_its_reader_holds_no_slot(live: LiveRequests) -> None:
+    live.add(make("unread", batch=True, output=True))
+    live.add(make("runs", output=True))
+    assert split(live, running=1, waiting=0, batch_size=2) == ((1, 0), (0, 0))
+    assert split(live, running=0, waiting=0, batch_size=2) == ((0, 0), (0, 0))
+
+
 async def test_engine_figures_of_requests_that_are_gone_count_for_nothing(live: LiveRequests) -> None:
     assert split(live, running=1, waiting=3, batch_size=1) == ((0, 0), (0, 0))
 
