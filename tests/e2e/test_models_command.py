@@ -48,6 +48,7 @@ async def test_a_spec_that_the_controller_refuses_names_the_field(tmp_path: Path
 
     assert refused.status == 1
     assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error: model 'odd': ")
     assert "min_instances" in refused.stderr
 
 

@@ -53,9 +53,14 @@ class ClusterAdmin:
         await self._channel.close()
 
     async def apply_model(self, spec: pb.ModelSpec) -> pb.ApplyModelResponse:
-        """Creates the model or replaces its spec."""
+        """Creates the model or replaces its spec; a refusal names the model."""
         request = pb.ApplyModelRequest(spec=spec)
-        return await self._call(self._stub.ApplyModel(request, timeout=self._timeout_s))
+        try:
+            return await self._call(self._stub.ApplyModel(request, timeout=self._timeout_s))
+        except AdminError as error:
+            if not error.reason:
+                raise
+            raise AdminError(f"model {spec.name!r}: {error}", error.code, error.reason) from error
 
     async def delete_model(self, name: str) -> None:
         """Removes the model; its instances drain."""

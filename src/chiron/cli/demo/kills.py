@@ -50,7 +50,9 @@ class Killer:
     async def _kill_one(self) -> None:
         snapshot = await self._cluster.admin.snapshot()
         ready = {i.instance_id for i in snapshot.instances if is_serving(i, self._model)}
-        candidates = [worker for worker in self._cluster.workers() if worker.instance_id in ready]
+        candidates = [
+            worker for worker in await asyncio.to_thread(self._cluster.workers) if worker.instance_id in ready
+        ]
         if not candidates:
             self._say("no ready worker to kill")
             return
