@@ -108,8 +108,9 @@ def _placement(want: Want, node_id: str, free: list[int], already: int, candidat
     chosen = _neighbours(free, want.gpus)
     remain = len(free) - want.gpus
     reason = (
-        f"{node_id} has {already} other instances of {want.model}, the fewest of {candidates} nodes with "
-        f"{want.gpus} free GPUs, and {remain} GPUs remain free there"
+        f"{node_id} has {_count(already, 'other instance')} of {want.model}, the fewest of "
+        f"{_count(candidates, 'node')} with {_count(want.gpus, 'free GPU')}, and {_count(remain, 'GPU')} "
+        "stay free there"
     )
     numbers = {
         "gpus": want.gpus,
@@ -140,14 +141,13 @@ def _refusal(nodes: Sequence[NodeGpus], free: Mapping[str, list[int]], want: Wan
     gone = sum(not node.live for node in nodes)
     unhealthy = sum(node.unhealthy for node in nodes if node.node_id in free)
     most = max((len(indexes) for indexes in free.values()), default=0)
-    unit = "GPU" if want.gpus == 1 else "GPUs"
-    reason = f"needs {want.gpus} {unit} on one node; most free on a node: {most}"
+    reason = f"needs {_count(want.gpus, 'GPU')} on one node; most free on a node: {most}"
     excluded = [
-        f"{number} {what}"
-        for number, what in (
-            (gone, "nodes not connected"),
-            (draining, "nodes draining"),
-            (unhealthy, "GPUs unhealthy"),
+        f"{_count(number, what)} {state}"
+        for number, what, state in (
+            (gone, "node", "not connected"),
+            (draining, "node", "draining"),
+            (unhealthy, "GPU", "unhealthy"),
         )
         if number
     ]
@@ -166,3 +166,7 @@ def _refusal(nodes: Sequence[NodeGpus], free: Mapping[str, list[int]], want: Wan
         "gpus_unhealthy": unhealthy,
     }
     return Refusal(want.model, missing, reason, numbers)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

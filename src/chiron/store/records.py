@@ -169,7 +169,13 @@ class Snapshot:
                     instances[record.instance_id] = record
         for kind, name in change.deletes:
             revisions.pop((kind, name), None)
-            {Kind.MODEL: models, Kind.NODE: nodes, Kind.INSTANCE: instances}[kind].pop(name, None)  # type: ignore[attr-defined]
+            match kind:
+                case Kind.MODEL:
+                    models.pop(name, None)
+                case Kind.NODE:
+                    nodes.pop(name, None)
+                case Kind.INSTANCE:
+                    instances.pop(name, None)
         return Snapshot(
             change.revision,
             MappingProxyType(models),

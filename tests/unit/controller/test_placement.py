@@ -55,7 +55,7 @@ def test_dead_and_draining_nodes_and_unhealthy_gpus_are_left_out_and_counted() -
     assert refusal.missing == 3
     assert refusal.reason == (
         "needs 2 GPUs on one node; most free on a node: 1 "
-        "(1 nodes not connected, 1 nodes draining, 3 GPUs unhealthy)"
+        "(1 node not connected, 1 node draining, 3 GPUs unhealthy)"
     )
     assert refusal.numbers["most_free_on_node"] == 1
 

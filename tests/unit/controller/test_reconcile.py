@@ -174,7 +174,7 @@ class TestDeadNodes:
     def test_without_gpus_elsewhere_it_waits_and_says_so(self) -> None:
         plan = decide(cluster(model(), node("a", liveness=Liveness.DEAD), instance("i", "a")))
         assert nothing(plan)
-        assert "1 nodes not connected" in plan.reasons["chat"]
+        assert "1 node not connected" in plan.reasons["chat"]
 
 
 class TestSettling:
@@ -342,7 +342,7 @@ class TestDraining:
         plan = decide(cluster(model(), node("a", draining=True), instance("i", "a")))
         assert stopped(plan) == {"i"}
         assert "no other node has GPUs" in plan.acts[0].reason
-        assert "1 nodes draining" in plan.reasons["chat"]
+        assert "1 node draining" in plan.reasons["chat"]
 
     def test_they_stop_when_their_replacement_has_failed(self) -> None:
         view = cluster(
