@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -86,6 +86,3 @@ async def serving(timeout_s: float = TIMEOUT_S) -> AsyncIterator[Served]:
 async def served() -> AsyncIterator[Served]:
     async with serving() as one:
         yield one
-
-
-Factory = Callable[[], Awaitable[Served]]
