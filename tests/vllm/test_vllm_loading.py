@@ -11,6 +11,7 @@ import pytest
 
 from services.worker.engines.base import EngineLoadError
 from services.worker.engines.vllm import VllmEngine
+from tests.vllm.adapters import write_adapter
 from tests.vllm.support import engine_config
 
 
@@ -37,6 +38,12 @@ async def test_a_bad_configuration_is_refused_by_name(
         await VllmEngine.start(engine_config(changes.pop("weights", random_llama), **changes))
 
 
+def engine_processes() -> set[psutil.Process]:
+    return {
+        child for child in psutil.Process().children() if "resource_tracker" not in " ".join(child.cmdline())
+    }
+
+
 async def test_a_failure_inside_the_engine_process_is_reported_with_its_cause(
     random_llama: Path, tmp_path: Path
 ) -> None:
@@ -44,8 +51,18 @@ async def test_a_failure_inside_the_engine_process_is_reported_with_its_cause(
     shutil.copytree(random_llama, damaged)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    before = set(psutil.Process().children())
+    before = engine_processes()
     with pytest.raises(EngineLoadError, match="SafetensorError"):
         await VllmEngine.start(engine_config(damaged))
-    left = [child for child in set(psutil.Process().children()) - before if child.is_running()]
-    assert not [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
+    assert engine_processes() == before
+
+
+async def test_an_adapter_that_cannot_be_loaded_is_named_and_the_engine_stopped(
+    random_llama: Path, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "poet", random_llama, rank=4)
+    (adapter / "adapter_model.safetensors").unlink()
+    before = engine_processes()
+    with pytest.raises(EngineLoadError, match="adapter 'poet'"):
+        await VllmEngine.start(engine_config(random_llama, adapters={"poet": str(adapter)}))
+    assert engine_processes() == before

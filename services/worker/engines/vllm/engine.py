@@ -64,6 +64,7 @@ class VllmEngine(Engine):
         """Loads the model. Raises EngineLoadError."""
         load_template(config.chat_template)
         started = await asyncio.to_thread(start_vllm, config)
+        engine = None
         try:
             limits = await started.llm.engine_core.call_utility_async("chiron_limits")
             prompts = PromptTokenizer(
@@ -75,9 +76,10 @@ class VllmEngine(Engine):
             await engine._load_adapters(config.adapters)
             await engine.set_limits(batch_size=config.batch_size, step_token_budget=config.step_token_budget)
         except BaseException as error:
-            await asyncio.to_thread(started.llm.shutdown)
-            started.llm = None
-            started.failure.close()
+            if engine is not None:
+                await engine.close()
+            else:
+                await _discard(started)
             if isinstance(error, ValueError):
                 raise EngineLoadError(str(error)) from error
             raise
@@ -247,11 +249,7 @@ class VllmEngine(Engine):
         # Before the core ends, or vLLM would log its end as a failure.
         self._llm.output_handler.cancel()
         await asyncio.gather(self._llm.output_handler, return_exceptions=True)
-        await asyncio.to_thread(self._llm.shutdown)
-        self._started.failure.close()
-        # Freed now rather than when the interpreter ends, where vLLM's destructor fails.
-        self._started.llm = None
-        gc.collect()
+        await _discard(self._started)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         """Runs a utility method of the engine core. Raises EngineDeadError."""
@@ -284,3 +282,12 @@ class VllmEngine(Engine):
         reason = self._processes.reason or "the engine core has died"
         cause = self._started.failure.cause()
         return f"{reason}: {cause}" if cause else reason
+
+
+async def _discard(started: StartedVllm) -> None:
+    """Stops vLLM's processes and frees what it holds."""
+    await asyncio.to_thread(started.llm.shutdown)
+    started.failure.close()
+    # Freed now rather than when the interpreter ends, where vLLM's destructor fails.
+    started.llm = None
+    gc.collect()
