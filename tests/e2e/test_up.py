@@ -10,9 +10,11 @@ from pathlib import Path
 from tests.support.chiron_command import chiron, chiron_up
 from tests.support.wait import eventually
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "models.toml"
+
 
 async def test_up_serves_and_ctrl_c_drains_without_leaving_a_process(tmp_path: Path) -> None:
-    async with chiron_up("--nodes=2", "--gpus=1", directory=tmp_path) as up:
+    async with chiron_up(f"--model={EXAMPLE}", "--nodes=2", "--gpus=1", directory=tmp_path) as up:
         await up.ready()
         # itself, a controller, a router, two agents and two workers
         assert len(up.processes()) == 7
