@@ -45,16 +45,18 @@ async def serve(config: WorkerConfig, stop: asyncio.Event) -> None:
     announce("worker", instance_id=config.instance_id, address=worker.address, socket=str(config.socket))
     tasks = [
         asyncio.create_task(worker.load(), name="engine"),
+        asyncio.create_task(worker.watch_readers(), name="stalled readers"),
         asyncio.create_task(_follow_health(worker, network, control), name="health"),
     ]
     try:
         await _until_over(worker, stop)
     finally:
-        tasks[0].cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await tasks[0]
+        for task in tasks[:2]:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await worker.close()
-        await asyncio.gather(network.stop(_STOP_GRACE_S), control.stop(_STOP_GRACE_S), tasks[1])
+        await asyncio.gather(network.stop(_STOP_GRACE_S), control.stop(_STOP_GRACE_S), tasks[2])
     if worker.died.is_set():
         raise SystemExit(EXIT_ENGINE_DEAD)
 

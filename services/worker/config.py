@@ -35,6 +35,8 @@ class WorkerConfig:
     """host:port of the inference interface; port 0: any free one. The host is what the worker advertises."""
     max_waiting: int = 256
     """Requests beyond the batch size that are taken in to wait; further ones get RETRY_ELSEWHERE."""
+    reader_stall_s: float = 60.0
+    """A client that takes nothing for this long, in seconds, while output waits for it loses its stream."""
     drain_timeout_s: float = 30.0
     """Time that SIGTERM leaves to running requests, in seconds."""
 
@@ -46,5 +48,7 @@ class WorkerConfig:
             raise ValueError(f"incarnation: must be at least 1, not {self.incarnation}")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting: must not be negative, not {self.max_waiting}")
+        if self.reader_stall_s <= 0:
+            raise ValueError(f"reader_stall_s: must be above 0, not {self.reader_stall_s:g}")
         if self.drain_timeout_s < 0:
             raise ValueError(f"drain_timeout_s: must not be negative, not {self.drain_timeout_s:g}")

@@ -23,6 +23,7 @@ from services.worker.state import DRAINING, FAILED, LOADING, READY, SLEEPING, Wo
 REFRESH_S = 0.25
 """While tokens flow, subscribers hear at least this often how the KV cache fills."""
 _CUT_GRACE_S = 1.0
+_STALL_CHECKS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +151,20 @@ class Worker:
             waiting = load.waiting.interactive + load.waiting.batch
             full = waiting > 0 or running >= self.engine.stats().batch_size
             self.saturation.note(full, time.monotonic())
+
+    async def watch_readers(self) -> None:
+        """Ends streams whose client has taken nothing for config.reader_stall_s; idle, it sets no timer."""
+        stall_s = self.config.reader_stall_s
+        while True:
+            await self.live.busy.wait()
+            await asyncio.sleep(stall_s / _STALL_CHECKS)
+            latest = time.monotonic() - stall_s
+            stalled = [live for live in self.live if live.writing_since and live.writing_since < latest]
+            for request in stalled:
+                _log.warning("the client of %s took nothing for %g s", request.request_id, stall_s)
+                text = f"the client took nothing for {stall_s:g} s"
+                request.cut = ChironError(Reason.ABORTED, text)
+            await self._end(stalled)
 
     # -- control -----------------------------------------------------------------------------------
 

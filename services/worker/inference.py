@@ -91,7 +91,14 @@ class InferenceServicer:
         )
         pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt))
         with worker.accept(live):
-            await self._stream(engine, order, live, pace, context)
+            try:
+                await self._stream(engine, order, live, pace, context)
+            except asyncio.CancelledError:
+                if live.cut is None:
+                    raise
+                # The worker itself cancelled a write that the client would not take; the call is still open.
+                task.uncancel()
+                raise live.cut from None
         span.finished(pace)
 
     async def _stream(
@@ -112,7 +119,9 @@ class InferenceServicer:
                         last = response.deltas[-1]
                         last.usage.CopyFrom(pace.usage())
                         last.timing.CopyFrom(pace.timing(worker.config.instance_id))
+                    live.writing_since = time.monotonic()
                     await context.write(response.SerializeToString())
+                    live.writing_since = None
         except InvalidRequestError as error:
             raise ChironError.invalid([(error.field, error.description)]) from error
         except EngineBusyError as error:

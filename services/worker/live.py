@@ -27,6 +27,8 @@ class LiveRequest:
     task: asyncio.Task[object]
     """The call that serves it."""
     has_output: bool = False
+    writing_since: float | None = None
+    """Monotonic second at which the present write began; None between writes."""
     cut: ChironError | None = None
     """Why the worker itself ended the request, once it has."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,6 +52,8 @@ class LiveRequests:
         self.idle = asyncio.Event()
         """Set while there is no request."""
         self.idle.set()
+        self.busy = asyncio.Event()
+        """Set while there is one."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -66,6 +70,7 @@ class LiveRequests:
         self._by_id[request.request_id] = request
         self.slots[request.batch] += request.slots
         self.idle.clear()
+        self.busy.set()
 
     def remove(self, request: LiveRequest) -> None:
         """Forgets a request."""
@@ -74,6 +79,7 @@ class LiveRequests:
         request.ended.set()
         if not self._by_id:
             self.idle.set()
+            self.busy.clear()
 
     def tightest_itl_slo_ms(self) -> float:
         """The least ITL SLO among the live requests, in milliseconds; 0: none has one."""

@@ -7,16 +7,18 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from chiron.internal.v1 import worker_pb2 as wpb
 from chiron.rpc.errors import reason_of
 from chiron.v1 import inference_pb2 as pb
-from chiron.v1 import types_pb2
+from chiron.v1 import inference_pb2_grpc, types_pb2
 from services.worker.app import EXIT_ENGINE_DEAD
 from tests.support.mortal_engine import LAST_WORDS
 from tests.support.worker_process import (
     ROOT,
+    WorkerProcess,
     failure,
     read_all,
     request,
@@ -103,6 +105,35 @@ async def test_sigterm_waits_no_longer_than_the_drain_timeout(tmp_path: Path) ->
         worker.terminate()
         assert reason_of(await failure(call)) == "STREAM_INTERRUPTED"
         assert await worker.exit_status() == 0
+
+
+def _narrow(worker: WorkerProcess) -> grpc.aio.Channel:
+    """A channel that takes in little while nobody reads."""
+    options = [("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0)]
+    return grpc.aio.insecure_channel(worker.address, options=options)
+
+
+async def test_a_client_that_takes_nothing_loses_its_stream(tmp_path: Path) -> None:
+    async with worker_process(tmp_path, SIM, reader_stall_s=0.4) as worker, _narrow(worker) as channel:
+        await worker.until()
+        asked = request(sampling={"max_tokens": 3000, "logprobs": 20})
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(asked)
+        await call.read()
+        await worker.idle()
+        error = await failure(call)
+        assert (error.code(), reason_of(error)) == (grpc.StatusCode.ABORTED, "ABORTED")
+        assert "took nothing for 0.4 s" in (error.details() or "")
+
+
+async def test_a_client_that_takes_nothing_does_not_hold_up_a_drain(tmp_path: Path) -> None:
+    async with worker_process(tmp_path, SIM) as worker, _narrow(worker) as channel:
+        await worker.until()
+        asked = request(sampling={"max_tokens": 3000, "logprobs": 20})
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(asked)
+        await call.read()
+        assert (await worker.control.Drain(wpb.DrainRequest(timeout_s=0.5))).aborted == 1
+        await worker.idle()
+        assert reason_of(await failure(call)) == "STREAM_INTERRUPTED"
 
 
 @pytest.mark.parametrize(
