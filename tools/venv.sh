@@ -12,7 +12,12 @@ rm -f "$dir/.installed"
   { echo "error: cannot make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 
 echo "setting up $dir from $lock ..." >&2
-"$dir/bin/pip" install -qq --disable-pip-version-check --require-hashes --no-deps -r "$lock"
+"$dir/bin/pip" install -qq --disable-pip-version-check --require-hashes --no-deps -r "$lock" || {
+  echo "error: cannot install $lock" >&2
+  ! grep -q '^torch==.*+cpu' "$lock" ||
+    echo "hint: torch's CPU build is not on the package index; add PyTorch's CPU index to pip's configuration" >&2
+  exit 1
+}
 if [ "$option" = --then ]; then
   "$dir/bin/pip" install -qq --disable-pip-version-check --require-hashes --no-deps -r "$second"
 fi
