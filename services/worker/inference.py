@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 
 import grpc
@@ -29,6 +30,8 @@ from services.worker.wire import ResponseWriter
 SERVICE = "chiron.v1.InferenceService"
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, bytes]
 
+_log = logging.getLogger(__name__)
+
 
 class InferenceServicer:
     """Serves Generate; responses leave as the bytes that were serialised once here."""
@@ -48,9 +51,16 @@ class InferenceServicer:
         with RequestSpan(request, context.invocation_metadata(), self._worker.config.instance_id) as span:
             try:
                 await self._serve(request, context, arrival, span)
+                return
             except ChironError as error:
-                span.failed(error)
-                await abort(context, error)  # type: ignore[arg-type]
+                refusal = error
+            except Exception as error:
+                if context.cancelled() or context.done():
+                    return  # a write fails when the client has gone, sometimes before the call is cancelled
+                _log.exception("request %r failed", request.request_id)
+                refusal = ChironError(Reason.INTERNAL, f"{type(error).__name__}: {error}")
+            span.failed(refusal)
+            await abort(context, refusal)  # type: ignore[arg-type]
 
     async def _serve(
         self, request: pb.GenerateRequest, context: Context, arrival: float, span: RequestSpan

@@ -1,4 +1,4 @@
-"""An engine that dies on request, loaded by tests as module:Class."""
+"""Engines that fail on request, loaded by tests as module:Class."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ class MortalEngine(SimEngine):
             seen += sum(len(delta.token_ids) for delta in output.deltas)
             if request.sampling.top_k and seen >= request.sampling.top_k:
                 self._die(LAST_WORDS)
+
+
+class FaultyEngine(SimEngine):
+    """The sim engine with a fault that only shows after the first output of a request with top_k set."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Streams one output, then raises what no engine should."""
+        async for output in super().generate(request):
+            yield output
+            if request.sampling.top_k:
+                raise ZeroDivisionError("a fault")

@@ -86,6 +86,18 @@ async def test_a_dead_engine_fails_its_streams_and_the_worker_exits(tmp_path: Pa
         assert await worker.exit_status() == EXIT_ENGINE_DEAD
 
 
+async def test_a_fault_in_an_engine_ends_one_request_and_no_more(tmp_path: Path) -> None:
+    spec = {**SIM, "engine": "tests.support.mortal_engine:FaultyEngine"}
+    async with worker_process(tmp_path, spec) as worker:
+        await worker.until()
+        error = await failure(worker.inference.Generate(request(sampling={"top_k": 5})))
+        assert (error.code(), reason_of(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        assert "ZeroDivisionError: a fault" in (error.details() or "")
+        await worker.idle()
+        assert await read_all(worker.inference.Generate(request()))
+        assert "Traceback" in worker.log
+
+
 async def test_sigterm_lets_running_requests_finish(tmp_path: Path) -> None:
     async with worker_process(tmp_path, SIM) as worker:
         await worker.until()

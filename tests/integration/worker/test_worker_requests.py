@@ -85,6 +85,7 @@ async def test_a_cancelled_call_frees_the_slot(worker: WorkerProcess, long: pb.G
     await worker.load_when(lambda load: slots(load.running) == 1)
     call.cancel()
     await worker.idle()
+    assert "Traceback" not in worker.log
 
 
 async def test_a_passed_deadline_frees_the_slot(worker: WorkerProcess, long: pb.GenerateRequest) -> None:

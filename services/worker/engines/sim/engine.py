@@ -252,6 +252,7 @@ class SimEngine(Engine):
                     f"sampling.{name}", f"{bad} is not below the vocabulary's {vocabulary.SIZE}"
                 )
         state = language.absorb_all(self._start_state(request.adapter), request.prompt_token_ids)
+        # An unset seed is 0, so that any replica continues a stream that another one began.
         return {
             next(self._handles): Choice(index, params, request.prompt_token_ids, state, params.seed + index)
             for index in range(params.n or 1)
