@@ -1,9 +1,9 @@
 """What every engine must do, whatever runs beneath it. No expectation depends on speed.
 
 A test module subclasses `EngineSuite` and has a fixture `engine_factory` (a function of the module, scope
-"module") that returns a coroutine function that starts an engine. The engine needs a context of at least 1,024 tokens, a ceiling of the batch
-size of at least 4, a step-token budget of at least 512, a chat template, and arithmetic that makes greedy
-decoding repeatable.
+"module") that returns a coroutine function that starts an engine. The engine needs a context of at least
+1,024 tokens, a ceiling of the batch size of at least 4, a step-token budget of at least 512, a chat
+template, and arithmetic that makes greedy decoding repeatable.
 """
 
 from __future__ import annotations
