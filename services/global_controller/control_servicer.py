@@ -7,6 +7,7 @@ changes merge, and a router that has missed too many epochs gets the whole table
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from services.global_controller import routing
 from services.global_controller.controller import Controller
 from services.global_controller.registry import AgentLink, RouterLink, close
 
+_log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -28,6 +30,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
+        self._turned_away: set[tuple[str, str]] = set()
+        """(node_id, state_id) of agents whose refusal has been logged."""
 
     async def ConnectAgent(
         self, request_iterator: AsyncIterator[pb.ConnectAgentRequest], context: Context
@@ -94,14 +98,30 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             controller.routers_changed()
 
     def _check_agent(self, first: pb.ConnectAgentRequest) -> ChironError | None:
+        hello = first.hello
         if first.WhichOneof("message") != "hello":
             return ChironError.invalid([("message", "the first must be hello")])
-        if not first.hello.node_id:
+        if not hello.node_id:
             return ChironError.invalid([("hello.node_id", "is required")])
-        if first.hello.highest_term > self._controller.term:
-            text = f"the agent has seen term {first.hello.highest_term}; this is {self._controller.term}"
+        if not hello.state_id:
+            return ChironError.invalid([("hello.state_id", "is required")])
+        if self._controller.registry.held_by_another(hello.node_id, hello.state_id):
+            return self._turn_away(hello)
+        if hello.highest_term > self._controller.term:
+            text = f"the agent has seen term {hello.highest_term}; this is {self._controller.term}"
             return ChironError(Reason.STALE_TERM, text)
         return None
+
+    def _turn_away(self, hello: pb.AgentHello) -> ChironError:
+        text = (
+            f"node_id {hello.node_id!r} belongs to another agent, with another state_dir, which is alive or "
+            "was until a moment ago; give each agent a node_id of its own"
+        )
+        # It comes again every two seconds.
+        if (hello.node_id, hello.state_id) not in self._turned_away:
+            self._turned_away.add((hello.node_id, hello.state_id))
+            _log.error("refused an agent that advertises host %s: %s", hello.host, text)
+        return ChironError(Reason.BUSY, text)
 
     def _welcome(self) -> pb.AgentWelcome:
         config = self._controller.config

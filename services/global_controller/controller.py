@@ -161,7 +161,7 @@ class Controller:
             record = observe_hello(snapshot, hello)
             return Draft(puts=[record]) if record else None
 
-        link = self.registry.join(hello.node_id)
+        link = self.registry.join(hello.node_id, hello.state_id)
         await self.write(build)
         self._set_level(link, self._levels().get(hello.node_id, []))
         self._stirred.beat()

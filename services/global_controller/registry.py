@@ -30,6 +30,8 @@ class AgentLink:
     """One agent's stream."""
 
     node_id: str
+    state_id: str
+    """See AgentHello."""
     heard: float
     """Monotonic time of the last message, in seconds."""
     connected: bool = True
@@ -79,10 +81,18 @@ class Registry:
         self.agents: dict[str, AgentLink] = {}
         self.routers: dict[str, RouterLink] = {}
 
-    def join(self, node_id: str) -> AgentLink:
+    def held_by_another(self, node_id: str, state_id: str) -> bool:
+        """Whether an agent of another state folder holds the node, and was heard within the liveness timeout.
+
+        Two agents of one node id would both start its instances.
+        """
+        holder = self.agents.get(node_id)
+        return holder is not None and holder.state_id != state_id and self.age_s(holder) < self._timeout_s
+
+    def join(self, node_id: str, state_id: str) -> AgentLink:
         """A new stream of a node's agent takes the place of an earlier one."""
         earlier = self.agents.get(node_id)
-        link = AgentLink(node_id, self._clock())
+        link = AgentLink(node_id, state_id, self._clock())
         if earlier is not None:
             # What ran there goes on running until the first report says otherwise.
             link.unknown, link.loads = earlier.unknown, earlier.loads

@@ -160,6 +160,7 @@ class ControllerLink:
             gpus=self._node.gpus(),
             agent_version=metadata.version("chiron-serving"),
             highest_term=self._node.highest_term,
+            state_id=self._node.state_id,
         )
 
     def _complain(self, error: Exception) -> None:

@@ -59,6 +59,7 @@ class Node:
         self._state = state
         self._on_change = on_change
         self._gpus = tuple(gpus)
+        self.state_id = state.identity()
         self._highest_term = state.read_term()
         self._applied = (0, 0)
         self._listed: frozenset[str] = frozenset()

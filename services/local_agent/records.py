@@ -5,8 +5,10 @@ Files are replaced atomically and synced, so that a crash leaves the old or the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +47,19 @@ class StateDir:
         folder = self._instances / instance_id
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
+
+    def identity(self) -> str:
+        """A random name of this folder, made when missing: tells two agents of one node id apart."""
+        path = self.path / "state_id"
+        if not path.exists():
+            replace_file(path, secrets.token_hex(8))
+        try:
+            identity = path.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"state_dir: {path} is unreadable ({error})") from error
+        if not identity:
+            raise ConfigError(f"state_dir: {path} is empty; remove it")
+        return identity
 
     def read_term(self) -> int:
         """The highest term seen; 0 before any."""
@@ -87,9 +102,13 @@ class StateDir:
         self._prune()
 
     def _prune(self) -> None:
-        ended = [folder for folder in self._instances.iterdir() if not (folder / "record.json").exists()]
-        ended.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-        for folder in ended[_ENDED_KEPT:]:
+        ended: list[tuple[float, Path]] = []
+        for folder in self._instances.iterdir():
+            # Several instances may end at once, and each of them prunes.
+            with contextlib.suppress(FileNotFoundError):
+                if not (folder / "record.json").exists():
+                    ended.append((folder.stat().st_mtime, folder))
+        for _, folder in sorted(ended, reverse=True)[_ENDED_KEPT:]:
             shutil.rmtree(folder, ignore_errors=True)
 
 

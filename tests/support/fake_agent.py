@@ -33,6 +33,7 @@ class FakeAgent:
         state: types_pb2.InstanceState.ValueType = READY,
         reason: str = "",
         highest_term: int = 0,
+        state_id: str = "",
         interval_s: float = 0.1,
     ) -> None:
         """Prepares an agent; `async with` connects it.
@@ -45,9 +46,11 @@ class FakeAgent:
             state: where wanted instances go.
             reason: reported with that state.
             highest_term: as in AgentHello.
+            state_id: as in AgentHello; empty: the same for all agents of this node id.
             interval_s: time between reports; 0: only on a change.
         """
         self.node_id = node_id
+        self.state_id = state_id or f"state of {node_id}"
         self.gpus = [
             cluster_pb2.Gpu(index=index, uuid=f"declared-{index}", healthy=True) for index in range(gpus)
         ]
@@ -85,6 +88,7 @@ class FakeAgent:
             gpus=self.gpus,
             agent_version="fake",
             highest_term=self._highest_term,
+            state_id=self.state_id,
         )
         await self._call.write(pb.ConnectAgentRequest(hello=hello))
         first = await self._call.read()

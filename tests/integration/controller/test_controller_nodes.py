@@ -134,10 +134,36 @@ async def test_the_newer_of_two_streams_of_one_node_wins(served) -> None:
     await second.until(lambda agent: agent.wanted())
 
 
+async def test_a_second_agent_with_the_node_id_of_a_live_one_is_refused(served) -> None:
+    first = await served.agent("a")
+    await first.until(lambda agent: agent.levels)
+    rival = served.control.ConnectAgent()
+    hello = control_pb2.AgentHello(node_id="a", state_id="of another folder")
+    await rival.write(control_pb2.ConnectAgentRequest(hello=hello))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await rival.read()
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "node_id 'a' belongs to another agent, with another state_dir" in caught.value.details()
+    await served.apply(name="chat", min_instances=1)
+    await first.until(lambda agent: agent.wanted(), "the first agent keeps its stream")
+
+
+async def test_another_state_folder_may_take_a_node_over_once_it_is_dead(served) -> None:
+    lost = await served.agent("a")
+    await lost.disconnect()
+
+    async def dead() -> bool:
+        return not (await served.snapshot()).nodes[0].live
+
+    await eventually(dead)
+    rebuilt = await served.agent("a", state_id="of a new disk")
+    await rebuilt.until(lambda agent: agent.levels)
+
+
 async def test_an_agent_that_has_seen_a_later_term_is_refused(served) -> None:
     agent = FakeAgent(served.address, "a", highest_term=served.controller.term + 1)
     call = served.control.ConnectAgent()
-    hello = control_pb2.AgentHello(node_id="a", highest_term=agent._highest_term)
+    hello = control_pb2.AgentHello(node_id="a", state_id="s1", highest_term=agent._highest_term)
     await call.write(control_pb2.ConnectAgentRequest(hello=hello))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
@@ -150,6 +176,10 @@ async def test_an_agent_that_has_seen_a_later_term_is_refused(served) -> None:
     [
         (control_pb2.ConnectAgentRequest(report=control_pb2.AgentReport()), "the first must be hello"),
         (control_pb2.ConnectAgentRequest(hello=control_pb2.AgentHello()), "hello.node_id: is required"),
+        (
+            control_pb2.ConnectAgentRequest(hello=control_pb2.AgentHello(node_id="a")),
+            "hello.state_id: is required",
+        ),
     ],
 )
 async def test_a_stream_that_starts_wrong_is_refused(served, message, text) -> None:

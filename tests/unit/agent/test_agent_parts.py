@@ -270,6 +270,26 @@ def test_folders_of_ended_instances_do_not_pile_up(tmp_path: Path) -> None:
     assert "m-1" in folders
 
 
+def test_a_state_folder_keeps_its_name_and_no_other_has_it(tmp_path: Path) -> None:
+    first = StateDir(tmp_path / "a").identity()
+    assert first == StateDir(tmp_path / "a").identity()
+    assert first != StateDir(tmp_path / "b").identity()
+
+
+def test_instances_that_end_at_once_do_not_trip_over_each_others_pruning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateDir(tmp_path)
+    for number in range(30):
+        state.instance_dir(f"old-{number:02}")
+    listed = list((tmp_path / "instances").iterdir())
+    state.remove_record("old-00")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda _: iter(listed))
+        state.remove_record("old-01")
+    assert len(list((tmp_path / "instances").iterdir())) <= 20
+
+
 def test_one_agent_per_state_folder(tmp_path: Path) -> None:
     first = NodeLock(tmp_path)
     with pytest.raises(ConfigError, match=r"^state_dir: .* in use by another agent \(pid \d+\)$"):

@@ -34,7 +34,7 @@ def test_a_node_on_record_is_unheard_and_then_dead(world: World) -> None:
 
 
 def test_a_node_joins_with_hello_and_lives_with_its_first_report(world: World) -> None:
-    link = world.registry.join("a")
+    link = world.registry.join("a", "s1")
     assert world.liveness() is Liveness.JOINING
     assert world.registry.hear(link, control_pb2.AgentReport()).standing
     assert world.liveness() is Liveness.LIVE
@@ -42,7 +42,7 @@ def test_a_node_joins_with_hello_and_lives_with_its_first_report(world: World) -
 
 
 def test_a_lost_stream_is_silence_for_the_timeout_and_death_after(world: World) -> None:
-    link = world.registry.join("a")
+    link = world.registry.join("a", "s1")
     world.registry.hear(link, control_pb2.AgentReport())
     world.registry.leave(link)
     world.now += 4.9
@@ -52,7 +52,7 @@ def test_a_lost_stream_is_silence_for_the_timeout_and_death_after(world: World) 
 
 
 def test_a_stream_without_reports_is_no_life(world: World) -> None:
-    link = world.registry.join("a")
+    link = world.registry.join("a", "s1")
     world.registry.hear(link, control_pb2.AgentReport())
     world.now += 5.0
     assert world.liveness() is Liveness.DEAD
@@ -61,9 +61,9 @@ def test_a_stream_without_reports_is_no_life(world: World) -> None:
 
 
 def test_a_new_stream_ends_the_earlier_one_and_must_report_again(world: World) -> None:
-    earlier = world.registry.join("a")
+    earlier = world.registry.join("a", "s1")
     world.registry.hear(earlier, control_pb2.AgentReport())
-    link = world.registry.join("a")
+    link = world.registry.join("a", "s1")
     assert earlier.closed
     assert not world.registry.is_current(earlier)
     assert world.liveness() is Liveness.JOINING
@@ -72,10 +72,22 @@ def test_a_new_stream_ends_the_earlier_one_and_must_report_again(world: World) -
     assert world.liveness() is Liveness.LIVE
 
 
+def test_only_the_state_folder_that_holds_a_live_node_may_join_as_it(world: World) -> None:
+    assert not world.registry.held_by_another("a", "s1")
+    link = world.registry.join("a", "s1")
+    assert not world.registry.held_by_another("a", "s1")
+    assert world.registry.held_by_another("a", "s2")
+    world.registry.leave(link)
+    world.now += 4.9
+    assert world.registry.held_by_another("a", "s2")
+    world.now += 0.1
+    assert not world.registry.held_by_another("a", "s2")
+
+
 def test_the_next_deadline_is_the_earliest_death_or_the_end_of_settling(world: World) -> None:
     assert world.registry.next_deadline() == 55.0
     world.now = 52.0
-    link = world.registry.join("a")
+    link = world.registry.join("a", "s1")
     assert world.registry.next_deadline() == 55.0
     world.now = 55.0
     assert not world.registry.settling()
@@ -97,7 +109,7 @@ def test_a_controller_that_stood_still_settles_again(world: World) -> None:
 
 
 def test_a_load_that_differs_is_noticed(world: World) -> None:
-    link = world.registry.join("a")
+    link = world.registry.join("a", "s1")
     world.registry.hear(link, control_pb2.AgentReport())
     status = cluster_pb2.InstanceStatus(instance_id="i", load=cluster_pb2.InstanceLoad(batch_size=4))
     message = control_pb2.AgentReport(instances=[control_pb2.InstanceReport(status=status)])

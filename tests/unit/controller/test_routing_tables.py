@@ -37,7 +37,7 @@ def state(*records: ModelRecord | NodeRecord | InstanceRecord) -> Snapshot:
 
 def live(node_id: str = "a") -> Registry:
     registry = Registry(5.0, Clock())
-    registry.hear(registry.join(node_id), control_pb2.AgentReport())
+    registry.hear(registry.join(node_id, "s1"), control_pb2.AgentReport())
     return registry
 
 
@@ -97,7 +97,7 @@ class TestInstances:
     def test_one_on_a_dead_node_stays_until_it_is_given_up(self) -> None:
         clock = Clock()
         registry = Registry(5.0, clock)
-        registry.leave(registry.join("a"))
+        registry.leave(registry.join("a", "s1"))
         clock.now += 60
         _, kept = entries(state(model(), instance("i", "a")), registry, {})
         assert kept["i"].state == READY

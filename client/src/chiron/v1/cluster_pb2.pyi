@@ -506,7 +506,7 @@ class Decision(_message.Message):
     decision_id: _builtins.str
     term: _builtins.int
     action: _builtins.str
-    """place, stop, scale, set_role, drain_node, apply_model, delete_model, replace."""
+    """place, adopt, stop, scale, set_role, drain_node, apply_model, delete_model, replace."""
     model: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str

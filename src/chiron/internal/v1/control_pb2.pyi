@@ -77,12 +77,17 @@ class AgentHello(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     HIGHEST_TERM_FIELD_NUMBER: _builtins.int
+    STATE_ID_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     host: _builtins.str
     """Host that workers on this node advertise."""
     agent_version: _builtins.str
     highest_term: _builtins.int
     """The highest term seen; the agent refuses commands of a lower one."""
+    state_id: _builtins.str
+    """Names the agent's state folder and outlives the agent. Only the folder that holds a node may join as it;
+    another may once the node counts as dead.
+    """
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.Gpu]: ...
     def __init__(
@@ -93,10 +98,11 @@ class AgentHello(_message.Message):
         gpus: _abc.Iterable[_cluster_pb2.Gpu] | None = ...,
         agent_version: _builtins.str = ...,
         highest_term: _builtins.int = ...,
+        state_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "highest_term", b"highest_term", "host", b"host", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "highest_term", b"highest_term", "host", b"host", "node_id", b"node_id", "state_id", b"state_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +269,7 @@ class DesiredInstance(_message.Message):
     """Increases when the controller changes anything below."""
     state: Global___DesiredState.ValueType
     spec_version: _builtins.int
+    """0: whatever its worker runs, because another controller asked for it."""
     role: _types_pb2.Role.ValueType
     drain_timeout_s: _builtins.float
     """Time that a drain may take before what is left is aborted, in seconds; 0: the agent's default."""
