@@ -41,6 +41,11 @@ def is_stopping(record: InstanceRecord) -> bool:
     return record.desired == control_pb2.DESIRED_STATE_STOPPED
 
 
+def is_current(model: ModelRecord, spec_version: int) -> bool:
+    """Whether a worker of this version of the model's spec needs no replacement."""
+    return model.rollout_version <= spec_version <= model.spec_version
+
+
 @dataclass(slots=True)
 class Fleet:
     """One model's instances; each is in exactly one list."""
@@ -92,7 +97,7 @@ class Work:
                 fleet.lost.append(record)
             elif self.nodes[record.node_id].record.draining:
                 fleet.draining.append(record)
-            elif not model.rollout_version <= record.spec_version <= model.spec_version:
+            elif not is_current(model, record.spec_version):
                 fleet.outdated.append(record)
             else:
                 fleet.fresh.append(record)
@@ -128,13 +133,12 @@ class Work:
             for node in self.view.nodes
         ]
 
-    def used_gpus(self, node_id: str) -> set[int]:
-        """GPUs of a node that instances on record hold."""
+    def used_gpus(self) -> set[tuple[str, int]]:
+        """(node, GPU index) of every GPU that instances on record hold."""
         return {
-            index
+            (record.node_id, index)
             for records in self._by_model.values()
             for record in records.values()
-            if record.node_id == node_id
             for index in record.gpu_indexes
         }
 

@@ -8,7 +8,7 @@ nobody and must go anyway goes; missing instances are placed; what is then super
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from chiron.policy.placement import Placement, Refusal, Want, place
@@ -18,6 +18,7 @@ from services.global_controller.fleet import (
     Fleet,
     Work,
     is_coming,
+    is_current,
     is_failed,
     is_ready,
     is_stopping,
@@ -68,25 +69,48 @@ def _take_unknown(work: Work) -> None:
     end what serves.
     """
     models = {model.name: model for model in work.view.models}
-    order = sorted(work.view.unknown, key=lambda record: (not is_ready(record), record.instance_id))
-    for record in order:
-        model = models.get(record.model)
-        if model is None or work.liveness(record.node_id) is not Liveness.LIVE:
-            continue
-        taken = work.used_gpus(record.node_id) & set(record.gpu_indexes)
-        fleet = work.fleet(model)
-        held = len(fleet.fresh) + len(fleet.outdated) + len(fleet.draining)
-        numbers = {"desired": model.desired_instances, "held": held}
-        found = dataclasses.replace(record, spec=model.spec, generation=record.generation + 1)
-        short = held < model.desired_instances
-        if not model.deleted and short and not taken and record.observed.state in _ADOPTABLE:
+    found: dict[str, list[InstanceRecord]] = defaultdict(list)
+    for record in work.view.unknown:
+        if record.model in models and work.liveness(record.node_id) is Liveness.LIVE:
+            found[record.model].append(record)
+    taken = work.used_gpus() if found else set()
+    for name, records in sorted(found.items()):
+        _take_unknown_of(work, models[name], records, taken)
+
+
+def _take_unknown_of(
+    work: Work, model: ModelRecord, records: list[InstanceRecord], taken: set[tuple[str, int]]
+) -> None:
+    fleet = work.fleet(model)
+    members = [*fleet.fresh, *fleet.outdated, *fleet.draining]
+    held, serving = len(members), sum(map(is_ready, members))
+    for record in sorted(records, key=lambda record: (not is_ready(record), record.instance_id)):
+        gpus = {(record.node_id, index) for index in record.gpu_indexes}
+        numbers = {"desired": model.desired_instances, "held": held, "serving": serving}
+        # One that serves is worth more than one that loads: the latter is then one too many.
+        short = (serving if is_ready(record) else held) < model.desired_instances
+        if model.deleted:
+            work.stop(_taken_over(model, record), f"model {model.name} was deleted", numbers)
+        elif short and not taken & gpus and record.observed.state in _ADOPTABLE:
             reason = f"{record.node_id} runs it already and {model.name} is short of instances"
-            work.put(found, Act("adopt", reason, model.name, record.instance_id, record.node_id, numbers))
-        elif model.deleted:
-            work.stop(found, f"model {model.name} was deleted", numbers)
+            adopted = _taken_over(model, record)
+            work.put(adopted, Act("adopt", reason, model.name, record.instance_id, record.node_id, numbers))
+            held, serving = held + 1, serving + is_ready(record)
         elif not work.view.settling:
             why = "it cannot serve" if short else f"{model.name} needs no more instances"
-            work.stop(found, f"nobody asked for it and {why}", numbers)
+            work.stop(_taken_over(model, record), f"nobody asked for it and {why}", numbers)
+        taken |= gpus
+
+
+def _taken_over(model: ModelRecord, record: InstanceRecord) -> InstanceRecord:
+    """The worker as one of this controller's. Versions of different controllers do not compare: an equal one
+    must not be taken for what was applied here, so it counts as unknown."""
+    return dataclasses.replace(
+        record,
+        spec=model.spec,
+        spec_version=0 if is_current(model, record.spec_version) else record.spec_version,
+        generation=record.generation + 1,
+    )
 
 
 def _stop_idle_leavers(work: Work) -> None:

@@ -41,6 +41,7 @@ class Want:
     spec: cluster_pb2.ModelSpec
     generation: int = 0
     spec_version: int = 0
+    """0: whatever the worker runs."""
     role: types_pb2.Role.ValueType = types_pb2.ROLE_MIXED
     gpus: tuple[int, ...] = ()
     drain_timeout_s: float = 30.0

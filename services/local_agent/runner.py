@@ -222,9 +222,10 @@ class Runner:
         except StuckError as error:
             _LOG.error("%s: its GPUs stay taken: %s", self._want.instance_id, error)
             return
+        # First what can fail: the whole step is then taken again.
+        await asyncio.to_thread(self._around.state.remove_record, self._want.instance_id)
         await worker.unfollow()
         self._worker = None
-        await asyncio.to_thread(self._around.state.remove_record, self._want.instance_id)
         self._around.ports.release(self._want.instance_id)
         self._have = self._have.gone(failure, time.monotonic(), self._around.policy)
         self._loud()

@@ -49,7 +49,8 @@ def plan(want: Want, have: Have, now: float, policy: Policy) -> Step:
         return Terminate(None if expected else _failure(have, have.exit_reason))
     if have.leaving:
         return Terminate(None)
-    if want.goal is Goal.STOPPED or have.spec_version != want.spec_version or have.gpus != want.gpus:
+    other = want.spec_version not in (0, have.spec_version) or have.gpus != want.gpus
+    if want.goal is Goal.STOPPED or other:
         drains = have.heard.state in _DRAINABLE and not want.at_once
         return Drain(want.drain_timeout_s) if drains else Terminate(None)
     if have.heard.state == types_pb2.INSTANCE_STATE_FAILED:

@@ -100,6 +100,7 @@ class InstanceRecord:
     spec: bytes
     """The serialised ModelSpec that this instance runs; the model's own may be newer."""
     spec_version: int
+    """0: not known, because another controller started the worker."""
     desired: control_pb2.DesiredState.ValueType = control_pb2.DESIRED_STATE_RUNNING
     generation: int = 1
     """Increases with each change of what is wanted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import types_pb2
+from services.local_agent import procfs, runner
 from services.local_agent.config import AgentConfig
 from services.local_agent.gpus import DeclaredGpus
 from services.local_agent.node import Node, StaleTerm
-from services.local_agent.records import StateDir
+from services.local_agent.process import WorkerProcess
+from services.local_agent.records import InstanceRecord, StateDir
+from tests.support.wait import eventually
 
 
 class Changes:
@@ -91,6 +95,33 @@ async def test_a_bad_id_is_reported_and_never_becomes_a_folder(node: Node, tmp_p
     assert report.status.state == types_pb2.INSTANCE_STATE_FAILED
     assert report.status.reason.startswith("instance_id: '../../evil' is not")
     assert list((tmp_path / "instances").iterdir()) == []
+
+
+async def test_a_worker_that_is_gone_is_reported_even_if_its_record_could_not_be_removed_at_first(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await WorkerProcess.spawn(["sleep", "600"], os.environ, tmp_path / "log")
+    state = StateDir(tmp_path)
+    state.write_record(
+        InstanceRecord(
+            "m-1", "m", 1, 1, 1, (0,), procfs.boot_id(), pid=process.pid, start_time=process.start_time
+        )
+    )
+    failures = [OSError("the disk is gone")]
+
+    def remove(self: StateDir, instance_id: str) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(StateDir, "remove_record", remove)
+    monkeypatch.setattr(runner, "_AFTER_ERROR_S", 0.01)
+    await node.stop_leftovers()
+
+    def states() -> list[int]:
+        return [report.status.state for report in node.reports()]
+
+    await eventually(lambda: states() == [types_pb2.INSTANCE_STATE_STOPPED])
+    assert failures == []
 
 
 async def test_a_sick_gpu_is_reported_at_once_and_an_unchanged_one_is_not(

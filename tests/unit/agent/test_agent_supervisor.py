@@ -106,6 +106,10 @@ def test_a_change_of_level_is_applied_to_the_live_worker(
     assert step(replace(WANT, **change), READY) == expected  # type: ignore[arg-type]
 
 
+def test_where_no_version_is_named_whatever_runs_is_left_alone() -> None:
+    assert step(replace(WANT, spec_version=0), READY) == steps.Idle(NOW + 20)
+
+
 def test_a_refused_command_is_repeated_later_not_at_once() -> None:
     want = replace(WANT, role=types_pb2.ROLE_BATCH)
     refused = READY.refused(NOW)

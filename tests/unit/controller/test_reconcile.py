@@ -200,20 +200,32 @@ class TestSettling:
 
 
 class TestUnknownWorkers:
-    def test_one_of_a_model_that_is_short_is_adopted_as_it_is(self) -> None:
+    def test_one_of_a_model_that_is_short_is_adopted_on_the_gpus_that_it_has(self) -> None:
         chat = model(version=4, rollout=4)
-        found = instance("old", "a", 1, version=4)
-        plan = decide(cluster(chat, node("a"), unknown=(found,)))
+        found = instance("old", "a", 1, version=3)
+        plan = decide(cluster(chat, node("a"), unknown=(found,), settling=True))
         assert [(one.instance_id, one.gpu_indexes, one.spec) for one in plan.puts] == [
             ("old", (1,), chat.spec)
         ]
+        assert plan.puts[0].spec_version == 3
         assert plan.puts[0].desired == RUNNING
         assert plan.puts[0].generation > found.generation
         assert [act.action for act in plan.acts] == ["adopt"]
 
-    def test_adoption_works_while_settling(self) -> None:
-        plan = decide(cluster(model(), node("a"), unknown=(instance("old", "a"),), settling=True))
+    @pytest.mark.parametrize("version", [1, 7])
+    def test_what_another_controller_started_is_never_taken_for_the_applied_spec(self, version: int) -> None:
+        found = instance("old", "a", 0, version=version)
+        plan = decide(cluster(model(version=1), node("a"), unknown=(found,)))
+        assert [act.action for act in plan.acts] == ["adopt", "replace"]
+        assert started(plan) == {"new-1": ("a", (1,))}
+
+    def test_one_that_serves_is_kept_while_its_replacement_loads(self) -> None:
+        loading = instance("i", "a", 0, state=LOADING)
+        extra = (instance("old", "a", 1, version=9),)
+        plan = decide(cluster(model(), node("a"), loading, unknown=extra))
         assert [act.action for act in plan.acts] == ["adopt"]
+        serves = dataclasses.replace(loading, observed=instance("i", "a").observed)
+        assert stopped(decide(cluster(model(), node("a"), serves, *plan.puts))) == {"old"}
 
     def test_one_too_many_is_stopped_but_not_while_settling(self) -> None:
         parts = (model(), node("a"), instance("i", "a", 0))

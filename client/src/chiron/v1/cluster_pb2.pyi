@@ -266,7 +266,7 @@ class InstanceStatus(_message.Message):
     restarts: _builtins.int
     """Restarts after a crash since the instance was placed."""
     spec_version: _builtins.int
-    """Version of the model's spec that it runs."""
+    """Version of the model's spec that it runs; 0: not known, because another controller started it."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
