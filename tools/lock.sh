@@ -5,7 +5,6 @@
 # lie, e.g. --find-links DIR. It is for Python 3.11 on Linux x86-64 alone; the others are for any platform.
 set -euo pipefail
 uv=.venv/bin/uv
-[ -x "$uv" ] || .venv/bin/pip install --quiet uv
 compile() {
   "$uv" pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
     --no-header --no-annotate "$@"

@@ -74,3 +74,14 @@ def test_a_forbidden_import_breaks_its_contract(tmp_path: Path, statement: str, 
     )  # fmt: skip
     assert run.returncode != 0
     assert any(contract in line and "BROKEN" in line for line in run.stdout.splitlines()), run.stdout
+
+
+def test_the_page_of_modules_is_fresh() -> None:
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "tools/module_docs.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
