@@ -7,9 +7,10 @@ Models take turns, the one that needs most GPUs first, so that none is starved b
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +80,90 @@ def place(nodes: Sequence[NodeGpus], wants: Sequence[Want]) -> PlacementPlan:
     """
     usable = {node.node_id: node for node in nodes if node.live and not node.draining}
     free = {node_id: sorted(node.healthy - node.used) for node_id, node in usable.items()}
-    counts = {want.model: Counter(want.on_nodes) for want in wants}
-    left = {want.model: want.count for want in wants}
-    turns = [want for want in sorted(wants, key=lambda want: (-want.gpus, want.model)) if want.count > 0]
+    fitting = _Fitting(map(len, free.values()))
+    changed: list[str] = []
+    ordered = sorted(wants, key=lambda want: (-want.gpus, want.model))
+    turns = deque(_Turn(want, free, changed) for want in ordered if want.count > 0)
     placements: list[Placement] = []
     refusals: list[Refusal] = []
     while turns:
-        again = []
-        for want in turns:
-            there = counts[want.model]
-            fitting = [node_id for node_id, indexes in free.items() if len(indexes) >= want.gpus]
-            if not fitting:
-                refusals.append(_refusal(nodes, free, want, left[want.model]))
-                continue
-            node_id = min(fitting, key=lambda one: (there[one], len(free[one]), one))
-            placements.append(_placement(want, node_id, free[node_id], there[node_id], len(fitting)))
-            taken = set(placements[-1].gpu_indexes)
-            free[node_id] = [index for index in free[node_id] if index not in taken]
-            there[node_id] += 1
-            left[want.model] -= 1
-            if left[want.model]:
-                again.append(want)
-        turns = again
+        turn = turns.popleft()
+        want = turn.want
+        node_id = turn.best()
+        if node_id is None:
+            refusals.append(_refusal(nodes, free, want, turn.left))
+            continue
+        there, candidates = turn.there.get(node_id, 0), fitting.count(want.gpus)
+        placements.append(_placement(want, node_id, free[node_id], there, candidates))
+        taken = set(placements[-1].gpu_indexes)
+        before = len(free[node_id])
+        free[node_id] = [index for index in free[node_id] if index not in taken]
+        fitting.moved(before, len(free[node_id]))
+        changed.append(node_id)
+        turn.there[node_id] = there + 1
+        turn.left -= 1
+        if turn.left:
+            turns.append(turn)
     return PlacementPlan(tuple(placements), tuple(refusals))
+
+
+class _Fitting:
+    """How many nodes have a number of free GPUs or more."""
+
+    def __init__(self, free_counts: Iterable[int]) -> None:
+        self._nodes = Counter(free_counts)
+
+    def count(self, gpus: int) -> int:
+        return sum(nodes for free, nodes in self._nodes.items() if free >= gpus)
+
+    def moved(self, before: int, after: int) -> None:
+        """A node has `after` free GPUs instead of `before`."""
+        self._nodes[before] -= 1
+        self._nodes[after] += 1
+
+
+class _Turn:
+    """One model's turns: a heap of nodes, the best first.
+
+    Each change of a node pushes an entry that is true; those that are true no more are passed over.
+    """
+
+    def __init__(self, want: Want, free: Mapping[str, list[int]], changed: Sequence[str]) -> None:
+        """`free` GPUs by node and the log of nodes that `changed` go on changing."""
+        self.want = want
+        self.left = want.count
+        self.there = dict(want.on_nodes)
+        self._free = free
+        self._changed = changed
+        self._seen = 0
+        self._heap: list[tuple[int, int, str]] = []
+
+    def best(self) -> str | None:
+        """The node for the next instance; None when none has room."""
+        self._catch_up()
+        while self._heap:
+            there, free, node_id = self._heap[0]
+            if (there, free) == (self.there.get(node_id, 0), len(self._free[node_id])):
+                return node_id
+            heappop(self._heap)
+        return None
+
+    def _catch_up(self) -> None:
+        news = self._changed[self._seen :]
+        afresh = not self._heap or len(news) > len(self._heap)
+        nodes = self._free if afresh else dict.fromkeys(news)
+        entries = [
+            (self.there.get(node_id, 0), len(self._free[node_id]), node_id)
+            for node_id in nodes
+            if len(self._free[node_id]) >= self.want.gpus
+        ]
+        if afresh:
+            heapify(entries)
+            self._heap = entries
+        else:
+            for entry in entries:
+                heappush(self._heap, entry)
+        self._seen += len(news)
 
 
 def _placement(want: Want, node_id: str, free: list[int], already: int, candidates: int) -> Placement:

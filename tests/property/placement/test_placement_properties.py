@@ -80,6 +80,23 @@ def test_it_is_refused_only_when_no_node_has_room(nodes: list[NodeGpus], wants: 
         assert max(left.values(), default=0) < sizes[refusal.model]
 
 
+@given(clusters(), wishes())
+def test_each_goes_where_fewest_of_its_model_are_then_where_fewest_gpus_are_left(
+    nodes: list[NodeGpus], wants: list[Want]
+) -> None:
+    free = {node.node_id: len(usable(node)) for node in nodes}
+    there = {want.model: Counter(want.on_nodes) for want in wants}
+    sizes = {want.model: want.gpus for want in wants}
+    for one in place(nodes, wants).placements:
+        fitting = [node_id for node_id, count in free.items() if count >= sizes[one.model]]
+        assert one.node_id == min(
+            fitting, key=lambda node_id: (there[one.model][node_id], free[node_id], node_id)
+        )
+        assert one.numbers["candidates"] == len(fitting)
+        free[one.node_id] -= sizes[one.model]
+        there[one.model][one.node_id] += 1
+
+
 @given(clusters(), wishes(), st.randoms(use_true_random=False))
 def test_the_order_of_nodes_and_models_does_not_matter(
     nodes: list[NodeGpus], wants: list[Want], order: random.Random
