@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
@@ -112,13 +112,12 @@ class Work:
         """Requests running and waiting on the instance, by its last report."""
         return self.view.load.get(record.instance_id, 0)
 
-    def capacity(self, without: Collection[str] = ()) -> list[NodeGpus]:
-        """Every node's GPUs, with those of the instances `without` taken as free."""
+    def capacity(self) -> list[NodeGpus]:
+        """Every node's GPUs, and which of them are held."""
         used: dict[str, set[int]] = defaultdict(set)
         for records in self._by_model.values():
             for record in records.values():
-                if record.instance_id not in without:
-                    used[record.node_id].update(record.gpu_indexes)
+                used[record.node_id].update(record.gpu_indexes)
         for record in self.view.unknown:
             used[record.node_id].update(record.gpu_indexes)
         return [

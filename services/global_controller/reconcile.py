@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from chiron.policy.placement import Placement, Refusal, Want, place
 from chiron.store import InstanceRecord, ModelRecord, Observed
-from chiron.v1 import types_pb2
 from services.global_controller.fleet import (
     Fleet,
     Work,
@@ -25,13 +24,6 @@ from services.global_controller.fleet import (
 )
 from services.global_controller.retire import retire
 from services.global_controller.view import Act, ClusterView, Liveness, Plan
-
-_ADOPTABLE = (
-    types_pb2.INSTANCE_STATE_PENDING,
-    types_pb2.INSTANCE_STATE_LOADING,
-    types_pb2.INSTANCE_STATE_READY,
-    types_pb2.INSTANCE_STATE_SLEEPING,
-)
 
 
 def reconcile(view: ClusterView, new_id: Callable[[str], str]) -> Plan:
@@ -63,7 +55,7 @@ def _stop_deleted(work: Work) -> None:
 
 
 def _take_unknown(work: Work) -> None:
-    """Adopts workers that a model is short of; stops those of models that need or exist no more.
+    """Adopts workers that serve while too few others do; stops those of models that need or exist no more.
 
     A worker of a model that was never heard of is left alone: a controller that lost its memory must not
     end what serves.
@@ -83,19 +75,18 @@ def _take_unknown_of(
 ) -> None:
     fleet = work.fleet(model)
     members = [*fleet.fresh, *fleet.outdated, *fleet.draining]
-    held, serving = len(members), sum(map(is_ready, members))
+    serving = sum(map(is_ready, members))
     for record in sorted(records, key=lambda record: (not is_ready(record), record.instance_id)):
         gpus = {(record.node_id, index) for index in record.gpu_indexes}
-        numbers = {"desired": model.desired_instances, "held": held, "serving": serving}
-        # One that serves is worth more than one that loads: the latter is then one too many.
-        short = (serving if is_ready(record) else held) < model.desired_instances
+        numbers = {"desired": model.desired_instances, "serving": serving}
+        short = serving < model.desired_instances
         if model.deleted:
             work.stop(_taken_over(model, record), f"model {model.name} was deleted", numbers)
-        elif short and not taken & gpus and record.observed.state in _ADOPTABLE:
-            reason = f"{record.node_id} runs it already and {model.name} is short of instances"
+        elif short and is_ready(record) and not taken & gpus:
+            reason = f"it serves on {record.node_id} and {model.name} is short of instances that do"
             adopted = _taken_over(model, record)
             work.put(adopted, Act("adopt", reason, model.name, record.instance_id, record.node_id, numbers))
-            held, serving = held + 1, serving + is_ready(record)
+            serving += 1
         elif not work.view.settling:
             why = "it cannot serve" if short else f"{model.name} needs no more instances"
             work.stop(_taken_over(model, record), f"nobody asked for it and {why}", numbers)
@@ -205,9 +196,12 @@ def _why_replaced(work: Work, model: ModelRecord, record: InstanceRecord) -> tup
 def _make_room(work: Work, model: ModelRecord, refusal: Refusal) -> None:
     """Stops one instance of an old version first, if the new version then fits."""
     fleet = work.fleet(model)
-    want = Want(model.name, model.parsed_spec().gpus_per_instance, 1)
+    gpus = model.parsed_spec().gpus_per_instance
+    # No node has room as it is, so that only the victim's own can come to have some.
+    nodes = {node.node_id: node for node in work.capacity() if node.live and not node.draining}
     for victim in sorted(fleet.outdated, key=lambda record: (work.load(record), record.instance_id)):
-        if place(work.capacity(without=[victim.instance_id]), [want]).placements:
+        node = nodes.get(victim.node_id)
+        if node and len(node.healthy - (node.used - set(victim.gpu_indexes))) >= gpus:
             reason = (
                 f"makes room for spec version {model.spec_version}, which {refusal.reason}; "
                 f"it has the least to do ({work.load(victim)} requests)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from heapq import heapify, heappop, heapreplace
 
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, is_ready
@@ -50,17 +51,23 @@ def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
 
 def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
     """Victims in order: failed, not yet serving, node out of touch, least loaded, from the fullest node."""
-    left = list(fleet.fresh)
-    while len(left) > model.desired_instances:
-        on_node = Counter(record.node_id for record in left)
+    on_node = Counter(record.node_id for record in fleet.fresh)
 
-        def rank(record: InstanceRecord, on_node: Counter[str] = on_node) -> tuple[int, bool, int, int, str]:
-            state = 0 if is_failed(record) else 1 if is_coming(record) else 2
-            in_touch = work.liveness(record.node_id) is Liveness.LIVE
-            return state, in_touch, work.load(record), -on_node[record.node_id], record.instance_id
+    def rank(record: InstanceRecord) -> tuple[int, bool, int, int, str]:
+        state = 0 if is_failed(record) else 1 if is_coming(record) else 2
+        in_touch = work.liveness(record.node_id) is Liveness.LIVE
+        return state, in_touch, work.load(record), -on_node[record.node_id], record.instance_id
 
-        victim = min(left, key=rank)
-        left.remove(victim)
+    records = {record.instance_id: record for record in fleet.fresh}
+    ranks = [rank(record) for record in fleet.fresh]
+    heapify(ranks)
+    while len(ranks) > model.desired_instances:
+        victim = records[ranks[0][-1]]
+        if ranks[0] != rank(victim):
+            # Its node has lost another one since: it comes later than it stands.
+            heapreplace(ranks, rank(victim))
+            continue
+        heappop(ranks)
         if is_failed(victim):
             choice = "it had failed"
         elif is_coming(victim):
@@ -69,11 +76,12 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
             choice = f"it has the least to do ({work.load(victim)} requests)"
         numbers = {
             "desired": model.desired_instances,
-            "instances": len(left) + 1,
+            "instances": len(ranks) + 1,
             "requests": work.load(victim),
             "on_node": on_node[victim.node_id],
         }
-        reason = f"{len(left) + 1} instances where {model.desired_instances} should run; {choice}"
+        reason = f"{len(ranks) + 1} instances where {model.desired_instances} should run; {choice}"
+        on_node[victim.node_id] -= 1
         work.stop(victim, reason, numbers)
 
 

@@ -219,6 +219,12 @@ class TestUnknownWorkers:
         assert [act.action for act in plan.acts] == ["adopt", "replace"]
         assert started(plan) == {"new-1": ("a", (1,))}
 
+    def test_one_adopted_makes_room_for_its_replacement_where_no_gpu_is_free(self) -> None:
+        found = instance("old", "a", 0, version=9)
+        plan = decide(cluster(model(), node("a", gpus=1), unknown=(found,)))
+        assert [act.action for act in plan.acts] == ["adopt", "replace"]
+        assert stopped(plan) == {"old"}
+
     def test_one_that_serves_is_kept_while_its_replacement_loads(self) -> None:
         loading = instance("i", "a", 0, state=LOADING)
         extra = (instance("old", "a", 1, version=9),)
@@ -240,8 +246,9 @@ class TestUnknownWorkers:
     def test_one_of_a_model_never_heard_of_is_left_alone(self) -> None:
         assert nothing(decide(cluster(node("a"), unknown=(instance("old", "a"),))))
 
-    def test_a_failed_one_is_not_adopted(self) -> None:
-        plan = decide(cluster(model(), node("a"), unknown=(instance("old", "a", 0, state=FAILED),)))
+    @pytest.mark.parametrize("state", [PENDING, LOADING, FAILED])
+    def test_one_that_does_not_serve_is_replaced_not_adopted(self, state: int) -> None:
+        plan = decide(cluster(model(), node("a"), unknown=(instance("old", "a", 0, state=state),)))
         assert stopped(plan) == {"old"}
         assert started(plan) == {"new-1": ("a", (1,))}
 
