@@ -75,14 +75,14 @@ class Router:
         """Refuses new calls, lets running ones finish for the drain timeout, then ends them."""
         self._tasks[-1].cancel()
         await self._server.set_serving(False)
-        self._servicer.refuse(ChironError(Reason.RETRY_ELSEWHERE, "this router is shutting down"))
+        self._servicer.refuse("this router is shutting down")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s):
                 await self._servicer.idle.wait()
         if not self._servicer.idle.is_set():
             log.warning("ending the requests that still run")
             self._placer.refuse_waiting(ChironError(Reason.RETRY_ELSEWHERE, "this router has shut down"))
-            self._streams.end_all(ChironError(Reason.STREAM_INTERRUPTED, "this router has shut down"))
+            self._streams.end_all("this router has shut down")
         await self._server.stop(1.0)
         for task in self._tasks:
             task.cancel()

@@ -22,17 +22,19 @@ class RouterConfig:
     dispatcher: str = "least-expected-wait"
     """Policy that picks an instance: a built-in name or `module:Class`."""
     queue_limit: int = 1024
-    """Most requests of one model that wait in this router; more are refused with RESOURCE_EXHAUSTED."""
+    """Most requests of one model and class that wait in this router; more are refused with
+    RESOURCE_EXHAUSTED."""
     max_queue_s: float = 600.0
-    """Longest wait of a request in this router, in seconds; its own deadline may be shorter."""
+    """Longest wait of a request in this router, in seconds; its call's deadline and the `deadline_s` of its
+    SLO may be shorter."""
     worker_queue: int = 2
     """Requests beyond the batch size that the router lets wait at one worker, so that a freed slot is
     refilled without a round trip."""
     max_attempts: int = 3
     """Most instances tried for one proxied request before its first token."""
     retry_pause_s: float = 1.0
-    """Time after which an instance that refused a request may be tried again for it, in seconds, when every
-    other one refused it too."""
+    """Time after which an instance that refused a request may be tried again for it, in seconds, when no
+    other one takes it."""
     ticket_ttl_s: float = 2.0
     """How long a ticket may stay unused and a reservation unconfirmed, in seconds."""
     reader_stall_s: float = 60.0

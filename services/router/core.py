@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import (
+    Decision,
     Dispatcher,
     DispatchRequest,
     Refusal,
@@ -135,36 +136,32 @@ class RouterCore:
 
     def submit(self, request: PendingRequest, now: float) -> list[Instruction]:
         """A request wants an instance: placed, refused, or kept waiting (no instruction for it)."""
-        if request.sequence == 0:
+        out: list[Instruction] = []
+        if request.sequence:
+            self._admit(request, now, out)
+            return out
+        for key in request.excluded_ids:
+            instance = self._instances.get(key)
+            if instance is not None:
+                self._exclude(request, instance.instance_id, instance.incarnation, now)
+        ticket = self._reservations.ticket(request.request_id)
+        if ticket is None:
             self._arrivals += 1
             request.sequence = self._arrivals
-            for key in request.excluded_ids:
-                instance = self._instances.get(key)
-                if instance is not None:
-                    self._exclude(request, instance.instance_id, instance.incarnation, now)
-        error = self._refusal(request)
-        if error is not None:
-            return [Refuse(request, error)]
-        model = self._models[request.model]
-        first = model.queue.count(request.request_class) == 0
-        if first:
-            placement = self._try(request, model, now)
-            if placement is not None:
-                return [Place(request, placement)]
-        try:
-            model.queue.push(request, readmit=request.admitted)
-        except QueueFullError:
-            return [
-                Refuse(
-                    request,
-                    refusals.queue_full(request.model, len(model.queue), model.wait_for_queue_s()),
-                )
-            ]
-        request.admitted = True
-        out: list[Instruction] = []
-        if not first:
-            self._drain(model, now, out)
+            self._admit(request, now, out)
+            return out
+        # The same request again: its ticket will not be used, and it is no newcomer.
+        request.sequence, request.admitted = ticket.sequence, True
+        self._reservations.release(ticket)
+        holder = self._instances[ticket.instance_id]
+        self._models[holder.model].changed(holder)
+        self._admit(request, now, out)
+        self._freed((ticket.instance_id,), now, out)
         return out
+
+    def has_ticket(self, request_id: str) -> bool:
+        """Whether the request holds a ticket that nobody has used yet."""
+        return self._reservations.ticket(request_id) is not None
 
     def cancel(self, request: PendingRequest) -> None:
         """A request left while it waited."""
@@ -299,20 +296,58 @@ class RouterCore:
 
     # Placing.
 
+    def _admit(self, request: PendingRequest, now: float, out: list[Instruction]) -> None:
+        """Places a request, refuses it, or lets it wait."""
+        error = self._refusal(request)
+        if error is not None:
+            out.append(Refuse(request, error))
+            return
+        model = self._models[request.model]
+        first = model.queue.count(request.request_class) == 0
+        if first:
+            placement = self._try(request, model, now)
+            if placement is not None:
+                out.append(Place(request, placement))
+                return
+        try:
+            model.queue.push(request, readmit=request.admitted)
+        except QueueFullError:
+            waiting = len(model.queue)
+            if request.request_class is RequestClass.INTERACTIVE:
+                waiting = model.queue.count(RequestClass.INTERACTIVE)
+            refusal = refusals.queue_full(request.model, waiting, model.wait_for_queue_s(waiting))
+            out.append(Refuse(request, refusal))
+            return
+        request.admitted = True
+        if not first:
+            self._drain(model, now, out)
+
     def _try(self, request: PendingRequest, model: ModelPool, now: float) -> Placement | None:
-        excluded, retry_at = model.excluded(request, now)
-        if retry_at is not None:
-            self._retry_at = min(retry_at, self._retry_at or retry_at)
-        wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded)
-        decision = self._dispatcher.pick(wanted, model.views())
+        """Picks an instance that has not refused the request, else one whose refusal is a pause ago."""
+        excluded = model.excluded(request)
+        decision = self._pick(request, model, excluded)
+        if isinstance(decision, Refusal) and excluded:
+            paused, retry_at = model.paused(request, now)
+            if retry_at is not None:
+                self._retry_at = min(retry_at, self._retry_at or retry_at)
+            if paused != excluded:
+                decision = self._pick(request, model, paused)
         if isinstance(decision, Refusal):
             return None
         instance = model.instances[decision.instance_id]
         lookaside = request.request_class if request.lookaside else None
-        reservation = self._reservations.reserve(instance.instance_id, request.request_id, now, lookaside)
+        reservation = self._reservations.reserve(
+            instance.instance_id, request.request_id, now, sequence=request.sequence, lookaside=lookaside
+        )
         request.admitted = True
         model.changed(instance)
         return Placement(instance.instance_id, instance.incarnation, instance.address, decision, reservation)
+
+    def _pick(
+        self, request: PendingRequest, model: ModelPool, excluded: frozenset[str]
+    ) -> Decision | Refusal:
+        wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded)
+        return self._dispatcher.pick(wanted, model.views())
 
     def _drain(self, model: ModelPool, now: float, out: list[Instruction]) -> None:
         """Places waiting requests in their order for as long as there is room."""
@@ -374,7 +409,10 @@ class RouterCore:
     def _hopeless(self, name: str) -> ChironError | None:
         """Why no request of the model can be served by waiting; None: it can."""
         if not self.table.known:
-            return ChironError(Reason.NO_INSTANCE, "the router has no routing table yet", retry_after_s=1.0)
+            # Another router may have one.
+            return ChironError(
+                Reason.RETRY_ELSEWHERE, "this router has no routing table yet", retry_after_s=1.0
+            )
         routed = self.table.models.get(name)
         if routed is None:
             return refusals.unknown_model(name, self.table.models)

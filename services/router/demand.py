@@ -37,6 +37,33 @@ class ModelCounts:
     ttft_seen: int = 0
 
 
+class Tally:
+    """Counts what becomes of one request, each time into the interval that runs then."""
+
+    __slots__ = ("_demand", "_kind", "_model")
+
+    def __init__(self, demand: Demand, model: str, kind: RequestClass) -> None:
+        self._demand = demand
+        self._model = model
+        self._kind = kind
+
+    def arrived(self) -> None:
+        """The request came, for the first time."""
+        self._demand.of(self._model).arrived.add(self._kind)
+
+    def finished(self) -> None:
+        """Its answer is whole."""
+        self._demand.of(self._model).finished.add(self._kind)
+
+    def refused(self) -> None:
+        """Nobody took it."""
+        self._demand.of(self._model).refused.add(self._kind)
+
+    def failed(self) -> None:
+        """It ended with an error."""
+        self._demand.of(self._model).failed.add(self._kind)
+
+
 class Demand:
     """Counts per model; only models of the table, so that nobody fills it with names."""
 
@@ -45,11 +72,15 @@ class Demand:
         self._models: dict[str, ModelCounts] = {}
 
     def of(self, model: str) -> ModelCounts:
-        """The running counts of a model."""
+        """The counts of a model in the interval that runs now; not to be kept beyond it."""
         counts = self._models.get(model)
         if counts is None:
             counts = self._models[model] = ModelCounts()
         return counts
+
+    def tally(self, model: str, kind: RequestClass) -> Tally:
+        """Counts for one request of a model."""
+        return Tally(self, model, kind)
 
     def report(
         self, sequence: int, queued: Mapping[str, tuple[int, int]], now: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from chiron.internal.v1 import control_pb2, worker_pb2
@@ -57,18 +58,19 @@ class Placer:
 
         Args:
             request: new, or one that an instance has refused.
-            remaining_s: time until the caller's deadline, in seconds; None: it has none.
+            remaining_s: time until the deadline of the caller's call, in seconds; None: it has none.
 
         Raises:
             ChironError: refused, or nothing came free in time.
         """
         answer: Place | Refuse | None = None
+        others: list[Instruction] = []
         for instruction in self._core.submit(request, self._loop.time()):
             if isinstance(instruction, Place | Refuse) and instruction.request is request:
                 answer = instruction
             else:
-                self._perform((instruction,))
-        self._keep_time()
+                others.append(instruction)
+        self._perform(others)
         if isinstance(answer, Place):
             return answer.placement
         if answer is not None:
@@ -78,14 +80,17 @@ class Placer:
     async def _wait(self, request: PendingRequest, remaining_s: float | None) -> Placement:
         waiter: asyncio.Future[_Outcome] = self._loop.create_future()
         self._waiters[request] = waiter
-        limit_s = self._config.max_queue_s - (self._loop.time() - request.arrived)
-        late = remaining_s is not None and remaining_s < limit_s
+        now = self._loop.time()
+        limit_s = self._config.max_queue_s - (now - request.arrived)
+        own_s = math.inf if remaining_s is None else remaining_s
+        if request.deadline is not None:
+            own_s = min(own_s, request.deadline - now)
         try:
-            async with asyncio.timeout(remaining_s if late else limit_s):
+            async with asyncio.timeout(min(own_s, limit_s)):
                 outcome = await waiter
         except TimeoutError:
             self._give_up(request, waiter)
-            if late:
+            if own_s < limit_s:
                 raise ChironError(
                     Reason.DEADLINE_EXCEEDED, f"no slot of {request.model!r} came free before the deadline"
                 ) from None
@@ -115,7 +120,10 @@ class Placer:
         """Excludes an instance for this request; an unreachable one for all until it is heard again."""
         now = self._loop.time()
         self._perform(self._core.failed(request, placement, unreachable=unreachable, now=now))
-        self._keep_time()
+
+    def has_ticket(self, request_id: str) -> bool:
+        """Whether the request holds a ticket that nobody has used yet."""
+        return self._core.has_ticket(request_id)
 
     def link(self, placement: Placement) -> WorkerLink | None:
         """The connection to a placement's instance; None: it has just gone."""
@@ -143,13 +151,11 @@ class Placer:
     def snapshot(self, table: control_pb2.RoutingTable) -> None:
         """Takes a table from the controller."""
         self._perform(self._core.snapshot(table, self._loop.time()))
-        self._keep_time()
         self.has_table.set()
 
     def delta(self, delta: control_pb2.RoutingDelta) -> None:
         """Takes changes from the controller. Raises EpochGapError."""
         self._perform(self._core.delta(delta, self._loop.time()))
-        self._keep_time()
 
     def report(self, sequence: int) -> control_pb2.RouterReport:
         """What to tell the controller; starts a new interval."""
@@ -165,11 +171,9 @@ class Placer:
 
     def _on_load(self, instance_id: str, watch: int, load: worker_pb2.WatchLoadResponse) -> None:
         self._perform(self._core.load(instance_id, watch, load, self._loop.time()))
-        self._keep_time()
 
     def _on_lost(self, instance_id: str, watch: int) -> None:
         self._perform(self._core.watch_lost(instance_id, watch, self._loop.time()))
-        self._keep_time()
 
     def _perform(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
@@ -181,11 +185,13 @@ class Placer:
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()
                 case Ended():
-                    self.demand.of(instruction.model).finished.add(instruction.request_class)
+                    self.demand.tally(instruction.model, instruction.request_class).finished()
                 case Place():
                     self._answer(instruction.request, instruction.placement)
                 case _:
                     self._answer(instruction.request, instruction.error)
+        # Any event can promise a slot or start a pause, and so bring the next tick forward.
+        self._keep_time()
 
     def _answer(self, request: PendingRequest, outcome: _Outcome) -> None:
         waiter = self._waiters.pop(request, None)
@@ -209,4 +215,3 @@ class Placer:
     def _tick(self) -> None:
         self._timer = None
         self._perform(self._core.tick(self._loop.time()))
-        self._keep_time()

@@ -40,25 +40,23 @@ class ModelPool:
             ]
         return self._views
 
-    def excluded(self, request: PendingRequest, now: float) -> tuple[frozenset[str], float | None]:
-        """Instances that the request must not go to now, and when fewer will be excluded (None: unknown).
+    def excluded(self, request: PendingRequest) -> frozenset[str]:
+        """Instances that have refused or failed the request. Another incarnation is another instance."""
+        return frozenset(self._exclusions(request)) if request.excluded else _NONE
 
-        While another usable instance is left, full or not, those that refused stay excluded; once all have
-        refused, each may be tried again after the pause. Another incarnation is another instance.
-        """
-        if not request.excluded:
-            return _NONE, None
-        current = {
-            key: exclusion
+    def paused(self, request: PendingRequest, now: float) -> tuple[frozenset[str], float | None]:
+        """Those of `excluded` that must not be tried again yet, and when there will be fewer (None: none)."""
+        paused = {key: until for key, until in self._exclusions(request).items() if until > now}
+        return frozenset(paused), min(paused.values(), default=None)
+
+    def _exclusions(self, request: PendingRequest) -> dict[str, float]:
+        return {
+            key: exclusion.until
             for key, exclusion in request.excluded.items()
             if key in self.instances and self.instances[key].incarnation == exclusion.incarnation
         }
-        if any(key not in current for key, instance in self.instances.items() if instance.usable):
-            return frozenset(current), None
-        paused = {key: exclusion.until for key, exclusion in current.items() if exclusion.until > now}
-        return frozenset(paused), min(paused.values(), default=None)
 
-    def wait_for_queue_s(self) -> float:
-        """Time in which as many requests end as wait now, in seconds."""
+    def wait_for_queue_s(self, waiting: int) -> float:
+        """Time in which `waiting` requests end, in seconds."""
         slots = sum(view.batch_size for view in self.views()) or 1
-        return len(self.queue) * (self.service_s or DEFAULT_SERVICE_S) / slots
+        return waiting * (self.service_s or DEFAULT_SERVICE_S) / slots

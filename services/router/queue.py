@@ -9,12 +9,13 @@ from services.router.request import PendingRequest
 
 
 class QueueFullError(Exception):
-    """The queue holds as many requests as it may."""
+    """The queue holds as many requests of a class as it may."""
 
 
 class WaitingQueue:
     """Requests ordered by class (interactive first), priority (lower first) and arrival.
 
+    The limit is each class's own, so that a pile of batch requests keeps no interactive one out.
     push and pop are O(log n); remove is O(1), amortised over the pushes.
     """
 
@@ -44,11 +45,11 @@ class WaitingQueue:
             readmit: it was admitted before (a retry), so the limit does not apply.
 
         Raises:
-            QueueFullError: the limit is reached.
+            QueueFullError: the limit of its class is reached.
         """
-        if not readmit and len(self) >= self._limit:
-            raise QueueFullError
         heap, live = self._heaps[request.request_class], self._live[request.request_class]
+        if not readmit and len(live) >= self._limit:
+            raise QueueFullError
         if len(heap) > 2 * len(live) + 16:
             heap[:] = [entry for entry in heap if entry[3] in live]
             heapq.heapify(heap)

@@ -49,6 +49,8 @@ class PendingRequest:
     adapter: str = ""
     lookaside: bool = False
     """True when the client streams from the worker itself."""
+    deadline: float | None = None
+    """Monotonic time by which its whole result is wanted, in seconds: it waits no longer. None: no limit."""
     excluded_ids: Sequence[str] = ()
     """Instances that the client has found unusable for it."""
     sequence: int = 0

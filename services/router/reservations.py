@@ -19,6 +19,8 @@ class Reservation:
     instance_id: str
     request_id: str
     expires: float
+    sequence: int
+    """The request's place in the order of arrival."""
     lookaside: RequestClass | None = None
     """Class of a request whose end only the worker's reports will tell; None: its end is seen here."""
     live: bool = True
@@ -30,27 +32,40 @@ class Reservations:
     def __init__(self, ttl_s: float) -> None:
         self._ttl_s = ttl_s
         self._of: dict[str, dict[str, Reservation]] = {}
+        self._tickets: dict[str, Reservation] = {}
         # All reservations live equally long, so that the oldest is the next to expire.
         self._by_expiry: deque[Reservation] = deque()
 
     def reserve(
-        self, instance_id: str, request_id: str, now: float, lookaside: RequestClass | None = None
+        self,
+        instance_id: str,
+        request_id: str,
+        now: float,
+        *,
+        sequence: int = 0,
+        lookaside: RequestClass | None = None,
     ) -> Reservation:
         """Promises a slot. A second promise for the same request there takes the first one's place."""
         held = self._of.setdefault(instance_id, {})
         earlier = held.get(request_id)
         if earlier is not None:
-            earlier.live = False
-        reservation = Reservation(instance_id, request_id, now + self._ttl_s, lookaside)
+            self._end(earlier)
+        reservation = Reservation(instance_id, request_id, now + self._ttl_s, sequence, lookaside)
         held[request_id] = reservation
+        if lookaside is not None:
+            self._tickets[request_id] = reservation
         self._by_expiry.append(reservation)
         return reservation
+
+    def ticket(self, request_id: str) -> Reservation | None:
+        """The live reservation behind a ticket that nobody has used yet."""
+        return self._tickets.get(request_id)
 
     def release(self, reservation: Reservation) -> bool:
         """Ends a reservation; False when it had ended already."""
         if not reservation.live:
             return False
-        reservation.live = False
+        self._end(reservation)
         del self._of[reservation.instance_id][reservation.request_id]
         return True
 
@@ -61,7 +76,7 @@ class Reservations:
             return []
         ended = [held.pop(request_id) for request_id in request_ids if request_id in held]
         for reservation in ended:
-            reservation.live = False
+            self._end(reservation)
         return ended
 
     def expire(self, now: float) -> set[str]:
@@ -77,7 +92,7 @@ class Reservations:
     def forget(self, instance_id: str) -> None:
         """Ends all of an instance's reservations."""
         for reservation in self._of.pop(instance_id, {}).values():
-            reservation.live = False
+            self._end(reservation)
 
     def count(self, instance_id: str) -> int:
         """Live reservations of an instance."""
@@ -90,3 +105,8 @@ class Reservations:
         while queue and not queue[0].live:
             queue.popleft()
         return queue[0].expires if queue else None
+
+    def _end(self, reservation: Reservation) -> None:
+        reservation.live = False
+        if self._tickets.get(reservation.request_id) is reservation:
+            del self._tickets[reservation.request_id]

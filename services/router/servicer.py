@@ -13,7 +13,7 @@ from chiron.policy.dispatch import RequestClass
 from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Reason, abort, reason_of
 from chiron.v1 import inference_pb2 as pb
-from services.router.demand import ModelCounts
+from services.router.demand import Tally
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
 from services.router.request import PendingRequest, estimated_prompt_tokens, request_class
@@ -36,7 +36,7 @@ class InferenceServicer:
         self._tracing = tracing
         self._time = asyncio.get_running_loop().time
         self._running = 0
-        self._refusing: ChironError | None = None
+        self._refusing = ""
         self.idle = asyncio.Event()
         """Set while no call runs."""
         self.idle.set()
@@ -51,40 +51,31 @@ class InferenceServicer:
             },
         )
 
-    def refuse(self, error: ChironError) -> None:
-        """From now on every new call gets this error."""
-        self._refusing = error
+    def refuse(self, why: str) -> None:
+        """From now on every new call is sent to another router."""
+        self._refusing = why
 
     async def generate(self, wire: bytes, context: Context) -> None:
         """Proxies one stream."""
         arrived = self._time()
         trace = RequestTrace(self._tracing, f"{SERVICE}/Generate", context.invocation_metadata())
         self._enter()
-        counts: ModelCounts | None = None
-        kind = RequestClass.INTERACTIVE
+        tally: Tally | None = None
         try:
             message = _decode(pb.GenerateRequest, wire)
             violations = check_generate(message)
             if violations:
                 raise ChironError.invalid(violations)
-            request = PendingRequest(
-                request_id=message.request_id or uuid.uuid4().hex,
-                model=message.model,
-                request_class=request_class(message.request_class),
-                arrived=arrived,
-                priority=message.priority,
-                prompt_tokens=estimated_prompt_tokens(message),
-                adapter=message.adapter,
-            )
-            counts, kind = self._arrive(request, message.attempt, trace), request.request_class
+            request = self._pending(message, arrived, estimated_prompt_tokens(message))
+            tally = self._arrive(request, message.attempt, trace)
             await self._proxy.run(wire, message, request, context, trace)
-            if counts is not None:
-                counts.finished.add(kind)
+            if tally is not None:
+                tally.finished()
         except ChironError as error:
-            await _refuse(error, context, counts, kind, trace)
+            await _refuse(error, context, tally, trace)
         except WorkerStatusError as error:
-            if counts is not None:
-                counts.failed.add(kind)
+            if tally is not None:
+                tally.failed()
             await _pass_on(error.error, context, trace)
         finally:
             self._leave()
@@ -95,43 +86,56 @@ class InferenceServicer:
         arrived = self._time()
         trace = RequestTrace(self._tracing, f"{SERVICE}/Route", context.invocation_metadata())
         self._enter()
-        counts: ModelCounts | None = None
-        kind = RequestClass.INTERACTIVE
+        tally: Tally | None = None
         try:
             message = _decode(pb.RouteRequest, wire)
             violations = check_route(message)
             if violations:
                 raise ChironError.invalid(violations)
-            request = PendingRequest(
-                request_id=message.request_id or uuid.uuid4().hex,
-                model=message.model,
-                request_class=request_class(message.request_class),
-                arrived=arrived,
-                priority=message.priority,
-                prompt_tokens=message.prompt_tokens,
-                adapter=message.adapter,
-                lookaside=True,
-                excluded_ids=message.excluded_instance_ids,
-            )
-            counts, kind = self._arrive(request, message.attempt, trace), request.request_class
+            request = self._pending(message, arrived, message.prompt_tokens)
+            request.lookaside = True
+            request.excluded_ids = message.excluded_instance_ids
+            tally = self._arrive(request, message.attempt, trace)
             return await self._lookaside.run(message, request, context, trace)
         except ChironError as error:
-            return await _refuse(error, context, counts, kind, trace)
+            return await _refuse(error, context, tally, trace)
         finally:
             self._leave()
             trace.end()
 
-    def _arrive(self, request: PendingRequest, attempt: int, trace: RequestTrace) -> ModelCounts | None:
+    def _pending(
+        self, message: pb.GenerateRequest | pb.RouteRequest, arrived: float, prompt_tokens: int
+    ) -> PendingRequest:
+        kind = request_class(message.request_class)
+        slo = message.slo
+        if not slo.HasField("deadline_s"):
+            routed = self._placer.model(message.model)
+            if routed is not None:
+                defaults = routed.slo_defaults
+                slo = defaults.batch if kind is RequestClass.BATCH else defaults.interactive
+        return PendingRequest(
+            request_id=message.request_id or uuid.uuid4().hex,
+            model=message.model,
+            request_class=kind,
+            arrived=arrived,
+            priority=message.priority,
+            prompt_tokens=prompt_tokens,
+            adapter=message.adapter,
+            deadline=arrived + slo.deadline_s - message.elapsed_ms / 1000 if slo.deadline_s > 0 else None,
+        )
+
+    def _arrive(self, request: PendingRequest, attempt: int, trace: RequestTrace) -> Tally | None:
         trace.request(request)
-        if self._refusing is not None:
-            raise self._refusing
+        if self._refusing:
+            raise ChironError(Reason.RETRY_ELSEWHERE, self._refusing)
         if self._placer.model(request.model) is None:
             # The placer refuses it; names that nobody applied are not counted.
             return None
-        counts = self._placer.demand.of(request.model)
-        if attempt == 0:
-            counts.arrived.add(request.request_class)
-        return counts
+        tally = self._placer.demand.tally(request.model, request.request_class)
+        if attempt == 0 and not self._placer.has_ticket(request.request_id):
+            # Whoever cannot use a ticket comes again under the same attempt.
+            tally.arrived()
+        return tally
 
     def _enter(self) -> None:
         self._running += 1
@@ -150,12 +154,13 @@ def _decode(kind: type[_Message], wire: bytes) -> _Message:
         raise ChironError(Reason.INVALID_ARGUMENT, f"not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
-async def _refuse(
-    error: ChironError, context: Context, counts: ModelCounts | None, kind: RequestClass, trace: RequestTrace
-) -> NoReturn:
+async def _refuse(error: ChironError, context: Context, tally: Tally | None, trace: RequestTrace) -> NoReturn:
     trace.refused(error)
-    if counts is not None:
-        (counts.refused if error.reason in _REFUSED else counts.failed).add(kind)
+    if tally is not None:
+        if error.reason in _REFUSED:
+            tally.refused()
+        else:
+            tally.failed()
     await abort(context, error)  # type: ignore[arg-type]
 
 

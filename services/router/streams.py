@@ -47,24 +47,26 @@ class Streams:
         self._streams.discard(stream)
         stream.call.cancel()
 
-    def end_all(self, error: ChironError) -> None:
-        """Ends every stream with an error."""
+    def end_all(self, message: str) -> None:
+        """Ends every stream; one that has delivered nothing yet may be tried elsewhere."""
         for stream in list(self._streams):
-            self._end(stream, error)
+            reason = Reason.STREAM_INTERRUPTED if stream.delivered else Reason.RETRY_ELSEWHERE
+            self._end(stream, reason, message)
 
     async def watch_readers(self) -> None:
         """Ends streams whose caller accepts nothing; runs until cancelled."""
         limit_s = self._reader_stall_s
-        error = ChironError(Reason.ABORTED, f"the reader accepted nothing for {limit_s:g} s")
+        message = f"the reader accepted nothing for {limit_s:g} s"
         while True:
             # A sweep instead of a timer for each message: the forwarding loop stays short.
             await asyncio.sleep(limit_s / 4)
             oldest = self._loop.time() - limit_s
             for stream in [stream for stream in self._streams if 0 < stream.writing_since < oldest]:
                 log.warning("ending a stream whose reader stalls")
-                self._end(stream, error)
+                self._end(stream, Reason.ABORTED, message)
 
-    def _end(self, stream: ProxiedStream, error: ChironError) -> None:
+    def _end(self, stream: ProxiedStream, reason: Reason, message: str) -> None:
         if stream.ended is None and stream.task is not None:
-            stream.ended = error
+            # Not shared: an exception keeps the frames of every task that raises it.
+            stream.ended = ChironError(reason, message)
             stream.task.cancel()

@@ -225,6 +225,18 @@ async def test_shut_down_ends_what_the_drain_timeout_leaves(start_worker, start_
     assert answered.cancelled
 
 
+async def test_shut_down_sends_what_has_no_token_yet_elsewhere(start_worker, start_router) -> None:
+    worker = await start_worker("a")
+    router = await start_router(worker)
+    call = router.stub.Generate(request())
+    await worker.calls.get()
+    stopping = asyncio.ensure_future(router.router.stop())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await drained(call)
+    assert reason_of(caught.value) == "RETRY_ELSEWHERE"
+    await stopping
+
+
 async def test_a_cancel_while_the_reader_stalls_frees_the_slot_quietly(
     start_worker, start_router, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,6 +108,37 @@ async def test_a_deadline_ends_the_wait(start_worker, start_router) -> None:
     await router.queued(0)
 
 
+@pytest.mark.parametrize("elapsed_ms", [0, 3_600_000])
+async def test_the_deadline_of_its_slo_ends_the_wait_counted_from_the_first_door(
+    start_worker, start_router, elapsed_ms: float
+) -> None:
+    worker = await start_worker("a", batch_size=1)
+    worker.load.running.interactive = 1
+    router = await start_router(worker, worker_queue=0)
+    slo = types_pb2.Slo(deadline_s=elapsed_ms / 1000 + 0.1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await whole(router.stub.Generate(request("r", slo=slo, elapsed_ms=elapsed_ms)))
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert reason_of(caught.value) == "DEADLINE_EXCEEDED"
+    await router.queued(0)
+
+
+async def test_a_request_without_a_deadline_has_its_models_for_the_class(
+    start_worker, start_router, controller
+) -> None:
+    worker = await start_worker("a", batch_size=1)
+    worker.load.running.interactive = 1
+    controller.add("m", [worker], slo_defaults={"batch": {"deadline_s": 0.1}})
+    router = await start_router(worker, worker_queue=0)
+    interactive = router.stub.Generate(request("interactive"))
+    await router.queued(1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await whole(router.stub.Generate(request("batch", request_class=BATCH)))
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await router.queued(1)
+    interactive.cancel()
+
+
 async def test_the_longest_wait_is_bounded(start_worker, start_router) -> None:
     worker = await start_worker("a", batch_size=1)
     worker.load.running.interactive = 1

@@ -87,6 +87,42 @@ async def test_a_ticket_that_lapses_at_once_does_no_harm(start_worker, start_rou
         assert (await router.stub.Route(route(f"r{number}"))).instance_id == "a"
 
 
+async def test_a_ticket_given_to_one_that_waited_lapses_by_itself_too(start_worker, start_router) -> None:
+    worker = await start_worker("a", batch_size=1)
+    router = await start_router(worker, worker_queue=0, ticket_ttl_s=0.3)
+    proxied = router.stub.Generate(pb.GenerateRequest(model="m", prompt="x", request_id="proxied"))
+    running = await worker.calls.get()
+    # The worker counts the first itself, so that no other promise keeps the router's clock.
+    worker.publish(started=["proxied"])
+    await eventually(lambda: router.core._reservations.count("a") == 0)
+    worker.load.running.interactive = 1
+    worker.publish()
+    first, second = router.stub.Route(route("first")), router.stub.Route(route("second"))
+    await router.queued(2)
+    worker.load.running.interactive = 0
+    running.finish()
+    worker.publish(finished=["proxied"])
+    assert {(await first).instance_id, (await second).instance_id} == {"a"}
+    assert [response async for response in proxied] == []
+
+
+async def test_a_request_that_cannot_use_its_ticket_is_one_request_with_one_slot(
+    start_worker, start_router, controller
+) -> None:
+    worker = await start_worker("a", batch_size=1)
+    router = await start_router(worker, worker_queue=0, ticket_ttl_s=3600, report_interval_s=0.05)
+    await router.stub.Route(route("r"))
+    call = router.stub.Generate(pb.GenerateRequest(model="m", prompt="x", request_id="r"))
+    (await worker.calls.get()).finish()
+    assert [response async for response in call] == []
+    arrived = finished = 0
+    while not finished:
+        report = await controller.reports.get()
+        arrived += sum(model.arrived.interactive for model in report.demand)
+        finished += sum(model.finished.interactive for model in report.demand)
+    assert (arrived, finished) == (1, 1)
+
+
 async def test_excluded_instances_are_not_picked(start_worker, start_router) -> None:
     refused, busy = await start_worker("a"), await start_worker("b", batch_size=1)
     busy.load.running.interactive = 1

@@ -59,7 +59,8 @@ class Rig:
     def submit(
         self, name: str, now: float = 0.0, **fields: object
     ) -> tuple[PendingRequest, list[Instruction]]:
-        request = PendingRequest(name, "m", RequestClass.INTERACTIVE, now, **fields)
+        fields = {"request_class": RequestClass.INTERACTIVE, **fields}
+        request = PendingRequest(name, "m", arrived=now, **fields)
         return request, self.core.submit(request, now)
 
 
@@ -195,6 +196,32 @@ def test_when_every_instance_has_refused_each_is_tried_again_after_the_pause() -
     assert placed(rig.core.tick(5.0 + PAUSE_S)) == [("r", "a")]
 
 
+def test_an_instance_of_an_unfitting_role_does_not_keep_a_request_from_the_one_that_refused_it() -> None:
+    rig = Rig("a", "b")
+    rig.load("b", role=types_pb2.ROLE_BATCH)
+    request, out = rig.submit("r")
+    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    assert rig.core.submit(request, 5.0) == []
+    assert rig.core.next_tick == 5.0 + PAUSE_S
+    assert placed(rig.core.tick(5.0 + PAUSE_S)) == [("r", "a")]
+
+
+def test_while_the_others_stay_full_one_that_refused_is_tried_again_after_the_pause() -> None:
+    rig = Rig("a", "b")
+    rig.load("b", running=1)
+    request, out = rig.submit("r")
+    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    assert rig.core.submit(request, 5.0) == []
+    assert placed(rig.core.tick(5.0 + PAUSE_S)) == [("r", "a")]
+
+
+def test_one_that_refused_is_the_last_choice_also_after_the_pause() -> None:
+    rig = Rig("a", "b")
+    request, out = rig.submit("r")
+    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    assert placed(rig.core.submit(request, 5.0 + 2 * PAUSE_S)) == [("r", "b")]
+
+
 def test_a_new_incarnation_is_not_excluded() -> None:
     rig = Rig("a")
     request, out = rig.submit("r")
@@ -239,6 +266,38 @@ def test_a_full_queue_refuses_newcomers_but_not_those_that_it_let_in_before() ->
     rig.load("a", running=1)
     rig.core.failed(request, placement(out), unreachable=False, now=0.0)
     assert rig.core.submit(request, 0.0) == []
+
+
+def test_waiting_batch_requests_take_no_place_of_interactive_ones() -> None:
+    rig = Rig("a", queue_limit=1)
+    rig.load("a", running=1)
+    assert rig.submit("batch", request_class=RequestClass.BATCH)[1] == []
+    [refused] = rig.submit("too many", request_class=RequestClass.BATCH)[1]
+    assert isinstance(refused, Refuse)
+    assert rig.submit("interactive")[1] == []
+    assert placed(rig.load("a")) == [("interactive", "a")]
+
+
+def test_a_request_that_comes_again_gives_back_the_slot_of_its_unused_ticket() -> None:
+    rig = Rig("a")
+    rig.submit("r", lookaside=True)
+    # Its client could not reach the worker and goes through the router.
+    assert placed(rig.submit("r")[1]) == [("r", "a")]
+
+
+def test_a_request_that_comes_again_keeps_its_place_in_the_order() -> None:
+    rig = Rig("a", queue_limit=1)
+    rig.submit("r", lookaside=True)
+    rig.submit("waits")
+    assert placed(rig.submit("r")[1]) == [("r", "a")]
+
+
+def test_the_slot_of_an_unused_ticket_goes_to_those_that_wait_when_its_request_goes_elsewhere() -> None:
+    rig = Rig("a", "b")
+    rig.load("b", running=1)
+    rig.submit("r", lookaside=True)
+    rig.submit("waits")
+    assert placed(rig.submit("r", lookaside=True, excluded_ids=("a",))[1]) == [("waits", "a")]
 
 
 def test_a_cancelled_request_is_not_placed() -> None:

@@ -24,3 +24,15 @@ def test_a_report_covers_what_happened_since_the_one_before() -> None:
     second = demand.report(2, {"m": (0, 0)}, now=12.0)
     assert second.interval_ms == 500.0
     assert second.demand[0].arrived == types_pb2.ClassCounts()
+
+
+def test_what_ends_after_a_report_is_in_the_next_one() -> None:
+    demand = Demand(now=0.0)
+    tally = demand.tally("m", RequestClass.INTERACTIVE)
+    tally.arrived()
+    [first] = demand.report(1, {}, now=1.0).demand
+    tally.finished()
+    [second] = demand.report(2, {}, now=2.0).demand
+    one = types_pb2.ClassCounts(interactive=1)
+    assert (first.arrived, first.finished) == (one, types_pb2.ClassCounts())
+    assert (second.arrived, second.finished) == (types_pb2.ClassCounts(), one)
