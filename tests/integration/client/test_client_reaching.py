@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from chiron.client import Client, DeadlineExceeded, Unavailable
+from chiron.client import Client, DeadlineExceeded, RetryElsewhere, Unavailable
+from chiron.rpc.errors import ChironError as ServerError
+from chiron.rpc.errors import Reason
 from tests.support.fake_inference import (
     Blackhole,
     FakeDoor,
@@ -13,6 +17,7 @@ from tests.support.fake_inference import (
     answer,
     break_off,
     closed_port,
+    refuse,
     serving,
 )
 
@@ -164,6 +169,49 @@ async def test_a_router_lost_during_a_request_is_replaced_by_the_next(router, wo
             await client.complete(model="toy", prompt="x")
     assert (whole.text, whole.attempts) == ("by proxy", 2)
     assert (len(dying.generated), len(router.generated)) == (1, 2)
+
+
+@pytest.mark.parametrize("lookaside", [True, False])
+async def test_a_router_that_shuts_down_is_replaced_by_the_next_and_left_alone(router, worker, lookaside):
+    going = ServerError(Reason.RETRY_ELSEWHERE, "this router is shutting down")
+    leaving = FakeRouter(worker, script=(refuse(going.reason, going.message),))
+    leaving.refusal = going
+    async with serving(leaving), Client([leaving.address, router.address], lookaside=lookaside) as client:
+        attempts = [(await client.complete(model="toy", prompt="x")).attempts for _ in range(3)]
+        assert client.stats.failed == 0
+    assert attempts == [2, 1, 1]
+    assert len(leaving.routed + leaving.generated) == 1
+
+
+async def test_routers_that_all_turn_a_request_away_are_asked_again_after_a_pause(router, worker):
+    going = ServerError(Reason.RETRY_ELSEWHERE, "this router is shutting down")
+    spare = FakeRouter(worker)
+    router.refusal = spare.refusal = going
+    async with serving(spare), Client([router.address, spare.address], max_attempts=5) as client:
+        begun = time.monotonic()
+        with pytest.raises(RetryElsewhere, match="shutting down"):
+            await client.complete(model="toy", prompt="x")
+        # 0.1 s after the first round, twice that after the second.
+        assert time.monotonic() - begun >= 0.3
+    assert (len(router.routed), len(spare.routed)) == (3, 2)
+
+
+async def test_a_pause_is_as_long_as_the_router_asks(router):
+    router.refusal = ServerError(Reason.RETRY_ELSEWHERE, "no table yet", retry_after_s=0.5)
+    async with Client(router.address, max_attempts=2) as client:
+        begun = time.monotonic()
+        with pytest.raises(RetryElsewhere, match="no table yet"):
+            await client.complete(model="toy", prompt="x")
+        assert time.monotonic() - begun >= 0.5
+    assert len(router.routed) == 2
+
+
+async def test_a_pause_that_is_longer_than_the_time_left_is_not_begun(router):
+    router.refusal = ServerError(Reason.RETRY_ELSEWHERE, "no table yet", retry_after_s=3600)
+    async with Client(router.address, timeout_s=30) as client:
+        with pytest.raises(RetryElsewhere, match="no table yet"):
+            await client.complete(model="toy", prompt="x")
+    assert len(router.routed) == 1
 
 
 async def test_without_any_router_the_error_says_what_is_wrong_with_each():

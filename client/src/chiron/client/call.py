@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
@@ -30,6 +31,8 @@ from chiron.v1 import inference_pb2 as pb
 
 _RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted)
 """Errors of one instance or connection, not of the request."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+"""Bounds of the time to wait, where no router says how long, once every router has turned a request away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Call:
         self._refused = False
         self._instance_id = ""
         self._excluded: list[str] = []
+        self._turned_away: set[str] = set()
+        """Routers that have failed or refused this request since its last pause."""
+        self._pause_s = _FIRST_PAUSE_S
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """Yields what arrives. What breaks before the first token is tried again, later breaks raise."""
@@ -76,7 +82,7 @@ class Call:
                                 self._finish(span, assembly)
                             yield chunk
                 except ChironError as error:
-                    self._try_again(error, assembly, restart=False)
+                    await self._try_again(error, assembly, restart=False)
                 else:
                     return
 
@@ -90,7 +96,7 @@ class Call:
                         async for _ in chunks:
                             pass
                 except ChironError as error:
-                    self._try_again(error, assembly, restart=True)
+                    await self._try_again(error, assembly, restart=True)
                 else:
                     return self._finish(span, assembly)
 
@@ -125,11 +131,11 @@ class Call:
         request = self._request
         return Completion(request.request_id, request.model, choices, usage, timing, self._attempt + 1)
 
-    def _try_again(self, error: ChironError, assembly: Assembly, *, restart: bool) -> None:
+    async def _try_again(self, error: ChironError, assembly: Assembly, *, restart: bool) -> None:
         """Prepares the next attempt, or raises what the caller gets to see."""
         settings, stats = self._network.settings, self._network.stats
         may = isinstance(error, _RETRIED) and (restart or not assembly.begun)
-        if may and self._attempt + 1 < settings.max_attempts:
+        if may and self._attempt + 1 < settings.max_attempts and await self._paused(error):
             stats.retries += 1
             stats.retried += self._attempt == 0
             self._attempt += 1
@@ -145,6 +151,20 @@ class Call:
             interrupted.delivered = assembly.choices()
             raise interrupted from error
         raise error
+
+    async def _paused(self, error: ChironError) -> bool:
+        """Lets time pass when no other router is left to try; False when there is no time for that."""
+        if not self._turned_away.issuperset(self._network.settings.routers):
+            return True
+        self._turned_away.clear()
+        # Many clients are turned away at once: they must not all come back at once.
+        pause_s = (error.retry_after_s or self._pause_s) * random.uniform(1.0, 1.5)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        left_s = self._left_s()
+        if left_s is not None and left_s <= pause_s:
+            return False
+        await asyncio.sleep(pause_s)
+        return True
 
     async def _run(self, assembly: Assembly) -> AsyncGenerator[Chunk, None]:
         """One attempt.
@@ -214,13 +234,14 @@ class Call:
 
     @contextmanager
     def _typed_errors(self, router: str = "") -> Iterator[None]:
-        """Turns what gRPC raises into typed errors; a connection lost to `router` counts against it."""
+        """Turns what gRPC raises into typed errors; what `router` could not do counts against it."""
         try:
             yield
         except grpc.aio.AioRpcError as failure:
             error = from_rpc(failure)
-            if router and isinstance(error, ConnectionLost):
+            if router and isinstance(error, _RETRIED):
                 self._network.routers.failed(router, time.monotonic())
+                self._turned_away.add(router)
             raise error from failure
         except (asyncio.CancelledError, grpc.aio.UsageError):
             # A closed channel shows as either; a cancellation that the reader asked for stays one.
@@ -236,13 +257,15 @@ class Call:
     def _elapsed_ms(self) -> float:
         return (time.monotonic() - self._started_s) * 1e3
 
+    def _left_s(self) -> float | None:
+        """Seconds left, not more than 0 when time is up; None without a limit."""
+        return None if self._timeout_s is None else self._timeout_s - (time.monotonic() - self._started_s)
+
     def _remaining_s(self) -> float | None:
-        """Seconds left, or None without a limit. Raises DeadlineExceeded when none are."""
-        if self._timeout_s is None:
-            return None
-        remaining_s = self._timeout_s - (time.monotonic() - self._started_s)
-        if remaining_s <= 0:
+        """As `_left_s`, but raises DeadlineExceeded when time is up."""
+        left_s = self._left_s()
+        if left_s is not None and left_s <= 0:
             raise DeadlineExceeded(
                 f"not answered within timeout_s={self._timeout_s:g}", reason="DEADLINE_EXCEEDED"
             )
-        return remaining_s
+        return left_s

@@ -99,7 +99,7 @@ class ConnectionLost(Unavailable):
 
 
 class RetryElsewhere(Unavailable):
-    """The instance takes nothing now (loading, draining, full); every attempt ended like this."""
+    """The instance or router takes nothing now (loading, draining, full); every attempt ended like this."""
 
 
 class StreamInterrupted(Unavailable):
@@ -110,7 +110,7 @@ class StreamInterrupted(Unavailable):
 
 
 class DeadlineExceeded(ChironError):
-    """`timeout_s` passed first."""
+    """`timeout_s` passed first, or the SLO's `deadline_s` before an instance had room."""
 
 
 class Cancelled(ChironError):

@@ -26,7 +26,8 @@ class Slo:
     itl_ms: float | None = None
     """Mean time between tokens after the first, in milliseconds; > 0."""
     deadline_s: float | None = None
-    """Time until the whole result must be there, in seconds; > 0."""
+    """Time until the whole result must be there, in seconds; > 0. A request that has no instance by then ends
+    with DeadlineExceeded; one that runs goes on."""
 
 
 @dataclass(frozen=True, slots=True)

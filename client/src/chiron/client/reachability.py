@@ -89,7 +89,7 @@ class RouterOrder:
         )
 
     def failed(self, address: str, now: float) -> None:
-        """The router could not be reached or broke a call."""
+        """The router could not be reached, broke a call or sent a request elsewhere."""
         self._until[address] = now + self._avoid_s
 
     def answered(self, address: str) -> None:
