@@ -32,6 +32,8 @@ class AgentConfig:
     """Python interpreter that runs workers; empty: the agent's own."""
     worker_ports: str = "0"
     """Ports of workers: `0` (any free one) or a range such as `50100-50199`."""
+    worker_log_mib: int = 16
+    """Size at which a worker's log is set aside, in MiB. Three older ones are kept."""
     worker_env: tuple[str, ...] = ()
     """NAME=VALUE settings added to the workers' environment."""
     max_restarts: int = 5
@@ -88,6 +90,7 @@ _POSITIVE = (
     "silence_timeout_s",
     "statistics_interval_ms",
     "gpu_check_interval_s",
+    "worker_log_mib",
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,12 +65,31 @@ def write_spec(folder: Path, want: Want) -> Path:
 def rotate_log(folder: Path) -> Path:
     """Sets the last start's log aside (`worker.log.1` is the newest of the old ones); returns the new one."""
     log = folder / "worker.log"
-    for number in range(_LOGS_KEPT - 1, 0, -1):
-        older = folder / f"worker.log.{number}"
-        newer = folder / f"worker.log.{number - 1}" if number > 1 else log
-        if newer.exists():
-            newer.replace(older)
+    if log.exists():
+        log.replace(_next_old_log(log))
     return log
+
+
+def bound_log(log: Path, most_bytes: int) -> None:
+    """Sets aside what a running worker has written once it is more than `most_bytes`.
+
+    The worker goes on appending to the same file, which is copied and emptied; a line that it writes between
+    the two is lost.
+    """
+    with contextlib.suppress(FileNotFoundError), log.open("rb+") as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            with _next_old_log(log).open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+            file.truncate(0)
+
+
+def _next_old_log(log: Path) -> Path:
+    """`worker.log.1`, free to be written: the older ones have moved on by one and the oldest is gone."""
+    for number in range(_LOGS_KEPT - 1, 1, -1):
+        newer = log.with_name(f"{log.name}.{number - 1}")
+        if newer.exists():
+            newer.replace(log.with_name(f"{log.name}.{number}"))
+    return log.with_name(f"{log.name}.1")
 
 
 def log_tail(log: Path) -> str:

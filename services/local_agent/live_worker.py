@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from chiron.internal.v1 import worker_pb2
-from services.local_agent.launch import log_tail
+from services.local_agent.launch import bound_log, log_tail
 from services.local_agent.process import WorkerProcess
 from services.local_agent.worker_link import WorkerLink
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_LOG_CHECK_S = 10.0
 _FROM_OUTSIDE = frozenset({"killed by SIGKILL", "killed by SIGTERM"})
 
 
@@ -29,6 +32,7 @@ class LiveWorker:
         link: WorkerLink,
         log: Path,
         *,
+        log_bytes: int,
         statistics_interval_ms: int,
         on_statistics: Callable[[worker_pb2.WatchStatisticsResponse], None],
         on_exit: Callable[[str], None],
@@ -40,6 +44,7 @@ class LiveWorker:
         self._on_exit = on_exit
         self._watch = asyncio.create_task(link.watch(statistics_interval_ms, on_statistics))
         self._exit = asyncio.create_task(self._follow_exit())
+        self._log_check = asyncio.create_task(self._bound_log(log_bytes))
 
     async def unless_interrupted(self, command: Awaitable[T], hurry: asyncio.Event) -> T:
         """The command's answer. Raises Interrupted when the worker exits or the hurry begins before."""
@@ -75,8 +80,17 @@ class LiveWorker:
         """Ends the tasks and the connection; the processes are left as they are."""
         self._watch.cancel()
         self._exit.cancel()
-        await asyncio.gather(self._watch, self._exit, return_exceptions=True)
+        self._log_check.cancel()
+        await asyncio.gather(self._watch, self._exit, self._log_check, return_exceptions=True)
         await self.link.close()
+
+    async def _bound_log(self, log_bytes: int) -> None:
+        while True:
+            await asyncio.sleep(_LOG_CHECK_S)
+            try:
+                await asyncio.to_thread(bound_log, self._log, log_bytes)
+            except OSError as error:
+                _LOG.warning("%s grows beyond its bound: %s", self._log, error)
 
     async def _follow_exit(self) -> None:
         how = await self.process.wait_exit()

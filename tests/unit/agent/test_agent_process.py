@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from services.local_agent import procfs
+from services.local_agent import live_worker, procfs
+from services.local_agent.live_worker import LiveWorker
 from services.local_agent.process import WorkerProcess
+from services.local_agent.worker_link import WorkerLink
 from tests.support.wait import eventually
 
 STUBBORN = """
@@ -27,6 +29,14 @@ children = [
     subprocess.Popen([sys.executable, "-c", "import os, time; os.setpgid(0, 0); time.sleep(600)"]),
 ]
 print("up", flush=True)
+time.sleep(600)
+"""
+WRITER = """
+import os, time
+print("x" * 200, flush=True)
+while not os.path.exists({go!r}):
+    time.sleep(0.02)
+print("last", flush=True)
 time.sleep(600)
 """
 
@@ -75,6 +85,28 @@ async def test_a_worker_has_a_session_of_its_own(started: Starter) -> None:
     stat = procfs.stat_of(process.pid)
     assert stat is not None
     assert stat.session == process.pid != os.getsid(0)
+
+
+async def test_the_log_of_a_running_worker_is_bounded_and_the_worker_writes_on(
+    started: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_worker, "_LOG_CHECK_S", 0.02)
+    process = await started(WRITER.format(go=str(tmp_path / "go")))
+    log = tmp_path / "log"
+    worker = LiveWorker(
+        process,
+        WorkerLink(tmp_path / "none.sock", 1),
+        log,
+        log_bytes=100,
+        statistics_interval_ms=1000,
+        on_statistics=lambda _: None,
+        on_exit=lambda _: None,
+    )
+    await eventually(lambda: (tmp_path / "log.1").exists() and log.read_text() == "")
+    (tmp_path / "go").touch()
+    await eventually(lambda: log.read_text() == "last\n")
+    assert (tmp_path / "log.1").read_text() == "x" * 200 + "\n"
+    await worker.unfollow()
 
 
 async def test_stop_asks_by_sigterm_first(started: Starter) -> None:
