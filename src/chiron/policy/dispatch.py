@@ -8,23 +8,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import Protocol
 
-
-class Role(IntEnum):
-    """Which request classes an instance takes; the numbers are those of the API's Role."""
-
-    INTERACTIVE = 1
-    MIXED = 2
-    BATCH = 3
-
-
-class RequestClass(IntEnum):
-    """Which promise a request carries; the numbers are those of the API's RequestClass."""
-
-    INTERACTIVE = 1
-    BATCH = 2
+from chiron.policy.words import RequestClass as RequestClass
+from chiron.policy.words import Role as Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,160 @@
+"""What autoscalers see: frozen snapshots of what production reports.
+
+Live services build them from the wire, the simulator from its modelled telemetry; nothing else reaches a
+policy. Hidden facts (output lengths, future arrivals, true step times) are not in them. Times are seconds,
+sizes tokens, and every field says how fresh it is. "Report" means the local agent's report, at 1 Hz and at
+once on a change of state; with late or lost reports it is as old as `report_age_s` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chiron.policy.words import Phase, Role
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSample:
+    """One instance over one interval: a local autoscaler's input (WatchStatistics on the wire).
+
+    Freshness: made at the end of the interval on the same node, so at most milliseconds old.
+    """
+
+    interval_s: float
+    """Time that the counts cover, > 0."""
+    batch_size: int
+    """In force at the end of the interval, in requests."""
+    max_batch_size: int
+    """Ceiling that the engine allocated for, in requests."""
+    step_token_budget: int
+    """In force at the end of the interval, in tokens."""
+    max_step_token_budget: int
+    """Ceiling that the engine allocated for, in tokens."""
+    running_interactive: int
+    """Interactive requests in the batch at the end of the interval."""
+    running_batch: int
+    waiting_interactive: int
+    """Interactive requests in the engine's queue at the end of the interval."""
+    waiting_batch: int
+    steps: int
+    """Engine steps in the interval."""
+    output_tokens: int
+    """Tokens generated in the interval."""
+    prompt_tokens: int
+    """Prompt tokens computed in the interval, cached ones excluded."""
+    itl_mean_s: float
+    """Mean time between tokens over the interval's tokens; 0: none."""
+    itl_p95_s: float
+    """95th percentile of the same; 0: none."""
+    itl_slo_s: float
+    """Tightest ITL SLO among the requests that run; 0: none runs."""
+    kv_usage: float
+    """Share of the KV cache in use at the end of the interval, 0 to 1."""
+    kv_capacity_tokens: int
+    preemptions: int
+    """Requests preempted in the interval for lack of KV space."""
+    saturated: bool
+    """All slots were taken or requests waited throughout the interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetInstance:
+    """One instance as the global autoscaler sees it. Freshness: its node's last report."""
+
+    instance_id: str
+    node_id: str
+    role: Role
+    phase: Phase
+    batch_size: int
+    """Most requests that it runs at once now."""
+    safe_batch_size: int
+    """Largest batch size that its local autoscaler predicts to keep the ITL SLO; the batch size until known."""
+    running_interactive: int = 0
+    running_batch: int = 0
+    waiting_interactive: int = 0
+    """In the engine's queue."""
+    waiting_batch: int = 0
+    tokens_per_s: float = 0.0
+    """Output tokens per second over the last report interval."""
+    kv_usage: float = 0.0
+    """Share of the KV cache in use, 0 to 1."""
+    kv_capacity_tokens: int = 0
+    ready_in_s: float = 0.0
+    """Estimated time until it serves: of a LOADING one from the measured load times; 0 when READY."""
+    phase_age_s: float = 0.0
+    """Time in its phase, on the controller's clock."""
+    report_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBacklog:
+    """One request group of a model's batch queue. Freshness: the router's last report."""
+
+    deadline_in_s: float
+    """From now to the group's earliest deadline; negative: passed."""
+    requests: int
+    """Requests of the group that wait, running ones excluded."""
+    prompt_tokens: int
+    """Sum of their prompt lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a model's routers saw since the last snapshot, and what ended. Freshness: routers' last report."""
+
+    interval_s: float
+    arrived_interactive: int = 0
+    arrived_batch: int = 0
+    queued_interactive: int = 0
+    """Interactive requests that wait in the routers now."""
+    finished_interactive: int = 0
+    finished_batch: int = 0
+    finished_output_tokens: int = 0
+    """Output tokens of the requests that ended."""
+    finished_prompt_tokens: int = 0
+    """Prompt tokens of the requests that ended."""
+    finished_service_s: float = 0.0
+    """Sum of the times for which they held their slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFleet:
+    """One model: its limits, its instances, its demand."""
+
+    name: str
+    gpus_per_instance: int
+    min_instances: int
+    max_instances: int
+    """0: no limit."""
+    ttft_slo_s: float
+    """Default TTFT SLO of interactive requests."""
+    itl_slo_s: float
+    """Default ITL SLO of interactive requests."""
+    batch_itl_slo_s: float
+    """ITL SLO under which batch-only work runs."""
+    instances: tuple[FleetInstance, ...]
+    traffic: Traffic
+    backlog: tuple[BatchBacklog, ...] = ()
+    """Request groups in the order of their deadlines."""
+    load_time_s: float = 30.0
+    """95th percentile of the measured times from placement to ready; configured until measured."""
+    wake_time_s: float = 5.0
+    """The same for waking."""
+    initial_batch_size: int = 256
+    """Batch size of an instance that starts, in requests."""
+    priority: int = 0
+    """Who gets GPUs first under contention: a lower value is more urgent."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSnapshot:
+    """The cluster at one tick of the global autoscaler."""
+
+    now_s: float
+    """Monotonic time of the tick."""
+    models: tuple[ModelFleet, ...]
+    free_gpus: Mapping[str, int] = field(default_factory=dict)
+    """Node → healthy GPUs that nothing holds. Freshness: reports."""
+    gpu_budget: int = 0
+    """Most GPUs that may be held at once; 0: no limit but the cluster's size."""
