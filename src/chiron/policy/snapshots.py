@@ -69,7 +69,7 @@ class FleetInstance:
     batch_size: int
     """Most requests that it runs at once now."""
     safe_batch_size: int
-    """Largest batch size that its local autoscaler expects to keep the ITL SLO; until known the batch size."""
+    """Largest batch size that its local autoscaler expects to keep the ITL SLO; at first the batch size."""
     running_interactive: int = 0
     running_batch: int = 0
     waiting_interactive: int = 0
