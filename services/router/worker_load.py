@@ -69,8 +69,9 @@ class WorkerLink:
         async with open_channel(self._order.address) as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:
+                call = stub.WatchLoad(request)
                 try:
-                    async for load in stub.WatchLoad(request):
+                    async for load in call:
                         if pause_s != 0:
                             # The first request must not wait for a connection.
                             self._data.get_state(try_to_connect=True)
@@ -78,6 +79,11 @@ class WorkerLink:
                         self._on_load(instance_id, watch, load)
                 except grpc.aio.AioRpcError as error:
                     log.debug("%s at %s: %s", instance_id, self._order.address, error.details())
+                except Exception:
+                    # A report that this router cannot read must not leave it with an old one for good.
+                    log.exception("cannot use the load of %s at %s", instance_id, self._order.address)
+                finally:
+                    call.cancel()
                 self._on_lost(instance_id, watch)
                 pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NoReturn
@@ -93,9 +94,12 @@ class ChironError(Exception):
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: ChironError) -> NoReturn:
-    """Ends the call with the error's status and details."""
+    """Ends the call with the error's status and details. Raises CancelledError when the caller has gone."""
     status = rpc_status.to_status(error.to_status())
-    await context.abort(error.reason.code, error.message, status.trailing_metadata)
+    try:
+        await context.abort(error.reason.code, error.message, status.trailing_metadata)
+    except grpc.aio.InternalError as failure:
+        raise asyncio.CancelledError from failure
     raise AssertionError("context.abort raises")
 
 

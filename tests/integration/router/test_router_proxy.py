@@ -257,3 +257,20 @@ async def test_a_cancel_while_the_reader_stalls_frees_the_slot_quietly(
         for record in caplog.records
         if "InferenceService/Generate" in record.getMessage() and "services/router" in (record.exc_text or "")
     ]
+
+
+async def test_a_stalled_reader_that_leaves_before_it_was_told_leaves_quietly(
+    start_worker, start_router, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await start_worker("a")
+    router = await start_router(worker, reader_stall_s=0.1)
+    call = router.stub.Generate(request())
+    answered = await worker.calls.get()
+    big = pb.GenerateResponse(deltas=[pb.OutputDelta(text="x" * 1_000_000)])
+    for _ in range(100):
+        answered.send(big)
+    # Its slot is free; only its error has not reached it.
+    await answered.ended.wait()
+    call.cancel()
+    await eventually(router.router._servicer.idle.is_set)
+    assert not [record for record in caplog.records if "services/router" in (record.exc_text or "")]

@@ -236,3 +236,19 @@ async def test_a_message_over_the_size_limit_is_refused(start_worker, start_rout
             async for _ in raw(bytes(17 * 1024 * 1024)):
                 pass
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_load_report_that_cannot_be_read_makes_its_worker_alone_unusable(
+    start_worker, start_router, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd, sound = await start_worker("a"), await start_worker("b")
+    router = await start_router(odd, sound)
+    subscriptions = odd.subscriptions
+    odd.load.role = 99
+    odd.publish()
+    await eventually(lambda: not router.core._instances["a"].usable)
+    assert (await router.stub.Route(route())).instance_id == "b"
+    odd.load.role = types_pb2.ROLE_MIXED
+    await router.sees(odd)
+    assert odd.subscriptions > subscriptions
+    assert "99 is not a valid Role" in caplog.text
