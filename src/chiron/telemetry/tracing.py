@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Iterable, Mapping
 
@@ -38,10 +37,10 @@ def setup_tracing(service: str, **attributes: str) -> None:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     name = os.environ.get("OTEL_SERVICE_NAME") or service
+    # At the end of the process it sends what is left by itself.
     provider = TracerProvider(resource=Resource.create({"service.name": name, **attributes}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    atexit.register(provider.shutdown)
 
 
 def tracer() -> trace.Tracer:
