@@ -9,28 +9,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2, worker_pb2
-from chiron.policy.dispatch import (
-    Decision,
-    Dispatcher,
-    DispatchRequest,
-    Refusal,
-    RequestClass,
-    Role,
-)
+from chiron.policy.dispatch import Dispatcher, RequestClass, Role
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import types_pb2
 from services.router import refusals
 from services.router.instance import TrackedInstance
+from services.router.matching import Matching
 from services.router.pool import ModelPool
-from services.router.queue import QueueFullError
 from services.router.request import (
     CloseWatch,
     Ended,
-    Exclusion,
     Instruction,
     OpenWatch,
     PendingRequest,
-    Place,
     Placement,
     Refuse,
 )
@@ -58,13 +49,12 @@ class RouterCore:
     def __init__(self, settings: CoreSettings, dispatcher: Dispatcher) -> None:
         self.table = Table()
         self._settings = settings
-        self._dispatcher = dispatcher
         self._models: dict[str, ModelPool] = {}
         self._instances: dict[str, TrackedInstance] = {}
         self._reservations = Reservations(settings.ticket_ttl_s)
+        self._matching = Matching(dispatcher, self._reservations, settings.retry_pause_s)
         self._watches = 0
         self._arrivals = 0
-        self._retry_at: float | None = None
 
     # Events from the controller.
 
@@ -143,7 +133,7 @@ class RouterCore:
         for key in request.excluded_ids:
             instance = self._instances.get(key)
             if instance is not None:
-                self._exclude(request, instance.instance_id, instance.incarnation, now)
+                self._matching.exclude(request, instance.instance_id, instance.incarnation, now)
         ticket = self._reservations.ticket(request.request_id)
         if ticket is None:
             self._arrivals += 1
@@ -181,7 +171,7 @@ class RouterCore:
     ) -> list[Instruction]:
         """An instance refused a request, or (unreachable) could not be talked to at all."""
         out: list[Instruction] = []
-        self._exclude(request, placement.instance_id, placement.incarnation, now)
+        self._matching.exclude(request, placement.instance_id, placement.incarnation, now)
         self._reservations.release(placement.reservation)
         instance = self._instances.get(placement.instance_id)
         if instance is None or instance.incarnation != placement.incarnation:
@@ -198,19 +188,19 @@ class RouterCore:
         """Time has passed."""
         out: list[Instruction] = []
         self._freed(self._reservations.expire(now), now, out)
-        if self._retry_at is not None and self._retry_at <= now:
-            self._retry_at = None
+        if self._matching.retry_at is not None and self._matching.retry_at <= now:
+            self._matching.retry_at = None
             for model in self._models.values():
-                self._drain(model, now, out)
+                self._matching.drain(model, now, out)
         return out
 
     @property
     def next_tick(self) -> float | None:
         """When `tick` has something to do; None: nothing is due."""
         expiry = self._reservations.next_expiry
-        if expiry is None or self._retry_at is None:
-            return self._retry_at if expiry is None else expiry
-        return min(expiry, self._retry_at)
+        if expiry is None or self._matching.retry_at is None:
+            return self._matching.retry_at if expiry is None else expiry
+        return min(expiry, self._matching.retry_at)
 
     # What others read.
 
@@ -297,72 +287,11 @@ class RouterCore:
     # Placing.
 
     def _admit(self, request: PendingRequest, now: float, out: list[Instruction]) -> None:
-        """Places a request, refuses it, or lets it wait."""
         error = self._refusal(request)
-        if error is not None:
+        if error is None:
+            self._matching.admit(request, self._models[request.model], now, out)
+        else:
             out.append(Refuse(request, error))
-            return
-        model = self._models[request.model]
-        first = model.queue.count(request.request_class) == 0
-        if first:
-            placement = self._try(request, model, now)
-            if placement is not None:
-                out.append(Place(request, placement))
-                return
-        try:
-            model.queue.push(request, readmit=request.admitted)
-        except QueueFullError:
-            waiting = len(model.queue)
-            if request.request_class is RequestClass.INTERACTIVE:
-                waiting = model.queue.count(RequestClass.INTERACTIVE)
-            refusal = refusals.queue_full(request.model, waiting, model.wait_for_queue_s(waiting))
-            out.append(Refuse(request, refusal))
-            return
-        request.admitted = True
-        if not first:
-            self._drain(model, now, out)
-
-    def _try(self, request: PendingRequest, model: ModelPool, now: float) -> Placement | None:
-        """Picks an instance that has not refused the request, else one whose refusal is a pause ago."""
-        excluded = model.excluded(request)
-        decision = self._pick(request, model, excluded)
-        if isinstance(decision, Refusal) and excluded:
-            paused, retry_at = model.paused(request, now)
-            if retry_at is not None:
-                self._retry_at = min(retry_at, self._retry_at or retry_at)
-            if paused != excluded:
-                decision = self._pick(request, model, paused)
-        if isinstance(decision, Refusal):
-            return None
-        instance = model.instances[decision.instance_id]
-        lookaside = request.request_class if request.lookaside else None
-        reservation = self._reservations.reserve(
-            instance.instance_id, request.request_id, now, sequence=request.sequence, lookaside=lookaside
-        )
-        request.admitted = True
-        model.changed(instance)
-        return Placement(instance.instance_id, instance.incarnation, instance.address, decision, reservation)
-
-    def _pick(
-        self, request: PendingRequest, model: ModelPool, excluded: frozenset[str]
-    ) -> Decision | Refusal:
-        wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded)
-        return self._dispatcher.pick(wanted, model.views())
-
-    def _drain(self, model: ModelPool, now: float, out: list[Instruction]) -> None:
-        """Places waiting requests in their order for as long as there is room."""
-        for kind in RequestClass:
-            skipped = []
-            while (request := model.queue.pop(kind)) is not None:
-                placement = self._try(request, model, now)
-                if placement is not None:
-                    out.append(Place(request, placement))
-                    continue
-                skipped.append(request)
-                if not request.excluded:
-                    break
-            for request in skipped:
-                model.queue.push(request, readmit=True)
 
     def _freed(self, instance_ids: Iterable[str], now: float, out: list[Instruction]) -> None:
         for key in instance_ids:
@@ -371,11 +300,7 @@ class RouterCore:
                 model = self._models[instance.model]
                 model.changed(instance)
                 if len(model.queue):
-                    self._drain(model, now, out)
-
-    def _exclude(self, request: PendingRequest, instance_id: str, incarnation: int, now: float) -> None:
-        until = now + self._settings.retry_pause_s
-        request.excluded[instance_id] = Exclusion(incarnation, until)
+                    self._matching.drain(model, now, out)
 
     # Refusing.
 
@@ -393,7 +318,7 @@ class RouterCore:
             if error is not None:
                 out.extend(Refuse(request, error) for request in model.queue.clear())
             else:
-                self._drain(model, now, out)
+                self._matching.drain(model, now, out)
 
     def _refusal(self, request: PendingRequest) -> ChironError | None:
         error = self._hopeless(request.model)
