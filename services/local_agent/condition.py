@@ -96,6 +96,8 @@ class Have:
     restarts: int = 0
     control_retry_at: float = 0.0
     """A worker that refused a command is not asked again before."""
+    complaint: str = ""
+    """Which command it refused and why, until it carries one out or something else is wanted."""
 
     def claimed(self, gpus: tuple[int, ...]) -> Have:
         """The ledger granted the GPUs."""
@@ -135,6 +137,7 @@ class Have:
             restarts=self.restarts + (1 if self.last_failure else 0),
             last_failure="",
             control_retry_at=0.0,
+            complaint="",
         )
 
     def told(self, heard: Heard, now: float) -> Have:
@@ -146,9 +149,13 @@ class Have:
         """The worker refuses requests and has none left; it is on its way out."""
         return replace(self, leaving=True)
 
-    def refused(self, now: float) -> Have:
+    def refused(self, reason: str, now: float) -> Have:
         """The worker did not carry out a command."""
-        return replace(self, control_retry_at=now + _CONTROL_RETRY_S)
+        return replace(self, control_retry_at=now + _CONTROL_RETRY_S, complaint=reason)
+
+    def content(self) -> Have:
+        """The worker carried a command out, or is asked for something else."""
+        return replace(self, complaint="")
 
     def exited(self, reason: str) -> Have:
         """The worker process is gone."""

@@ -53,6 +53,8 @@ class Runner:
         """Replaces the level; the same one again changes nothing."""
         if want.restarts_afresh(self._want):
             self._have = self._have.wanted_afresh()
+        if want != self._want:
+            self._have = self._have.content()
         self._want = want
         if want.at_once:
             self._hurry.set()
@@ -239,8 +241,9 @@ class Runner:
         except Interrupted:
             pass
         except CommandError as error:
-            _LOG.warning("%s: %s refused: %s", self._want.instance_id, type(step).__name__, error)
-            self._have = self._have.refused(time.monotonic())
+            reason = f"{type(step).__name__} refused: {error}"
+            _LOG.warning("%s: %s", self._want.instance_id, reason)
+            self._have = self._have.refused(reason, time.monotonic())
 
     async def _send(self, link: WorkerLink, step: steps.Step) -> None:
         heard = self._have.heard
@@ -265,7 +268,7 @@ class Runner:
             case steps.WakeUp():
                 await link.wake()
                 heard = replace(self._have.heard, state=types_pb2.INSTANCE_STATE_READY)
-        self._have = self._have.told(heard, time.monotonic())
+        self._have = self._have.told(heard, time.monotonic()).content()
 
     def _live(self) -> LiveWorker:
         if self._worker is None:

@@ -48,7 +48,7 @@ def _state_of(want: Want, have: Have) -> tuple[types_pb2.InstanceState.ValueType
         return types_pb2.INSTANCE_STATE_PENDING, f"the worker failed: {have.heard.reason}"
     if have.heard.state == types_pb2.INSTANCE_STATE_UNSPECIFIED:
         return types_pb2.INSTANCE_STATE_LOADING, ""
-    return have.heard.state, have.heard.reason
+    return have.heard.state, have.heard.reason or have.complaint
 
 
 def given_up_reason(have: Have) -> str:

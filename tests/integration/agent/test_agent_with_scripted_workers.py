@@ -156,10 +156,16 @@ async def test_an_instance_sleeps_and_wakes(agent: Start, controller: FakeContro
     assert awake.incarnation == asleep.incarnation
 
 
-async def test_a_refused_command_leaves_the_worker_serving(agent: Start, controller: FakeController) -> None:
+async def test_a_refused_command_is_reported_and_leaves_the_worker_serving(
+    agent: Start, controller: FakeController
+) -> None:
     process = await agent()
     controller.send([desired(arguments={"refuse_limits": True}, batch_size=64)])
-    await eventually(lambda: "batch_size: above the ceiling" in process.log())
+    refusal = "SetLimits refused: INVALID_ARGUMENT: batch_size: above the ceiling"
+    await controller.until_reason("m-1", refusal)
+    assert refusal in process.log()
+    controller.send([desired(arguments={"refuse_limits": True}, generation=2)])
+    await eventually(lambda: (seen := controller.instance("m-1")) is not None and not seen.status.reason)
     status = await controller.until("m-1", READY)
     assert status.restarts == 0
 

@@ -113,7 +113,7 @@ class Supervision(RuleBasedStateMachine):
                 self.haves[name] = have.gone(failure, self.now, POLICY)
                 self.unblock()
             case steps.PutToSleep() | steps.WakeUp() | steps.SetRole() | steps.SetLimits() if fails:
-                self.haves[name] = have.refused(self.now)
+                self.haves[name] = have.refused("not now", self.now)
 
     def unblock(self) -> None:
         self.haves = {name: have.unblocked() for name, have in self.haves.items()}

@@ -112,7 +112,7 @@ def test_where_no_version_is_named_whatever_runs_is_left_alone() -> None:
 
 def test_a_refused_command_is_repeated_later_not_at_once() -> None:
     want = replace(WANT, role=types_pb2.ROLE_BATCH)
-    refused = READY.refused(NOW)
+    refused = READY.refused("no", NOW)
     assert step(want, refused) == steps.Idle(NOW + 5)
     assert step(want, refused, NOW + 5) == steps.SetRole(types_pb2.ROLE_BATCH)
 
