@@ -1,0 +1,156 @@
+"""What a simulation found: figures as evaluation reports define them, and the arrays behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of each request: parallel arrays in the workload's order."""
+
+    first_token_s: NDArray[np.float64]
+    """Simulated time of the first token; NaN: none came."""
+    finish_s: NDArray[np.float64]
+    """Simulated time of the last token; NaN: it did not finish."""
+    refused: NDArray[np.bool_]
+    attained: NDArray[np.bool_]
+    """Interactive: TTFT and mean ITL within their SLOs. Batch: finished by its deadline."""
+    counted: NDArray[np.bool_]
+    """Arrived after the warm-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePoint:
+    """The cluster at one tick of the global autoscaler."""
+
+    at_s: float
+    gpus: int
+    """Held: by loading, ready, draining and sleeping instances."""
+    ready: int
+    """Instances."""
+    loading: int
+    """Instances."""
+    running: int
+    """Requests in batches."""
+    queued_interactive: int
+    """Requests at the router."""
+    queued_batch: int
+    """Requests at the router."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecord:
+    """One scaling action that was carried out, and why."""
+
+    at_s: float
+    kind: str
+    """start, retire, change-role, wake or sleep."""
+    model: str
+    instance_id: str
+    reason: str
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of a figure over requests; None when there is no request."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Percentiles:
+        """The percentiles of these values, linear between neighbours."""
+        if not len(values):
+            return cls(None, None, None)
+        return cls(*(float(value) for value in np.percentile(values, (50, 90, 99))))
+
+
+@dataclass(frozen=True, slots=True)
+class SloAttainment:
+    """Share of requests that attained their SLO, 0 to 1; None when there is no such request."""
+
+    interactive: float | None
+    batch: float | None
+    all: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Work done over the time that counts."""
+
+    requests_per_s: float
+    """Finished requests."""
+    tokens_per_s: float
+    """Output tokens of all requests, finished or not."""
+    requests_per_gpu_hour: float
+    """Finished requests per GPU-hour held."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimResult:
+    """The figures of one run. Same settings, workload and policies: the same but for `wall_s`."""
+
+    policy: str
+    seed: int
+    requests: int
+    """All in the workload, those of the warm-up included."""
+    counted: int
+    """Those that arrived after the warm-up; the figures of service cover them alone."""
+    slo_attainment: SloAttainment
+    """Refused, failed and unfinished requests have missed."""
+    refused: int
+    unfinished: int
+    """Neither finished nor refused when the run ended."""
+    gpu_hours: float
+    """Held by loading, ready, draining and sleeping instances, from the end of the warm-up until the last
+    request has finished or missed its deadline."""
+    gpus_peak: int
+    gpu_cost: float
+    throughput: Throughput
+    ttft_ms: Percentiles
+    """Of counted interactive requests that got a token, from arrival."""
+    itl_ms: Percentiles
+    """Of the mean ITL of counted interactive requests that finished, over those with two tokens or more."""
+    longest_gap_ms: Percentiles
+    """Of the longest time between two tokens of the same requests."""
+    scaling_actions: int
+    """Starts, retirements, role changes, wakes and sleeps carried out."""
+    reversals: int
+    """Actions that gave back within one load time what an earlier one had taken, or took back what it had
+    given."""
+    preemptions: int
+    """Running requests put back, for an interactive request or for lack of KV space."""
+    failures: int
+    """Instances lost to faults."""
+    retries: int
+    """Requests that a fault sent back to the router."""
+    simulated_s: float
+    events: int
+    wall_s: float
+    outcomes: Outcomes
+    timeline: tuple[TimelinePoint, ...]
+    actions: tuple[ActionRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures without the arrays, ready for json.dump, always in the same order."""
+        figures: dict[str, Any] = {}
+        for name in self.__slots__:
+            if name in ("outcomes", "timeline", "actions"):
+                continue
+            value = getattr(self, name)
+            nested = isinstance(value, Percentiles | SloAttainment | Throughput)
+            figures[name] = {key: getattr(value, key) for key in value.__slots__} if nested else value
+        return figures
+
+    def json_text(self) -> str:
+        """The figures as one JSON object, indented."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"

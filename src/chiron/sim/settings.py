@@ -1,0 +1,252 @@
+"""What a simulation is run with, apart from its workload and its policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+from chiron.engine import Profile
+from chiron.policy.words import Role
+
+
+class InvalidSettingError(ValueError):
+    """A setting is out of range; the text names its key."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+
+
+def _positive(owner: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(owner, key)
+        if not 0 < value < inf:
+            raise InvalidSettingError(key, f"must be positive and finite, got {value}")
+
+
+def _not_negative(owner: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(owner, key)
+        if not 0 <= value < inf:
+            raise InvalidSettingError(key, f"must be finite and not negative, got {value}")
+
+
+def _share(owner: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(owner, key)
+        if not 0 <= value < 1:
+            raise InvalidSettingError(key, f"must be at least 0 and below 1, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class SimModel:
+    """One model: its engine, its limits and its promises. InvalidSettingError names a bad field."""
+
+    name: str
+    profile: Profile
+    """What its engine costs per step and holds in KV cache."""
+    min_instances: int = 0
+    max_instances: int = 0
+    """0: no limit."""
+    initial: Mapping[Role, int] = field(default_factory=dict)
+    """Instances that are ready when the simulation begins, by role."""
+    ttft_slo_s: float = 10.0
+    """TTFT SLO of its interactive requests, from arrival."""
+    itl_slo_s: float = 0.2
+    """SLO on the mean ITL of its interactive requests."""
+    batch_itl_slo_s: float = 2.0
+    """ITL SLO under which batch-only work runs."""
+    initial_batch_size: int = 256
+    """Batch size of an instance that starts, in requests."""
+    max_batch_size: int = 1024
+    """Ceiling for local autoscalers, in requests."""
+    initial_step_token_budget: int = 0
+    """In tokens; 0: the profile's default."""
+    max_step_token_budget: int = 8192
+    """Ceiling for local autoscalers, in tokens."""
+    load_time_s: float | None = None
+    """Median time from placement to ready; None: the profile's."""
+    load_time_spread: float = 0.0
+    """Standard deviation of the logarithm of load times (lognormal); 0: they are all the same."""
+    wake_time_s: float | None = None
+    """Time from asleep to ready; None: the profile's for sleep level 1."""
+    priority: int = 0
+    """Who gets GPUs first under contention: a lower value is more urgent."""
+    gpu_type: str = ""
+    """Name of the GPU type that its instances run on; "": the first."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidSettingError("name", "must not be empty")
+        _not_negative(self, "min_instances", "max_instances", "initial_step_token_budget", "load_time_spread")
+        _positive(self, "ttft_slo_s", "itl_slo_s", "batch_itl_slo_s", "initial_batch_size", "max_batch_size")
+        _positive(self, "max_step_token_budget")
+        if self.max_instances and self.max_instances < self.min_instances:
+            raise InvalidSettingError(
+                "max_instances",
+                f"must not be below min_instances = {self.min_instances}, got {self.max_instances}",
+            )
+        if self.initial_batch_size > self.max_batch_size:
+            raise InvalidSettingError(
+                "initial_batch_size", f"must not exceed max_batch_size = {self.max_batch_size}"
+            )
+        for role, count in self.initial.items():
+            if count < 0:
+                raise InvalidSettingError(
+                    "initial", f"{Role(role).name.lower()} must not be negative, got {count}"
+                )
+        for key in ("load_time_s", "wake_time_s"):
+            if getattr(self, key) is not None:
+                _not_negative(self, key)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuType:
+    """GPUs of one kind."""
+
+    name: str
+    nodes: int
+    gpus_per_node: int
+    price_per_gpu_hour: float = 0.0
+    """In any currency; `gpu_cost` is in the same."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidSettingError("gpu_types.name", "must not be empty")
+        _positive(self, "nodes", "gpus_per_node")
+        _not_negative(self, "price_per_gpu_hour")
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """How late, sampled and noisy is what policies see."""
+
+    interval_s: float = 1.0
+    """Between two reports of one node, and of the router."""
+    delay_s: float = 0.05
+    """From the making of a report until the controller has it."""
+    noise: float = 0.0
+    """Relative standard deviation of measured figures (token rates, KV use, times between tokens)."""
+    loss: float = 0.0
+    """Share of the periodic reports that never arrive."""
+    view_delay_s: float = 0.02
+    """From a change at a worker until the router sees it; further changes in between travel along."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "interval_s")
+        _not_negative(self, "delay_s", "noise", "view_delay_s")
+        _share(self, "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One failure at a set time."""
+
+    at_s: float
+    kind: Literal["instance", "node"]
+    target: int = 0
+    """Which of those alive at the time, by start (instances) or number (nodes), modulo their count."""
+    repair_s: float = inf
+    """After which the node can be used again; an instance is not repaired, another one may be started."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "at_s", "target")
+        if self.kind not in ("instance", "node"):
+            raise InvalidSettingError("kind", f'must be "instance" or "node", got {self.kind!r}')
+        if not self.repair_s > 0:
+            raise InvalidSettingError("repair_s", f"must be positive, got {self.repair_s}")
+
+
+@dataclass(frozen=True, slots=True)
+class FaultSettings:
+    """Failures: set ones and random ones (exponential times between failures)."""
+
+    planned: tuple[Fault, ...] = ()
+    instance_mtbf_s: float = inf
+    """Mean time between failures of one instance."""
+    node_mtbf_s: float = inf
+    """Mean time between failures of one node."""
+    node_repair_s: float = 600.0
+    """Time until a node that failed at random can be used again."""
+
+    def __post_init__(self) -> None:
+        for key in ("instance_mtbf_s", "node_mtbf_s", "node_repair_s"):
+            if not getattr(self, key) > 0:
+                raise InvalidSettingError(key, f"must be positive, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, slots=True)
+class SimSettings:
+    """One simulation. InvalidSettingError names a bad field."""
+
+    models: tuple[SimModel, ...]
+    gpu_types: tuple[GpuType, ...]
+    seed: int = 0
+    gpu_budget: int = 0
+    """Most GPUs that may be held at once; 0: all there are."""
+    tick_s: float = 1.0
+    """Between two ticks of the global autoscaler."""
+    local_interval_s: float = 1.0
+    """Between two samples of one instance for its local autoscaler."""
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    step_noise: float = 0.0
+    """Standard deviation of the logarithm of step times (lognormal, mean 1), redrawn when a batch changes."""
+    step_time_factor: float = 1.0
+    """Multiplies every step time."""
+    faults: FaultSettings = field(default_factory=FaultSettings)
+    warmup_s: float = 0.0
+    """Requests that arrive earlier count in no figure of service, and GPUs held earlier in none of cost."""
+    horizon_s: float | None = None
+    """Simulated time at which a run ends at the latest; None: an hour after the last arrival and deadline.
+
+    A run ends as soon as every interactive request has finished or was refused, and every batch request has
+    finished, was refused or has missed its deadline. Whatever is unfinished at the end has missed its SLO.
+    """
+    resume_cost: Literal["recompute", "kv-reload"] = "recompute"
+    """What a preempted batch request pays when it goes on: its tokens are computed again, or its KV cache is
+    copied back from host memory if it resumes on the same instance."""
+    kv_reload_bytes_per_s: float = 20e9
+    """Rate at which one GPU copies KV cache back."""
+    discipline: str = "edf"
+    """Order of the router's queues."""
+    queue_limit: int = 0
+    """Interactive requests per model that may wait at the router; one more is refused. 0: no limit."""
+    engine_queue: int = 2
+    """Requests beyond its batch size that may wait at one engine."""
+    single_steps: bool = False
+    """Take every engine step by itself: the slow reference that fast-forwarding must equal."""
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise InvalidSettingError("models", "must not be empty")
+        if not self.gpu_types:
+            raise InvalidSettingError("gpu_types", "must not be empty: a cluster needs GPUs")
+        for key, entries in (("models", self.models), ("gpu_types", self.gpu_types)):
+            names = [entry.name for entry in entries]
+            for name in names:
+                if names.count(name) > 1:
+                    raise InvalidSettingError(key, f"{name!r} is there twice")
+        kinds = {kind.name: kind for kind in self.gpu_types}
+        for model in self.models:
+            if model.gpu_type and model.gpu_type not in kinds:
+                raise InvalidSettingError(
+                    "gpu_type",
+                    f"{model.gpu_type!r} of model {model.name!r} is unknown; known: {', '.join(kinds)}",
+                )
+            kind = kinds[model.gpu_type] if model.gpu_type else self.gpu_types[0]
+            if model.profile.gpus > kind.gpus_per_node:
+                raise InvalidSettingError(
+                    "gpus_per_node",
+                    f"{model.name!r} needs {model.profile.gpus} GPUs on one node, "
+                    f"{kind.name!r} has {kind.gpus_per_node}",
+                )
+        _positive(self, "tick_s", "local_interval_s", "step_time_factor", "kv_reload_bytes_per_s")
+        _not_negative(self, "seed", "gpu_budget", "step_noise", "warmup_s", "queue_limit", "engine_queue")
+        if self.horizon_s is not None:
+            _positive(self, "horizon_s")
+        if self.resume_cost not in ("recompute", "kv-reload"):
+            raise InvalidSettingError(
+                "resume_cost", f'must be "recompute" or "kv-reload", got {self.resume_cost!r}'
+            )
