@@ -1,1 +1,1 @@
-"""Deterministic discrete-event simulator of a cluster, driving the engine model and the services' policies."""
+"""Deterministic discrete-event simulator of a cluster: the services' policies on the engine model."""
