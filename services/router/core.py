@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2, worker_pb2
-from chiron.policy.dispatch import Dispatcher, RequestClass, Role
+from chiron.policy.dispatch import Dispatcher
+from chiron.policy.words import RequestClass, Role
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import types_pb2
 from services.router import refusals

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
-from chiron.policy.dispatch import RequestClass
+from chiron.policy.words import RequestClass
 from chiron.v1 import types_pb2
 
 

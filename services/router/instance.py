@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chiron.internal.v1 import worker_pb2
-from chiron.policy.dispatch import InstanceView, RequestClass, Role
+from chiron.policy.dispatch import InstanceView
+from chiron.policy.words import RequestClass, Role
 from chiron.v1 import types_pb2
 
 DEFAULT_SERVICE_S = 2.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, Refusal, RequestClass
+from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, Refusal
+from chiron.policy.words import RequestClass
 from services.router import refusals
 from services.router.pool import ModelPool
 from services.router.queue import QueueFullError

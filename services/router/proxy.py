@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from chiron.policy.dispatch import RequestClass
+from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason, reason_of
 from chiron.v1 import inference_pb2 as pb
 from services.router.outcomes import Verdict, judge

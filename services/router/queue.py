@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from chiron.policy.dispatch import RequestClass
+from chiron.policy.words import RequestClass
 from services.router.request import PendingRequest
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chiron.policy.dispatch import Decision, RequestClass
+from chiron.policy.dispatch import Decision
+from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from chiron.policy.dispatch import RequestClass
+from chiron.policy.words import RequestClass
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from chiron.policy.dispatch import RequestClass
+from chiron.policy.words import RequestClass
 from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Reason, abort, reason_of
 from chiron.v1 import inference_pb2 as pb

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from chiron.policy.words import RequestClass as RequestClass
-from chiron.policy.words import Role as Role
+from chiron.policy.words import RequestClass, Role
 
 
 @dataclass(frozen=True, slots=True)

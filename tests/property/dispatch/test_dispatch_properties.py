@@ -12,9 +12,8 @@ from chiron.policy.dispatch import (
     LeastExpectedWait,
     Refusal,
     RefusalKind,
-    RequestClass,
-    Role,
 )
+from chiron.policy.words import RequestClass, Role
 from services.router.queue import QueueFullError, WaitingQueue
 from services.router.request import PendingRequest
 from services.router.reservations import Reservation, Reservations

@@ -13,11 +13,10 @@ from chiron.policy.dispatch import (
     LeastExpectedWait,
     Refusal,
     RefusalKind,
-    RequestClass,
-    Role,
     UnknownDispatcherError,
     load_dispatcher,
 )
+from chiron.policy.words import RequestClass, Role
 
 INTERACTIVE = DispatchRequest(RequestClass.INTERACTIVE)
 BATCH = DispatchRequest(RequestClass.BATCH)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chiron.internal.v1 import control_pb2, worker_pb2
-from chiron.policy.dispatch import LeastExpectedWait, RequestClass
+from chiron.policy.dispatch import LeastExpectedWait
+from chiron.policy.words import RequestClass
 from chiron.rpc.errors import Reason
 from chiron.v1 import types_pb2
 from services.router.core import CoreSettings, RouterCore

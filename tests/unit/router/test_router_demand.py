@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chiron.policy.dispatch import RequestClass
+from chiron.policy.words import RequestClass
 from chiron.v1 import types_pb2
 from services.router.demand import Demand
 
