@@ -84,6 +84,8 @@ class FleetInstance:
     """Estimated time until it serves: of a LOADING one from the measured load times; 0 when READY."""
     phase_age_s: float = 0.0
     """Time in its phase, on the controller's clock."""
+    can_wake: bool = False
+    """Of a SLEEPING one: no awake instance owns its GPUs, so that it can wake now."""
     report_age_s: float = 0.0
 
 
@@ -116,6 +118,16 @@ class Traffic:
     """Prompt tokens of the requests that ended."""
     finished_service_s: float = 0.0
     """Sum of the times for which they held their slots."""
+    finished_output_tokens_sq: float = 0.0
+    """Sum of the squares of their output lengths, in tokens²: what the variance of lengths is made from."""
+    finished_batch_output_tokens: int = 0
+    """The batch requests' part of `finished_output_tokens`."""
+    finished_batch_prompt_tokens: int = 0
+    """The batch requests' part of `finished_prompt_tokens`."""
+    finished_batch_service_s: float = 0.0
+    """The batch requests' part of `finished_service_s`."""
+    finished_batch_output_tokens_sq: float = 0.0
+    """The batch requests' part of `finished_output_tokens_sq`, in tokens²."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +155,8 @@ class ModelFleet:
     """The same for waking."""
     initial_batch_size: int = 256
     """Batch size of an instance that starts, in requests."""
+    max_context_tokens: int = 0
+    """Longest prompt and output together that an engine of the model takes, in tokens; 0: not reported."""
     priority: int = 0
     """Who gets GPUs first under contention: a lower value is more urgent."""
 
