@@ -1,0 +1,198 @@
+"""Traces of real requests: reading them, and scaling their arrival rate.
+
+A row that does not describe a request is reported with its file and line, and counted: in strict mode the
+first one ends the reading, otherwise the rest is used. Rows that describe a request that the recorded system
+failed to serve are skipped and counted apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiron.sim.trace_formats import FORMATS, Row, Skipped, TraceError
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that does not describe a request."""
+
+    file: Path
+    line: int
+    """From 1."""
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in order of arrival."""
+
+    file: Path
+    format: str
+    arrival_s: NDArray[np.float64] | None
+    """From the first request's, ascending; None: the format records no times."""
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    blocks: tuple[tuple[int, ...], ...] | None = None
+    """Ids of each prompt's blocks of `block_tokens` tokens, equal ids meaning equal prompts up to there."""
+    block_tokens: int = 0
+    bad_rows: tuple[BadRow, ...] = ()
+    skipped: int = 0
+    """Requests that the recorded system did not serve."""
+    estimated: bool = False
+    """Lengths are estimates from the text's length, for the format records no tokens."""
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens)
+
+    @property
+    def rate_per_s(self) -> float:
+        """Mean arrival rate; 0 when there are no times or all are equal."""
+        if self.arrival_s is None or len(self) < 2 or self.arrival_s[-1] <= 0:
+            return 0.0
+        return (len(self) - 1) / float(self.arrival_s[-1])
+
+
+def read_trace(file: Path, trace_format: str, *, strict: bool) -> Trace:
+    """Reads a trace.
+
+    Args:
+        file: the trace.
+        trace_format: azure, burstgpt, mooncake or sharegpt.
+        strict: a malformed row is an error; otherwise it is listed in `bad_rows`.
+
+    Raises:
+        TraceError: unknown format, unreadable file, missing columns, no request at all, or, in strict mode,
+            the first malformed row, by file and line.
+    """
+    if trace_format not in FORMATS:
+        raise TraceError(f"unknown trace format {trace_format!r}: known are {', '.join(sorted(FORMATS))}")
+    kind = FORMATS[trace_format]
+    rows: list[Row] = []
+    bad: list[BadRow] = []
+    skipped = 0
+    for line, row in _entries(file, trace_format):
+        if isinstance(row, Row):
+            rows.append(row)
+        elif isinstance(row, Skipped):
+            skipped += 1
+        elif strict:
+            raise TraceError(str(BadRow(file, line, row)))
+        else:
+            bad.append(BadRow(file, line, row))
+    if not rows:
+        raise TraceError(f"{file}: no request in it ({len(bad)} malformed rows, {skipped} skipped)")
+    if kind.timed:
+        rows.sort(key=lambda row: row.time_s)
+    times = np.array([row.time_s for row in rows]) - rows[0].time_s if kind.timed else None
+    return Trace(
+        file=file,
+        format=trace_format,
+        arrival_s=times,
+        prompt_tokens=np.array([row.prompt_tokens for row in rows], dtype=np.int32),
+        output_tokens=np.array([row.output_tokens for row in rows], dtype=np.int32),
+        blocks=tuple(row.blocks for row in rows) if kind.block_tokens else None,
+        block_tokens=kind.block_tokens,
+        bad_rows=tuple(bad),
+        skipped=skipped,
+        estimated=kind.estimated,
+    )
+
+
+def _entries(file: Path, trace_format: str) -> Iterator[tuple[int, Row | Skipped | str]]:
+    try:
+        # Bytes that are no text make their own row malformed, not the file unreadable.
+        with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+            yield from FORMATS[trace_format].rows(file, stream)
+    except OSError as error:
+        raise TraceError(f"{file}: {error.strerror or error}") from error
+
+
+def first_requests(trace: Trace, count: int) -> Trace:
+    """The first `count` requests."""
+    return _select(trace, np.arange(min(count, len(trace))))
+
+
+def compressed(trace: Trace, rate_per_s: float) -> Trace:
+    """The same requests at another mean rate: all times are multiplied by one factor.
+
+    The burstiness stays; the trace gets as much shorter as the rate gets higher. Raises TraceError when the
+    trace records no times.
+    """
+    times = _times(trace)
+    factor = trace.rate_per_s / _rate(rate_per_s)
+    return replace(trace, arrival_s=times * factor)
+
+
+def multiplied(
+    trace: Trace, rate_per_s: float, generator: np.random.Generator, *, jitter_s: float = 30.0
+) -> Trace:
+    """As many or as few requests as another mean rate needs, over the same time.
+
+    Each request comes floor(f) times, and once more with probability f - floor(f), f the ratio of the rates.
+    The first copy keeps its time; others are moved by up to `jitter_s` either way, reflected at the ends, so
+    that what changes over longer times than that stays and copies do not come in step. Raises TraceError
+    when the trace records no times.
+    """
+    times = _times(trace)
+    factor = _rate(rate_per_s) / trace.rate_per_s
+    copies = np.full(len(trace), math.floor(factor))
+    copies += generator.random(len(trace)) < factor - math.floor(factor)
+    chosen = np.repeat(np.arange(len(trace)), copies)
+    is_first = np.ones(len(chosen), dtype=bool)
+    is_first[1:] = chosen[1:] != chosen[:-1]
+    moved = times[chosen] + np.where(is_first, 0.0, generator.uniform(-jitter_s, jitter_s, len(chosen)))
+    end = float(times[-1])
+    moved = np.clip(np.where(moved > end, 2 * end - moved, np.abs(moved)), 0.0, end)
+    order = np.argsort(moved, kind="stable")
+    return replace(_select(trace, chosen[order]), arrival_s=moved[order])
+
+
+def prefix_hashes(trace: Trace, block_size: int) -> tuple[tuple[int, ...], ...] | None:
+    """Hashes of each prompt's full blocks of `block_size` tokens, or None when the trace records none.
+
+    Raises TraceError unless `block_size` divides the trace's own block.
+    """
+    if trace.blocks is None:
+        return None
+    parts, rest = divmod(trace.block_tokens, block_size)
+    if rest:
+        raise TraceError(
+            f"{trace.file}: blocks of {trace.block_tokens} tokens cannot be cut into blocks of {block_size}"
+        )
+    return tuple(
+        tuple(block * parts + part for block in blocks for part in range(parts))[: int(prompt) // block_size]
+        for blocks, prompt in zip(trace.blocks, trace.prompt_tokens, strict=True)
+    )
+
+
+def _select(trace: Trace, index: NDArray[np.intp]) -> Trace:
+    return replace(
+        trace,
+        arrival_s=None if trace.arrival_s is None else trace.arrival_s[index],
+        prompt_tokens=trace.prompt_tokens[index],
+        output_tokens=trace.output_tokens[index],
+        blocks=None if trace.blocks is None else tuple(trace.blocks[at] for at in index),
+    )
+
+
+def _times(trace: Trace) -> NDArray[np.float64]:
+    if trace.arrival_s is None:
+        raise TraceError(f"{trace.file}: format {trace.format} records no arrival times to scale")
+    if trace.rate_per_s == 0:
+        raise TraceError(f"{trace.file}: all requests arrive at once, so there is no rate to scale")
+    return trace.arrival_s
+
+
+def _rate(rate_per_s: float) -> float:
+    if not 0 < rate_per_s < math.inf:
+        raise TraceError(f"rate_per_s: must be a number > 0, not {rate_per_s:g}")
+    return rate_per_s
