@@ -157,6 +157,8 @@ class ModelFleet:
     """Batch size of an instance that starts, in requests."""
     max_context_tokens: int = 0
     """Longest prompt and output together that an engine of the model takes, in tokens; 0: not reported."""
+    gpu_type: str = ""
+    """The GPU type that its instances need, a value of `FleetSnapshot.gpu_types`; "": any."""
     priority: int = 0
     """Who gets GPUs first under contention: a lower value is more urgent."""
 
@@ -170,5 +172,7 @@ class FleetSnapshot:
     models: tuple[ModelFleet, ...]
     free_gpus: Mapping[str, int] = field(default_factory=dict)
     """Node → healthy GPUs that nothing holds. Freshness: reports."""
+    gpu_types: Mapping[str, str] = field(default_factory=dict)
+    """Node → the type of its GPUs; a node that is not listed has the type "". Fixed while a node lives."""
     gpu_budget: int = 0
     """Most GPUs that may be held at once; 0: no limit but the cluster's size."""

@@ -1,0 +1,171 @@
+"""Request groups: batch requests with similar deadlines, first come first served within the group.
+
+The idea of groups is the paper's (arXiv 2501.08090) and QLM's (arXiv 2407.00047); the clustering is
+reconstructed. Deadlines fall into cells of `width_s`; a group is a run of neighbouring occupied cells within
+one span of `cells_per_span` cells. That is single-linkage clustering with a bounded spread: it does not
+depend on the order of arrival, and a steady stream of deadlines does not chain into one endless group.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+from chiron.policy.snapshots import BatchBacklog
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRequest:
+    """A batch request that waits."""
+
+    request_id: Hashable
+    deadline_s: float
+    """Absolute, on the caller's clock, in seconds; finite."""
+    arrived_s: float
+    """When it first arrived; one that was preempted keeps it, and so returns to its place."""
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGroup:
+    """One group as it stands."""
+
+    earliest_deadline_s: float
+    requests: int
+    prompt_tokens: int
+    """Sum over its requests."""
+
+
+@dataclass(slots=True)
+class _Cell:
+    """The requests whose deadlines fall into one cell; entries of requests that have left are dropped late."""
+
+    by_arrival: list[tuple[float, int, GroupedRequest]] = field(default_factory=list)
+    by_deadline: list[tuple[float, int, GroupedRequest]] = field(default_factory=list)
+    requests: int = 0
+    prompt_tokens: int = 0
+
+
+class RequestGroups:
+    """The groups of one model's batch queue.
+
+    Adding, removing and taking a request cost O(log n) comparisons (amortised) for n requests queued, plus
+    at most `cells_per_span` cells looked at; reading the groups costs O(cells).
+    """
+
+    def __init__(self, width_s: float = 30.0, cells_per_span: int = 4) -> None:
+        """width_s: cell width in seconds, > 0. Raises ValueError naming what is out of range."""
+        if not width_s > 0:
+            raise ValueError(f"width_s must be positive, got {width_s}")
+        if cells_per_span < 1:
+            raise ValueError(f"cells_per_span must be at least 1, got {cells_per_span}")
+        self._width_s = width_s
+        self._span = cells_per_span
+        self._cells: dict[int, _Cell] = {}
+        self._occupied: list[int] = []
+        self._where: dict[Hashable, tuple[int, int, int]] = {}
+        self._added = 0
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._where)
+
+    def __contains__(self, request_id: Hashable) -> bool:
+        """Tell whether a request waits here."""
+        return request_id in self._where
+
+    def add(self, request: GroupedRequest) -> None:
+        """Enqueue. Raises ValueError for an id that waits already or a deadline that is not finite."""
+        if request.request_id in self._where:
+            raise ValueError(f"request {request.request_id!r} waits already")
+        if not math.isfinite(request.deadline_s):
+            raise ValueError(f"deadline_s of {request.request_id!r} must be finite, got {request.deadline_s}")
+        index = math.floor(request.deadline_s / self._width_s)
+        cell = self._cells.get(index)
+        if cell is None:
+            cell = self._cells[index] = _Cell()
+            insort(self._occupied, index)
+        self._added += 1
+        self._where[request.request_id] = (index, self._added, request.prompt_tokens)
+        heapq.heappush(cell.by_arrival, (request.arrived_s, self._added, request))
+        heapq.heappush(cell.by_deadline, (request.deadline_s, self._added, request))
+        cell.requests += 1
+        cell.prompt_tokens += request.prompt_tokens
+
+    def remove(self, request_id: Hashable) -> None:
+        """Take a request out, whatever its place: it was cancelled. Raises KeyError if it does not wait."""
+        index, _, prompt_tokens = self._where.pop(request_id)
+        cell = self._cells[index]
+        cell.requests -= 1
+        cell.prompt_tokens -= prompt_tokens
+        if not cell.requests:
+            del self._cells[index]
+            del self._occupied[bisect_left(self._occupied, index)]
+        elif len(cell.by_arrival) + len(cell.by_deadline) > 4 * cell.requests + 64:
+            cell.by_arrival = self._living(cell.by_arrival)
+            cell.by_deadline = self._living(cell.by_deadline)
+
+    def peek(self) -> GroupedRequest | None:
+        """The next to run: the first come of the group with the earliest deadline; None: nothing waits."""
+        heads = (self._head(self._cells[index].by_arrival) for index in next(self._runs(), ()))
+        first = min(heads, default=None, key=_order)
+        return first[2] if first else None
+
+    def pop(self) -> GroupedRequest | None:
+        """Take the next to run out and return it; None: nothing waits."""
+        request = self.peek()
+        if request is not None:
+            self.remove(request.request_id)
+        return request
+
+    def groups(self) -> tuple[RequestGroup, ...]:
+        """The groups in the order of their deadlines."""
+        return tuple(self._group(run) for run in self._runs())
+
+    def backlog(self, now_s: float) -> tuple[BatchBacklog, ...]:
+        """The same as a snapshot tells it, deadlines counted from `now_s`."""
+        return tuple(
+            BatchBacklog(group.earliest_deadline_s - now_s, group.requests, group.prompt_tokens)
+            for group in self.groups()
+        )
+
+    def _runs(self) -> Iterator[list[int]]:
+        run: list[int] = []
+        for index in self._occupied:
+            if run and (index != run[-1] + 1 or index // self._span != run[-1] // self._span):
+                yield run
+                run = []
+            run.append(index)
+        if run:
+            yield run
+
+    def _group(self, run: list[int]) -> RequestGroup:
+        cells = [self._cells[index] for index in run]
+        return RequestGroup(
+            self._head(cells[0].by_deadline)[0],
+            sum(cell.requests for cell in cells),
+            sum(cell.prompt_tokens for cell in cells),
+        )
+
+    def _head(self, heap: list[tuple[float, int, GroupedRequest]]) -> tuple[float, int, GroupedRequest]:
+        while not self._lives(heap[0]):
+            heapq.heappop(heap)
+        return heap[0]
+
+    def _lives(self, entry: tuple[float, int, GroupedRequest]) -> bool:
+        where = self._where.get(entry[2].request_id)
+        return where is not None and where[1] == entry[1]
+
+    def _living(
+        self, heap: list[tuple[float, int, GroupedRequest]]
+    ) -> list[tuple[float, int, GroupedRequest]]:
+        living = [entry for entry in heap if self._lives(entry)]
+        heapq.heapify(living)
+        return living
+
+
+def _order(entry: tuple[float, int, GroupedRequest]) -> tuple[float, int]:
+    return entry[:2]
