@@ -23,6 +23,10 @@ _SERVER = [
     *_COMMON,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Above these, gRPC itself cancels calls at random before a servicer has seen them. A burst must reach the
+    # queue, which refuses with a reason and a retry delay; the limit is for memory, not for admission.
+    ("grpc.server.max_pending_requests", 50_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     # A second server on a taken port must fail, not share it.
     ("grpc.so_reuseport", 0),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -218,3 +220,28 @@ async def test_many_requests_are_spread_over_the_instances(start_worker, start_r
         call.finish()
     for call in calls:
         await whole(call)
+
+
+async def test_a_burst_far_over_the_bound_is_refused_with_a_reason_call_by_call(
+    start_worker, start_router
+) -> None:
+    worker = await start_worker("a", batch_size=1)
+    worker.load.running.interactive = 1
+    router = await start_router(worker, worker_queue=0, queue_limit=10)
+    calls = [router.stub.Generate(request(f"r{index}")) for index in range(3000)]
+    await router.queued(10)
+
+    async def refusal(call) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await whole(call)
+        return reason_of(caught.value) or caught.value.code().name
+
+    tasks = {asyncio.create_task(refusal(call)) for call in calls}
+    refused: list[str] = []
+    while len(tasks) > 10:
+        done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        refused += [task.result() for task in done]
+    assert set(refused) == {"QUEUE_FULL"}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
