@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from chiron.client import Client
+from chiron.cluster import LocalCluster
 from chiron.internal.v1 import worker_pb2 as wpb
 from chiron.v1 import inference_pb2 as pb
+from tests.support.chiron_command import chiron
 from tests.support.worker_process import (
     ROOT,
     WorkerProcess,
@@ -22,13 +25,16 @@ from tests.support.worker_process import (
 )
 
 
+def shown(language: str, holding: str) -> str:
+    """The page's first block of this language that holds a text."""
+    page = (ROOT / "docs" / "writing-an-engine.md").read_text()
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    return next(block for block in blocks if holding in block)
+
+
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
-    page = (ROOT / "docs" / "writing-an-engine.md").read_text()
-    code = next(
-        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "EchoEngine(" in block
-    )
-    (tmp_path / "echo_engine.py").write_text(code)
+    (tmp_path / "echo_engine.py").write_text(shown("python", "EchoEngine("))
     spec = {"name": "toy", "engine": "echo_engine:EchoEngine", "max_batch_size": 2}
     async with worker_process(tmp_path, spec, environ={"PYTHONPATH": str(tmp_path)}) as process:
         await process.until()
@@ -66,3 +72,18 @@ async def test_it_obeys_the_control_socket(worker: WorkerProcess) -> None:
     await worker.control.Sleep(wpb.SleepRequest(level=1))
     await worker.control.Wake(wpb.WakeRequest())
     assert await read_all(worker.inference.Generate(request()))
+
+
+async def test_its_configuration_and_its_model_are_taken_as_written(tmp_path: Path) -> None:
+    (tmp_path / "echo_engine.py").write_text(shown("python", "EchoEngine("))
+    config, models = tmp_path / "chiron.toml", tmp_path / "models.toml"
+    config.write_text(shown("toml", "[agent]").replace("/opt/engines", str(tmp_path)))
+    models.write_text(shown("toml", "[models."))
+    async with LocalCluster(nodes=1, gpus=1, directory=tmp_path / "run", config=config) as cluster:
+        applied = await chiron("models", "apply", str(models), f"--controller={cluster.controller_address}")
+        assert applied.stdout == "echo: applied (spec version 1)\n", applied.stderr
+        await cluster.wait_ready("echo")
+        async with Client(cluster.router_addresses) as client:
+            answer = await client.complete(model="echo", prompt="Hello, echo!", max_tokens=100)
+
+    assert answer.text == "Hello, echo!"
