@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,10 @@ _CHANNEL = [
 ]
 
 
+_HOST_PORT = re.compile(r"(?:[^:\[\]\s]+|\[[^\[\]\s]+\]):([0-9]{1,5})")
+"""An IPv6 host stands in brackets."""
+
+
 class BindError(Exception):
     """An address could not be bound; the text names it."""
 
@@ -67,6 +72,9 @@ class Server:
 
     def bind(self, address: str) -> int:
         """Listens on `host:port` (port 0: any) and returns the port. Raises BindError."""
+        parts = _HOST_PORT.fullmatch(address)
+        if parts is None or int(parts[1]) > 65_535:
+            raise BindError(f"cannot listen on {address}: expected host:port")
         try:
             port = self.grpc.add_insecure_port(address)
         except RuntimeError as error:

@@ -88,3 +88,21 @@ async def test_a_taken_port_is_an_error_that_names_it() -> None:
         second.bind(f"127.0.0.1:{port}")
     await first.stop(0)
     await second.stop(0)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "junk", "localhost", ":1", "localhost:http", "localhost:65536", "::1:1"]
+)
+async def test_what_is_no_address_to_listen_on_is_told_from_a_taken_port(address: str) -> None:
+    server = Server([])
+    with pytest.raises(BindError) as caught:
+        server.bind(address)
+    assert str(caught.value) == f"cannot listen on {address}: expected host:port"
+    await server.stop(0)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "[::]:0"])
+async def test_names_and_addresses_with_any_port_can_be_listened_on(address: str) -> None:
+    server = Server([])
+    assert server.bind(address) > 0
+    await server.stop(0)
