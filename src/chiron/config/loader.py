@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SECTIONS = ("controller", "router", "agent", "worker")
+"""Tables that one file may hold, so that all services of a cluster can share it."""
 
 
 class ConfigError(Exception):
@@ -43,12 +45,12 @@ def load_config(
     Args:
         kind: the config dataclass.
         section: table of the file and part of the variables' names, e.g. `router`.
-        file: TOML file; None: none. Other services' tables in it are left alone.
+        file: TOML file; None: none. Other services' tables in it are left alone; any other table is an error.
         environ: variables; None: the process's own.
         overrides: dotted key → value (a string is parsed as in the environment); None values are ignored.
 
     Raises:
-        ConfigError: unreadable file, unknown key, missing key, value of the wrong type or out of range.
+        ConfigError: unreadable file, unknown table or key, missing key, a value of the wrong type or range.
     """
     environ = os.environ if environ is None else environ
     origin: dict[str, str] = {}
@@ -81,9 +83,13 @@ def _read_table(file: Path, section: str) -> dict[str, Any]:
         raise ConfigError(f"{file}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from error
-    table = document.get(section, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{file}: [{section}] must be a table")
+    for key, value in document.items():
+        if key not in SECTIONS:
+            what = f"table [{key}]" if isinstance(value, dict) else f"key {key!r} outside any table"
+            raise ConfigError(f"{file}: unknown {what}; known tables are {', '.join(SECTIONS)}")
+        if not isinstance(value, dict):
+            raise ConfigError(f"{file}: [{key}] must be a table")
+    table: dict[str, Any] = document.get(section, {})
     return table
 
 

@@ -70,11 +70,17 @@ def _check_chat(chat: pb.ChatInput) -> list[Violation]:
 
 def check_slo(slo: types_pb2.Slo, path: str = "slo") -> list[Violation]:
     """Every violation of an Slo message at `path`."""
-    return [
+    found = [
         (f"{path}.{name}", f"must be a number > 0, not {getattr(slo, name):g}")
         for name in _SLO_FIELDS
         if slo.HasField(name) and not (math.isfinite(getattr(slo, name)) and getattr(slo, name) > 0)
     ]
+    if not found and slo.HasField("ttft_ms") and slo.HasField("deadline_s"):
+        deadline_ms = 1000 * slo.deadline_s
+        if deadline_ms < slo.ttft_ms:
+            text = f"{deadline_ms:g} ms is before the first token is due (ttft_ms {slo.ttft_ms:g})"
+            found.append((f"{path}.deadline_s", text))
+    return found
 
 
 def check_sampling(sampling: pb.SamplingParams) -> list[Violation]:

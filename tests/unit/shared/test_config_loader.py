@@ -54,7 +54,7 @@ def test_reads_every_type_from_a_file(tmp_path: Path) -> None:
     [router.limits]
     queue = 3
     ratio = 1
-    [other]
+    [agent]
     unknown = 1
     """
     assert load(tmp_path, text) == Settings(
@@ -98,6 +98,12 @@ def test_the_variable_of_a_nested_key() -> None:
         ('[router]\nlisten = "x"\n[router.limits]\nqueue = 0', {}, ["limits.queue", ">= 1"]),
         ("[router\n", {}, ["chiron.toml"]),
         ("router = 1", {}, ["[router]", "table"]),
+        (
+            '[router]\nlisten = "x"\n[rooter]\nqueue = 1',
+            {},
+            ["[rooter]", "controller, router"],
+        ),
+        ('listen = "x"', {}, ["'listen'", "outside any table"]),
     ],
 )
 def test_a_bad_configuration_names_what_is_wrong(

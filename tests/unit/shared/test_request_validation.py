@@ -34,7 +34,7 @@ def test_every_field_at_its_bounds_is_valid() -> None:
             frequency_penalty=2, repetition_penalty=0.1, seed=-1, n=16, stop=["x"] * 16, logprobs=20,
             logit_bias={1: -100}, structured_output=pb.StructuredOutput(regex="a+"),
         ),
-        slo=types_pb2.Slo(ttft_ms=0.001, itl_ms=1, deadline_s=1),
+        slo=types_pb2.Slo(ttft_ms=1000, itl_ms=0.001, deadline_s=1),
     )  # fmt: skip
     assert check_generate(full) == []
 
@@ -88,6 +88,7 @@ def test_every_field_at_its_bounds_is_valid() -> None:
         (request(slo=types_pb2.Slo(ttft_ms=0)), "slo.ttft_ms", "> 0"),
         (request(slo=types_pb2.Slo(itl_ms=-5)), "slo.itl_ms", "-5"),
         (request(slo=types_pb2.Slo(deadline_s=float("inf"))), "slo.deadline_s", "inf"),
+        (request(slo=types_pb2.Slo(ttft_ms=100, deadline_s=0.01)), "slo.deadline_s", "10 ms is before"),
     ],
 )
 def test_one_bad_field_is_the_one_violation(bad: pb.GenerateRequest, field: str, text: str) -> None:

@@ -68,7 +68,7 @@ class GenerateRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique per request, chosen by the client (1 to 128 characters of [A-Za-z0-9._:-]). Empty: the door
-    makes one. The same id may be live only once.
+    makes one. A worker takes the same id twice only with a newer attempt, which ends the older one.
     """
     model: _builtins.str
     """Name of an applied model."""

@@ -123,7 +123,8 @@ class Slo(_message.Message):
     """Mean time between tokens after the first, in milliseconds; > 0."""
     deadline_s: _builtins.float
     """Time from arrival until the whole result must be there, in seconds; > 0. It travels as a
-    duration so that clocks need not agree; the door turns it into an absolute UTC instant.
+    duration so that clocks need not agree; the door turns it into an absolute instant. It bounds the wait
+    in the router's queue; a request that runs is not cut off by it.
     """
     def __init__(
         self,
