@@ -17,7 +17,7 @@ class ControllerConfig:
     """Silence after which a node counts as dead and its instances are placed elsewhere, in seconds. As long
     after its start the controller stops and replaces nothing, so that nodes can join again first."""
     decisions_kept: int = 1000
-    """How many decisions are kept for `chiron explain`; the oldest go first."""
+    """How many decisions are kept for ListDecisions; the oldest go first."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work together."""
