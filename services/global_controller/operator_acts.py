@@ -10,7 +10,13 @@ from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Snapshot
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.controller import Draft
 from services.global_controller.fleet import is_failed, is_stopping, stopped_copy
-from services.global_controller.specs import check_spec, clamp_instances, needs_new_workers, normalise
+from services.global_controller.specs import (
+    MOST_INSTANCES,
+    check_spec,
+    clamp_instances,
+    needs_new_workers,
+    normalise,
+)
 from services.global_controller.view import Act
 
 
@@ -79,7 +85,7 @@ def scale_model(snapshot: Snapshot, name: str, instances: int) -> Draft | None:
     model = _model(snapshot, name)
     spec = model.parsed_spec()
     if clamp_instances(instances, spec) != instances:
-        most = spec.max_instances or "any number"
+        most = spec.max_instances or MOST_INSTANCES
         what = f"must be {spec.min_instances} to {most} as the spec of {name} says, not {instances}"
         raise ChironError.invalid([("instances", what)])
     again = _retry_failed(snapshot, name)

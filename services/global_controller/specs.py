@@ -14,6 +14,8 @@ from chiron.v1 import cluster_pb2, types_pb2
 
 DEFAULT_MAX_BATCH_SIZE = 256
 LARGEST_BATCH_SIZE = 65_536
+MOST_INSTANCES = 10_000
+"""More than any cluster has GPUs for; a slip of the keyboard must not become as many records."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 _ENGINE = re.compile(rf"vllm|sim|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}")
@@ -48,8 +50,8 @@ def needs_new_workers(old: cluster_pb2.ModelSpec, new: cluster_pb2.ModelSpec) ->
 
 
 def clamp_instances(wanted: int, spec: cluster_pb2.ModelSpec) -> int:
-    """`wanted` within the spec's minimum and maximum."""
-    most = spec.max_instances or max(wanted, spec.min_instances)
+    """`wanted` within the spec's minimum and maximum; without a maximum, at most MOST_INSTANCES."""
+    most = spec.max_instances or MOST_INSTANCES
     return min(max(wanted, spec.min_instances), most)
 
 
@@ -65,6 +67,9 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
         yield "weights", "is required by engine vllm"
     for path in _not_finite(spec.engine_args, "engine_args"):
         yield path, "must be a finite number"
+    for field, count in (("min_instances", spec.min_instances), ("max_instances", spec.max_instances)):
+        if count > MOST_INSTANCES:
+            yield field, f"must be at most {MOST_INSTANCES}, not {count}"
     if spec.max_instances and spec.min_instances > spec.max_instances:
         yield (
             "min_instances",

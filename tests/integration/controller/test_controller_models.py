@@ -84,6 +84,13 @@ async def test_scaling_outside_the_spec_is_refused_naming_the_field(served) -> N
     assert "instances: must be 1 to 3" in caught.value.details()
 
 
+async def test_scaling_without_a_maximum_ends_at_the_largest_count_of_a_spec(served) -> None:
+    await served.apply(name="chat")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.cluster.ScaleModel(cluster_pb2.ScaleModelRequest(name="chat", instances=1_000_000_000))
+    assert "instances: must be 0 to 10000" in caught.value.details()
+
+
 async def test_a_bad_spec_is_refused_naming_every_field(served) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.apply(name="Chat!", engine="quick", gpus_per_instance=0)

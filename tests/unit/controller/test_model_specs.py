@@ -32,6 +32,8 @@ def test_the_smallest_spec_is_valid() -> None:
         ({"engine": "my.module:"}, "engine", "module:Class"),
         ({"engine": "vllm"}, "weights", "required by engine vllm"),
         ({"min_instances": 3, "max_instances": 2}, "min_instances", "at most max_instances (2), not 3"),
+        ({"min_instances": 10_001}, "min_instances", "at most 10000, not 10001"),
+        ({"max_instances": 1_000_000_000}, "max_instances", "at most 10000, not 1000000000"),
         ({"max_batch_size": 65_537}, "max_batch_size", "at most 65536"),
         ({"role": 9}, "role", "unknown value 9"),
         ({"max_batch_size": 8, "initial_batch_size": 9}, "initial_batch_size", "(8), not 9"),
@@ -103,7 +105,7 @@ def test_everything_that_a_worker_reads_needs_new_workers(change: dict[str, obje
 
 @pytest.mark.parametrize(
     ("wanted", "low", "high", "result"),
-    [(0, 1, 3, 1), (2, 1, 3, 2), (9, 1, 3, 3), (9, 1, 0, 9), (0, 2, 0, 2)],
+    [(0, 1, 3, 1), (2, 1, 3, 2), (9, 1, 3, 3), (9, 1, 0, 9), (0, 2, 0, 2), (10_001, 1, 0, 10_000)],
 )
 def test_wanted_instances_stay_within_the_spec(wanted: int, low: int, high: int, result: int) -> None:
     assert clamp_instances(wanted, spec(min_instances=low, max_instances=high)) == result
