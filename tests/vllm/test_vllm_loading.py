@@ -28,7 +28,7 @@ from tests.vllm.support import engine_config
         ({"reasoning_parser": "no-such-parser"}, "reasoning_parser: vLLM has no 'no-such-parser'"),
         ({"adapters": {"poet": "/nowhere/poet"}}, "adapter 'poet'.*/nowhere/poet/adapter_config.json"),
         ({"weights": ""}, "weights"),
-        ({"weights": "/nowhere/model"}, "/nowhere/model"),
+        ({"weights": "/nowhere/model"}, "weights: /nowhere/model does not exist on this node"),
     ],
 )
 async def test_a_bad_configuration_is_refused_by_name(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from services.worker.engines.base import EngineConfig, EngineLoadError
 from services.worker.engines.vllm.arguments import engine_arguments
 from services.worker.engines.vllm.compat import IncompatibleVllmError, check_client, check_vllm
 from services.worker.engines.vllm.failure_log import FailureLog
+from services.worker.engines.vllm.weights import find_weights
 
 _SCHEDULERS = "services.worker.engines.vllm.scheduler"
 _ENVIRONMENT = {
@@ -34,8 +36,7 @@ class StartedVllm:
 
 def start_vllm(config: EngineConfig) -> StartedVllm:
     """Loads the model. Raises EngineLoadError with the cause, also when that lies in an engine process."""
-    if not config.weights:
-        raise EngineLoadError("weights: the vllm engine needs the path of a model")
+    config = dataclasses.replace(config, weights=find_weights(config.weights))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
