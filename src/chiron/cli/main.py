@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chiron.cli.output import guarded_output
+
 app = typer.Typer(
     name="chiron",
     help="Serves large language models on GPU clusters under per-request service-level objectives.",
@@ -217,4 +219,5 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the `chiron` command."""
-    app()
+    with guarded_output():
+        app()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -51,10 +50,6 @@ def execute(work: Coroutine[Any, Any, int]) -> None:
     except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         status = _status(error)
-    except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter's own flush at exit must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = EXIT_FAILED
     except asyncio.CancelledError:
         status = EXIT_INTERRUPTED
     raise typer.Exit(status)
