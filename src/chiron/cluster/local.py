@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -13,11 +11,9 @@ from types import TracebackType
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
+from chiron.cluster.run_folder import check_writable, new_run_folder
 from chiron.cluster.workers import WorkerProcess, find_workers
 from chiron.v1 import cluster_pb2 as pb
-
-STATE_ROOT = Path(".chiron")
-"""Where a run's folder is made when none is given."""
 
 Progress = Callable[[pb.ClusterSnapshot], None]
 
@@ -70,8 +66,11 @@ class LocalCluster:
             worker_python: interpreter that runs workers; empty: this one.
             worker_env: variables added to the workers' environment alone.
             drain_timeout_s: time that requests have to finish when the cluster stops.
+
+        Raises:
+            StartError: no folder is given and none can be made.
         """
-        self.directory = directory or _run_directory()
+        self.directory = directory or new_run_folder()
         self.nodes = [f"node-{index}" for index in range(nodes)]
         self._gpus = gpus
         self._routers = routers
@@ -214,7 +213,7 @@ class LocalCluster:
                 worker.kill()
 
     async def _start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        check_writable(self.directory)
         await self._launch("controller", "controller", "global_controller", self._controller_keys())
         self._admin = ClusterAdmin(self.controller_address)
         starts = [
@@ -274,8 +273,3 @@ class LocalCluster:
                 if condition(snapshot):
                     return snapshot
         raise AssertionError("watch ends with an error")
-
-
-def _run_directory() -> Path:
-    STATE_ROOT.mkdir(exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=time.strftime("run-%Y%m%d-%H%M%S-"), dir=STATE_ROOT))

@@ -101,3 +101,22 @@ def test_the_same_model_in_two_files_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_refused() -> None:
     assert_one_line(chiron("up", "--engine", "fast"), 2, "--engine must be sim or vllm, not fast")
     assert chiron("demo", "--engine", "fast").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("below", "said"), [("", "File exists"), ("/run", "Not a directory")], ids=["a file", "below a file"]
+)
+def test_a_directory_that_cannot_be_one_is_named_before_anything_starts(
+    tmp_path: Path, below: str, said: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    result = chiron("up", f"--directory={file}{below}")
+
+    assert_one_line(result, 2, f"{file}{below}: cannot hold logs and state: {said}")
+    assert result.stdout == ""
+
+
+def test_a_directory_where_nobody_can_write_is_named_before_anything_starts() -> None:
+    assert_one_line(chiron("up", "--directory=/proc"), 2, "/proc: cannot hold logs and state: ")
