@@ -56,7 +56,10 @@ def up(
     router_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50051,
     controller_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50050,
     config: Annotated[Path | None, typer.Option(help="TOML file with the services' tables.")] = None,
-    directory: Annotated[Path | None, typer.Option(help="Logs and state; none: .chiron/run-<time>.")] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Logs and state; none: .chiron/run-<time>, of which the newest ten are kept."),
+    ] = None,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Live table, on a terminal.")] = True,
 ) -> None:
     """Run a whole local cluster in this terminal until Ctrl-C, which drains it."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
-from chiron.cluster.run_folder import check_writable, new_run_folder
+from chiron.cluster.run_folder import new_run_folder, remove_old_runs, use_run_folder
 from chiron.cluster.workers import WorkerProcess, find_workers
 from chiron.v1 import cluster_pb2 as pb
 
@@ -56,7 +56,8 @@ class LocalCluster:
             nodes: agents, named node-0, node-1, …
             gpus: GPUs that each agent declares.
             routers: routers; with a router_port they take consecutive ports.
-            directory: logs and state of this run; None: `.chiron/run-<time>`.
+            directory: logs and state of this run; None: a new `.chiron/run-<time>`, of which the newest
+                ten and those in use are kept.
             host: address that everything listens on.
             controller_port: 0: any free one; see `controller_address`.
             router_port: 0: any free one; see `router_addresses`.
@@ -71,6 +72,7 @@ class LocalCluster:
             StartError: no folder is given and none can be made.
         """
         self.directory = directory or new_run_folder()
+        self._named = directory is not None
         self.nodes = [f"node-{index}" for index in range(nodes)]
         self._gpus = gpus
         self._routers = routers
@@ -213,7 +215,10 @@ class LocalCluster:
                 worker.kill()
 
     async def _start(self) -> None:
-        check_writable(self.directory)
+        if self._named:
+            use_run_folder(self.directory)
+        else:
+            await asyncio.to_thread(remove_old_runs, self.directory.parent)
         await self._launch("controller", "controller", "global_controller", self._controller_keys())
         self._admin = ClusterAdmin(self.controller_address)
         starts = [

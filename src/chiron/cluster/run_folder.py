@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from chiron.cluster.process import StartError
 
 STATE_ROOT = Path(".chiron")
 """Where a run's folder is made when none is given."""
+RUNS_KEPT = 10
+"""Folders of this kind that stay, the newest one's included."""
+_MARK = ".may-be-removed"
+"""File in a folder that was made here, which nobody has named since."""
 
 
 def new_run_folder(root: Path = STATE_ROOT) -> Path:
-    """Makes a folder named after the time. Raises StartError."""
+    """Makes a folder named after the time, which later runs may remove. Raises StartError."""
     try:
         root.mkdir(exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=time.strftime("run-%Y%m%d-%H%M%S-"), dir=root))
+        folder = Path(tempfile.mkdtemp(prefix=time.strftime("run-%Y%m%d-%H%M%S-"), dir=root))
+        (folder / _MARK).touch()
     except OSError as error:
         raise _unusable(root, error) from error
+    return folder
 
 
-def check_writable(folder: Path) -> None:
-    """Makes the folder where it is missing. Raises StartError when files cannot be written there."""
+def use_run_folder(folder: Path) -> None:
+    """Makes a folder that somebody has named, where it is missing; it is never removed by itself.
+
+    Raises StartError when files cannot be written there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            (folder / _MARK).unlink(missing_ok=True)
     except OSError as error:
         raise _unusable(folder, error) from error
+
+
+def remove_old_runs(root: Path = STATE_ROOT) -> None:
+    """Removes all but the newest `RUNS_KEPT` folders of `new_run_folder` that no process has a file open in.
+
+    Services and workers write their logs there for as long as they live. Blocks while it deletes.
+    """
+    made: dict[Path, int] = {}
+    for mark in root.glob(f"run-*/{_MARK}"):
+        with suppress(FileNotFoundError):  # Another run removes them too.
+            made[mark.parent] = mark.stat().st_mtime_ns
+    old = sorted(made, key=lambda folder: made[folder], reverse=True)[RUNS_KEPT:]
+    if not old:
+        return
+    in_use = {parent for file in _open_files() for parent in file.parents}
+    for folder in old:
+        if folder.resolve() not in in_use:
+            # What cannot be removed is in nobody's way: a run must not fail for it.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_files() -> Iterator[Path]:
+    """What the processes that this user may look into have open."""
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with suppress(OSError):  # It has ended, or is another user's.
+            for descriptor in os.scandir(process / "fd"):
+                with suppress(OSError):
+                    yield Path(os.readlink(descriptor))
 
 
 def _unusable(folder: Path, error: OSError) -> StartError:
