@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from services.worker.engines.base import (
     EngineRequest,
 )
 from services.worker.engines.sim import SimEngine
+from services.worker.engines.sim.settings import SimSettings, parse_settings
 
 STEP_S = get_profile("toy").step_time_ms[0][1] / 1e3
 
@@ -130,6 +133,15 @@ async def test_a_closed_engine_ends_its_streams() -> None:
         ({"kv_capacity_tokens": 3}, "engine_args.kv_capacity_tokens"),
         ({"max_step_token_budget": 0}, "engine_args.max_step_token_budget"),
         ({"draft_tokens": 2, "acceptance_rate": 1.5}, "engine_args.acceptance_rate"),
+        ({"kv_capacity_tokens": 10**20}, "engine_args.kv_capacity_tokens: must be 0 to 1000000000, not 1000"),
+        ({"max_context_tokens": 10**20}, "engine_args.max_context_tokens: must be 0 to 1000000000, not 1000"),
+        ({"max_step_token_budget": 10**20}, "engine_args.max_step_token_budget: must be 1 to 1000000000"),
+        ({"draft_tokens": 10**9}, "engine_args.draft_tokens: must be 0 to 1000, not 1000000000"),
+        ({"acceptance_rate": -0.1}, "engine_args.acceptance_rate: must be 0 to 1, not -0.1"),
+        ({"load_time_s": 10**9}, "engine_args.load_time_s: must be -1 to 86400"),
+        ({"load_time_s": math.nan}, "engine_args.load_time_s: must be -1 to 86400, not nan"),
+        ({"time_scale": math.inf}, "engine_args.time_scale: must be above 0 and at most 10, not inf"),
+        ({"seed": 2**53 + 1}, f"engine_args.seed: must be -{2**53} to {2**53}"),
         ({"fail_load": "out of luck"}, "out of luck"),
     ],
 )
@@ -137,3 +149,12 @@ async def test_a_bad_argument_is_named(engine_args: dict[str, Any], words: str) 
     with pytest.raises(EngineLoadError) as caught:
         await start(LateClock(), **engine_args)
     assert words in str(caught.value)
+
+
+def test_every_number_has_a_bound_that_is_named() -> None:
+    numbers = [field.name for field in dataclasses.fields(SimSettings) if type(field.default) in (int, float)]
+    assert len(numbers) >= 8
+    for name in numbers:
+        for value in (10**30, -(10**30)):
+            with pytest.raises(EngineLoadError, match=rf"engine_args\.{name}: must be .*[0-9].*, not "):
+                parse_settings({name: value})

@@ -11,6 +11,19 @@ from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfil
 from services.worker.engines.base import EngineLoadError
 
 MAX_TIME_SCALE = 10.0
+_MOST_TOKENS = 1_000_000_000
+_EXACT = 2**53
+"""Whole numbers beyond it do not survive their way through JSON."""
+_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "load_time_s": (-1, 86_400),
+    "kv_capacity_tokens": (0, _MOST_TOKENS),
+    "max_context_tokens": (0, _MOST_TOKENS),
+    "max_step_token_budget": (1, _MOST_TOKENS),
+    "draft_tokens": (0, 1_000),
+    "acceptance_rate": (0, 1),
+    "seed": (-_EXACT, _EXACT),
+}
+"""Least and most of each number; reports hold token counts in 32 bits. time_scale has an open end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +35,7 @@ class SimSettings:
     time_scale: float = 1.0
     """Factor on every duration, load and wake times included; above 0, at most 10."""
     load_time_s: float = -1.0
-    """Seconds to load, before time_scale; below 0: the profile's."""
+    """Seconds to load, before time_scale, at most a day; below 0: the profile's."""
     fail_load: str = ""
     """Loading fails with this text, for tests of failure handling."""
     kv_capacity_tokens: int = 0
@@ -71,14 +84,15 @@ def parse_settings(arguments: Mapping[str, Any]) -> SimSettings:
         if type(value) is not kind:
             raise EngineLoadError(f"engine_args.{name}: must be {kind.__name__}, not {value!r}")
         values[name] = value
+    for name, (least, most) in _BOUNDS.items():
+        value = values.get(name, least)
+        # Written so that NaN is refused too.
+        if not least <= value <= most:
+            raise EngineLoadError(f"engine_args.{name}: must be {least} to {most}, not {value}")
     settings = SimSettings(**values)
     if not 0 < settings.time_scale <= MAX_TIME_SCALE:
         raise EngineLoadError(
-            f"engine_args.time_scale: must be above 0 and at most 10, not {settings.time_scale:g}"
+            f"engine_args.time_scale: must be above 0 and at most {MAX_TIME_SCALE:g}, "
+            f"not {settings.time_scale:g}"
         )
-    for name in ("kv_capacity_tokens", "max_context_tokens", "draft_tokens"):
-        if getattr(settings, name) < 0:
-            raise EngineLoadError(f"engine_args.{name}: must not be negative, not {getattr(settings, name)}")
-    if settings.max_step_token_budget < 1:
-        raise EngineLoadError("engine_args.max_step_token_budget: must be at least 1")
     return settings
