@@ -76,6 +76,12 @@ class Worker:
         self._fail(f"engine died: {reason}")
         self.died.set()
 
+    def cannot_report(self, error: Exception) -> None:
+        """The engine's figures make no report: a worker that nobody can watch must not serve."""
+        if self.state.can(FAILED):
+            _log.error("the engine's figures cannot be reported", exc_info=error)
+            self._fail(f"cannot report: {type(error).__name__}: {error}")
+
     async def close(self) -> None:
         """Ends subscriptions and stops the engine."""
         self.load_board.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
@@ -23,14 +24,56 @@ class Mark:
     stats: EngineStats
 
 
-def mark(worker: Worker) -> Mark:
-    """The present, as the beginning of an interval."""
+class Statistics:
+    """One subscriber's statistics: each message covers the time since the one before."""
+
+    def __init__(self, worker: Worker) -> None:
+        """The first message covers no time."""
+        self._worker = worker
+        self._begin: Mark | None = None
+
+    def take(self) -> worker_pb2.WatchStatisticsResponse:
+        """The figures since the last call, and the state now.
+
+        An engine whose figures cannot be reported makes the worker FAILED; the message then has none.
+        """
+        worker = self._worker
+        try:
+            end = _mark(worker)
+            response = _statistics(worker, self._begin or end, end)
+        except Exception as error:
+            # Whoever watches must learn why the worker does not serve, not lose the stream.
+            worker.cannot_report(error)
+            return _statement(worker)
+        self._begin = end
+        return response
+
+
+def load_response(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
+    """The load now, with the requests that began and ended since the subscriber last heard.
+
+    An engine whose figures cannot be reported makes the worker FAILED; the message then has none.
+    """
+    try:
+        return _load(worker, started, finished)
+    except Exception as error:
+        worker.cannot_report(error)
+        return worker_pb2.WatchLoadResponse(
+            instance_id=worker.config.instance_id,
+            incarnation=worker.config.incarnation,
+            role=worker.role,
+            state=worker.state.value,
+            started_request_ids=started,
+            finished_request_ids=finished,
+        )
+
+
+def _mark(worker: Worker) -> Mark:
     worker.note_saturation()
     return Mark(time.monotonic(), worker.meter.read(), _stats(worker))
 
 
-def load_response(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
-    """The load now, with the requests that began and ended since the subscriber last heard."""
+def _load(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
     stats, occupancy = _stats(worker), worker.occupancy()
     capacity = worker.engine.info.kv_capacity_tokens if worker.engine is not None else 0
     return worker_pb2.WatchLoadResponse(
@@ -48,8 +91,19 @@ def load_response(worker: Worker, started: list[str], finished: list[str]) -> wo
     )
 
 
-def statistics_response(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStatisticsResponse:
-    """Figures of the interval between two marks, and the state now."""
+def _statement(worker: Worker, **figures: Any) -> worker_pb2.WatchStatisticsResponse:
+    return worker_pb2.WatchStatisticsResponse(
+        instance_id=worker.config.instance_id,
+        incarnation=worker.config.incarnation,
+        state=worker.state.value,
+        reason=worker.state.reason,
+        role=worker.role,
+        address=worker.address,
+        **figures,
+    )
+
+
+def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStatisticsResponse:
     interval_s = end.time - begin.time
     occupancy, info = worker.occupancy(), worker.engine.info if worker.engine is not None else None
     old, new = begin.stats, end.stats
@@ -69,13 +123,8 @@ def statistics_response(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.Wa
         load_ms=worker.load_ms,
     )
     finished = [new - old for old, new in zip(begin.meter.finished, end.meter.finished, strict=True)]
-    return worker_pb2.WatchStatisticsResponse(
-        instance_id=worker.config.instance_id,
-        incarnation=worker.config.incarnation,
-        state=worker.state.value,
-        reason=worker.state.reason,
-        role=worker.role,
-        address=worker.address,
+    return _statement(
+        worker,
         load=load,
         interval_ms=1e3 * interval_s,
         steps=new.steps - old.steps,

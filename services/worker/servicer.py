@@ -93,12 +93,10 @@ class ControlServicer(NetworkServicer):
             what = f"must be {_INTERVALS_MS[0]} to {_INTERVALS_MS[-1]}, not {interval_ms}"
             await abort(context, ChironError.invalid([("interval_ms", what)]))
         worker = self.worker
-        begin = reports.mark(worker)
+        statistics = reports.Statistics(worker)
         with worker.statistics_board.subscribe([]) as subscriber:
             while await subscriber.news_within(interval_ms / 1e3):
-                end = reports.mark(worker)
-                yield reports.statistics_response(worker, begin, end)
-                begin = end
+                yield statistics.take()
 
     async def SetLimits(
         self, request: worker_pb2.SetLimitsRequest, context: Context

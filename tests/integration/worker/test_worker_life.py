@@ -68,6 +68,32 @@ async def test_an_engine_that_cannot_load_is_a_failed_worker_with_the_reason(
         assert await worker.exit_status() == 0
 
 
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [("EndlessEngine", "cannot report: ValueError: "), ("MuteEngine", "cannot report: ZeroDivisionError: ")],
+)
+async def test_an_engine_whose_figures_cannot_be_reported_is_a_failed_worker_with_the_reason(
+    tmp_path: Path, engine: str, reason: str
+) -> None:
+    spec = {**SIM, "engine": f"tests.support.unreportable_engine:{engine}"}
+    async with worker_process(tmp_path, spec) as worker:
+        statistics = await worker.until(FAILED)
+        assert statistics.reason.startswith(reason)
+        assert statistics.address == worker.address
+        await worker.load_when(lambda load: load.state == FAILED)
+        error = await failure(worker.inference.Generate(request()))
+        assert reason_of(error) == "RETRY_ELSEWHERE"
+        assert reason in (error.details() or "")
+
+
+async def test_routers_learn_of_figures_that_cannot_be_reported_although_no_agent_watches(
+    tmp_path: Path,
+) -> None:
+    spec = {**SIM, "engine": "tests.support.unreportable_engine:EndlessEngine"}
+    async with worker_process(tmp_path, spec) as worker:
+        await worker.load_when(lambda load: load.state == FAILED)
+
+
 async def test_a_dead_engine_fails_its_streams_and_the_worker_exits(tmp_path: Path) -> None:
     async with worker_process(tmp_path, {**MORTAL, "maxBatchSize": 2}) as worker:
         await worker.until()
