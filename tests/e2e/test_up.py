@@ -171,3 +171,18 @@ async def test_a_model_without_room_says_so_and_up_goes_on(tmp_path: Path) -> No
     (row,) = [line for line in status.stdout.splitlines() if line.startswith("wide ")]
     assert "0/1" in row
     assert "4 GPUs" in row
+
+
+async def test_a_time_scale_reaches_the_engine_and_the_slo_defaults(tmp_path: Path) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text('[models.toy]\nengine = "sim"\nslo_defaults = { interactive = { ttft_ms = 200 } }\n')
+
+    async with chiron_up(
+        f"--model={models}", "--nodes=1", "--time-scale=3", directory=tmp_path / "run"
+    ) as up:
+        await up.ready()
+        listed = await chiron("models", "list", "--json", f"--controller={up.controller}")
+
+    (model,) = listed.json()["models"]
+    assert model["spec"]["engine_args"]["time_scale"] == 3
+    assert model["spec"]["slo_defaults"]["interactive"]["ttft_ms"] == 600

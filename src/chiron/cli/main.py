@@ -50,7 +50,11 @@ def up(
         str, typer.Option(help="Weights for --engine vllm; none: SmolLM2-135M-Instruct.")
     ] = "",
     time_scale: Annotated[
-        float | None, typer.Option(help="Slow the sim engines down by this factor, up to 10.")
+        float | None,
+        typer.Option(
+            help="Slow the sim engines down by this factor, up to 10; their models' SLO defaults are multiplied "
+            "by it."
+        ),
     ] = None,
     routers: Annotated[int, typer.Option(min=1, help="Routers; they take consecutive ports.")] = 1,
     router_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50051,

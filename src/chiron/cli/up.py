@@ -18,6 +18,9 @@ from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
 from chiron.config import ConfigError
 from chiron.v1 import cluster_pb2 as pb
 
+MOST_TIME_SCALE = 10.0
+"""What the sim engine takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
@@ -111,7 +114,29 @@ def _cuda() -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
+def stretch(spec: pb.ModelSpec, time_scale: float) -> None:
+    """Slows a sim engine down and gives its requests as much more time; other engines stay as they are.
+
+    The SLO defaults count as written for an engine at full speed, whatever time_scale the spec itself has.
+    """
+    if spec.engine != "sim":
+        return
+    spec.engine_args["time_scale"] = time_scale
+    for kind in ("interactive", "batch"):
+        if not spec.slo_defaults.HasField(kind):
+            continue
+        slo = getattr(spec.slo_defaults, kind)
+        for field, value in slo.ListFields():
+            setattr(slo, field.name, value * time_scale)
+
+
 def _specs(options: UpOptions) -> list[pb.ModelSpec]:
+    scale = options.time_scale
+    # Written so that NaN is refused too.
+    if scale is not None and not 0 < scale <= MOST_TIME_SCALE:
+        raise CliError(
+            f"--time-scale must be above 0 and at most {MOST_TIME_SCALE:g}, not {scale:g}", EXIT_BAD_START
+        )
     specs = [spec for file in options.model_files for spec in read_models(file)]
     if not options.model_files:
         specs = [_default_model(options)]
@@ -119,10 +144,9 @@ def _specs(options: UpOptions) -> list[pb.ModelSpec]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"model {name!r} is in the files given more than once")
-    if options.time_scale is not None:
+    if scale is not None:
         for spec in specs:
-            if spec.engine == "sim":
-                spec.engine_args["time_scale"] = options.time_scale
+            stretch(spec, scale)
     return specs
 
 

@@ -120,3 +120,11 @@ def test_a_directory_that_cannot_be_one_is_named_before_anything_starts(
 
 def test_a_directory_where_nobody_can_write_is_named_before_anything_starts() -> None:
     assert_one_line(chiron("up", "--directory=/proc"), 2, "/proc: cannot hold logs and state: ")
+
+
+@pytest.mark.parametrize("scale", ["20", "0", "-1", "nan", "inf"])
+def test_a_time_scale_out_of_range_is_refused_before_anything_starts(tmp_path: Path, scale: str) -> None:
+    result = chiron("up", f"--time-scale={scale}", f"--directory={tmp_path / 'run'}")
+
+    assert_one_line(result, 2, f"--time-scale must be above 0 and at most 10, not {scale}")
+    assert not (tmp_path / "run").exists()
