@@ -41,7 +41,7 @@ class RequestGroup:
 
 @dataclass(slots=True)
 class _Cell:
-    """The requests whose deadlines fall into one cell; entries of requests that have left are dropped late."""
+    """Requests whose deadlines fall into one cell; entries of those that have left are dropped late."""
 
     by_arrival: list[tuple[float, int, GroupedRequest]] = field(default_factory=list)
     by_deadline: list[tuple[float, int, GroupedRequest]] = field(default_factory=list)

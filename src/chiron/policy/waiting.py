@@ -35,7 +35,7 @@ class LengthModel:
     Starts from a prior that counts as `prior_weight` observations.
     """
 
-    __slots__ = ("_decay", "_sum", "_sum_sq", "_weight", "largest")
+    __slots__ = ("_decay", "_sum", "_sum_sq", "_weight")
 
     def __init__(
         self,
@@ -57,8 +57,6 @@ class LengthModel:
         self._weight = prior_weight
         self._sum = prior_mean * prior_weight
         self._sum_sq = prior_mean**2 * (1 + prior_cv**2) * prior_weight
-        self.largest = 0.0
-        """Largest mean of a batch of observations so far, in tokens."""
 
     def observe(self, requests: int, output_tokens: float, output_tokens_sq: float) -> None:
         """Learn from requests that ended: their number, the sum of their lengths and of the squares.
@@ -73,7 +71,6 @@ class LengthModel:
         self._weight = self._weight * keep + requests
         self._sum = self._sum * keep + output_tokens
         self._sum_sq = self._sum_sq * keep + squares
-        self.largest = max(self.largest, output_tokens / requests)
 
     @property
     def weight(self) -> float:
@@ -96,19 +93,19 @@ class LengthModel:
         return math.sqrt(self.variance) / self.mean
 
     def tail(self, exceeded_by: float) -> float:
-        """The length that this share of requests (0 to 1) exceeds: of the lognormal with these two moments."""
+        """The length that this share of requests (0 to 1) exceeds: a lognormal with these two moments."""
         sigma_sq = math.log1p(self.variance / self.mean**2)
         z = _NORMAL.inv_cdf(1 - min(max(exceeded_by, 1e-12), 1 - 1e-12))
         return math.exp(math.log(self.mean) - sigma_sq / 2 + z * math.sqrt(sigma_sq))
 
 
 class WaitingTimeEstimator:
-    """The waits in one model's queue. Learns lengths per class, the throughput, and its own errors, online."""
+    """The waits in one model's queue. Learns lengths per class, throughput and its own errors online."""
 
     def __init__(self, quantile: float = 0.95, throughput_half_life_s: float = 15.0) -> None:
-        """quantile: of the estimates, between 0 and 1. Raises ValueError naming what is out of range."""
-        if not 0 < quantile < 1:
-            raise ValueError(f"quantile must be between 0 and 1, got {quantile}")
+        """quantile: of the estimates, 0.5 to below 1. Raises ValueError naming what is out of range."""
+        if not 0.5 <= quantile < 1:
+            raise ValueError(f"quantile must be at least 0.5 and below 1, got {quantile}")
         if not throughput_half_life_s > 0:
             raise ValueError(f"throughput_half_life_s must be positive, got {throughput_half_life_s}")
         self.quantile = quantile
@@ -128,7 +125,7 @@ class WaitingTimeEstimator:
         return self._tokens / self._seconds if self._seconds else 0.0
 
     def observe_throughput(self, tokens_per_s: float, interval_s: float) -> None:
-        """Learn the output tokens per second that serve this queue, over an interval in which it was not empty."""
+        """Learn the output tokens per second that serve this queue, while it was not empty."""
         keep = 0.5 ** (interval_s / self._half_life_s)
         self._tokens = self._tokens * keep + tokens_per_s * interval_s
         self._seconds = self._seconds * keep + interval_s

@@ -1,0 +1,58 @@
+"""The rate of interactive arrivals and how sure it is, over one load time and over eight."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from dataclasses import dataclass
+
+_BLOCKS_PER_LOAD = 4
+_RECENT = _BLOCKS_PER_LOAD
+_LONG = 8 * _BLOCKS_PER_LOAD
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalRate:
+    """Reconstructed. Requests per second, with standard errors."""
+
+    recent: float
+    """Over the last load time."""
+    recent_error: float
+    settled: float
+    """Over the last eight load times, or the last one where the two differ by more than chance."""
+    settled_error: float
+
+
+class Arrivals:
+    """Counts arrivals in blocks of a quarter of a load time; the spread between blocks gives the errors."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[float] = deque(maxlen=_LONG)
+        self._count = 0.0
+        self._seconds = 0.0
+
+    def record(self, arrived: int, interval_s: float, load_time_s: float) -> None:
+        """Count what arrived in an interval of this length."""
+        self._count += arrived
+        self._seconds += interval_s
+        if self._seconds > 0 and self._seconds >= load_time_s / _BLOCKS_PER_LOAD * (1 - 1e-6):
+            self._blocks.append(self._count / self._seconds)
+            self._count = self._seconds = 0.0
+
+    def rate(self, confidence: float) -> ArrivalRate | None:
+        """The rate; None until two load times have been counted. confidence: errors that are not chance."""
+        blocks = self._blocks
+        if len(blocks) < 2 * _RECENT:
+            return None
+        tail = list(blocks)[-_RECENT:]
+        recent = sum(tail) / _RECENT
+        mean = sum(blocks) / len(blocks)
+        # Differences of neighbours, because a change of level must not count as spread.
+        values = list(blocks)
+        square = sum((b - a) ** 2 for a, b in itertools.pairwise(values)) / (2 * (len(values) - 1))
+        recent_error = math.sqrt(square / _RECENT)
+        settled_error = math.sqrt(square / len(blocks))
+        if abs(recent - mean) > confidence * recent_error:
+            return ArrivalRate(recent, recent_error, recent, recent_error)
+        return ArrivalRate(recent, recent_error, mean, settled_error)

@@ -1,0 +1,167 @@
+"""How many instances interactive demand needs: keep IBP near Θ.
+
+The rule is the paper's (arXiv 2501.08090, interactive backpressure). Counting slots, looking one load time
+ahead, and the test that a scale-down lasts are reconstructed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chiron.policy.fleet.arrivals import ArrivalRate
+from chiron.policy.fleet.backpressure import interactive_backpressure
+from chiron.policy.fleet.settings import ChironSettings
+from chiron.policy.fleet.state import ModelState
+from chiron.policy.fleet.supply import Supply
+from chiron.policy.snapshots import ModelFleet
+
+_DRAIN_TAIL = 0.01
+_BUSY = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveNeed:
+    """What interactive demand asks for, in instances."""
+
+    missing_now: int
+    """With what serves now: what only a change of role can cover."""
+    missing: int
+    """With what loads, too."""
+    surplus: int
+    """That may go; never together with `missing`."""
+    deficit: float
+    """Share of the demand that goes unserved without the missing ones, 0 to 1."""
+    reason: str
+    numbers: Mapping[str, float]
+
+
+def assess_interactive(
+    model: ModelFleet, supply: Supply, state: ModelState, settings: ChironSettings, now_s: float
+) -> InteractiveNeed:
+    """Compare demand with capacity, now and one load time ahead.
+
+    Demand D counts requests that run or wait; capacity C slots. Instances are added when D / C exceeds the
+    target, min(full, Θ × (1 + queue share)), where the queue share is what a part of the TTFT SLO lets wait;
+    or when arrivals exceed what serves by so much that D exceeds C before a new instance could be ready.
+    """
+    load_s, each = model.load_time_s, supply.slots_each
+    theta = state.history.theta(load_s, settings.theta_quantile, settings.default_theta, settings.min_theta)
+    length = state.interactive_lengths.mean
+    requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
+    queue_share = settings.ttft_share * model.ttft_slo_s * requests_each / each
+    target = min(settings.full, theta.value * (1 + queue_share))
+    demand, coming = supply.demand, supply.coming_slots
+    rate = state.arrivals.rate(settings.confidence) if requests_each else None
+    ahead = demand + _growth(model, supply, rate, requests_each, settings)
+    numbers = {
+        "ibp": interactive_backpressure(demand, supply.slots),
+        "ibp_ahead": interactive_backpressure(ahead, coming),
+        "theta": theta.value,
+        "theta_measured": float(theta.measured),
+        "target": target,
+        "demand": float(demand),
+        "slots": supply.slots,
+        "slots_each": each,
+        "slots_loading": coming - supply.slots,
+        "requests_per_s_each": requests_each,
+        "arrivals_per_s": rate.settled if rate else 0.0,
+        "arrivals_error": rate.settled_error if rate else 0.0,
+    }
+    missing_now = max(0, _instances((demand / settings.full - supply.slots) / each))
+    missing = max(0, _instances((demand / target - coming) / each))
+    reason = _basis(theta.measured)
+    if missing:
+        reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
+    if ahead > coming and rate:
+        number = len(supply.interactive) + len(supply.loading_interactive)
+        sure = max(0.0, rate.recent - settings.confidence * rate.recent_error)
+        further = max(_instances((ahead - coming) / each), _instances(sure / requests_each - number))
+        if further > missing:
+            missing = further
+            reason = "arrivals will exceed the slots before a new instance can be ready"
+    if missing or missing_now:
+        needed = max(demand / target, ahead)
+        deficit = 1 - supply.slots / needed if needed > supply.slots else 0.0
+        return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers)
+    surplus, why = _surplus(model, supply, state, settings, now_s, rate, target)
+    return InteractiveNeed(0, 0, surplus, 0.0, f"{why}; {reason}", numbers)
+
+
+def _instances(fraction: float) -> int:
+    # A rounding error must not cost an instance.
+    return math.ceil(fraction - 1e-9)
+
+
+def _basis(measured: bool) -> str:
+    return "Θ from measured growth" if measured else "Θ is the default: too little history"
+
+
+def _growth(
+    model: ModelFleet,
+    supply: Supply,
+    rate: ArrivalRate | None,
+    requests_each: float,
+    settings: ChironSettings,
+) -> float:
+    """Requests by which demand surely grows within one load time."""
+    if rate is None or not requests_each:
+        return 0.0
+    load_s = model.load_time_s
+    serving = len(supply.interactive) + sum(
+        max(0.0, load_s - instance.ready_in_s) / load_s for instance in supply.loading_interactive
+    )
+    sure = rate.recent - settings.confidence * rate.recent_error
+    return max(0.0, sure - serving * requests_each) * load_s
+
+
+def _surplus(
+    model: ModelFleet,
+    supply: Supply,
+    state: ModelState,
+    settings: ChironSettings,
+    now_s: float,
+    rate: ArrivalRate | None,
+    target: float,
+) -> tuple[int, str]:
+    """Instances that may go, and why no more.
+
+    What is left must hold the last load time's peak below the target with hysteresis, and keep below the
+    target for as long as makes the change worth its cost, even if arrivals are a standard error faster.
+    """
+    number = len(supply.interactive)
+    if not number:
+        return 0, "no interactive capacity is ready"
+    if supply.loading_interactive or now_s - state.last_added_s < 2 * model.load_time_s:
+        return 0, "cool-down: capacity has just been added"
+    if model.backlog and _busy(supply):
+        return 0, "spare slots do batch work"
+    if rate is None:
+        return 0, "too little is known to remove any"
+    each, load_s = supply.slots_each, model.load_time_s
+    lengths = state.interactive_lengths
+    requests_each = state.curve.tokens_per_s(each, trusted=True) / lengths.mean
+    tail = lengths.tail(_DRAIN_TAIL)
+    if model.max_context_tokens:
+        tail = min(tail, model.max_context_tokens)
+    drain_s = tail * state.curve.itl_s(supply.demand / number)
+    hold_s = max(settings.min_hold_s, settings.payback * (load_s + drain_s))
+    arrivals = rate.settled + rate.settled_error
+    peak = state.peak_demand
+    surplus = 0
+    for candidate in range(1, min(number, max(1, int(number * settings.retire_share))) + 1):
+        left = number - candidate
+        slots = target * (supply.slots - candidate * each)
+        growth = max(0.0, arrivals - left * requests_each) * hold_s
+        if peak > slots * (1 - settings.hysteresis) or peak + growth > slots:
+            break
+        surplus = candidate
+    if surplus:
+        return surplus, f"what is left carries the demand for at least {hold_s:.0f} s"
+    return 0, f"one instance less would not carry the demand for {hold_s:.0f} s"
+
+
+def _busy(supply: Supply) -> bool:
+    running = sum(i.running_interactive + i.running_batch for i in supply.interactive)
+    return running >= _BUSY * supply.slots

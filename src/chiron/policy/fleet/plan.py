@@ -1,0 +1,143 @@
+"""One model's wishes at one tick, before the GPUs are shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from chiron.policy.decisions import Action, ChangeRole, Retire
+from chiron.policy.fleet.batch import BatchNeed, assess_batch
+from chiron.policy.fleet.interactive import InteractiveNeed, assess_interactive
+from chiron.policy.fleet.retire import drains_soonest
+from chiron.policy.fleet.settings import ChironSettings
+from chiron.policy.fleet.state import ModelState
+from chiron.policy.fleet.supply import Supply
+from chiron.policy.snapshots import ModelFleet
+from chiron.policy.words import Role
+
+
+@dataclass(slots=True)
+class Wish:
+    """Further instances of one role."""
+
+    role: Role
+    count: int
+    deficit: float
+    """Share of the demand that goes unserved without them, 0 to 1."""
+    reason: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a model does at once, and what it wishes for."""
+
+    model: ModelFleet
+    supply: Supply
+    numbers: Mapping[str, float]
+    reason: str
+    changes: list[Action] = field(default_factory=list)
+    """Role changes: they need no GPU."""
+    wishes: list[Wish] = field(default_factory=list)
+    retire: list[Retire] = field(default_factory=list)
+
+
+def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, now_s: float) -> Plan:
+    """Assess a model and plan: roles change first, then instances are wished for, or some go."""
+    supply = state.observe(model, now_s)
+    interactive = assess_interactive(model, supply, state, settings, now_s)
+    changes = _from_batch(model, supply, max(interactive.missing_now, interactive.missing), interactive)
+    missing = max(0, interactive.missing - len(changes))
+    batch = assess_batch(model, supply, state, settings)
+    if batch.missing:
+        opened = _to_mixed(model, supply, batch)
+        if opened:
+            changes += opened
+            batch = assess_batch(model, supply, state, settings)
+    numbers = {**interactive.numbers, **batch.numbers}
+    reason = f"interactive: {interactive.reason}. batch: {batch.reason}"
+    plan = Plan(model, supply, numbers, reason, changes)
+    if missing:
+        plan.wishes.append(Wish(Role.MIXED, missing, interactive.deficit, interactive.reason))
+    if batch.missing:
+        plan.wishes.append(Wish(Role.BATCH, batch.missing, batch.deficit, batch.reason))
+    if changes or missing:
+        state.last_added_s = now_s
+    _bound(plan)
+    if not plan.wishes:
+        _remove(plan, state, settings, now_s, interactive)
+    return plan
+
+
+def _from_batch(model: ModelFleet, supply: Supply, count: int, need: InteractiveNeed) -> list[Action]:
+    """Make batch instances mixed where interactive demand lacks capacity: it may preempt there at once."""
+    chosen = drains_soonest(supply.batch, min(count, len(supply.batch)))
+    each = supply.batch_slots_each
+    for instance in chosen:
+        supply.batch.remove(instance)
+        supply.interactive.append(instance)
+        supply.batch_slots -= each
+        supply.slots += each
+    reason = f"interactive demand needs its slots: {need.reason}"
+    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason, need.numbers) for i in chosen]
+
+
+def _to_mixed(model: ModelFleet, supply: Supply, need: BatchNeed) -> list[Action]:
+    """Open interactive instances to batch work: their spare slots cost nothing."""
+    closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE]
+    chosen = drains_soonest(closed, need.missing)
+    for instance in chosen:
+        supply.interactive.remove(instance)
+        supply.interactive.append(replace(instance, role=Role.MIXED))
+    reason = f"its spare slots can do batch work: {need.reason}"
+    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason, need.numbers) for i in chosen]
+
+
+def _bound(plan: Plan) -> None:
+    """Keep the wishes within the model's most instances, and wish for its fewest."""
+    model, count = plan.model, plan.supply.count
+    if model.max_instances:
+        room = max(0, model.max_instances - count)
+        for wish in plan.wishes:
+            if wish.count > room:
+                plan.reason += (
+                    f". {wish.count - room} fewer than needed: max_instances is {model.max_instances}"
+                )
+            wish.count = min(wish.count, room)
+            room -= wish.count
+        plan.wishes = [wish for wish in plan.wishes if wish.count]
+    short = model.min_instances - count - sum(wish.count for wish in plan.wishes)
+    if short > 0:
+        reason = f"min_instances is {model.min_instances}"
+        plan.wishes.append(Wish(Role.MIXED, short, short / model.min_instances, reason))
+
+
+def _remove(
+    plan: Plan, state: ModelState, settings: ChironSettings, now_s: float, need: InteractiveNeed
+) -> None:
+    """Choose who goes: batch instances when no batch request is left, the interactive surplus, the excess."""
+    model, supply = plan.model, plan.supply
+    may_go = supply.count - model.min_instances
+    going: dict[str, str] = {}
+    if now_s - state.batch_seen_s >= settings.batch_idle_s:
+        done = [*supply.batch, *supply.loading_batch]
+    elif now_s - state.batch_waited_s >= settings.batch_idle_s:
+        done = [i for i in supply.batch if not i.running_batch and not i.waiting_batch]
+    else:
+        done = []
+    for instance in done[: max(0, may_go)]:
+        going[instance.instance_id] = "no batch request is left for it"
+    for instance in done[max(0, may_go) :]:
+        reason = f"no batch request is left; it stays for min_instances {model.min_instances}"
+        plan.changes.append(ChangeRole(model.name, instance.instance_id, Role.MIXED, reason, plan.numbers))
+    may_go -= len(going)
+    for instance in drains_soonest(supply.interactive, max(0, min(need.surplus, may_go))):
+        going[instance.instance_id] = need.reason
+    if model.max_instances and supply.count - len(going) > model.max_instances:
+        left = [
+            i
+            for i in (*supply.batch, *supply.loading_batch, *supply.interactive, *supply.loading_interactive)
+            if i.instance_id not in going
+        ]
+        for instance in drains_soonest(left, len(left) - model.max_instances):
+            going[instance.instance_id] = f"max_instances is {model.max_instances}"
+    plan.retire = [Retire(model.name, key, reason, plan.numbers) for key, reason in going.items()]

@@ -1,0 +1,81 @@
+"""What the global autoscaler remembers of one model between ticks."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from chiron.policy.fleet.arrivals import Arrivals
+from chiron.policy.fleet.settings import ChironSettings
+from chiron.policy.fleet.supply import Supply, supply_of
+from chiron.policy.fleet.theta import DemandHistory
+from chiron.policy.fleet.throughput import ThroughputCurve
+from chiron.policy.snapshots import ModelFleet
+from chiron.policy.waiting import LengthModel, WaitingTimeEstimator
+from chiron.policy.words import RequestClass
+
+_ENOUGH_LENGTHS = 50.0
+
+
+class ModelState:
+    """Learned figures and the times of the last actions; bounded in size."""
+
+    def __init__(self, settings: ChironSettings, now_s: float) -> None:
+        self.curve = ThroughputCurve()
+        self.history = DemandHistory(settings.theta_history_loads, settings.theta_warmup_loads)
+        self.arrivals = Arrivals()
+        self.waits = WaitingTimeEstimator(settings.wait_quantile)
+        self.last_added_s = -float("inf")
+        """When interactive capacity was last added."""
+        self.batch_waited_s = now_s
+        """When a batch request last waited for an engine."""
+        self.batch_seen_s = now_s
+        """When a batch request last waited or ran."""
+        self._peaks: deque[tuple[float, int]] = deque()
+        self._last_s = now_s
+
+    @property
+    def interactive_lengths(self) -> LengthModel:
+        """Output lengths of interactive requests."""
+        return self.waits.lengths[RequestClass.INTERACTIVE]
+
+    @property
+    def batch_lengths(self) -> LengthModel:
+        """Output lengths of batch requests."""
+        return self.waits.lengths[RequestClass.BATCH]
+
+    @property
+    def lengths_known(self) -> bool:
+        """Whether enough interactive requests have ended to turn arrivals into work."""
+        return self.interactive_lengths.weight >= _ENOUGH_LENGTHS
+
+    def observe(self, model: ModelFleet, now_s: float) -> Supply:
+        """Take a snapshot in; return what the model's instances add up to."""
+        supply = supply_of(model, self.curve)
+        traffic = model.traffic
+        self.curve.learn(max(now_s - self._last_s, traffic.interval_s))
+        self.arrivals.record(traffic.arrived_interactive, traffic.interval_s, model.load_time_s)
+        self.history.record(now_s, supply.demand, model.load_time_s)
+        batch_tokens = traffic.finished_batch_output_tokens
+        batch_sq = traffic.finished_batch_output_tokens_sq
+        self.batch_lengths.observe(traffic.finished_batch, batch_tokens, batch_sq)
+        self.interactive_lengths.observe(
+            traffic.finished_interactive,
+            traffic.finished_output_tokens - batch_tokens,
+            traffic.finished_output_tokens_sq - batch_sq,
+        )
+        if model.backlog:
+            self.batch_waited_s = now_s
+        if model.backlog or supply.running_batch:
+            self.batch_seen_s = now_s
+        while self._peaks and self._peaks[-1][1] <= supply.demand:
+            self._peaks.pop()
+        self._peaks.append((now_s, supply.demand))
+        while self._peaks[0][0] < now_s - model.load_time_s:
+            self._peaks.popleft()
+        self._last_s = now_s
+        return supply
+
+    @property
+    def peak_demand(self) -> int:
+        """The largest interactive demand within the last load time, in requests."""
+        return self._peaks[0][1]

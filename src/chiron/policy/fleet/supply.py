@@ -1,0 +1,88 @@
+"""One model's instances, summed up in one pass: what serves now, what will, and what demand they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chiron.policy.fleet.throughput import ThroughputCurve
+from chiron.policy.snapshots import FleetInstance, ModelFleet
+from chiron.policy.words import Phase, Role
+
+
+@dataclass(slots=True)
+class Supply:
+    """Capacity in slots, demand in requests."""
+
+    interactive: list[FleetInstance] = field(default_factory=list)
+    """READY, interactive or mixed."""
+    batch: list[FleetInstance] = field(default_factory=list)
+    """READY, batch."""
+    loading_interactive: list[FleetInstance] = field(default_factory=list)
+    loading_batch: list[FleetInstance] = field(default_factory=list)
+    sleeping: list[FleetInstance] = field(default_factory=list)
+    draining: int = 0
+    slots: float = 0.0
+    """Of the READY interactive and mixed instances: safe batch sizes, or what their KV holds if less."""
+    batch_slots: float = 0.0
+    """The same of the READY batch instances."""
+    demand: int = 0
+    """Interactive requests that run or wait, draining instances excluded: those end where they are."""
+    running_batch: int = 0
+    """Batch requests in engines, waiting ones included."""
+    default_slots: float = 1.0
+    """Of an instance while none is READY."""
+
+    @property
+    def slots_each(self) -> float:
+        """Of one interactive or mixed instance, on average; one that loads is taken to reach that."""
+        if self.interactive:
+            return max(1.0, self.slots / len(self.interactive))
+        if self.batch:
+            return max(1.0, self.batch_slots / len(self.batch))
+        return self.default_slots
+
+    @property
+    def batch_slots_each(self) -> float:
+        """Of one batch instance, on average."""
+        return max(1.0, self.batch_slots / len(self.batch)) if self.batch else self.slots_each
+
+    @property
+    def coming_slots(self) -> float:
+        """Of the READY and the loading interactive and mixed instances."""
+        return self.slots + self.slots_each * len(self.loading_interactive)
+
+    @property
+    def count(self) -> int:
+        """Instances that serve or will."""
+        return (
+            len(self.interactive) + len(self.batch) + len(self.loading_interactive) + len(self.loading_batch)
+        )
+
+
+def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
+    """Sum a model up, and show its READY instances to the curve. O(instances)."""
+    supply = Supply(demand=model.traffic.queued_interactive)
+    supply.default_slots = curve.slots(
+        model.initial_batch_size, max((i.kv_capacity_tokens for i in model.instances), default=0)
+    )
+    for instance in model.instances:
+        phase = instance.phase
+        if phase is Phase.READY:
+            curve.see(instance)
+            slots = curve.slots(instance.safe_batch_size, instance.kv_capacity_tokens)
+            supply.demand += instance.running_interactive + instance.waiting_interactive
+            supply.running_batch += instance.running_batch + instance.waiting_batch
+            if instance.role is Role.BATCH:
+                supply.batch.append(instance)
+                supply.batch_slots += slots
+            else:
+                supply.interactive.append(instance)
+                supply.slots += slots
+        elif phase is Phase.LOADING:
+            loading = supply.loading_batch if instance.role is Role.BATCH else supply.loading_interactive
+            loading.append(instance)
+        elif phase is Phase.DRAINING:
+            supply.draining += 1
+        else:
+            supply.sleeping.append(instance)
+    return supply

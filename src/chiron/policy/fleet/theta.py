@@ -1,0 +1,70 @@
+"""Θ: how full interactive capacity may be, from how fast demand has grown within one load time.
+
+Θ = 1 / q-quantile of max(1, demand at t + L ÷ demand at t), L the load time. The paper (arXiv 2501.08090)
+sets Θ from historical bursts; this estimator is reconstructed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SAMPLES_PER_LOAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Theta:
+    """The largest share of interactive capacity that demand may occupy."""
+
+    value: float
+    growth: float
+    """The quantile of growth within one load time that it rests on, >= 1; of a default, its inverse."""
+    measured: bool
+    """False: there is too little history, and this is the configured default."""
+
+
+class DemandHistory:
+    """A model's interactive demand (requests that run or wait), sampled a few times per load time."""
+
+    def __init__(self, history_loads: float, warmup_loads: float) -> None:
+        """Both in load times: how far back samples are kept, and how much of them a measured Θ needs."""
+        self._history_loads = history_loads
+        self._warmup_loads = warmup_loads
+        self._times: list[float] = []
+        self._demands: list[float] = []
+        self._growth: float | None = None
+
+    def record(self, now_s: float, demand: float, load_time_s: float) -> None:
+        """Remember the demand, in requests, unless the last sample is too recent for another."""
+        if self._times and now_s - self._times[-1] < load_time_s / _SAMPLES_PER_LOAD:
+            return
+        self._times.append(now_s)
+        self._demands.append(demand)
+        self._growth = None
+        oldest = now_s - self._history_loads * load_time_s
+        if self._times[0] < oldest - load_time_s:
+            keep = int(np.searchsorted(self._times, oldest))
+            del self._times[:keep], self._demands[:keep]
+
+    def theta(self, load_time_s: float, quantile: float, default: float, smallest: float) -> Theta:
+        """Θ for this load time, not below `smallest`. Times without demand say nothing about its growth."""
+        span = self._times[-1] - self._times[0] if self._times else 0.0
+        if span < self._warmup_loads * load_time_s:
+            return Theta(default, 1 / default, measured=False)
+        if self._growth is None:
+            self._growth = _growth(np.asarray(self._times), np.asarray(self._demands), load_time_s, quantile)
+        return Theta(max(smallest, 1 / self._growth), self._growth, measured=True)
+
+
+def _growth(
+    times: NDArray[np.float64], demands: NDArray[np.float64], load_time_s: float, quantile: float
+) -> float:
+    # Sampling jitter must not turn "one load time later" into one sample more.
+    later = np.searchsorted(times, times + load_time_s * (1 - 1e-6))
+    paired = (later < len(times)) & (demands > 0)
+    if not paired.any():
+        return 1.0
+    ratios = demands[later[paired]] / demands[paired]
+    return float(np.quantile(np.maximum(1.0, ratios), quantile))

@@ -1,0 +1,55 @@
+"""What a local autoscaler is, and what counts as evidence for it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from chiron.policy.decisions import Limits
+from chiron.policy.snapshots import InstanceSample
+
+
+class LocalAutoscaler(Protocol):
+    """Sets one instance's batch size and step-token budget; one object per incarnation of an instance.
+
+    It may remember what it has seen: the same samples in the same order give the same decisions. A decision
+    is meant to be in force before the next sample; one that is not (late, or overridden by an operator)
+    shows in that sample, and the sample is what counts.
+    """
+
+    def decide(self, sample: InstanceSample) -> Limits:
+        """Return the limits from now on. Raises SampleError for a sample that no engine could make."""
+        ...
+
+
+class SampleError(ValueError):
+    """A field of a sample has a value that no engine could report; the text names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+def check(sample: InstanceSample) -> None:
+    """Raise SampleError unless the interval is positive and each limit lies between 1 and its ceiling."""
+    if not sample.interval_s > 0:
+        raise SampleError("interval_s", f"must be positive, got {sample.interval_s}")
+    for field, value, ceiling in (
+        ("batch_size", sample.batch_size, sample.max_batch_size),
+        ("step_token_budget", sample.step_token_budget, sample.max_step_token_budget),
+    ):
+        if not 1 <= value <= ceiling:
+            raise SampleError(field, f"must be from 1 to the ceiling of {ceiling}, got {value}")
+
+
+def is_evidence(sample: InstanceSample) -> bool:
+    """Tell whether the sample shows what the limits in force can do.
+
+    Only an interval throughout which slots were full or requests waited does: with room to spare,
+    throughput and ITL are those of the demand, and a larger batch size could be neither earned nor refuted.
+    """
+    return sample.saturated and sample.steps > 0 and sample.output_tokens > 0 and sample.itl_slo_s > 0
+
+
+def clamp(value: float, ceiling: int) -> int:
+    """Round to a whole number from 1 to the ceiling."""
+    return max(1, min(ceiling, round(value)))

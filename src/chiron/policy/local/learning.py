@@ -1,0 +1,164 @@
+"""What the model autoscaler has learned of one instance: from samples alone, never from its own plans."""
+
+from __future__ import annotations
+
+import math
+
+from chiron.policy.local.base import is_evidence
+from chiron.policy.local.fit import StepFit
+from chiron.policy.local.mix import WorkMix
+from chiron.policy.snapshots import InstanceSample
+
+EVEN_WITHIN = 0.015
+"""Steps are even when their mean is as near as this to the budget, or to the decode tokens alone."""
+STEADY_WITHIN = 0.02
+"""Running requests may change so much in an interval that still counts as steady."""
+TRUST_AFTER = 3
+"""Samples before the fit may be trusted."""
+TRUST_ERROR = 0.1
+"""Mean relative error up to which it is."""
+FORGET_AFTER = 20
+"""Samples from which on a larger error means that the engine has changed, not that it is little known."""
+SPREADS = 1.5
+"""Margin under the SLO, in standard deviations of the ITL between intervals: 14 in 15 intervals keep it, and
+a request, which averages over several, keeps it nearly always."""
+EVEN_SPREAD = 0.02
+UNEVEN_SPREAD = 0.035
+"""Relative standard deviation of the ITL assumed at first: prompts come in lumps where steps are uneven."""
+LEAST_MARGIN = 0.01
+MOST_MARGIN = 0.1
+"""Bounds of the margin, as a share of the SLO."""
+
+
+class Learning:
+    """The step fit, the mix of prompt and output, KV per request, and how far predictions can be believed."""
+
+    def __init__(self) -> None:
+        self.fit = StepFit()
+        self.samples = 0
+        self.error = 0.0
+        self.forgotten = 0
+        """Times that everything was forgotten because predictions had stopped coming true."""
+        self.bias = 1.0
+        """Observed over predicted step time where steps are uneven."""
+        self.mix = WorkMix()
+        self.kv_share = 1.0
+        """Share of the KV headroom that preemptions have left."""
+        self._spread = {True: EVEN_SPREAD, False: UNEVEN_SPREAD}
+        self._itl_per_step = 1.0
+        self._running: int | None = None
+        self._kv_tokens = 0.0
+        self._limits = (0, 0)
+        self._itl_s = 0.0
+
+    @property
+    def trusted(self) -> bool:
+        """Tell whether its predictions have come true lately."""
+        return self.samples >= TRUST_AFTER and self.error <= TRUST_ERROR and self.mix.known
+
+    def target_s(self, slo_s: float, even: bool) -> float:
+        """ITL to aim at: the SLO less a margin for its spread between intervals."""
+        return slo_s * (1 - min(MOST_MARGIN, max(LEAST_MARGIN, SPREADS * self._spread[even])))
+
+    def knee(self, budget: int) -> float:
+        """Requests beyond which a larger batch no longer decodes more: every step is filled to the budget."""
+        return budget / (1 + self.mix.prompt_share)
+
+    def step_s(self, decode_tokens: float, budget: int, kv_tokens: float, base_factor: float = 1.0) -> float:
+        """Mean seconds of a step with so many decode tokens under this budget.
+
+        A share of the steps carries prompt and is filled to the budget, the others carry decodes alone; the
+        share follows from prompt tokens per output token. In between the base is linear, so smaller chunks
+        more often come to the same.
+        """
+        fit = self.fit
+        room = budget - decode_tokens
+        owed = self.mix.prompt_share * decode_tokens
+        if owed >= room:
+            base_s = fit.base_s(max(budget, decode_tokens))
+        else:
+            low_s = fit.upper_s(decode_tokens)
+            high_s = max(low_s, fit.base_s(budget))
+            base_s = (low_s + (high_s - low_s) * owed / room) * self.bias
+        return base_factor * base_s + fit.kv_s * kv_tokens
+
+    def predict(self, batch_size: float, budget: int, base_factor: float = 1.0) -> tuple[float, float]:
+        """Return the mean ITL in seconds and the output tokens a second of a full batch.
+
+        base_factor scales what is predicted of the base: the optimism of a probe.
+        """
+        decoding = min(batch_size, self.knee(budget))
+        step_s = self.step_s(decoding, budget, decoding * self.mix.kv_per_request, base_factor)
+        return step_s * self._itl_per_step, decoding / step_s
+
+    def observe(self, sample: InstanceSample) -> None:
+        """Learn from a sample that is evidence; from another only that the comparison has ended."""
+        kv_tokens = sample.kv_usage * sample.kv_capacity_tokens
+        running = sample.running_interactive + sample.running_batch
+        before, self._running = self._running, running
+        kv_before, self._kv_tokens = self._kv_tokens, kv_tokens
+        if sample.preemptions:
+            self.kv_share *= 0.95
+        else:
+            self.kv_share = min(1.0, self.kv_share * 1.002)
+        if not is_evidence(sample) or sample.itl_mean_s <= 0:
+            self._running = None
+            return
+        if before is None:
+            return
+        self.mix.observe(
+            output=sample.output_tokens,
+            prompt=sample.prompt_tokens,
+            steps=sample.steps,
+            running=running,
+            grown=running - before,
+            kv_tokens=kv_tokens,
+            kv_grown=kv_tokens - kv_before,
+        )
+        steady = abs(running - before) <= max(1.0, STEADY_WITHIN * before)
+        self._learn(sample, (kv_before + kv_tokens) / 2, steady)
+
+    def _learn(self, sample: InstanceSample, kv_tokens: float, steady: bool) -> None:
+        tokens = (sample.output_tokens + sample.prompt_tokens) / sample.steps
+        decoding = sample.output_tokens / sample.steps
+        step_s = sample.interval_s / sample.steps
+        budget = sample.step_token_budget
+        filled = abs(tokens - budget) <= EVEN_WITHIN * budget
+        even = filled or tokens - decoding <= EVEN_WITHIN * tokens
+        if filled:
+            tokens = budget
+        self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
+        if self.fit.points:
+            self._compare(step_s, tokens, decoding, budget, kv_tokens, even)
+        if steady:
+            self._measure_spread(sample, even)
+        self.fit.observe(tokens, kv_tokens, step_s, even)
+        self.samples += 1
+
+    def _compare(
+        self, step_s: float, tokens: float, decoding: float, budget: int, kv_tokens: float, even: bool
+    ) -> None:
+        kv_read_s = self.fit.kv_s * kv_tokens
+        if even:
+            expected_s = self.fit.base_s(tokens) + kv_read_s
+        else:
+            expected_s = self.step_s(decoding, budget, kv_tokens)
+            off = (step_s - kv_read_s) / (expected_s - kv_read_s)
+            self.bias = min(1.2, max(0.8, self.bias * (1 + 0.05 * (off - 1))))
+        self.error += 0.3 * (min(1.0, abs(step_s / expected_s - 1)) - self.error)
+        if self.error > TRUST_ERROR and self.samples >= FORGET_AFTER:
+            self.fit = StepFit()
+            self.samples = 0
+            self.error = 0.0
+            self.bias = 1.0
+            self.forgotten += 1
+
+    def _measure_spread(self, sample: InstanceSample, even: bool) -> None:
+        limits = (sample.batch_size, sample.step_token_budget)
+        if limits != self._limits:
+            self._limits, self._itl_s = limits, sample.itl_mean_s
+            return
+        off = sample.itl_mean_s / self._itl_s - 1
+        self._itl_s *= 1 + 0.1 * off
+        spread = self._spread[even]
+        self._spread[even] = math.sqrt(spread**2 + 0.05 * (min(off**2, 4 * spread**2) - spread**2))

@@ -1,0 +1,143 @@
+"""The default: learn what a step costs, then choose batch size and step-token budget together."""
+
+from __future__ import annotations
+
+from chiron.policy.decisions import Limits
+from chiron.policy.local.base import check, is_evidence
+from chiron.policy.local.learning import Learning
+from chiron.policy.local.pairs import (
+    Pair,
+    best_pair,
+    budgets,
+    fillable,
+    fit_batch,
+    largest_batch,
+    smallest_budget,
+)
+from chiron.policy.local.probes import Probes
+from chiron.policy.local.reactive import ReactiveAutoscaler
+from chiron.policy.snapshots import InstanceSample
+
+BURST = 1.0
+"""Interactive requests that wait per one that runs, from which on the wait counts more than throughput."""
+BETTER_BY = 1.01
+"""A new budget must promise so much more throughput than the one in force."""
+BATCH_TOLERANCE = 0.05
+"""Relative change of the batch size below which it is left alone."""
+KV_HEADROOM = 0.9
+"""Share of the KV cache that the batch is expected to hold at most."""
+
+
+class ModelAutoscaler:
+    """Chooses the pair of limits with the most throughput whose predicted ITL keeps a margin under the SLO.
+
+    Reconstructed throughout: the paper has no such autoscaler. Until the fit has proved itself on a few
+    saturated samples, `reactive` decides. Then, per saturated sample: learn; try budgets that could beat the
+    best one known, each for an interval or a few, also past budgets that are worse (the step time is a
+    staircase); then hold the best pair, correcting the batch size as KV use and bias are learned. Within a
+    burst, when at least as many interactive requests wait as run, the largest batch that keeps the SLO is
+    used on purpose. Nothing grows on a sample that is no evidence; a batch size too large for the SLO in
+    force shrinks on any.
+    """
+
+    def __init__(self) -> None:
+        self._reactive = ReactiveAutoscaler()
+        self._learning = Learning()
+        self._probes = Probes()
+        self._base: Pair | None = None
+
+    def decide(self, sample: InstanceSample) -> Limits:
+        """See `LocalAutoscaler.decide`."""
+        check(sample)
+        learning = self._learning
+        learning.observe(sample)
+        fallback = self._reactive.decide(sample)
+        most = self._most(sample)
+        if not learning.trusted:
+            self._probes.stop()
+            self._base = None
+            return Limits(
+                fallback.batch_size,
+                fallback.step_token_budget,
+                min(fallback.safe_batch_size, most),
+                f"model not trusted yet, reactive decides: {fallback.reason}",
+                {**fallback.numbers, "samples": learning.samples, "error": learning.error},
+            )
+        if sample.itl_slo_s <= 0:
+            batch_size = min(sample.batch_size, most)
+            reason = "nothing runs: the limits stay"
+            return Limits(batch_size, sample.step_token_budget, batch_size, reason, {})
+        grid = budgets(sample.max_step_token_budget)
+        safe = largest_batch(learning, grid, sample.itl_slo_s, most)
+        if is_evidence(sample):
+            pair, reason = self._choose(sample, grid, most, safe)
+        else:
+            pair, reason = self._spare(sample, most, safe)
+        return Limits(pair.batch_size, pair.budget, safe, reason, self._numbers(sample, pair))
+
+    def _choose(
+        self, sample: InstanceSample, grid: tuple[int, ...], most: int, safe: int
+    ) -> tuple[Pair, str]:
+        learning, slo_s = self._learning, sample.itl_slo_s
+        if sample.waiting_interactive >= BURST * max(1, sample.running_interactive + sample.running_batch):
+            self._probes.stop()
+            pair = smallest_budget(learning, grid, slo_s, safe)
+            return pair, "burst: the largest batch predicted to keep the ITL SLO takes up the wait"
+        current = sample.step_token_budget if self._base is None else self._base.budget
+        usable = fillable(learning, grid, most)
+        best = fit_batch(learning, min(current, usable[-1]), slo_s, most)
+        known = [budget for budget in usable if learning.fit.measured(budget)]
+        if known:
+            other = best_pair(learning, known, slo_s, most)
+            needed = BETTER_BY if other.budget > best.budget else 1 / BETTER_BY
+            if other.on_target > best.on_target or other.tokens_per_s > needed * best.tokens_per_s:
+                best = other
+        probe = self._probes.next(learning, sample, usable, most, best)
+        if probe is not None:
+            self._base = best
+            return probe, "probe: this budget may beat the best one known"
+        if self._base is not None and self._base.budget == best.budget and best.on_target:
+            before, knee = self._base.batch_size, learning.knee(best.budget)
+            near = abs(best.batch_size - before) <= BATCH_TOLERANCE * before
+            if before <= most and (near or (best.batch_size > knee and 1.03 * knee <= before <= 1.3 * knee)):
+                best = self._predicted(before, best.budget)
+        self._base = best
+        if best.on_target:
+            return best, "most throughput among the pairs predicted to keep the ITL SLO"
+        return best, "no pair is predicted to keep the ITL SLO: the least ITL"
+
+    def _spare(self, sample: InstanceSample, most: int, safe: int) -> tuple[Pair, str]:
+        """Slots are spare: end a probe, shrink if need be, never grow."""
+        batch_size, budget = sample.batch_size, sample.step_token_budget
+        if self._probes.stop() and self._base is not None:
+            batch_size = min(batch_size, self._base.batch_size)
+            budget = min(self._base.budget, sample.max_step_token_budget)
+        if batch_size > safe:
+            pair = fit_batch(self._learning, budget, sample.itl_slo_s, min(most, batch_size))
+            return pair, "slots are spare, but the ITL SLO needs fewer"
+        return self._predicted(batch_size, budget), "slots are spare: no evidence for a larger batch size"
+
+    def _predicted(self, batch_size: int, budget: int) -> Pair:
+        return Pair(batch_size, budget, *self._learning.predict(batch_size, budget), True)
+
+    def _most(self, sample: InstanceSample) -> int:
+        """Requests whose KV fits with headroom, at the KV tokens per request seen lately, to the ceiling."""
+        each = self._learning.mix.kv_per_request
+        if each <= 0:
+            return sample.max_batch_size
+        fitting = KV_HEADROOM * self._learning.kv_share * sample.kv_capacity_tokens / each
+        return max(1, min(sample.max_batch_size, int(fitting)))
+
+    def _numbers(self, sample: InstanceSample, pair: Pair) -> dict[str, float]:
+        learning = self._learning
+        return {
+            "itl_slo_s": sample.itl_slo_s,
+            "target_itl_s": learning.target_s(sample.itl_slo_s, True),
+            "predicted_itl_s": pair.itl_s,
+            "predicted_tokens_per_s": pair.tokens_per_s,
+            "kv_s_per_token": learning.fit.kv_s,
+            "kv_per_request": learning.mix.kv_per_request,
+            "prompt_share": learning.mix.prompt_share,
+            "bias": learning.bias,
+            "error": learning.error,
+        }

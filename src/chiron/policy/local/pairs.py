@@ -1,0 +1,119 @@
+"""Pairs of batch size and step-token budget: which keep a target ITL, and which yields most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from chiron.policy.local.learning import Learning
+
+BUDGET_TOKENS = 64
+"""Grid of the budgets: matrix kernels work in tiles of 64 and 128 tokens, so the steps lie there."""
+MISSES = 2
+"""Budgets tried whose filled steps are off target."""
+SLACK = 1.1
+"""Slots beyond the knee, for requests whose prompt is being computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Limits with what is predicted of them."""
+
+    batch_size: int
+    budget: int
+    itl_s: float
+    tokens_per_s: float
+    on_target: bool
+
+    def rank(self) -> tuple[bool, float]:
+        """Order of preference, the best last."""
+        return (self.on_target, self.tokens_per_s if self.on_target else -self.itl_s)
+
+
+@lru_cache(maxsize=64)
+def budgets(ceiling: int) -> tuple[int, ...]:
+    """Return the step-token budgets to choose from: multiples of 64 to 1,024, of 256 to 4,096, of 1,024."""
+    grid = [*range(BUDGET_TOKENS, 1024, BUDGET_TOKENS), *range(1024, 4096, 256), *range(4096, 16385, 1024)]
+    return tuple(tokens for tokens in grid if tokens <= ceiling) or (ceiling,)
+
+
+def full_batch(learning: Learning, budget: int) -> int:
+    """Return the batch size that fills every step to the budget, with slots for prompts under way."""
+    return math.ceil(SLACK * learning.knee(budget))
+
+
+def fillable(learning: Learning, grid: Sequence[int], most: int) -> Sequence[int]:
+    """Return the budgets whose steps a batch of at most so many requests fills; the smallest at least."""
+    return [budget for budget in grid if full_batch(learning, budget) <= most] or grid[:1]
+
+
+def fit_batch(learning: Learning, budget: int, slo_s: float, most: int) -> Pair:
+    """Return the largest useful batch, 1 to `most`, whose predicted ITL under this budget is on target.
+
+    When steps filled to the budget are on target the knee decides, beyond which nothing is gained; else the
+    ITL does, which below the knee never falls as the batch grows. A batch of 1 may be off target.
+    """
+    full = full_batch(learning, budget)
+    if full <= most:
+        itl_s, tokens_per_s = learning.predict(full, budget)
+        if itl_s <= learning.target_s(slo_s, True):
+            return Pair(full, budget, itl_s, tokens_per_s, True)
+    target_s = learning.target_s(slo_s, False)
+    low, high = 1, max(1, min(most, math.floor(learning.knee(budget))))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if learning.predict(middle, budget)[0] <= target_s:
+            low = middle
+        else:
+            high = middle - 1
+    itl_s, tokens_per_s = learning.predict(low, budget)
+    return Pair(low, budget, itl_s, tokens_per_s, itl_s <= target_s)
+
+
+def best_pair(learning: Learning, candidates: Sequence[int], slo_s: float, most: int) -> Pair:
+    """Return the pair on target with the most throughput; off target, the one with the least ITL.
+
+    `candidates` ascend. Past the second budget whose filled steps are off target none is tried: a larger one
+    only makes the steps that carry prompt longer.
+    """
+    best: Pair | None = None
+    misses = 0
+    for budget in candidates:
+        pair = fit_batch(learning, budget, slo_s, most)
+        if best is None or pair.rank() > best.rank():
+            best = pair
+        misses += pair.batch_size < full_batch(learning, budget)
+        if misses == MISSES:
+            break
+    if best is None:
+        raise ValueError("candidates: at least one budget is needed")
+    return best
+
+
+def largest_batch(learning: Learning, grid: Sequence[int], slo_s: float, most: int) -> int:
+    """Return the largest batch size, to `most`, that any budget keeps on target; 1 if none does.
+
+    Never smaller for a looser SLO: budgets that fill their steps on target stay so, and what the next larger
+    budget carries besides is less than what it would carry when on target itself.
+    """
+    target_s = learning.target_s(slo_s, True)
+    largest = place = 0
+    for index, budget in enumerate(grid):
+        full = full_batch(learning, budget)
+        if learning.predict(full, budget)[0] <= target_s:
+            largest, place = full, index + 1
+            if full >= most:
+                break
+    if largest < most and place < len(grid):
+        largest = max(largest, fit_batch(learning, grid[place], slo_s, most).batch_size)
+    return max(1, min(largest, most))
+
+
+def smallest_budget(learning: Learning, grid: Sequence[int], slo_s: float, batch_size: int) -> Pair:
+    """Return the pair of this batch size and the smallest budget that lets all of it decode."""
+    for budget in grid:
+        if learning.knee(budget) * SLACK >= batch_size:
+            return Pair(batch_size, budget, *learning.predict(batch_size, budget), True)
+    return fit_batch(learning, grid[-1], slo_s, batch_size)

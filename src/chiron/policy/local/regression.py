@@ -1,0 +1,21 @@
+"""The slope by which step time grows beyond what has been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHARE_OF_ONE_POINT = 0.5
+"""With one point only, half of a step's time is taken to grow with its tokens."""
+
+
+def line_through(tokens: Sequence[float], seconds: Sequence[float]) -> float:
+    """Return the least-squares slope in seconds per token, kept between 0 and a line through the origin."""
+    count = len(tokens)
+    mean_tokens = sum(tokens) / count
+    mean_s = sum(seconds) / count
+    steepest = mean_s / mean_tokens if mean_tokens > 0 else 0.0
+    spread = sum((x - mean_tokens) ** 2 for x in tokens)
+    if spread <= (0.05 * mean_tokens) ** 2:
+        return SHARE_OF_ONE_POINT * steepest
+    slope = sum((x - mean_tokens) * y for x, y in zip(tokens, seconds, strict=True)) / spread
+    return min(max(0.0, slope), steepest)
