@@ -184,12 +184,17 @@ def _select(trace: Trace, index: NDArray[np.intp]) -> Trace:
     )
 
 
-def _times(trace: Trace) -> NDArray[np.float64]:
+def arrivals_of(trace: Trace) -> NDArray[np.float64]:
+    """Its arrival times. Raises TraceError when it records none."""
     if trace.arrival_s is None:
-        raise TraceError(f"{trace.file}: format {trace.format} records no arrival times to scale")
-    if trace.rate_per_s == 0:
-        raise TraceError(f"{trace.file}: all requests arrive at once, so there is no rate to scale")
+        raise TraceError(f"{trace.file}: format {trace.format} records no arrival times")
     return trace.arrival_s
+
+
+def _times(trace: Trace) -> NDArray[np.float64]:
+    if arrivals_of(trace)[-1] <= 0:
+        raise TraceError(f"{trace.file}: all requests arrive at once, so there is no rate to scale")
+    return arrivals_of(trace)
 
 
 def _rate(rate_per_s: float) -> float:

@@ -1,0 +1,1 @@
+"""Baselines: other systems' policies behind the same protocols as Chiron's own."""

@@ -1,0 +1,272 @@
+"""Traces: each format from a hand-made file, malformed rows included, and the scaling of rates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chiron.sim.trace_formats import TraceError
+from chiron.sim.traces import (
+    Trace,
+    compressed,
+    first_requests,
+    multiplied,
+    prefix_hashes,
+    read_trace,
+)
+
+AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+not a time,879,55
+2023-11-16 18:15:47.0000000,91,x
+
+2023-11-16 18:15:47.6805900,10,0
+2023-11-16 18:15:51.6805900,7
+2023-11-16 18:15:48.6805900,"12,5
+2023-11-16 18:15:48.1805900,91,16
+"""
+
+BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+45,ChatGPT,1087,0,1087,Conversation log
+118,GPT-4,417,276,693,API log
+later,GPT-4,417,276,693,API log
+120.5,GPT-4,-3,276,273,API log
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_azure_rows_are_read_in_order_of_time_and_bad_ones_reported_by_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "azure.csv", AZURE)
+
+    trace = read_trace(file, "azure", strict=False)
+
+    assert trace.arrival_s is not None
+    np.testing.assert_allclose(trace.arrival_s, [0.0, 1.5, 4.314579], atol=1e-6)
+    assert trace.prompt_tokens.tolist() == [374, 91, 396]
+    assert trace.output_tokens.tolist() == [44, 16, 109]
+    assert [bad.line for bad in trace.bad_rows] == [4, 5, 7, 8, 9]
+    told = [str(bad) for bad in trace.bad_rows]
+    assert told[0] == f"{file}:4: TIMESTAMP: not a time: 'not a time'"
+    assert told[1] == f"{file}:5: GeneratedTokens: not a whole number: 'x'"
+    assert "GeneratedTokens: must be from 1" in told[2]
+    assert told[3] == f"{file}:8: 2 cells in a row, 3 in the header"
+
+
+def test_strict_reading_ends_at_the_first_bad_row(tmp_path: Path) -> None:
+    file = write(tmp_path, "azure.csv", AZURE)
+
+    with pytest.raises(TraceError, match=r"azure\.csv:4: TIMESTAMP: not a time"):
+        read_trace(file, "azure", strict=True)
+
+
+def test_azure_times_may_carry_an_offset(tmp_path: Path) -> None:
+    rows = "2024-05-10 00:00:00.009930+00:00,1,2\n2024-05-10 02:00:01.009930+02:00,3,4\n"
+    file = write(tmp_path, "azure.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+
+    trace = read_trace(file, "azure", strict=True)
+
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == pytest.approx([0.0, 1.0])
+
+
+def test_burstgpt_failures_are_skipped_and_counted_apart(tmp_path: Path) -> None:
+    trace = read_trace(write(tmp_path, "burst.csv", BURSTGPT), "burstgpt", strict=False)
+
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == [0.0, 113.0]
+    assert trace.prompt_tokens.tolist() == [472, 417]
+    assert trace.output_tokens.tolist() == [18, 276]
+    assert trace.skipped == 1
+    assert [(bad.line, bad.problem.split(":")[0]) for bad in trace.bad_rows] == [
+        (5, "Timestamp"),
+        (6, "Request tokens"),
+    ]
+
+
+def test_mooncake_blocks_become_hashes_of_engine_blocks(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 1000, "input_length": 1030, "output_length": 5, "hash_ids": [7, 8, 9]},
+        {"timestamp": 2500, "input_length": 512, "output_length": 6, "hash_ids": [7]},
+    ]
+    file = write(tmp_path, "mooncake.jsonl", "\n".join(json.dumps(row) for row in rows))
+
+    trace = read_trace(file, "mooncake", strict=True)
+
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == [0.0, 1.5]
+    assert prefix_hashes(trace, 256) == ((14, 15, 16, 17), (14, 15))
+    fine = prefix_hashes(trace, 16)
+    assert fine is not None
+    assert [len(hashes) for hashes in fine] == [64, 32]
+    assert fine[0][:32] == fine[1]
+    assert len(set(fine[0])) == 64
+    with pytest.raises(TraceError, match="512 tokens cannot be cut into blocks of 48"):
+        prefix_hashes(trace, 48)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "must be a JSON object"),
+        ('{"timestamp": 1, "input_length": 2, "output_length": 3}', "no key 'hash_ids'"),
+        ('{"timestamp": 1, "input_length": 600, "output_length": 3, "hash_ids": [1]}', "1 blocks for"),
+        ('{"timestamp": 1, "input_length": 2, "output_length": 3, "hash_ids": ["a"]}', "list of integers"),
+        ('{"timestamp": 1, "input_length": 2.5, "output_length": 3, "hash_ids": [1]}', "input_length"),
+        (
+            '{"timestamp": NaN, "input_length": 2, "output_length": 3, "hash_ids": [1]}',
+            "timestamp: not finite",
+        ),
+        ('{"timestamp": true, "input_length": 2, "output_length": 3, "hash_ids": [1]}', "timestamp: not a"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_bad_mooncake_row_is_reported_and_the_rest_read(tmp_path: Path, row: str, problem: str) -> None:
+    good = '{"timestamp": 1, "input_length": 2, "output_length": 3, "hash_ids": [1]}'
+    file = write(tmp_path, "mooncake.jsonl", f"{good}\n{row}\n{good}\n")
+
+    trace = read_trace(file, "mooncake", strict=False)
+
+    assert len(trace) == 2
+    assert [bad.line for bad in trace.bad_rows] == [2]
+    assert problem in trace.bad_rows[0].problem
+
+
+def test_sharegpt_lengths_are_estimated_from_the_first_question_and_its_answer(tmp_path: Path) -> None:
+    talks = [
+        {"id": "a", "conversations": [_turn("human", 40), _turn("gpt", 9), _turn("human", 4000)]},
+        {"id": "b", "conversations": [_turn("gpt", 100)]},
+        {"id": "c"},
+        {"id": "d", "conversations": [_turn("system", 8), _turn("human", 1), _turn("gpt", 400)]},
+    ]
+    file = write(tmp_path, "sharegpt.json", json.dumps(talks, indent=1))
+
+    trace = read_trace(file, "sharegpt", strict=False)
+
+    assert trace.estimated
+    assert trace.arrival_s is None
+    assert trace.prompt_tokens.tolist() == [10, 1]
+    assert trace.output_tokens.tolist() == [3, 100]
+    assert trace.skipped == 1
+    assert [bad.problem for bad in trace.bad_rows] == ["no list 'conversations'"]
+    lines = file.read_text().splitlines()
+    # The entry's line is the one on which its brace opens, just before its id.
+    assert '"id": "c"' in lines[trace.bad_rows[0].line]
+    with pytest.raises(TraceError, match="records no arrival times"):
+        compressed(trace, 5.0)
+
+
+def test_sharegpt_json_that_breaks_off_says_where(tmp_path: Path) -> None:
+    good = json.dumps({"conversations": [_turn("human", 4), _turn("gpt", 4)]})
+    file = write(tmp_path, "sharegpt.json", f"[\n{good},\n{{broken")
+
+    with pytest.raises(TraceError, match=r"sharegpt.json:3: not JSON"):
+        read_trace(file, "sharegpt", strict=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", ":1: no column TIMESTAMP"),
+        ("TIMESTAMP,Context\n", ":1: no column ContextTokens, GeneratedTokens; the header has"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no request in it"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\nx,1,1\n", "1 malformed rows"),
+    ],
+)
+def test_a_file_without_requests_is_an_error(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(TraceError, match=problem):
+        read_trace(write(tmp_path, "azure.csv", text), "azure", strict=False)
+
+
+def test_bytes_that_are_no_text_spoil_their_row_alone(tmp_path: Path) -> None:
+    file = tmp_path / "azure.csv"
+    head = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,3,4\n"
+    file.write_bytes(head + b"2023-11-16 18:15:46,\xff\xfe,4\n2023-11-16 18:15:47,5,6\n")
+
+    trace = read_trace(file, "azure", strict=False)
+
+    assert len(trace) == 2
+    assert [bad.line for bad in trace.bad_rows] == [3]
+
+
+def test_a_file_that_is_not_there_and_a_format_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"nowhere.csv: No such file"):
+        read_trace(tmp_path / "nowhere.csv", "azure", strict=True)
+    with pytest.raises(TraceError, match="unknown trace format 'csv': known are azure, burstgpt"):
+        read_trace(tmp_path / "nowhere.csv", "csv", strict=True)
+
+
+def trace_of(count: int, rate_per_s: float) -> Trace:
+    generator = np.random.default_rng(1)
+    times = np.cumsum(generator.exponential(1 / rate_per_s, count))
+    tokens = np.arange(1, count + 1, dtype=np.int32)
+    return Trace(Path("made"), "azure", times - times[0], tokens, tokens)
+
+
+def test_compressing_keeps_every_request_and_the_pattern() -> None:
+    trace = trace_of(1000, 5.0)
+
+    faster = compressed(trace, 50.0)
+
+    assert faster.rate_per_s == pytest.approx(50.0)
+    assert len(faster) == 1000
+    assert faster.arrival_s is not None
+    assert trace.arrival_s is not None
+    np.testing.assert_allclose(
+        faster.arrival_s / trace.arrival_s[-1],
+        trace.arrival_s / trace.arrival_s[-1] * trace.rate_per_s / 50.0,
+    )
+
+
+@pytest.mark.parametrize("rate_per_s", [2.0, 5.0, 12.5])
+def test_multiplying_keeps_the_span_and_reaches_the_rate(rate_per_s: float) -> None:
+    trace = trace_of(20_000, 5.0)
+    assert trace.arrival_s is not None
+    span = trace.arrival_s[-1]
+
+    scaled = multiplied(trace, rate_per_s, np.random.default_rng(2), jitter_s=30.0)
+
+    assert scaled.arrival_s is not None
+    # Only the fraction of a copy is random: a Bernoulli variable per request, at most 1/4 in variance.
+    expected = len(trace) * rate_per_s / trace.rate_per_s
+    assert abs(len(scaled) - expected) <= 5 * np.sqrt(len(trace) / 4)
+    assert (np.diff(scaled.arrival_s) >= 0).all()
+    assert scaled.arrival_s[0] >= 0
+    assert scaled.arrival_s[-1] <= span
+    # Every copy is one of the trace's requests, moved by no more than the jitter.
+    original = trace.arrival_s[scaled.prompt_tokens - 1]
+    assert np.abs(scaled.arrival_s - original).max() <= 30.0
+    assert (scaled.output_tokens == scaled.prompt_tokens).all()
+
+
+def test_multiplying_is_repeated_by_its_seed() -> None:
+    trace = trace_of(500, 5.0)
+
+    once, again = (multiplied(trace, 17.0, np.random.default_rng(9)) for _ in range(2))
+
+    np.testing.assert_array_equal(once.arrival_s, again.arrival_s)
+    np.testing.assert_array_equal(once.prompt_tokens, again.prompt_tokens)
+
+
+def test_a_rate_that_cannot_be_is_refused() -> None:
+    trace = trace_of(10, 5.0)
+
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(TraceError, match="rate_per_s: must be a number > 0"):
+            compressed(trace, rate)
+    with pytest.raises(TraceError, match="arrive at once"):
+        multiplied(first_requests(trace, 1), 5.0, np.random.default_rng(0))
+
+
+def _turn(speaker: str, characters: int) -> dict[str, str]:
+    return {"from": speaker, "value": "x" * characters}
