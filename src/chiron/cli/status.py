@@ -11,9 +11,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from chiron.cli.fitting import Column, FittingTable
 from chiron.cluster import ClusterAdmin
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
@@ -65,13 +65,25 @@ def to_json(message: Message) -> str:
 
 
 def tables(snapshot: pb.ClusterSnapshot) -> RenderableType:
-    """Models, nodes and instances."""
-    return Group(models_table(snapshot.models), nodes_table(snapshot), instances_table(snapshot))
+    """Models, nodes, routers and instances."""
+    return Group(
+        models_table(snapshot.models),
+        nodes_table(snapshot),
+        routers_table(snapshot.routers),
+        instances_table(snapshot),
+    )
 
 
-def models_table(models: Iterable[pb.ModelStatus]) -> Table:
+def models_table(models: Iterable[pb.ModelStatus]) -> FittingTable:
     """A row for each model."""
-    table = _table("model", "engine", "ready", "GPUs each", "spec", "what stands in the way")
+    table = FittingTable(
+        Column("model"),
+        Column("engine", rank=1),
+        Column("ready"),
+        Column("GPUs each", rank=2),
+        Column("spec", rank=3),
+        Column("what stands in the way", prose=True),
+    )
     for model in models:
         spec = model.spec
         ready = f"{model.ready_instances}/{model.desired_instances}"
@@ -81,9 +93,15 @@ def models_table(models: Iterable[pb.ModelStatus]) -> Table:
     return table
 
 
-def nodes_table(snapshot: pb.ClusterSnapshot) -> Table:
+def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
     """A row for each node."""
-    table = _table("node", "state", "GPUs in use", "host", "last report")
+    table = FittingTable(
+        Column("node"),
+        Column("state", prose=True),
+        Column("GPUs in use", rank=1),
+        Column("host", rank=2),
+        Column("last report", rank=3),
+    )
     for node in snapshot.nodes:
         taken = {
             index
@@ -100,15 +118,34 @@ def nodes_table(snapshot: pb.ClusterSnapshot) -> Table:
             ),
             f"{len(taken)}/{len(node.gpus)}",
             node.host,
-            f"{node.report_age_ms / 1000:.1f} s ago",
+            _age(node.report_age_ms),
         )
     return table
 
 
-def instances_table(snapshot: pb.ClusterSnapshot) -> Table:
+def routers_table(routers: Iterable[pb.RouterStatus]) -> FittingTable:
+    """A row for each router."""
+    table = FittingTable(
+        Column("router"), Column("address", rank=1), Column("queued", rank=2), Column("last report", rank=3)
+    )
+    for router in routers:
+        table.add_row(router.router_id, router.address, _counts(router.queued), _age(router.report_age_ms))
+    return table
+
+
+def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
     """A row for each instance."""
-    table = _table(
-        "instance", "node", "GPUs", "role", "state", "running", "waiting", "tok/s", "restarts", "reason"
+    table = FittingTable(
+        Column("instance"),
+        Column("node", rank=2),
+        Column("GPUs", rank=5),
+        Column("role", rank=6),
+        Column("state"),
+        Column("running", rank=3),
+        Column("waiting", rank=4),
+        Column("tok/s", rank=7),
+        Column("restarts", rank=8),
+        Column("reason", rank=1, prose=True),
     )
     for instance in snapshot.instances:
         load, state = instance.load, state_name(instance.state)
@@ -118,8 +155,8 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> Table:
             ",".join(map(str, instance.gpu_indexes)),
             types_pb2.Role.Name(instance.role).removeprefix("ROLE_").lower(),
             Text(state, style=_STYLES.get(state, "")),
-            f"{load.running.interactive}+{load.running.batch}/{load.batch_size}",
-            f"{load.waiting.interactive}+{load.waiting.batch}",
+            f"{_counts(load.running)}/{load.batch_size}",
+            _counts(load.waiting),
             f"{load.tokens_per_s:.0f}",
             str(instance.restarts),
             instance.reason,
@@ -132,8 +169,10 @@ def state_name(state: types_pb2.InstanceState.ValueType) -> str:
     return types_pb2.InstanceState.Name(state).removeprefix("INSTANCE_STATE_")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column)
-    return table
+def _counts(counts: types_pb2.ClassCounts) -> str:
+    """Interactive + batch."""
+    return f"{counts.interactive}+{counts.batch}"
+
+
+def _age(age_ms: float) -> str:
+    return f"{age_ms / 1000:.1f} s ago"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from chiron.cli.progress import LineProgress
@@ -50,9 +51,9 @@ def snapshot() -> pb.ClusterSnapshot:
     return cluster
 
 
-def rendered(cluster: pb.ClusterSnapshot) -> list[str]:
+def rendered(cluster: pb.ClusterSnapshot, width: int = 400) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=400).print(tables(cluster))
+    Console(file=out, width=width).print(tables(cluster))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
@@ -72,6 +73,56 @@ def test_a_node_shows_its_gpus_in_use_and_a_lost_one_says_so() -> None:
 
     assert "node-0 live 1/2 10.0.0.1 0.0 s ago" in rows
     assert "node-1 lost 0/0 10.0.0.2 0.0 s ago" in rows
+
+
+def test_a_router_shows_its_address_and_its_queue() -> None:
+    cluster = snapshot()
+    cluster.routers.add(
+        router_id="router-0",
+        address="10.0.0.1:50051",
+        report_age_ms=400,
+        queued=types_pb2.ClassCounts(interactive=7, batch=2),
+    )
+
+    assert "router-0 10.0.0.1:50051 7+2 0.4 s ago" in rendered(cluster)
+
+
+def narrow() -> pb.ClusterSnapshot:
+    """A busy cluster with long names."""
+    cluster = snapshot()
+    cluster.instances[0].instance_id = "mistral-7b-instruct-2aa41c"
+    cluster.instances[1].instance_id = "mistral-7b-instruct-90fe13"
+    cluster.instances[1].reason = "the weights folder /models/mistral-7b-instruct holds no config.json"
+    cluster.routers.add(router_id="gateway-1.example-4242", address="10.20.30.40:50051")
+    return cluster
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_a_narrow_terminal_shows_ids_and_states_whole(width: int) -> None:
+    rows = rendered(narrow(), width)
+
+    assert [row for row in rows if row.startswith("mistral-7b-instruct-2aa41c") and "READY" in row]
+    assert [row for row in rows if row.startswith("mistral-7b-instruct-90fe13") and "FAILED" in row]
+    assert [row for row in rows if row.startswith("gateway-1.example-4242")]
+    assert not any("…" in row for row in rows)
+    assert max(map(len, rows)) <= width
+
+
+def test_at_eighty_columns_it_shows_where_an_instance_is_and_why_it_failed() -> None:
+    text = " ".join(rendered(narrow(), 80))
+
+    assert "mistral-7b-instruct-2aa41c node-0 READY" in text
+    assert "the weights folder" in text
+    assert "-instruct holds no" in text
+
+
+def test_what_is_wider_than_the_terminal_goes_on_in_the_next_line() -> None:
+    rows = rendered(narrow(), 24)
+
+    assert not any("…" in row for row in rows)
+    cells = "".join(row.split()[0] for row in rows if row)
+    assert "mistral-7b-instruct-2aa41c" in cells
+    assert "mistral-7b-instruct-90fe13" in cells
 
 
 def test_json_has_the_fields_own_names_and_their_defaults() -> None:
