@@ -52,8 +52,8 @@ def up(
     time_scale: Annotated[
         float | None,
         typer.Option(
-            help="Slow the sim engines down by this factor, up to 10; their models' SLO defaults are multiplied "
-            "by it."
+            help="Slow the sim engines down by this factor, up to 10, and multiply the SLO defaults of their "
+            "models by it."
         ),
     ] = None,
     routers: Annotated[int, typer.Option(min=1, help="Routers; they take consecutive ports.")] = 1,
@@ -66,7 +66,10 @@ def up(
     ] = None,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Live table, on a terminal.")] = True,
 ) -> None:
-    """Run a whole local cluster in this terminal until Ctrl-C, which drains it."""
+    """Run a whole local cluster in this terminal until Ctrl-C, which drains it.
+
+    When one of its services ends by itself or is killed, the whole cluster ends; a worker is started again.
+    """
     from chiron.cli.runner import execute
     from chiron.cli.up import UpOptions, run_up
 
@@ -176,7 +179,10 @@ def status(
     as_json: Json = False,
     controller: Controller = CONTROLLER,
 ) -> None:
-    """Show nodes, instances and models."""
+    """Show models, nodes, routers and instances.
+
+    A narrow terminal shows fewer columns; --json has them all.
+    """
     from chiron.cli.runner import execute
     from chiron.cli.status import show_status
 

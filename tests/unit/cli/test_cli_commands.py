@@ -56,6 +56,12 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert f" {command} " in shown.stdout
 
 
+def test_the_help_of_up_says_what_the_end_of_a_service_means() -> None:
+    shown = " ".join(chiron("up", "--help", COLUMNS="200").stdout.split())
+
+    assert "one of its services ends by itself or is killed, the whole cluster ends" in shown
+
+
 def test_version_is_the_distribution_s() -> None:
     assert chiron("version").stdout == f"chiron {version('chiron-serving')}\n"
 
