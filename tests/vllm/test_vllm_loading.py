@@ -11,6 +11,7 @@ import pytest
 
 from services.worker.engines.base import EngineLoadError
 from services.worker.engines.vllm import VllmEngine
+from tests.support.wait import eventually
 from tests.vllm.adapters import write_adapter
 from tests.vllm.support import engine_config
 
@@ -39,9 +40,15 @@ async def test_a_bad_configuration_is_refused_by_name(
 
 
 def engine_processes() -> set[psutil.Process]:
-    return {
-        child for child in psutil.Process().children() if "resource_tracker" not in " ".join(child.cmdline())
-    }
+    """Children that live; one that was killed stays a zombie until vLLM's own thread has reaped it."""
+    return {child for child in psutil.Process().children() if _is_engine(child)}
+
+
+def _is_engine(child: psutil.Process) -> bool:
+    try:
+        return "resource_tracker" not in " ".join(child.cmdline())
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return False
 
 
 async def test_a_failure_inside_the_engine_process_is_reported_with_its_cause(
@@ -54,7 +61,7 @@ async def test_a_failure_inside_the_engine_process_is_reported_with_its_cause(
     before = engine_processes()
     with pytest.raises(EngineLoadError, match="SafetensorError"):
         await VllmEngine.start(engine_config(damaged))
-    assert engine_processes() == before
+    await eventually(lambda: engine_processes() == before, what="the engine process ends")
 
 
 async def test_an_adapter_that_cannot_be_loaded_is_named_and_the_engine_stopped(
@@ -65,4 +72,4 @@ async def test_an_adapter_that_cannot_be_loaded_is_named_and_the_engine_stopped(
     before = engine_processes()
     with pytest.raises(EngineLoadError, match="adapter 'poet'"):
         await VllmEngine.start(engine_config(random_llama, adapters={"poet": str(adapter)}))
-    assert engine_processes() == before
+    await eventually(lambda: engine_processes() == before, what="the engine process ends")
