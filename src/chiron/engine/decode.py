@@ -68,6 +68,15 @@ class DecodeGroup:
         """Tokens that a member has emitted; accepted drafts beyond its last token do not count."""
         return sequence.output - max(0, sequence.finish_at - self.clock)
 
+    def progress(self, min_emitted_tokens: int) -> list[tuple[int, int, int]]:
+        """(request id, computed tokens, emitted tokens) of members that emitted at least so many."""
+        clock = self.clock
+        return [
+            (request_id, clock + sequence.offset, emitted)
+            for request_id, sequence in self.members.items()
+            if (emitted := sequence.output - max(0, sequence.finish_at - clock)) >= min_emitted_tokens
+        ]
+
     def clock_after(self, steps: int) -> int:
         """Return what the clock shows after this many more steps."""
         if self.positions == 1:
@@ -106,6 +115,10 @@ class DecodeGroup:
 
     def steps_within(self, blocks: int, most_steps: int) -> int:
         """Return how many steps, 0 to most_steps, so many blocks suffice for."""
+        # A member needs at most one block more than the whole blocks that it fills.
+        growth = self.clock_after(most_steps) - self.clock
+        if len(self.members) * (growth // self._block_size + 1) <= blocks:
+            return most_steps
         if self.blocks_until(self.clock_after(most_steps)) <= blocks:
             return most_steps
         enough, too_many = 0, most_steps

@@ -56,6 +56,8 @@ class EngineModel:
         self._lifecycle = Lifecycle(profile)
         self._block_size = profile.block_size
         self._arrivals = 0
+        # Steps of the decode run that decode_run() has announced; 0: none, or something has changed since.
+        self._ahead = 0
         self.set_batch_size(batch_size)
         self.set_step_token_budget(
             profile.default_step_token_budget if step_token_budget is None else step_token_budget
@@ -84,6 +86,8 @@ class EngineModel:
             raise InvalidRequestError(
                 "prefix_hashes", f"{len(request.prefix_hashes)} given for {full_blocks} full prompt blocks"
             )
+        if self.running < self._scheduler.batch_size:
+            self._ahead = 0
         self._scheduler.add(Sequence(request, self._arrivals))
         self._arrivals += 1
 
@@ -96,12 +100,14 @@ class EngineModel:
         sequence = self._find(request_id)
         if sequence.phase is RequestPhase.WAITING:
             return False
+        self._ahead = 0
         self._scheduler.preempt(sequence)
         return True
 
     def abort(self, request_id: int) -> RequestProgress:
         """End a request now and free what it holds; return how far it came. Raises UnknownRequestError."""
         sequence = self._find(request_id)
+        self._ahead = 0
         self._scheduler.end(sequence)
         return self._progress(sequence)
 
@@ -122,6 +128,7 @@ class EngineModel:
         """Set the batch size, >= 1, from the next admission on; lowering it drains and evicts nobody."""
         if batch_size < 1:
             raise InvalidLimitError("batch_size", f"must be at least 1, got {batch_size}")
+        self._ahead = 0
         self._scheduler.batch_size = batch_size
 
     @property
@@ -133,6 +140,7 @@ class EngineModel:
         """Set the step-token budget, >= 1, from the next step on."""
         if step_token_budget < 1:
             raise InvalidLimitError("step_token_budget", f"must be at least 1, got {step_token_budget}")
+        self._ahead = 0
         self._scheduler.step_token_budget = step_token_budget
 
     def state(self, now: float) -> EngineState:
@@ -245,22 +253,35 @@ class EngineModel:
             raise InvalidLimitError("max_steps", f"must be at least 1, got {max_steps}")
         if not self._scheduler.sequences:
             return None
-        steps = self._stepper.run_steps(max_steps)
+        steps = self._ahead
+        if not steps:
+            steps = self._stepper.run_steps(max_steps)
+        elif max_steps is not None and max_steps < steps:
+            steps = max_steps
+        self._ahead = 0
         if not steps:
             return self._stepper.take_mixed(time_factor)
         if until < inf:
             steps = self._stepper.steps_begun_within(until - now, steps, time_factor)
         return self._stepper.take_run(steps, time_factor)
 
-    def decode_run(self, time_factor: float = 1.0) -> DecodeRun | None:
-        """Return the run that advance() would take with no bound, without taking it; None if it is no
-        decode run.
+    def decode_run(self, time_factor: float = 1.0, max_steps: int | None = None) -> DecodeRun | None:
+        """Return the run that advance() would take with no other bound than max_steps, without taking it;
+        None if it is no decode run.
 
         For a caller that schedules ahead: it sets its alarm to the run's end and, if something happens
         before, catches up with advance(start, until=that instant).
         """
-        steps = self._stepper.run_steps(None) if self._scheduler.sequences else 0
+        steps = self._stepper.run_steps(max_steps) if self._scheduler.sequences else 0
+        self._ahead = steps if max_steps is None else 0
         return DecodeRun(steps, self._stepper.run_seconds(steps, time_factor)) if steps else None
+
+    def decoding_progress(self, min_emitted_tokens: int = 0) -> list[tuple[int, int, int]]:
+        """Return (request id, tokens in the KV cache, emitted tokens) of the decoding requests.
+
+        Only those that have emitted at least so many here; tokens are as of the end of the last step.
+        """
+        return self._scheduler.decoding.progress(min_emitted_tokens)
 
     def _find(self, request_id: int) -> Sequence:
         try:

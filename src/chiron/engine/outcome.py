@@ -55,8 +55,7 @@ class EngineTotals:
     """Times that a running request was put back to wait, forced ones included."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRun:
+class DecodeRun(NamedTuple):
     """Identical decode steps ahead, valid until something is submitted, changed or stepped."""
 
     steps: int

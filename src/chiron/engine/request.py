@@ -34,6 +34,9 @@ class EngineRequest:
     is to be cached. Equal hashes mean equal tokens up to and including that block."""
     resumed_tokens: int = 0
     """Part of output_tokens that an earlier engine delivered: computed like prompt, not emitted again."""
+    restored_tokens: int = 0
+    """Leading prompt and resumed tokens whose keys and values the caller has copied back: at the first
+    admission they take KV blocks and are not computed. The last token is always computed."""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1:
@@ -44,6 +47,12 @@ class EngineRequest:
             raise InvalidRequestError(
                 "resumed_tokens",
                 f"must be from 0 to output_tokens - 1 = {self.output_tokens - 1}, got {self.resumed_tokens}",
+            )
+        if not 0 <= self.restored_tokens < self.prompt_tokens + self.resumed_tokens:
+            raise InvalidRequestError(
+                "restored_tokens",
+                f"must be from 0 to {self.prompt_tokens + self.resumed_tokens - 1}, "
+                f"got {self.restored_tokens}",
             )
 
 

@@ -137,6 +137,9 @@ class Scheduler:
             if not sequence.preemptions:
                 sequence.cached_tokens = sequence.computed
             self.cached_tokens += sequence.computed
+            if sequence.restored > sequence.computed:
+                sequence.computed = sequence.restored
+            sequence.restored = 0
             sequence.phase = RequestPhase.PREFILLING
             insort(self.prefilling, sequence, key=_by_key)
             admitted.append(Admission(sequence.request_id, sequence.computed))

@@ -30,6 +30,7 @@ class Sequence:
         "prompt",
         "published",
         "request_id",
+        "restored",
     )
 
     def __init__(self, request: EngineRequest, arrival: int) -> None:
@@ -39,6 +40,7 @@ class Sequence:
         self.prompt = request.prompt_tokens + request.resumed_tokens
         self.output = request.output_tokens - request.resumed_tokens
         self.hashes = request.prefix_hashes
+        self.restored = request.restored_tokens
         self.phase = RequestPhase.WAITING
         self.emitted = 0
         self.computed = 0

@@ -1,0 +1,198 @@
+"""The simulated cluster: instances start, load, serve, drain, sleep, wake and fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from chiron.policy.words import Phase, Role
+from chiron.sim.agenda import Agenda
+from chiron.sim.gpus import Claim, Gpus, check_initial
+from chiron.sim.instance import Identity, SimInstance
+from chiron.sim.ledger import Ledger
+from chiron.sim.settings import InvalidSettingError, SimSettings
+
+
+@dataclass(slots=True)
+class Observers:
+    """Who is told of what happens to instances. Each is called with the instance and the time."""
+
+    load_changed: Callable[[SimInstance, float], None]
+    """At every change of what a load message tells."""
+    phase_changed: Callable[[SimInstance, float], None]
+    """At every change of phase or role, and when it is gone."""
+    given_back: Callable[[SimInstance, list[int], float], None]
+    """With requests that the instance no longer serves."""
+
+
+@dataclass(slots=True)
+class EngineTokens:
+    """Counters of engines that are gone."""
+
+    emitted: int = 0
+    finished: int = 0
+    dead: list[str] = field(default_factory=list)
+
+
+class Cluster:
+    """All instances of all models."""
+
+    def __init__(
+        self, settings: SimSettings, agenda: Agenda, ledger: Ledger, gpus: Gpus, observers: Observers
+    ) -> None:
+        self._settings = settings
+        self._agenda = agenda
+        self._ledger = ledger
+        self._gpus = gpus
+        self._observers = observers
+        self._rng = np.random.default_rng((settings.seed, 2))
+        self.instances: dict[str, SimInstance] = {}
+        """Those that hold GPUs, in the order of their start."""
+        self.gone = EngineTokens()
+        self.load_times_s: list[list[float]] = [[] for _ in settings.models]
+        """Measured times from placement to ready, by model."""
+        self.failures = 0
+        self._started = 0
+        # Sleeping is what they drain for.
+        self._to_sleep: set[str] = set()
+
+    def start_initial(self) -> None:
+        """Place the instances that are ready when the simulation begins."""
+        check_initial(self._settings, self._settings.models)
+        for index, model in enumerate(self._settings.models):
+            for role, count in model.initial.items():
+                for _ in range(count):
+                    instance = self._make(index, Role(role), 0.0)
+                    if instance is None:
+                        raise InvalidSettingError(
+                            "initial", f"the cluster has no room for {count} instances of {model.name!r}"
+                        )
+                    self._set_phase(instance, Phase.READY, 0.0)
+
+    def start(self, model_index: int, role: Role, now: float) -> SimInstance | None:
+        """Place an instance and begin to load it; None when there is no room."""
+        instance = self._make(model_index, role, now)
+        if instance is None:
+            return None
+        model = instance.model
+        takes_s = model.profile.load_s if model.load_time_s is None else model.load_time_s
+        if model.load_time_spread:
+            takes_s *= float(self._rng.lognormal(0.0, model.load_time_spread))
+        self._agenda.at(now + takes_s, self._ready, instance)
+        self._observers.phase_changed(instance, now)
+        return instance
+
+    def _make(self, model_index: int, role: Role, now: float) -> SimInstance | None:
+        model = self._settings.models[model_index]
+        nodes = [
+            instance.identity.node_id
+            for instance in self.instances.values()
+            if instance.identity.model_index == model_index
+        ]
+        claim = self._gpus.find(model, nodes)
+        if claim is None:
+            return None
+        number = self._started
+        self._started += 1
+        identity = Identity(f"{model.name}-{number:05d}", number, model_index, *claim)
+        instance = SimInstance(
+            identity, model, role, self._settings, self._agenda, self._ledger, self._observers.load_changed
+        )
+        instance.phase_since_s = now
+        self._gpus.take(claim, identity.instance_id, now)
+        self.instances[identity.instance_id] = instance
+        return instance
+
+    def _ready(self, now: float, instance: SimInstance) -> None:
+        if instance.dead or instance.phase is not Phase.LOADING:
+            return
+        self.load_times_s[instance.identity.model_index].append(now - instance.phase_since_s)
+        self._set_phase(instance, Phase.READY, now)
+
+    def change_role(self, instance: SimInstance, role: Role, now: float) -> None:
+        """Give an instance another role; nothing on it is given back."""
+        instance.role = role
+        self._observers.phase_changed(instance, now)
+        self._observers.load_changed(instance, now)
+
+    def retire(self, instance: SimInstance, now: float) -> None:
+        """Drain an instance and free its GPUs; one that loads or sleeps stops at once."""
+        self._to_sleep.discard(instance.instance_id)
+        if instance.phase in (Phase.LOADING, Phase.SLEEPING):
+            self._remove(instance, now)
+        else:
+            self._drain(instance, now)
+
+    def sleep(self, instance: SimInstance, now: float) -> None:
+        """Drain a ready instance and put it to sleep; it keeps its GPUs."""
+        self._to_sleep.add(instance.instance_id)
+        self._drain(instance, now)
+
+    def wake(self, instance: SimInstance, role: Role, now: float) -> None:
+        """Wake a sleeping instance with this role."""
+        instance.role = role
+        self._set_phase(instance, Phase.LOADING, now)
+        wake_s = instance.model.wake_time_s
+        takes_s = instance.model.profile.wake_s[0] if wake_s is None else wake_s
+        self._agenda.at(now + takes_s, self._woken, instance)
+
+    def _woken(self, now: float, instance: SimInstance) -> None:
+        if not instance.dead and instance.phase is Phase.LOADING:
+            self._set_phase(instance, Phase.READY, now)
+
+    def _drain(self, instance: SimInstance, now: float) -> None:
+        self._set_phase(instance, Phase.DRAINING, now)
+        running = set(instance.engine.running_ids())
+        waiting = [request_id for request_id in instance.request_ids(now) if request_id not in running]
+        self._give_back(instance, waiting, now)
+        self.drained(instance, now)
+
+    def drained(self, instance: SimInstance, now: float) -> None:
+        """Let a draining instance go, or sleep, if it has nothing left to serve."""
+        if instance.phase is not Phase.DRAINING or instance.dead or not instance.empty:
+            return
+        if instance.instance_id in self._to_sleep:
+            self._to_sleep.remove(instance.instance_id)
+            self._set_phase(instance, Phase.SLEEPING, now)
+        else:
+            self._remove(instance, now)
+
+    def fail(self, instance: SimInstance, now: float) -> None:
+        """Lose an instance; what it served goes back to the router, tokens delivered so far are kept."""
+        self.failures += 1
+        instance.phase = Phase.DRAINING
+        requests = instance.request_ids(now)
+        # What the step under way finishes was delivered.
+        instance.publish_now(now)
+        self._remove(instance, now, requests)
+
+    def _remove(self, instance: SimInstance, now: float, requests: list[int] | None = None) -> None:
+        if requests:
+            self._ledger.retries += len(requests)
+            self._give_back(instance, requests, now)
+        instance.kill()
+        totals = instance.engine.totals
+        self.gone.emitted += totals.emitted_tokens
+        self.gone.finished += totals.finished
+        self._observers.phase_changed(instance, now)
+        self._observers.load_changed(instance, now)
+        # Others may have the GPUs once the node's report has told that they are free.
+        self._agenda.at(now + self._settings.telemetry.delay_s, self._released, instance)
+
+    def _released(self, now: float, instance: SimInstance) -> None:
+        claim: Claim = (instance.identity.node_id, instance.identity.gpu_indexes)
+        self._gpus.release(claim, instance.instance_id, now)
+        del self.instances[instance.instance_id]
+
+    def _give_back(self, instance: SimInstance, requests: list[int], now: float) -> None:
+        given = [request_id for request_id in requests if instance.remove(request_id, now) is not None]
+        if given:
+            self._observers.given_back(instance, given, now)
+
+    def _set_phase(self, instance: SimInstance, phase: Phase, now: float) -> None:
+        instance.phase = phase
+        instance.phase_since_s = now
+        self._observers.phase_changed(instance, now)
+        self._observers.load_changed(instance, now)

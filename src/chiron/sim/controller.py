@@ -1,0 +1,209 @@
+"""The simulated controller: snapshots from what has arrived, decisions carried out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from chiron.policy.decisions import Action, ChangeRole, FleetDecision, Retire, Sleep, Start, Wake
+from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
+from chiron.policy.words import Phase, Role
+from chiron.sim.cluster import Cluster
+from chiron.sim.gpus import Gpus
+from chiron.sim.instance import SimInstance
+from chiron.sim.protocols import GlobalAutoscaler
+from chiron.sim.results import ActionRecord
+from chiron.sim.settings import SimModel, SimSettings
+from chiron.sim.telemetry import InstanceReport, Mail, RouterReport, difference
+
+_KIND = {Start: "start", Retire: "retire", ChangeRole: "change-role", Wake: "wake", Sleep: "sleep"}
+_UP, _DOWN = ("start", "wake"), ("retire", "sleep")
+
+
+class UnknownTargetError(ValueError):
+    """A decision names a model or an instance that does not exist; the text names it."""
+
+
+class Controller:
+    """Runs the global autoscaler on what reports have told."""
+
+    def __init__(
+        self, settings: SimSettings, autoscaler: GlobalAutoscaler, cluster: Cluster, gpus: Gpus
+    ) -> None:
+        self._settings = settings
+        self._autoscaler = autoscaler
+        self._cluster = cluster
+        self._gpus = gpus
+        self._by_name = {model.name: index for index, model in enumerate(settings.models)}
+        delay_s = settings.telemetry.delay_s
+        self.instance_mail: Mail[InstanceReport] = Mail(delay_s)
+        self.router_mail: list[Mail[RouterReport]] = [Mail(delay_s) for _ in settings.models]
+        self._known: dict[str, InstanceReport] = {}
+        self._commanded: dict[str, Phase] = {}
+        empty = RouterReport(0.0, Traffic(interval_s=0.0), ())
+        self._router_now = [empty] * len(settings.models)
+        self._router_before = [empty] * len(settings.models)
+        self.actions: list[ActionRecord] = []
+        self.reversals = 0
+        self._last: dict[tuple[str, str], float] = {}
+
+    def tick(self, now: float) -> None:
+        """Take a snapshot, ask the autoscaler and carry out what it decides."""
+        self._receive(now)
+        decision: FleetDecision = self._autoscaler.decide(self.snapshot(now))
+        for action in decision.actions:
+            self._carry_out(action, now)
+
+    def note(self, report: InstanceReport) -> None:
+        """Know of an instance without waiting for its report: the controller itself has placed it."""
+        self._known[report.instance.instance_id] = report
+
+    def _receive(self, now: float) -> None:
+        for report in self.instance_mail.receive(now):
+            key = report.instance.instance_id
+            if report.gone:
+                self._known.pop(key, None)
+                self._commanded.pop(key, None)
+                continue
+            self._known[key] = report
+            if report.instance.phase is self._commanded.get(key):
+                del self._commanded[key]
+        for index, mail in enumerate(self.router_mail):
+            for router_report in mail.receive(now):
+                self._router_now[index] = router_report
+
+    def snapshot(self, now: float) -> FleetSnapshot:
+        """What the controller knows now."""
+        instances: list[list[FleetInstance]] = [[] for _ in self._settings.models]
+        for report in self._known.values():
+            name = report.instance.instance_id.rpartition("-")[0]
+            instances[self._by_name[name]].append(self._instance(report, now))
+        models = tuple(
+            self._fleet(index, model, tuple(instances[index]), now)
+            for index, model in enumerate(self._settings.models)
+        )
+        self._router_before = list(self._router_now)
+        return FleetSnapshot(
+            now_s=now, models=models, free_gpus=self._gpus.free(), gpu_budget=self._settings.gpu_budget
+        )
+
+    def _instance(self, report: InstanceReport, now: float) -> FleetInstance:
+        known = report.instance
+        phase = self._commanded.get(known.instance_id, known.phase)
+        age_s = now - report.phase_since_s
+        ready_in_s = 0.0
+        if phase is Phase.LOADING:
+            waking = known.phase is not Phase.LOADING or known.kv_usage > 0
+            index = self._by_name[known.instance_id.rpartition("-")[0]]
+            expected_s = self._wake_time_s(index) if waking else self._load_time_s(index)
+            ready_in_s = max(0.0, expected_s - age_s)
+        return replace(
+            known,
+            phase=phase,
+            ready_in_s=ready_in_s,
+            phase_age_s=age_s,
+            report_age_s=now - report.made_s,
+        )
+
+    def _fleet(
+        self, index: int, model: SimModel, instances: tuple[FleetInstance, ...], now: float
+    ) -> ModelFleet:
+        latest, before = self._router_now[index], self._router_before[index]
+        traffic = difference(latest.totals, before.totals, latest.made_s - before.made_s)
+        backlog = tuple(BatchBacklog(deadline_s - now, *rest) for deadline_s, *rest in latest.backlog)
+        return ModelFleet(
+            name=model.name,
+            gpus_per_instance=model.profile.gpus,
+            min_instances=model.min_instances,
+            max_instances=model.max_instances,
+            ttft_slo_s=model.ttft_slo_s,
+            itl_slo_s=model.itl_slo_s,
+            batch_itl_slo_s=model.batch_itl_slo_s,
+            instances=instances,
+            traffic=traffic,
+            backlog=backlog,
+            load_time_s=self._load_time_s(index),
+            wake_time_s=self._wake_time_s(index),
+            initial_batch_size=model.initial_batch_size,
+            priority=model.priority,
+        )
+
+    def _load_time_s(self, index: int) -> float:
+        measured = self._cluster.load_times_s[index]
+        if measured:
+            return float(np.percentile(measured[-200:], 95))
+        model = self._settings.models[index]
+        return model.profile.load_s if model.load_time_s is None else model.load_time_s
+
+    def _wake_time_s(self, index: int) -> float:
+        model = self._settings.models[index]
+        return model.profile.wake_s[0] if model.wake_time_s is None else model.wake_time_s
+
+    def _carry_out(self, action: Action, now: float) -> None:
+        if action.model not in self._by_name:
+            raise UnknownTargetError(f"the autoscaler names model {action.model!r}, which does not exist")
+        index = self._by_name[action.model]
+        if isinstance(action, Start):
+            for _ in range(action.count):
+                started = self._start(index, action.role, now)
+                if started is None:
+                    return
+                self._record(action, started.instance_id, now)
+            return
+        instance = self._cluster.instances.get(action.instance_id)
+        if instance is None and action.instance_id not in self._known:
+            raise UnknownTargetError(
+                f"the autoscaler names instance {action.instance_id!r}, which does not exist"
+            )
+        # A command that crosses a change of phase on its way is void.
+        if instance is None or instance.dead or not self._command(action, instance, now):
+            return
+        self._record(action, action.instance_id, now)
+
+    def _start(self, index: int, role: Role, now: float) -> SimInstance | None:
+        model = self._settings.models[index]
+        if model.max_instances:
+            holding = sum(
+                1
+                for instance in self._cluster.instances.values()
+                if instance.identity.model_index == index and instance.phase is not Phase.DRAINING
+            )
+            if holding >= model.max_instances:
+                return None
+        return self._cluster.start(index, role, now)
+
+    def _command(self, action: Action, instance: SimInstance, now: float) -> bool:
+        phase = instance.phase
+        if isinstance(action, Retire) and phase is not Phase.DRAINING:
+            self._commanded[action.instance_id] = Phase.DRAINING
+            self._cluster.retire(instance, now)
+        elif isinstance(action, Sleep) and phase is Phase.READY:
+            self._commanded[action.instance_id] = Phase.DRAINING
+            self._cluster.sleep(instance, now)
+        elif isinstance(action, Wake) and phase is Phase.SLEEPING:
+            self._commanded[action.instance_id] = Phase.LOADING
+            self._cluster.wake(instance, action.role, now)
+        elif isinstance(action, ChangeRole) and phase in (Phase.READY, Phase.LOADING):
+            if instance.role is action.role:
+                return False
+            self._cluster.change_role(instance, action.role, now)
+        else:
+            return False
+        return True
+
+    def _record(self, action: Action, instance_id: str, now: float) -> None:
+        kind = _KIND[type(action)]
+        window_s = self._load_time_s(self._by_name[action.model])
+        if kind == "change-role":
+            against: tuple[tuple[str, str], ...] = ((instance_id, kind),)
+            mine = (instance_id, kind)
+        else:
+            against = tuple((action.model, other) for other in (_DOWN if kind in _UP else _UP))
+            mine = (action.model, kind)
+        if any(now - self._last.get(key, -np.inf) <= window_s for key in against):
+            self.reversals += 1
+        self._last[mine] = now
+        self.actions.append(
+            ActionRecord(now, kind, action.model, instance_id, action.reason, dict(action.numbers))
+        )

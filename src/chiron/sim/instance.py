@@ -1,0 +1,359 @@
+"""One simulated instance: its engine, planned ahead and interrupted, and what it measures of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import isnan
+
+import numpy as np
+
+from chiron.engine import EngineModel, RequestPhase, StepOutcome
+from chiron.policy.words import Phase, Role
+from chiron.sim.agenda import Agenda
+from chiron.sim.gaps import LongestStep
+from chiron.sim.ledger import Ledger
+from chiron.sim.seen import Seen
+from chiron.sim.settings import SimModel, SimSettings
+
+_NOISE_BLOCK = 256
+_SMOOTHING = 0.1
+DEFAULT_SERVICE_S = 2.0
+"""Assumed time that a request keeps its slot until one has ended, as the router assumes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What of an instance never changes."""
+
+    instance_id: str
+    number: int
+    """In order of start, over all models."""
+    model_index: int
+    node_id: str
+    gpu_indexes: tuple[int, ...]
+
+
+class StepNoise:
+    """Lognormal factors of mean 1 on step times; a stream of its own for each instance."""
+
+    __slots__ = ("_factor", "_ready", "_rng", "_sigma")
+
+    def __init__(self, settings: SimSettings, number: int) -> None:
+        self._factor = settings.step_time_factor
+        self._sigma = settings.step_noise
+        self._rng = np.random.default_rng((settings.seed, 1, number))
+        self._ready: list[float] = []
+
+    def draw(self) -> float:
+        """Return the next factor."""
+        if not self._sigma:
+            return self._factor
+        if not self._ready:
+            exponents = self._rng.normal(-(self._sigma**2) / 2, self._sigma, _NOISE_BLOCK)
+            self._ready = (self._factor * np.exp(exponents)).tolist()
+        return self._ready.pop()
+
+
+class SimInstance:
+    """Drives one engine by alarms.
+
+    Between alarms the engine stands at the beginning of a planned decode run, or (after an interruption)
+    at the boundary where its next step begins, with what the step under way finishes kept back until then.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        model: SimModel,
+        role: Role,
+        settings: SimSettings,
+        agenda: Agenda,
+        ledger: Ledger,
+        on_change: Callable[[SimInstance, float], None],
+    ) -> None:
+        self.identity = identity
+        self.model = model
+        self.role = role
+        self.phase = Phase.LOADING
+        self.phase_since_s = 0.0
+        self.dead = False
+        self.engine = EngineModel(
+            model.profile,
+            batch_size=model.initial_batch_size,
+            step_token_budget=model.initial_step_token_budget or None,
+            report_emissions=False,
+        )
+        self.running_interactive = 0
+        self.running_batch = 0
+        self.waiting_interactive = 0
+        self.waiting_batch = 0
+        self.batch_ids: dict[int, None] = {}
+        """Batch requests in the engine, in the order in which they came."""
+        self.reloading: dict[int, int] = {}
+        """Requests whose KV cache is being copied back, and its tokens."""
+        self.kv_free_tokens = self.engine.kv_free_tokens
+        """As of the last change in the batch."""
+        self.service_s = DEFAULT_SERVICE_S
+        self.itl_s = 0.0
+        self.safe_batch_size = model.initial_batch_size
+        self.message_due = False
+        self.seen = Seen(self)
+        self.steps_taken: list[tuple[float, int, int]] = []
+        """(duration, steps, decode positions) since the last sample."""
+        self.finished_since: list[int] = []
+        self._longest = LongestStep()
+        self._agenda = agenda
+        self._ledger = ledger
+        self._on_change = on_change
+        self._noise = StepNoise(settings, identity.number)
+        self._single = 1 if settings.single_steps else None
+        self._kv_read_s = model.profile.kv_read_s_per_token
+        self._factor = self._noise.draw()
+        self._batch_changed = False
+        # Steps of the planned run, and when it begins; 0: no run is planned.
+        self._steps = 0
+        self._start = 0.0
+        self._finished: Iterable[int] = ()
+        self._idle = True
+        self._alarm = 0
+        self._served_any = False
+
+    @property
+    def instance_id(self) -> str:
+        """Unique id."""
+        return self.identity.instance_id
+
+    @property
+    def empty(self) -> bool:
+        """Whether no request waits or runs, results of the step under way included."""
+        return self._idle and not self.reloading
+
+    def submit(self, request_id: int, now: float, restored_tokens: int = 0) -> None:
+        """Take a request; the engine considers it when its next step begins."""
+        engine = self.engine
+        if self._steps and engine.running < engine.batch_size:
+            self.settle(now)
+        engine.submit(self._ledger.engine_request(request_id, restored_tokens))
+        self._ledger.submitted_s[request_id] = now
+        if self._ledger.is_batch[request_id]:
+            self.waiting_batch += 1
+            self.batch_ids[request_id] = None
+        else:
+            self.waiting_interactive += 1
+        if self._idle:
+            self._idle = False
+            self._begin(now)
+        self._on_change(self, now)
+
+    def reload(self, request_id: int, tokens: int, takes_s: float, now: float) -> None:
+        """Take a request whose KV cache is copied back first, beside the engine's steps."""
+        self.reloading[request_id] = tokens
+        self.waiting_batch += 1
+        self._agenda.at(now + takes_s, self._reloaded, request_id)
+        self._on_change(self, now)
+
+    def _reloaded(self, now: float, request_id: int) -> None:
+        tokens = self.reloading.pop(request_id, None)
+        if tokens is not None:
+            self.waiting_batch -= 1
+            self.submit(request_id, now, tokens)
+
+    def set_limits(self, batch_size: int, step_token_budget: int, now: float) -> None:
+        """Set the engine's limits from its next step on."""
+        engine = self.engine
+        if (batch_size, step_token_budget) != (engine.batch_size, engine.step_token_budget):
+            self.settle(now)
+            engine.set_batch_size(batch_size)
+            engine.set_step_token_budget(step_token_budget)
+            self._on_change(self, now)
+
+    def remove(self, request_id: int, now: float) -> int | None:
+        """Give a request up at the end of the step under way.
+
+        Return the tokens in its KV cache, or None when that step finishes it.
+        """
+        if self.reloading.pop(request_id, None) is not None:
+            self.waiting_batch -= 1
+            return 0
+        self.settle(now)
+        engine = self.engine
+        if request_id not in engine:
+            return None
+        progress = engine.progress(request_id)
+        engine.abort(request_id)
+        self._count(request_id, progress.phase is not RequestPhase.WAITING, -1)
+        if self._ledger.is_batch[request_id]:
+            del self.batch_ids[request_id]
+        self._ledger.put_back(request_id, progress.emitted_tokens, now)
+        self._batch_changed = True
+        self.kv_free_tokens = engine.kv_free_tokens
+        self._on_change(self, now)
+        return progress.computed_tokens
+
+    def request_ids(self, now: float) -> list[int]:
+        """All that run or wait, running ones first, at the end of the step under way."""
+        self.settle(now)
+        return [*self.engine.running_ids(), *self.engine.waiting_ids(), *self.reloading]
+
+    def held_ids(self) -> list[int]:
+        """All that the instance has and has not published as finished, as its engine stands."""
+        engine = self.engine
+        return [*engine.running_ids(), *engine.waiting_ids(), *self.reloading, *self._finished]
+
+    def emitted_of(self, request_id: int) -> int:
+        """Tokens that the engine has emitted of a request that it holds."""
+        if request_id in self.engine:
+            return self.engine.progress(request_id).emitted_tokens
+        if request_id in self.reloading:
+            return 0
+        ledger = self._ledger
+        return ledger.output_tokens[request_id] - ledger.delivered.get(request_id, 0)
+
+    def settle(self, now: float) -> None:
+        """Bring the engine up to the boundary at which its next step begins."""
+        if not self._steps:
+            return
+        boundary = self._start
+        if now > boundary:
+            outcome = self.engine.advance(
+                boundary, until=now, max_steps=self._steps, time_factor=self._factor
+            )
+            if outcome is None:
+                raise AssertionError(f"{self.instance_id} planned a run and has nothing to run")
+            boundary += outcome.duration_s
+            self._finished = outcome.finished
+            self._book(outcome, now, boundary)
+        self._steps = 0
+        self._set_alarm(boundary)
+
+    def publish_now(self, now: float) -> None:
+        """Publish what the step under way finishes without waiting for its end."""
+        finished, self._finished = self._finished, ()
+        if finished:
+            self._publish(finished, now)
+
+    def kill(self) -> None:
+        """Stop for good; what the engine holds must have been removed."""
+        self.dead = True
+        self._alarm += 1
+        self._idle = True
+
+    def _set_alarm(self, time_s: float) -> None:
+        self._alarm += 1
+        self._agenda.at(time_s, self._wake, self._alarm)
+
+    def _wake(self, now: float, alarm: int) -> None:
+        if alarm != self._alarm:
+            return
+        finished = self._finished
+        if self._steps:
+            outcome = self.engine.advance(self._start, max_steps=self._steps, time_factor=self._factor)
+            if outcome is None:
+                raise AssertionError(f"{self.instance_id} planned a run and has nothing to run")
+            self._steps = 0
+            finished = outcome.finished
+            self._book(outcome, now, now)
+        if finished:
+            self._finished = ()
+            self._publish(finished, now)
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """Take the step that begins now, or plan the run that does."""
+        engine = self.engine
+        if self._batch_changed:
+            self._batch_changed = False
+            self._factor = self._noise.draw()
+        run = engine.decode_run(self._factor, self._single)
+        if run is None:
+            outcome = engine.advance(now, time_factor=self._factor)
+            if outcome is None:
+                self._idle = True
+                self._on_change(self, now)
+                return
+            end_s = now + outcome.duration_s
+            self._book(outcome, now, end_s)
+            now = end_s
+            if outcome.finished:
+                self._finished = outcome.finished
+                self._batch_changed = True
+                self._set_alarm(now)
+                return
+            self._factor = self._noise.draw()
+            run = engine.decode_run(self._factor, self._single)
+            if run is None:
+                self._set_alarm(now)
+                return
+        self._steps = run.steps
+        self._start = now
+        self._set_alarm(now + run.duration_s)
+
+    def _book(self, outcome: StepOutcome, now: float, end_s: float) -> None:
+        """Note a step or run that ends at `end_s`; what it finishes is published then."""
+        duration_s, steps, _, positions, _, admitted, first_tokens, _, preempted, _ = outcome
+        self.steps_taken.append((duration_s, steps, positions))
+        if positions:
+            # Steps of a run lengthen evenly with the KV tokens that they read.
+            growth_s = self._kv_read_s * positions / steps * self._factor
+            self._longest.add(end_s, duration_s / steps + growth_s * (steps - 1) / 2)
+        if first_tokens:
+            first = self._ledger.first_token_s
+            for request_id in first_tokens:
+                if isnan(first[request_id]):
+                    first[request_id] = end_s
+        if admitted or preempted:
+            self._move(outcome, now, end_s)
+
+    def _move(self, outcome: StepOutcome, now: float, end_s: float) -> None:
+        """Note who gets a slot and who loses one in a step that begins now."""
+        ledger = self._ledger
+        for request_id in outcome.preempted:
+            self._count(request_id, True, -1)
+            self._count(request_id, False, 1)
+            ledger.preemptions += 1
+            ledger.last_token_s[request_id] = now
+        for request_id, _ in outcome.admitted:
+            if ledger.is_batch[request_id]:
+                self.waiting_batch -= 1
+                self.running_batch += 1
+            else:
+                self.waiting_interactive -= 1
+                self.running_interactive += 1
+            if ledger.last_token_s:
+                ledger.end_gap(request_id, end_s)
+        self.kv_free_tokens = self.engine.kv_free_tokens
+        self._on_change(self, now)
+
+    def _publish(self, finished: Iterable[int], now: float) -> None:
+        ledger = self._ledger
+        for request_id in finished:
+            ledger.finish(request_id, now)
+            taken_s = now - ledger.submitted_s[request_id]
+            if self._served_any:
+                self.service_s += (taken_s - self.service_s) * _SMOOTHING
+            else:
+                self.service_s, self._served_any = taken_s, True
+            if ledger.is_batch[request_id]:
+                self.running_batch -= 1
+                del self.batch_ids[request_id]
+            else:
+                self.running_interactive -= 1
+                gap_s = self._longest.since(ledger.first_token_s[request_id])
+                if gap_s > ledger.longest_gap_s[request_id]:
+                    ledger.longest_gap_s[request_id] = gap_s
+            self.finished_since.append(request_id)
+        self._batch_changed = True
+        self.kv_free_tokens = self.engine.kv_free_tokens
+        self._on_change(self, now)
+
+    def _count(self, request_id: int, running: bool, change: int) -> None:
+        if self._ledger.is_batch[request_id]:
+            if running:
+                self.running_batch += change
+            else:
+                self.waiting_batch += change
+        elif running:
+            self.running_interactive += change
+        else:
+            self.waiting_interactive += change

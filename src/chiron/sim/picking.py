@@ -1,0 +1,175 @@
+"""Where a request goes: any dispatcher over cached views, or the built-in one kept as an index."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+from typing import Any, Protocol
+
+from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, InstanceView, LeastExpectedWait
+from chiron.policy.words import RequestClass, Role
+from chiron.sim.seen import Seen
+
+
+class Pick(IntEnum):
+    """What is looked for."""
+
+    INTERACTIVE = 0
+    """A place for an interactive request, all running requests counted."""
+    YIELDING = 1
+    """The same, batch work on mixed instances not counted: it gives way."""
+    BATCH = 2
+    """A place for a batch request."""
+
+
+class Picker(Protocol):
+    """Chooses among the instances of one model that it was told of."""
+
+    def changed(self, seen: Seen) -> None:
+        """Note that what the router sees of an instance has changed, or that it is new or gone."""
+        ...
+
+    def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        """Return an instance, and whether the request is expected to wait there; None: all are full."""
+        ...
+
+
+def make_picker(dispatcher: Dispatcher, queue_allowance: int) -> Picker:
+    """The fastest picker that decides as the dispatcher does."""
+    if type(dispatcher) is LeastExpectedWait:
+        return IndexedPicker(queue_allowance)
+    return ScanningPicker(dispatcher, queue_allowance)
+
+
+class ScanningPicker:
+    """Asks a dispatcher, with views made anew only for instances that changed."""
+
+    def __init__(self, dispatcher: Dispatcher, queue_allowance: int) -> None:
+        self._dispatcher = dispatcher
+        self._allowance = queue_allowance
+        self._seen: dict[str, Seen] = {}
+        self._views: list[dict[str, InstanceView]] = [{}, {}]
+        self._lists: list[list[InstanceView] | None] = [None, None]
+
+    def changed(self, seen: Seen) -> None:
+        """See `Picker.changed`."""
+        self._lists = [None, None]
+        key = seen.instance_id
+        if seen.accepts:
+            self._seen[key] = seen
+            for yielding in (False, True):
+                self._views[yielding][key] = seen.view(self._allowance, yielding)
+        else:
+            self._seen.pop(key, None)
+            for views in self._views:
+                views.pop(key, None)
+
+    def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        """See `Picker.pick`."""
+        yielding = kind is Pick.YIELDING
+        views = self._lists[yielding]
+        if views is None:
+            views = self._lists[yielding] = list(self._views[yielding].values())
+        wanted = RequestClass.BATCH if kind is Pick.BATCH else RequestClass.INTERACTIVE
+        decision = self._dispatcher.pick(DispatchRequest(wanted, prompt_tokens), views)
+        if not isinstance(decision, Decision):
+            return None
+        return self._seen[decision.instance_id], decision.scores.get(decision.instance_id, 0.0) > 0
+
+
+_Entry = tuple[Any, ...]
+_WAITS = 2
+"""First item of the entry of an instance where the request would wait."""
+
+
+class IndexedPicker:
+    """`LeastExpectedWait` without looking at every instance: a heap per kind of pick, mended after changes.
+
+    An entry orders instances as that dispatcher does: (role's rank, share of slots in use, ITL, id) where a
+    slot is free, after all of those (2, wait, rank, share, ITL, id). O(log n) per change of an instance.
+    Only where requests wait although slots are free does the order depend on the prompt (whether it fits
+    into the KV cache); if such an instance leads and the prompt does not fit, all are looked at.
+    """
+
+    def __init__(self, queue_allowance: int) -> None:
+        self._allowance = queue_allowance
+        self._seen: dict[str, Seen] = {}
+        self._heaps: list[list[_Entry]] = [[], [], []]
+        self._stale: list[dict[str, Seen]] = [{}, {}, {}]
+
+    def changed(self, seen: Seen) -> None:
+        """See `Picker.changed`."""
+        key = seen.instance_id
+        if seen.accepts:
+            self._seen[key] = seen
+        else:
+            self._seen.pop(key, None)
+        first, second, third = self._stale
+        first[key] = second[key] = third[key] = seen
+
+    def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        """See `Picker.pick`."""
+        if self._stale[kind]:
+            self._mend(kind)
+        heap = self._heaps[kind]
+        while heap:
+            entry = heap[0]
+            seen: Seen = entry[-1]
+            if seen.entries[kind] is not entry:
+                heappop(heap)
+                continue
+            if entry[0] == _WAITS:
+                return seen, True
+            if seen.kv_free_tokens < prompt_tokens and _waiting(seen, kind):
+                return self._scan(kind, prompt_tokens)
+            return seen, False
+        return None
+
+    def _mend(self, kind: Pick) -> None:
+        heap = self._heaps[kind]
+        for seen in self._stale[kind].values():
+            entry = self._entry(seen, kind, 0) if seen.accepts else None
+            seen.entries[kind] = entry
+            if entry is not None:
+                heappush(heap, entry)
+        self._stale[kind] = {}
+        if len(heap) > 4 * len(self._seen) + 64:
+            heap[:] = [entry for entry in heap if entry[-1].entries[kind] is entry]
+            heapify(heap)
+
+    def _entry(self, seen: Seen, kind: Pick, prompt_tokens: int) -> _Entry | None:
+        role = seen.role
+        batch_size = seen.batch_size
+        mixed = role is Role.MIXED
+        if kind is Pick.BATCH:
+            if role is Role.INTERACTIVE:
+                return None
+            waiting = seen.waiting_interactive + seen.waiting_batch
+            allowance = 0 if mixed else self._allowance
+        else:
+            if role is Role.BATCH:
+                return None
+            waiting = seen.waiting_interactive
+            allowance = self._allowance
+        ahead = seen.running_interactive + waiting + seen.reserved
+        if not mixed or kind is not Pick.YIELDING:
+            ahead += seen.running_batch
+        if ahead >= batch_size + allowance:
+            return None
+        excess = ahead + 1 - batch_size
+        if excess <= 0 and waiting and seen.kv_free_tokens < prompt_tokens:
+            excess = waiting + 1
+        share = ahead / batch_size
+        if excess > 0:
+            wait_s = excess * seen.service_s / batch_size
+            return _WAITS, wait_s, int(mixed), share, seen.itl_ms, seen.instance_id, seen
+        return int(mixed), share, seen.itl_ms, seen.instance_id, seen
+
+    def _scan(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        entries = (self._entry(seen, kind, prompt_tokens) for seen in self._seen.values())
+        best = min((entry for entry in entries if entry is not None), default=None)
+        return None if best is None else (best[-1], best[0] == _WAITS)
+
+
+def _waiting(seen: Seen, kind: Pick) -> int:
+    return seen.waiting_interactive + (seen.waiting_batch if kind is Pick.BATCH else 0)

@@ -1,0 +1,77 @@
+"""An instance as the router sees it: its last load message, and what has been sent there since."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chiron.policy.dispatch import InstanceView
+from chiron.policy.words import Role
+
+if TYPE_CHECKING:
+    from chiron.sim.instance import SimInstance
+
+
+class Seen:
+    """The router's copy of one instance's load; as old as the view delay allows."""
+
+    __slots__ = (
+        "accepts",
+        "batch_size",
+        "entries",
+        "instance",
+        "instance_id",
+        "itl_ms",
+        "kv_free_tokens",
+        "reserved",
+        "role",
+        "running_batch",
+        "running_interactive",
+        "service_s",
+        "waiting_batch",
+        "waiting_interactive",
+    )
+
+    def __init__(self, instance: SimInstance) -> None:
+        self.instance = instance
+        self.instance_id = instance.identity.instance_id
+        self.accepts = False
+        """The router may send requests there."""
+        self.reserved = 0
+        """Requests sent there that no load message has told of yet."""
+        self.entries: list[tuple[object, ...] | None] = [None, None, None]
+        """What an index holds of it, by kind of pick."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take a load message: what the worker counts now, the requests sent so far included."""
+        instance = self.instance
+        self.role: Role = instance.role
+        self.batch_size = instance.engine.batch_size
+        self.running_interactive = instance.running_interactive
+        self.running_batch = instance.running_batch
+        self.waiting_interactive = instance.waiting_interactive
+        self.waiting_batch = instance.waiting_batch
+        self.kv_free_tokens = instance.kv_free_tokens
+        self.itl_ms = instance.itl_s * 1e3
+        self.service_s = instance.service_s
+        self.reserved = 0
+
+    def view(self, queue_allowance: int, yielding: bool) -> InstanceView:
+        """As policies get it.
+
+        yielding: as an interactive request finds it, to which batch work on a mixed instance gives way.
+        """
+        batch = 0 if yielding and self.role is Role.MIXED else self.running_batch
+        return InstanceView(
+            instance_id=self.instance_id,
+            role=self.role,
+            batch_size=self.batch_size,
+            running=self.running_interactive + batch,
+            waiting_interactive=self.waiting_interactive,
+            waiting_batch=self.waiting_batch,
+            reserved=self.reserved,
+            queue_allowance=queue_allowance,
+            kv_free_tokens=self.kv_free_tokens,
+            itl_ms=self.itl_ms,
+            service_s=self.service_s,
+        )

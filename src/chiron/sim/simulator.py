@@ -1,0 +1,295 @@
+"""One simulation from its first arrival to its last: the event loop, and what ties the parts together."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop
+from math import inf, isfinite
+from time import perf_counter
+
+from chiron.policy.dispatch import Dispatcher
+from chiron.policy.snapshots import Traffic
+from chiron.policy.words import Phase
+from chiron.sim.agenda import Agenda
+from chiron.sim.cluster import Cluster, Observers
+from chiron.sim.controller import Controller
+from chiron.sim.faults import Faults
+from chiron.sim.figures import conclude
+from chiron.sim.gpus import Gpus
+from chiron.sim.instance import SimInstance
+from chiron.sim.ledger import Ledger
+from chiron.sim.protocols import GlobalAutoscaler, LocalAutoscaler
+from chiron.sim.results import SimResult, TimelinePoint
+from chiron.sim.router import ModelRouter
+from chiron.sim.settings import SimSettings
+from chiron.sim.telemetry import Noise, RouterReport, Sampler, report_of
+from chiron.sim.workload import Workload
+
+Progress = Callable[[float, int, int], None]
+"""Called now and then with the simulated time, the requests that have ended, and all requests."""
+_GRACE_S = 3600.0
+
+
+def simulate(
+    settings: SimSettings,
+    workload: Workload,
+    *,
+    autoscaler: GlobalAutoscaler,
+    dispatcher: Dispatcher,
+    local: Callable[[], LocalAutoscaler] | None = None,
+    progress: Progress | None = None,
+    policy: str | None = None,
+) -> SimResult:
+    """Run the workload and return what came of it.
+
+    local: makes one local autoscaler per instance; None: batch size and step-token budget stay as set.
+    policy: what the result calls the autoscaler; None: the name of its class. Raises InvalidWorkloadError
+    and InvalidSettingError naming what does not fit, AssertionError if an invariant is broken.
+    """
+    began_s = perf_counter()
+    # Nothing here forms cycles while it runs, and scanning millions of live objects for them takes time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        simulation = Simulation(settings, workload, autoscaler, dispatcher, local, progress)
+        end_s = simulation.run()
+        return conclude(settings, workload, simulation, policy or type(autoscaler).__name__, end_s, began_s)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+class Simulation:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        settings: SimSettings,
+        workload: Workload,
+        autoscaler: GlobalAutoscaler,
+        dispatcher: Dispatcher,
+        local: Callable[[], LocalAutoscaler] | None,
+        progress: Progress | None,
+    ) -> None:
+        self._settings = settings
+        self._local = local
+        self._progress = progress
+        self.ledger = Ledger(settings, workload)
+        self.agenda = Agenda()
+        self.gpus = Gpus(settings)
+        observers = Observers(self._load_changed, self._phase_changed, self._given_back)
+        self.cluster = Cluster(settings, self.agenda, self.ledger, self.gpus, observers)
+        self.controller = Controller(settings, autoscaler, self.cluster, self.gpus)
+        self.routers = [
+            ModelRouter(settings, index, dispatcher, self.ledger) for index in range(len(settings.models))
+        ]
+        self._faults = Faults(settings, self.agenda, self.cluster, self.gpus)
+        self.timeline: list[TimelinePoint] = []
+        self.loop_events = 0
+        self._noise = Noise(settings)
+        self._samplers: dict[str, Sampler] = {}
+        self._locals: dict[str, LocalAutoscaler] = {}
+        self._totals = [_Finished() for _ in settings.models]
+        self._view_delay_s = settings.telemetry.view_delay_s
+        # Load messages under way, in the order in which they arrive: the delay is the same for all.
+        self._messages: deque[tuple[float, SimInstance]] = deque()
+        deadlines = workload.deadline_s[[isfinite(deadline) for deadline in self.ledger.deadline_s]]
+        last_arrival_s = self.ledger.arrival_s[-1] if len(workload) else 0.0
+        self._last_deadline_s = float(deadlines.max()) if len(deadlines) else 0.0
+        if len(deadlines) < self.ledger.open_batch:
+            self._last_deadline_s = inf
+        latest_s = max(last_arrival_s, float(deadlines.max()) if len(deadlines) else 0.0)
+        self._horizon_s = latest_s + _GRACE_S if settings.horizon_s is None else settings.horizon_s
+
+    def run(self) -> float:
+        """Run to the end and return its time."""
+        self.cluster.start_initial()
+        self._messages.clear()
+        for instance in self.cluster.instances.values():
+            instance.message_due = False
+            self.routers[instance.identity.model_index].told(instance, 0.0)
+            self.controller.note(report_of(instance, self._samplers[instance.instance_id], 0.0))
+        settings = self._settings
+        at = self.agenda.at
+        at(settings.warmup_s, self._warm, None)
+        self._faults.begin()
+        at(settings.local_interval_s, self._sample, None)
+        at(settings.telemetry.interval_s, self._report, None)
+        at(settings.tick_s, self._tick, None)
+        if self._last_deadline_s < inf:
+            at(self._last_deadline_s, self._nothing, None)
+        end_s = self._loop()
+        self.gpus.settle(end_s)
+        return end_s
+
+    def _loop(self) -> float:
+        """Take arrivals, load messages and events in the order of their times."""
+        ledger, routers = self.ledger, self.routers
+        heap, messages = self.agenda.heap, self._messages
+        arrivals, models = ledger.arrival_s, ledger.model
+        count = len(ledger)
+        arrived = 0
+        next_arrival = arrivals[0] if count else inf
+        horizon_s, last_deadline_s = self._horizon_s, self._last_deadline_s
+        events = 0
+        now = 0.0
+        while True:
+            if not ledger.open_interactive and (not ledger.open_batch or now >= last_deadline_s):
+                break
+            time_s = heap[0][0] if heap else inf
+            events += 1
+            if messages and messages[0][0] <= time_s and messages[0][0] <= next_arrival:
+                now, instance = messages.popleft()
+                if now > horizon_s:
+                    now = horizon_s
+                    break
+                instance.message_due = False
+                routers[instance.identity.model_index].told(instance, now)
+            elif next_arrival <= time_s:
+                now = next_arrival
+                if now > horizon_s:
+                    now = horizon_s
+                    break
+                routers[models[arrived]].arrive(arrived, now)
+                arrived += 1
+                next_arrival = arrivals[arrived] if arrived < count else inf
+            else:
+                if time_s > horizon_s:
+                    now = horizon_s
+                    break
+                now, _, handler, argument = heappop(heap)
+                handler(now, argument)
+        self.loop_events = events
+        return now
+
+    def _nothing(self, now: float, _: object) -> None:
+        """Give the loop occasion to see that the last deadline has passed."""
+
+    def _warm(self, now: float, _: object) -> None:
+        self.gpus.reset(now)
+
+    def _load_changed(self, instance: SimInstance, now: float) -> None:
+        if not instance.message_due:
+            instance.message_due = True
+            self._messages.append((now + self._view_delay_s, instance))
+        if instance.phase is Phase.DRAINING:
+            self.cluster.drained(instance, now)
+
+    def _phase_changed(self, instance: SimInstance, now: float) -> None:
+        key = instance.instance_id
+        sampler = self._samplers.get(key)
+        if sampler is None:
+            sampler = self._samplers[key] = Sampler(instance, self._noise)
+            if self._local is not None:
+                self._locals[key] = self._local()
+        report = report_of(instance, sampler, now)
+        if instance.phase is Phase.LOADING and not instance.dead:
+            # Placed or woken by the controller, which need not be told.
+            self.controller.note(report)
+        self.controller.instance_mail.send(report, now)
+        if instance.phase is Phase.READY:
+            sampler.begin(now)
+        if instance.dead:
+            self._collect(instance)
+            del self._samplers[key]
+            self._locals.pop(key, None)
+        if instance.phase is not Phase.READY or instance.seen.accepts:
+            # A worker that drains, has another role or is gone turns the next request away at once.
+            self.routers[instance.identity.model_index].told(instance, now)
+
+    def _given_back(self, instance: SimInstance, requests: list[int], now: float) -> None:
+        router = self.routers[instance.identity.model_index]
+        for request_id in requests:
+            router.take_back(request_id, now)
+        router.serve(now)
+
+    def _collect(self, instance: SimInstance) -> None:
+        """Count what an instance has finished since the last time."""
+        finished, instance.finished_since = instance.finished_since, []
+        if finished:
+            self._totals[instance.identity.model_index].add(finished, self.ledger)
+
+    def _sample(self, now: float, _: object) -> None:
+        for instance in list(self.cluster.instances.values()):
+            if instance.dead or instance.phase not in (Phase.READY, Phase.DRAINING):
+                continue
+            sample = self._samplers[instance.instance_id].sample(now)
+            local = self._locals.get(instance.instance_id)
+            if sample is not None and local is not None:
+                limits = local.decide(sample)
+                instance.safe_batch_size = limits.safe_batch_size
+                instance.set_limits(limits.batch_size, limits.step_token_budget, now)
+        self.agenda.at(now + self._settings.local_interval_s, self._sample)
+
+    def _report(self, now: float, _: object) -> None:
+        for instance in self.cluster.instances.values():
+            self._collect(instance)
+            if not instance.dead and not self._noise.lost():
+                report = report_of(instance, self._samplers[instance.instance_id], now)
+                self.controller.instance_mail.send(report, now)
+        for index, router in enumerate(self.routers):
+            if not self._noise.lost():
+                totals = self._totals[index].traffic(router, now)
+                groups = tuple(
+                    (group.earliest_deadline_s, group.requests, group.prompt_tokens)
+                    for group in router.batch.groups()
+                )
+                self.controller.router_mail[index].send(RouterReport(now, totals, groups), now)
+        if self._progress is not None:
+            ledger = self.ledger
+            ended = len(ledger) - ledger.open_interactive - ledger.open_batch
+            self._progress(now, ended, len(ledger))
+        self.agenda.at(now + self._settings.telemetry.interval_s, self._report)
+
+    def _tick(self, now: float, _: object) -> None:
+        self.controller.tick(now)
+        phases = [instance.phase for instance in self.cluster.instances.values() if not instance.dead]
+        self.timeline.append(
+            TimelinePoint(
+                at_s=now,
+                gpus=self.gpus.held,
+                ready=phases.count(Phase.READY),
+                loading=phases.count(Phase.LOADING),
+                running=sum(instance.engine.running for instance in self.cluster.instances.values()),
+                queued_interactive=sum(len(router.interactive) for router in self.routers),
+                queued_batch=sum(len(router.batch) for router in self.routers),
+            )
+        )
+        self.agenda.at(now + self._settings.tick_s, self._tick)
+
+
+class _Finished:
+    """What a model's requests that ended add up to since the simulation began."""
+
+    def __init__(self) -> None:
+        self._interactive = 0
+        self._batch = 0
+        self._output_tokens = 0
+        self._prompt_tokens = 0
+        self._service_s = 0.0
+
+    def add(self, finished: list[int], ledger: Ledger) -> None:
+        """Add requests that have finished."""
+        batch = sum(ledger.is_batch[request_id] for request_id in finished)
+        self._batch += batch
+        self._interactive += len(finished) - batch
+        for request_id in finished:
+            self._output_tokens += ledger.output_tokens[request_id]
+            self._prompt_tokens += ledger.prompt_tokens[request_id]
+            self._service_s += ledger.finish_s[request_id] - ledger.submitted_s[request_id]
+
+    def traffic(self, router: ModelRouter, now: float) -> Traffic:
+        """The counts since the beginning."""
+        return Traffic(
+            interval_s=now,
+            arrived_interactive=router.arrived_interactive,
+            arrived_batch=router.arrived_batch,
+            queued_interactive=len(router.interactive),
+            finished_interactive=self._interactive,
+            finished_batch=self._batch,
+            finished_output_tokens=self._output_tokens,
+            finished_prompt_tokens=self._prompt_tokens,
+            finished_service_s=self._service_s,
+        )
