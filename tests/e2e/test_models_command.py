@@ -52,6 +52,40 @@ async def test_a_spec_that_the_controller_refuses_names_the_field(tmp_path: Path
     assert "min_instances" in refused.stderr
 
 
+async def test_of_several_models_the_refused_ones_are_told_from_the_applied_ones(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        '[models.first]\nengine = "sim"\n'
+        '[models.odd]\nengine = "sim"\nmin_instances = 3\nmax_instances = 2\n'
+        '[models.last]\nengine = "sim"\n'
+    )
+    async with LocalCluster(nodes=1, gpus=2, directory=tmp_path / "run") as cluster:
+        controller = f"--controller={cluster.controller_address}"
+        result = await chiron("models", "apply", str(file), controller)
+        listed = await chiron("models", "list", "--json", controller)
+
+    assert result.status == 1
+    assert result.stdout == "first: applied (spec version 1)\nlast: applied (spec version 1)\n"
+    assert result.stderr.startswith("error: model 'odd': ")
+    assert result.stderr.endswith(" (applied: first, last; not applied: odd)\n")
+    assert result.stderr.count("\n") == 1
+    assert sorted(model["spec"]["name"] for model in listed.json()["models"]) == ["first", "last"]
+
+
+async def test_one_wrong_key_in_the_last_of_several_files_applies_nothing(tmp_path: Path) -> None:
+    good, wrong = tmp_path / "good.toml", tmp_path / "wrong.toml"
+    good.write_text(TWO)
+    wrong.write_text('[models.odd]\nengine = "sim"\nspeed = 3\n')
+    async with LocalCluster(nodes=1, gpus=2, directory=tmp_path / "run") as cluster:
+        controller = f"--controller={cluster.controller_address}"
+        result = await chiron("models", "apply", str(good), str(wrong), controller)
+        listed = await chiron("models", "list", "--json", controller)
+
+    assert (result.status, result.stdout) == (2, "")
+    assert f"{wrong} [models.odd]: unknown key 'speed'" in result.stderr
+    assert listed.json()["models"] == []
+
+
 async def test_status_watch_shows_each_change(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
     file.write_text('[models.toy]\nengine = "sim"\n')

@@ -8,19 +8,40 @@ from pathlib import Path
 
 from rich.console import Console
 
+from chiron.cli.runner import CliError
 from chiron.cli.status import models_table, to_json
-from chiron.cluster import ClusterAdmin, read_models
+from chiron.cluster import AdminError, ClusterAdmin, read_model_files
 from chiron.v1 import cluster_pb2 as pb
 
 
 async def apply(controller: str, files: Sequence[Path]) -> int:
-    """Applies every model of the files; nothing is applied when one of the files is wrong."""
-    specs = [spec for file in files for spec in read_models(file)]
+    """Applies every model of the files; nothing is applied when one of the files is wrong.
+
+    A model that the controller refuses does not keep the others from being applied. Raises CliError that says
+    which were applied and which not.
+    """
+    specs = read_model_files(files)
+    applied: list[str] = []
+    refusals: list[AdminError] = []
     async with ClusterAdmin(controller) as admin:
         for spec in specs:
-            response = await admin.apply_model(spec)
+            try:
+                response = await admin.apply_model(spec)
+            except AdminError as error:
+                refusals.append(error)
+                if error.reason:
+                    continue
+                # Not about this model: the next call would fail like this one.
+                break
+            applied.append(spec.name)
             what = "applied" if response.changed else "unchanged"
             print(f"{spec.name}: {what} (spec version {response.model.spec_version})")
+    if refusals:
+        text = "; ".join(map(str, refusals))
+        if len(specs) > 1:
+            others = [spec.name for spec in specs if spec.name not in applied]
+            text += f" (applied: {', '.join(applied) or 'none'}; not applied: {', '.join(others)})"
+        raise CliError(text)
     return 0
 
 

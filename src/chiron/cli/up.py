@@ -12,10 +12,9 @@ from rich.console import Console
 
 from chiron.cli.progress import Progress, open_progress
 from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
-from chiron.cluster import LocalCluster, read_models
+from chiron.cluster import LocalCluster, read_model_files
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
-from chiron.config import ConfigError
 from chiron.v1 import cluster_pb2 as pb
 
 MOST_TIME_SCALE = 10.0
@@ -137,13 +136,7 @@ def _specs(options: UpOptions) -> list[pb.ModelSpec]:
         raise CliError(
             f"--time-scale must be above 0 and at most {MOST_TIME_SCALE:g}, not {scale:g}", EXIT_BAD_START
         )
-    specs = [spec for file in options.model_files for spec in read_models(file)]
-    if not options.model_files:
-        specs = [_default_model(options)]
-    names = [spec.name for spec in specs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"model {name!r} is in the files given more than once")
+    specs = read_model_files(options.model_files) or [_default_model(options)]
     if scale is not None:
         for spec in specs:
             stretch(spec, scale)

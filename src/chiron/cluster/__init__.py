@@ -3,7 +3,7 @@
 from chiron.cluster.admin import AdminError, ClusterAdmin
 from chiron.cluster.local import LocalCluster, ModelFailedError
 from chiron.cluster.process import ServiceProcess, StartError
-from chiron.cluster.specs import read_models
+from chiron.cluster.specs import read_model_files, read_models
 
 __all__ = [
     "AdminError",
@@ -12,5 +12,6 @@ __all__ = [
     "ModelFailedError",
     "ServiceProcess",
     "StartError",
+    "read_model_files",
     "read_models",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ _TABLES = ("engine_args", "slo_defaults", "adapters")
 KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role")
 """Every key of a model's table."""
 _SLO_KEYS = ("ttft_ms", "itl_ms", "deadline_s")
-_MOST = 2**32 - 1
+_MOST_COUNT = 2**32 - 1
+"""Counts of a ModelSpec have 32 bits."""
 
 
 def read_models(file: Path) -> list[pb.ModelSpec]:
@@ -54,6 +55,25 @@ def read_models(file: Path) -> list[pb.ModelSpec]:
     if not isinstance(models, dict) or not models:
         raise ConfigError(f"{file}: no model; a model is a table [models.NAME]")
     return [_model(name, table, f"{file} [models.{name}]") for name, table in models.items()]
+
+
+def read_model_files(files: Sequence[Path]) -> list[pb.ModelSpec]:
+    """The specs of all files, in the order given.
+
+    Raises:
+        ConfigError: as `read_models`, and for a model that two files describe.
+    """
+    found: dict[str, Path] = {}
+    specs: list[pb.ModelSpec] = []
+    for file in files:
+        for spec in read_models(file):
+            if spec.name in found:
+                raise ConfigError(
+                    f"{file} [models.{spec.name}]: model {spec.name!r} is in {found[spec.name]} too"
+                )
+            found[spec.name] = file
+            specs.append(spec)
+    return specs
 
 
 def _model(name: str, table: Any, where: str) -> pb.ModelSpec:
@@ -122,9 +142,9 @@ def _text(value: Any, key: str, where: str) -> str:
 
 def _count(value: Any, key: str, where: str) -> int:
     def valid(v: Any) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= _MOST
+        return isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= _MOST_COUNT
 
-    return int(_typed(value, valid, "a whole number >= 0", key, where))
+    return int(_typed(value, valid, f"a whole number from 0 to {_MOST_COUNT}", key, where))
 
 
 def _typed(value: Any, valid: Callable[[Any], bool], what: str, key: str, where: str) -> Any:

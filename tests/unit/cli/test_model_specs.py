@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
-from chiron.cluster import read_models
+from chiron.cluster import read_model_files, read_models
 from chiron.config import ConfigError
 from chiron.v1 import types_pb2
 
@@ -105,11 +105,15 @@ def test_the_keys_that_the_example_shows_in_comments_exist_too(tmp_path: Path) -
         ("[models.toy]\nengine = 1", "[models.toy]: 'engine' must be text, not 1"),
         (
             '[models.toy]\nengine = "sim"\nmin_instances = -1',
-            "[models.toy]: 'min_instances' must be a whole number >= 0, not -1",
+            "[models.toy]: 'min_instances' must be a whole number from 0 to 4294967295, not -1",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nmin_instances = 10000000000000',
+            "[models.toy]: 'min_instances' must be a whole number from 0 to 4294967295, not 10000000000000",
         ),
         (
             '[models.toy]\nengine = "sim"\nmax_batch_size = true',
-            "[models.toy]: 'max_batch_size' must be a whole number >= 0, not True",
+            "[models.toy]: 'max_batch_size' must be a whole number from 0 to 4294967295, not True",
         ),
         (
             '[models.toy]\nengine = "sim"\nrole = "any"',
@@ -150,3 +154,23 @@ def test_what_is_wrong_is_named_by_file_and_key(tmp_path: Path, text: str, said:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: no such file"):
         read_models(tmp_path / "absent.toml")
+
+
+def test_what_is_wrong_with_a_later_model_is_found_before_any_spec_is_returned(tmp_path: Path) -> None:
+    good = write(tmp_path, '[models.good]\nengine = "sim"\n')
+    mixed = tmp_path / "mixed.toml"
+    mixed.write_text('[models.fine]\nengine = "sim"\n[models.odd]\nengine = "sim"\nspeed = 3\n')
+
+    with pytest.raises(ConfigError, match=r"mixed\.toml \[models\.odd\]: unknown key 'speed'"):
+        read_model_files([good, mixed])
+
+
+def test_a_model_that_two_files_describe_is_named_with_both(tmp_path: Path) -> None:
+    first = write(tmp_path, '[models.toy]\nengine = "sim"\n')
+    second = tmp_path / "more.toml"
+    second.write_text('[models.other]\nengine = "sim"\n[models.toy]\nengine = "sim"\n')
+
+    with pytest.raises(ConfigError) as caught:
+        read_model_files([first, second])
+
+    assert str(caught.value) == f"{second} [models.toy]: model 'toy' is in {first} too"
