@@ -113,7 +113,7 @@ class WaitingTimeEstimator:
         self._z = _NORMAL.inv_cdf(quantile)
         self._half_life_s = throughput_half_life_s
         self._tokens = 0.0
-        self._seconds = 0.0
+        self._weight = 0.0
         # Squared relative errors of past estimates and those that the normal approximation expected.
         self._errors = 1.0
         self._ratio = 1.0
@@ -122,13 +122,13 @@ class WaitingTimeEstimator:
     @property
     def tokens_per_s(self) -> float:
         """Measured throughput, discounted; 0 until something was measured."""
-        return self._tokens / self._seconds if self._seconds else 0.0
+        return self._tokens / self._weight if self._weight else 0.0
 
     def observe_throughput(self, tokens_per_s: float, interval_s: float) -> None:
         """Learn the output tokens per second that serve this queue, while it was not empty."""
         keep = 0.5 ** (interval_s / self._half_life_s)
-        self._tokens = self._tokens * keep + tokens_per_s * interval_s
-        self._seconds = self._seconds * keep + interval_s
+        self._tokens = self._tokens * keep + tokens_per_s * (1 - keep)
+        self._weight = self._weight * keep + (1 - keep)
 
     def estimate(self, ahead: Mapping[RequestClass, int], known_tokens: float = 0.0) -> WaitEstimate:
         """The wait behind these requests.

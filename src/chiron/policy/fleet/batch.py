@@ -26,7 +26,7 @@ _TAIL_SHARE = 0.05
 _TAIL_OF_DEADLINE = 0.25
 _PRESUMED_TOKENS_PER_SLOT_S = 10.0
 _LEARNING_WEIGHT = 60.0
-_LEARNING_LOADS = 20.0
+_FAR_LOADS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def assess_batch(model: ModelFleet, supply: Supply, state: ModelState, settings:
     if (
         state.batch_lengths.weight < _LEARNING_WEIGHT
         and supply.running_batch
-        and soonest > _LEARNING_LOADS * model.load_time_s
+        and soonest > _FAR_LOADS * model.load_time_s
     ):
         return BatchNeed(0, deficit, "first requests tell how long the work is; deadlines are far", numbers)
     missing = math.ceil(fraction - 1e-9) if math.isfinite(fraction) else 1
@@ -109,7 +109,8 @@ def group_work(model: ModelFleet, supply: Supply, state: ModelState) -> list[Gro
 
     Work starts with the rest of what runs (mean residual life of a length: half of mean × (1 + cv²)). Due is
     the deadline less the time that the longest of the last requests takes once it runs, which is bounded by a
-    quarter of the time to the deadline.
+    quarter of the time to the deadline. Of what is due soon the chosen quantile counts; of what is due in
+    more than twenty load times the mean, because there is time to add what turns out to be missing.
     """
     lengths = state.batch_lengths
     running = supply.running_batch * lengths.mean * (1 + lengths.cv**2) / 2
@@ -123,8 +124,9 @@ def group_work(model: ModelFleet, supply: Supply, state: ModelState) -> list[Gro
         if model.max_context_tokens:
             tail = min(tail, model.max_context_tokens)
         tail_s = min(tail * itl_s, _TAIL_OF_DEADLINE * max(0.0, group.deadline_in_s))
-        work = state.waits.work({RequestClass.BATCH: ahead}, running)[2]
-        groups.append(GroupWork(group.deadline_in_s - tail_s, work))
+        mean, _, quantile = state.waits.work({RequestClass.BATCH: ahead}, running)
+        due_s = group.deadline_in_s - tail_s
+        groups.append(GroupWork(due_s, mean if due_s > _FAR_LOADS * model.load_time_s else quantile))
     return groups
 
 

@@ -47,7 +47,9 @@ def assess_interactive(
     or when arrivals exceed what serves by so much that D exceeds C before a new instance could be ready.
     """
     load_s, each = model.load_time_s, supply.slots_each
-    theta = state.history.theta(load_s, settings.theta_quantile, settings.default_theta, settings.min_theta)
+    theta = state.history.theta(
+        supply.demand, load_s, settings.theta_quantile, settings.default_theta, settings.min_theta
+    )
     length = state.interactive_lengths.mean
     requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
     queue_share = settings.ttft_share * model.ttft_slo_s * requests_each / each

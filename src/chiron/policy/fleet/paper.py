@@ -71,7 +71,11 @@ class ChironPaper:
     ) -> tuple[dict[str, float], int, int]:
         settings = self.settings
         theta = state.history.theta(
-            model.load_time_s, settings.theta_quantile, settings.default_theta, settings.min_theta
+            supply.demand,
+            model.load_time_s,
+            settings.theta_quantile,
+            settings.default_theta,
+            settings.min_theta,
         ).value
         busy = sum(
             instance.running_interactive > 0 or instance.waiting_interactive > 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ChironSettings:
     """Set once. ValueError names a field that is out of range. All values are ours (reconstructed)."""
 
-    theta_quantile: float = 0.99
+    theta_quantile: float = 0.95
     """Quantile of the growth of demand within one load time for which Θ keeps headroom."""
     default_theta: float = 0.85
     """Θ until `theta_warmup_loads` load times of demand have been seen."""

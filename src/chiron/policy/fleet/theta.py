@@ -1,7 +1,9 @@
 """Θ: how full interactive capacity may be, from how fast demand has grown within one load time.
 
 Θ = 1 / q-quantile of max(1, demand at t + L ÷ demand at t), L the load time. The paper (arXiv 2501.08090)
-sets Θ from historical bursts; this estimator is reconstructed.
+sets Θ from historical bursts; this estimator is reconstructed. Only times count whose demand was at least
+half of today's: a factor seen at a tiny demand says nothing about a large one. The first load times after
+nothing was asked do not count either: then demand fills up, however steady the arrivals are.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SAMPLES_PER_LOAD = 8
+_COMPARABLE = 0.5
+_FILLING_LOADS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +38,41 @@ class DemandHistory:
         self._warmup_loads = warmup_loads
         self._times: list[float] = []
         self._demands: list[float] = []
-        self._growth: float | None = None
+        self._idle_s: float | None = None
 
     def record(self, now_s: float, demand: float, load_time_s: float) -> None:
         """Remember the demand, in requests, unless the last sample is too recent for another."""
+        if not demand or self._idle_s is None:
+            self._idle_s = now_s
         if self._times and now_s - self._times[-1] < load_time_s / _SAMPLES_PER_LOAD:
             return
         self._times.append(now_s)
-        self._demands.append(demand)
-        self._growth = None
+        filling = now_s - self._idle_s < _FILLING_LOADS * load_time_s
+        self._demands.append(0.0 if filling else demand)
         oldest = now_s - self._history_loads * load_time_s
         if self._times[0] < oldest - load_time_s:
             keep = int(np.searchsorted(self._times, oldest))
             del self._times[:keep], self._demands[:keep]
 
-    def theta(self, load_time_s: float, quantile: float, default: float, smallest: float) -> Theta:
-        """Θ for this load time, not below `smallest`. Times without demand say nothing about its growth."""
+    def theta(
+        self, demand: float, load_time_s: float, quantile: float, default: float, smallest: float
+    ) -> Theta:
+        """Θ at this demand, in requests; not below `smallest`."""
         span = self._times[-1] - self._times[0] if self._times else 0.0
         if span < self._warmup_loads * load_time_s:
             return Theta(default, 1 / default, measured=False)
-        if self._growth is None:
-            self._growth = _growth(np.asarray(self._times), np.asarray(self._demands), load_time_s, quantile)
-        return Theta(max(smallest, 1 / self._growth), self._growth, measured=True)
+        growths = _growths(np.asarray(self._times), np.asarray(self._demands), load_time_s, demand)
+        if not len(growths):
+            return Theta(default, 1 / default, measured=False)
+        growth = float(np.quantile(growths, quantile))
+        return Theta(max(smallest, 1 / growth), growth, measured=True)
 
 
-def _growth(
-    times: NDArray[np.float64], demands: NDArray[np.float64], load_time_s: float, quantile: float
-) -> float:
+def _growths(
+    times: NDArray[np.float64], demands: NDArray[np.float64], load_time_s: float, demand: float
+) -> NDArray[np.float64]:
     # Sampling jitter must not turn "one load time later" into one sample more.
     later = np.searchsorted(times, times + load_time_s * (1 - 1e-6))
-    paired = (later < len(times)) & (demands > 0)
-    if not paired.any():
-        return 1.0
-    ratios = demands[later[paired]] / demands[paired]
-    return float(np.quantile(np.maximum(1.0, ratios), quantile))
+    paired = (later < len(times)) & (demands > 0) & (demands >= _COMPARABLE * demand)
+    grown: NDArray[np.float64] = np.maximum(1.0, demands[later[paired]] / demands[paired])
+    return grown

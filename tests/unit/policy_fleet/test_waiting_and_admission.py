@@ -1,0 +1,149 @@
+"""Waiting times by hand-worked examples; admission by what they say."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal, Admitted, RefusalKind
+from chiron.policy.waiting import LengthModel, WaitEstimate, WaitingTimeEstimator
+from chiron.policy.words import RequestClass
+
+BATCH = RequestClass.BATCH
+
+
+def taught(quantile: float = 0.95) -> WaitingTimeEstimator:
+    """10^12 requests of mean 100 and standard deviation 50 seen: the error of the mean does not matter."""
+    estimator = WaitingTimeEstimator(quantile)
+    for kind in RequestClass:
+        estimator.lengths[kind].observe(10**12, 100.0 * 10**12, (100.0**2 + 50.0**2) * 10**12)
+    estimator.observe_throughput(2_000.0, 1.0)
+    return estimator
+
+
+def test_the_wait_is_work_ahead_over_throughput_with_the_normal_quantile() -> None:
+    estimate = taught(0.95).estimate({BATCH: 400})
+    # 400 × 100 tokens at 2,000/s; √400 × 50 = 1,000 tokens, that is 0.5 s; z(0.95) = 1.645.
+    assert estimate.mean_s == pytest.approx(20.0)
+    assert estimate.sd_s == pytest.approx(0.5, rel=1e-3)
+    assert estimate.quantile_s == pytest.approx(20.0 + 1.645 * 0.5, rel=1e-3)
+
+
+def test_classes_and_known_work_add_up() -> None:
+    estimate = taught().estimate({BATCH: 100, RequestClass.INTERACTIVE: 100}, known_tokens=20_000.0)
+    assert estimate.mean_s == pytest.approx(20.0)
+
+
+def test_an_empty_queue_waits_nothing_and_an_unknown_throughput_forever() -> None:
+    estimator = WaitingTimeEstimator()
+    assert estimator.estimate({}).quantile_s == 0.0
+    assert estimator.estimate({BATCH: 1}).quantile_s == math.inf
+
+
+def test_few_observations_widen_the_estimate() -> None:
+    unsure, sure = WaitingTimeEstimator(), WaitingTimeEstimator()
+    for estimator, count in ((unsure, 20), (sure, 20_000)):
+        lengths = estimator.lengths[BATCH]
+        lengths.observe(count, 256.0 * count, 256.0**2 * (1 + 1.3**2) * count)
+        estimator.observe_throughput(1_000.0, 1.0)
+    assert unsure.estimate({BATCH: 1000}).sd_s > 5 * sure.estimate({BATCH: 1000}).sd_s
+
+
+def test_throughput_follows_a_change_within_a_few_half_lives() -> None:
+    estimator = WaitingTimeEstimator(throughput_half_life_s=10.0)
+    estimator.observe_throughput(1_000.0, 100.0)
+    assert estimator.tokens_per_s == pytest.approx(1_000.0)
+    for _ in range(40):
+        estimator.observe_throughput(4_000.0, 1.0)
+    assert 3_700.0 < estimator.tokens_per_s < 4_000.0
+
+
+def test_estimates_that_come_true_too_late_lengthen_the_next_ones() -> None:
+    estimator = taught()
+    before = estimator.estimate({BATCH: 400})
+    for _ in range(200):
+        estimator.observe_wait(estimator.estimate({BATCH: 400}), 30.0)
+    after = estimator.estimate({BATCH: 400})
+    assert before.mean_s == pytest.approx(20.0)
+    assert after.mean_s == pytest.approx(30.0, rel=0.02)
+
+
+def test_scattered_waits_widen_the_quantile_to_its_nominal_coverage() -> None:
+    generator = np.random.default_rng(7)
+    estimator = taught(0.9)
+    covered = []
+    for number in range(3_000):
+        estimate = estimator.estimate({BATCH: 400})
+        actual_s = max(0.0, generator.normal(22.0, 4.0))
+        if number >= 1_000:
+            covered.append(actual_s <= estimate.quantile_s)
+        estimator.observe_wait(estimate, actual_s)
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.03)
+
+
+def test_the_tail_of_lengths_is_that_of_the_lognormal_with_their_moments() -> None:
+    lengths = LengthModel()
+    mean, cv_sq = 338.0, math.e - 1
+    lengths.observe(10**9, mean * 10**9, mean**2 * (1 + cv_sq) * 10**9)
+    # σ = 1, so the median is 338 / √e = 205, and 1 % exceed 205 × e^2.326.
+    assert lengths.tail(0.5) == pytest.approx(205.0, rel=1e-3)
+    assert lengths.tail(0.01) == pytest.approx(205.0 * math.exp(NormalDist().inv_cdf(0.99)), rel=1e-3)
+
+
+def test_what_ended_without_tokens_teaches_nothing() -> None:
+    lengths = LengthModel(prior_mean=100.0)
+    lengths.observe(5, 0.0, 0.0)
+    assert (lengths.mean, lengths.weight) == (100.0, 10.0)
+
+
+@pytest.mark.parametrize(("bad", "named"), [(0.4, "quantile"), (1.0, "quantile")])
+def test_a_quantile_out_of_range_is_refused(bad: float, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        WaitingTimeEstimator(bad)
+
+
+def wait(seconds: float) -> WaitEstimate:
+    return WaitEstimate(seconds, 0.0, seconds, 0.95)
+
+
+POLICY = AdmissionPolicy(queue_limit=10, min_retry_s=0.5, max_retry_s=60.0)
+
+
+def test_a_request_whose_slo_is_out_of_reach_is_refused_with_the_estimate_when_its_caller_asked() -> None:
+    decision = POLICY.admit(queued=3, estimate=wait(12.0), budget_s=10.0, refuse_if_late=True)
+    assert isinstance(decision, AdmissionRefusal)
+    assert decision.kind is RefusalKind.SLO_OUT_OF_REACH
+    assert decision.estimate.quantile_s == 12.0
+    assert decision.retry_after_s == pytest.approx(2.0)
+    assert "12.0 s" in decision.reason
+
+
+def test_a_caller_that_would_rather_wait_is_admitted() -> None:
+    assert isinstance(
+        POLICY.admit(queued=3, estimate=wait(12.0), budget_s=10.0, refuse_if_late=False), Admitted
+    )
+
+
+def test_a_full_queue_refuses_everybody_until_about_one_place_is_free() -> None:
+    decision = POLICY.admit(queued=10, estimate=wait(20.0), budget_s=math.inf, refuse_if_late=False)
+    assert isinstance(decision, AdmissionRefusal)
+    assert decision.kind is RefusalKind.QUEUE_FULL
+    assert decision.retry_after_s == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("wait_s", "retry_s"), [(10.1, 0.5), (500.0, 60.0), (math.inf, 60.0)])
+def test_the_retry_delay_is_bounded(wait_s: float, retry_s: float) -> None:
+    decision = POLICY.admit(queued=1, estimate=wait(wait_s), budget_s=10.0, refuse_if_late=True)
+    assert isinstance(decision, AdmissionRefusal)
+    assert decision.retry_after_s == retry_s
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"queue_limit": 0}, "queue_limit"), ({"min_retry_s": 0.0}, "min_retry_s")]
+)
+def test_a_bad_admission_setting_names_its_field(settings: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        AdmissionPolicy(**settings)  # type: ignore[arg-type]
