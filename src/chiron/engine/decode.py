@@ -57,9 +57,11 @@ class DecodeGroup:
     def leave(self, sequence: Sequence) -> None:
         """Remove a sequence and settle its counts."""
         del self.members[sequence.request_id]
-        computed = self.clock + sequence.offset
+        clock = self.clock
+        computed = clock + sequence.offset
         sequence.computed = computed
-        sequence.emitted = self.emitted(sequence)
+        left = sequence.finish_at - clock
+        sequence.emitted = sequence.output - left if left > 0 else sequence.output
         sequence.membership = NOT_JOINED
         self.context -= computed
         self._phases[-sequence.offset % self._block_size] -= 1
@@ -113,10 +115,16 @@ class DecodeGroup:
                 blocks += sum(phases[first:]) + sum(phases[: first + rest - size])
         return blocks
 
+    def next_blocks(self) -> int:
+        """Blocks that the members need beyond those they have for one more step."""
+        if self.positions == 1:
+            return self._phases[self.clock % self._block_size]
+        return self.blocks_until(self.clock_after(1))
+
     def steps_within(self, blocks: int, most_steps: int) -> int:
         """Return how many steps, 0 to most_steps, so many blocks suffice for."""
         # A member needs at most one block more than the whole blocks that it fills.
-        growth = self.clock_after(most_steps) - self.clock
+        growth = most_steps if self.positions == 1 else self.clock_after(most_steps) - self.clock
         if len(self.members) * (growth // self._block_size + 1) <= blocks:
             return most_steps
         if self.blocks_until(self.clock_after(most_steps)) <= blocks:
@@ -141,12 +149,12 @@ class DecodeGroup:
 
     def advance(self, steps: int) -> list[Sequence]:
         """Take steps in which nobody finishes before the last; return who finishes, still members."""
-        clock = self.clock_after(steps)
+        clock = self.clock + steps if self.positions == 1 else self.clock_after(steps)
         self.context += (clock - self.clock) * len(self.members)
         self.clock = clock
         self._steps += steps
-        finished = []
         heap = self._finish_heap
+        finished: list[Sequence] = []
         while heap and heap[0][0] <= clock:
             _, membership, sequence = heappop(heap)
             if sequence.membership == membership:

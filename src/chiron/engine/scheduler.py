@@ -63,16 +63,14 @@ class Scheduler:
         del self.sequences[sequence.request_id]
 
     def finish(self, sequence: Sequence) -> None:
-        """End a sequence that has emitted its last token."""
-        self.end(sequence)
+        """End a decoding sequence that has emitted its last token."""
+        self._stop_running(sequence)
+        sequence.phase = RequestPhase.ENDED
+        del self.sequences[sequence.request_id]
         self.finished += 1
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
-
-    def _next_decode_blocks(self) -> int:
-        group = self.decoding
-        return group.blocks_until(group.clock_after(1)) if group.members else 0
 
     def prefill_room(self, scheduled: int) -> int:
         """Step tokens left beside the decodes and the prompt tokens scheduled so far; may be negative."""
@@ -81,7 +79,7 @@ class Scheduler:
 
     def make_room_for_decodes(self, preempted: list[int]) -> None:
         """Preempt until the decoding sequences have the blocks of their next step; list who was preempted."""
-        while self._next_decode_blocks() > self.pool.available:
+        while self.decoding.next_blocks() > self.pool.available:
             self._preempt_last(preempted)
 
     def continue_prefills(self, preempted: list[int]) -> int:
@@ -96,7 +94,7 @@ class Scheduler:
                 continue
             chunk = min(room, sequence.target - sequence.computed)
             blocks = self._blocks(sequence.computed + chunk) - self._blocks(sequence.computed)
-            while blocks + self._next_decode_blocks() > self.pool.available:
+            while blocks + self.decoding.next_blocks() > self.pool.available:
                 if self._preempt_last(preempted) is sequence:
                     break
             else:
@@ -106,7 +104,7 @@ class Scheduler:
 
     def admissible(self, room: int) -> tuple[Sequence, int] | None:
         """Return the queue's head and its cached leading blocks, if it may take a slot now."""
-        if room <= 0 or self.running >= self.batch_size:
+        if room <= 0 or len(self.decoding.members) + len(self.prefilling) >= self.batch_size:
             return None
         sequence = self.waiting.head()
         if sequence is None:
@@ -116,22 +114,24 @@ class Scheduler:
         if sequence.hashes:
             # The last token is always computed: its output is what the first token is sampled from.
             hits, idle = self.pool.match(sequence.hashes, (target - 1) // self._block_size)
-        if self._blocks(target) - hits + idle + self._next_decode_blocks() > self.pool.available:
+        blocks = -(-target // self._block_size) - hits + idle
+        if blocks + self.decoding.next_blocks() > self.pool.available:
             return None
         return sequence, hits
 
     def admit(self, scheduled: int, admitted: list[Admission]) -> int:
         """Admit from the queue beside prompt tokens scheduled already; return the tokens added."""
         added = 0
-        while len(self.waiting):
+        while self.waiting.size:
             room = self.prefill_room(scheduled + added)
             head = self.admissible(room)
             if head is None:
                 break
             sequence, hits = head
             self.waiting.pop()
-            self.pool.acquire(sequence.hashes[:hits])
-            sequence.held = list(sequence.hashes[:hits])
+            if hits:
+                self.pool.acquire(sequence.hashes[:hits])
+                sequence.held = list(sequence.hashes[:hits])
             sequence.published = hits
             sequence.computed = hits * self._block_size
             if not sequence.preemptions:
@@ -152,6 +152,8 @@ class Scheduler:
         self.pool.take(blocks)
         sequence.computed += chunk
         hashes = sequence.hashes
+        if not hashes:
+            return
         full = min(len(hashes), sequence.computed // self._block_size)
         for block_hash in hashes[sequence.published : full]:
             if self.pool.publish(block_hash):
@@ -160,9 +162,16 @@ class Scheduler:
 
     def end_prefills(self) -> list[Sequence]:
         """Let each sequence whose prompt is computed emit one token and decode from now on; return them."""
-        done = [sequence for sequence in self.prefilling if sequence.computed == sequence.target]
+        done = [
+            sequence
+            for sequence in self.prefilling
+            if sequence.computed == sequence.prompt + sequence.emitted
+        ]
+        if len(done) == len(self.prefilling):
+            self.prefilling = []
+        else:
+            self.prefilling = [sequence for sequence in self.prefilling if sequence not in done]
         for sequence in done:
-            self.prefilling.remove(sequence)
             sequence.emitted += 1
             sequence.phase = RequestPhase.DECODING
             self.decoding.join(sequence)
@@ -175,7 +184,7 @@ class Scheduler:
         else:
             self.prefilling.remove(sequence)
         held = sequence.held
-        self.pool.give_back(self._blocks(sequence.computed) - len(held))
+        self.pool.give_back(-(-sequence.computed // self._block_size) - len(held))
         if held:
             self.pool.release(held)
             sequence.held = []

@@ -32,19 +32,23 @@ class Stepper:
         group = scheduler.decoding
         if scheduler.prefilling or not group.members:
             return 0
+        # Blocks and slots only get scarcer during the run: a head kept out now is kept out until its end.
+        if scheduler.waiting.size and scheduler.admissible(scheduler.prefill_room(0)) is not None:
+            return 0
         steps = group.steps_to_finish()
         if max_steps is not None and max_steps < steps:
             steps = max_steps
-        steps = group.steps_within(scheduler.pool.available, steps)
-        # Blocks and slots only get scarcer during the run: a head kept out now is kept out until its end.
-        head_enters = len(scheduler.waiting) and scheduler.admissible(scheduler.prefill_room(0)) is not None
-        return 0 if head_enters else steps
+        return group.steps_within(scheduler.pool.available, steps)
 
     def run_seconds(self, steps: int, time_factor: float) -> float:
         """Seconds that a run of decode steps takes."""
         group = self._scheduler.decoding
-        base_s = self._base_s(len(group.members) * group.positions)
-        return time_factor * (steps * base_s + group.context_read(steps) * self._kv_read_s)
+        size = len(group.members)
+        if group.positions == 1:
+            read = steps * group.context + size * (steps * (steps + 1) // 2)
+        else:
+            read = group.context_read(steps)
+        return time_factor * (steps * self._base_s(size * group.positions) + read * self._kv_read_s)
 
     def steps_begun_within(self, span_s: float, steps: int, time_factor: float) -> int:
         """Steps of the run that begin less than span_s from now."""
@@ -84,8 +88,11 @@ class Stepper:
         """Advance the decoding requests; return how many tokens they emitted and who finished."""
         group = self._scheduler.decoding
         before = group.clock
-        emitted = (group.clock_after(steps) - before) * len(group.members)
-        self._scheduler.pool.take(group.blocks_until(group.clock_after(steps)))
+        after = group.clock_after(steps)
+        emitted = (after - before) * len(group.members)
+        blocks = group.next_blocks() if steps == 1 else group.blocks_until(after)
+        if blocks:
+            self._scheduler.pool.take(blocks)
         ended = group.advance(steps)
         if self._report_emissions:
             clock = group.clock
@@ -105,7 +112,7 @@ class Stepper:
         scheduler = self._scheduler
         preempted: list[int] = []
         scheduler.make_room_for_decodes(preempted)
-        scheduled = scheduler.continue_prefills(preempted)
+        scheduled = scheduler.continue_prefills(preempted) if scheduler.prefilling else 0
         admitted: list[Admission] = []
         if not preempted:
             scheduled += scheduler.admit(scheduled, admitted)
@@ -132,14 +139,14 @@ class Stepper:
         self.prefill_tokens += scheduled
         self.emitted_tokens += emitted
         return StepOutcome(
-            duration_s=seconds * time_factor,
-            steps=1,
-            prefill_tokens=scheduled,
-            decode_tokens=positions,
-            emitted_tokens=emitted,
-            admitted=admitted,
-            first_tokens=first_tokens,
-            finished=finished,
-            preempted=preempted,
-            emissions=emissions,
+            seconds * time_factor,
+            1,
+            scheduled,
+            positions,
+            emitted,
+            admitted,
+            first_tokens,
+            finished,
+            preempted,
+            emissions,
         )

@@ -11,17 +11,19 @@ COMPACT_FROM = 64
 class WaitingQueue:
     """A heap in which a sequence that ends while waiting is skipped later; O(log n) per change."""
 
-    __slots__ = ("_heap", "_stale")
+    __slots__ = ("_heap", "size")
 
     def __init__(self) -> None:
         self._heap: list[tuple[tuple[int, int], Sequence]] = []
-        self._stale = 0
+        # Sequences that wait, those to be skipped not counted.
+        self.size = 0
 
     def __len__(self) -> int:
-        return len(self._heap) - self._stale
+        return self.size
 
     def push(self, sequence: Sequence) -> None:
         """Queue a sequence at the place that its key gives it."""
+        self.size += 1
         heappush(self._heap, (sequence.key, sequence))
 
     def head(self) -> Sequence | None:
@@ -32,20 +34,20 @@ class WaitingQueue:
             if sequence.phase is RequestPhase.WAITING:
                 return sequence
             heappop(heap)
-            self._stale -= 1
         return None
 
     def pop(self) -> Sequence:
         """Remove the sequence that head() has just returned."""
+        self.size -= 1
         return heappop(self._heap)[1]
 
     def discard(self, sequence: Sequence) -> None:
         """Note that a queued sequence has ended; its phase must say so already."""
-        self._stale += 1
-        if self._stale >= COMPACT_FROM and self._stale * 2 > len(self._heap):
+        self.size -= 1
+        stale = len(self._heap) - self.size
+        if stale >= COMPACT_FROM and stale * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[1].phase is RequestPhase.WAITING]
             heapify(self._heap)
-            self._stale = 0
 
     def in_order(self) -> list[Sequence]:
         """Return the waiting sequences, most urgent first; O(n log n), for inspection."""
