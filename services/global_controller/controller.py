@@ -25,6 +25,7 @@ from chiron.store import (
 from chiron.v1 import cluster_pb2
 from services.global_controller import routing, views
 from services.global_controller.config import ControllerConfig
+from services.global_controller.fleet import is_given_up
 from services.global_controller.mirror import Mirror
 from services.global_controller.observe import observe_hello, observe_report
 from services.global_controller.pulse import Pulse
@@ -262,7 +263,8 @@ class Controller:
     def _levels(self) -> dict[str, list[InstanceRecord]]:
         levels: dict[str, list[InstanceRecord]] = defaultdict(list)
         for record in self.snapshot.instances.values():
-            levels[record.node_id].append(record)
+            if not is_given_up(record):
+                levels[record.node_id].append(record)
         return levels
 
     def _set_level(self, link: AgentLink, records: Sequence[InstanceRecord]) -> None:

@@ -27,7 +27,7 @@ def is_ready(record: InstanceRecord) -> bool:
 
 
 def is_failed(record: InstanceRecord) -> bool:
-    """Whether the instance's agent has given it up."""
+    """Whether the instance's agent has given it up, which it says once no process of it is left."""
     return record.observed.state == types_pb2.INSTANCE_STATE_FAILED
 
 
@@ -36,9 +36,20 @@ def is_coming(record: InstanceRecord) -> bool:
     return record.observed.state not in _SETTLED_STATES
 
 
+def is_given_up(record: InstanceRecord) -> bool:
+    """Whether the instance stays on record only to be seen: its agent is told of it no more, because one that
+    has started again would try again, on GPUs that others have by then."""
+    return is_failed(record) and not is_stopping(record)
+
+
 def is_stopping(record: InstanceRecord) -> bool:
     """Whether the instance is wanted no more."""
     return record.desired == control_pb2.DESIRED_STATE_STOPPED
+
+
+def held_gpus(record: InstanceRecord) -> tuple[int, ...]:
+    """Indexes of the GPUs that nobody else may have."""
+    return () if is_failed(record) else record.gpu_indexes
 
 
 def is_current(model: ModelRecord, spec_version: int) -> bool:
@@ -117,9 +128,9 @@ class Work:
         used: dict[str, set[int]] = defaultdict(set)
         for records in self._by_model.values():
             for record in records.values():
-                used[record.node_id].update(record.gpu_indexes)
+                used[record.node_id].update(held_gpus(record))
         for record in self.view.unknown:
-            used[record.node_id].update(record.gpu_indexes)
+            used[record.node_id].update(held_gpus(record))
         return [
             NodeGpus(
                 node_id=node.record.node_id,
@@ -138,7 +149,7 @@ class Work:
             (record.node_id, index)
             for records in self._by_model.values()
             for record in records.values()
-            for index in record.gpu_indexes
+            for index in held_gpus(record)
         }
 
     def fresh_id(self, model: str) -> str:

@@ -16,6 +16,7 @@ from chiron.store import InstanceRecord, ModelRecord, Observed
 from services.global_controller.fleet import (
     Fleet,
     Work,
+    held_gpus,
     is_coming,
     is_current,
     is_failed,
@@ -77,7 +78,7 @@ def _take_unknown_of(
     members = [*fleet.fresh, *fleet.outdated, *fleet.draining]
     serving = sum(map(is_ready, members))
     for record in sorted(records, key=lambda record: (not is_ready(record), record.instance_id)):
-        gpus = {(record.node_id, index) for index in record.gpu_indexes}
+        gpus = {(record.node_id, index) for index in held_gpus(record)}
         numbers = {"desired": model.desired_instances, "serving": serving}
         short = serving < model.desired_instances
         if model.deleted:
@@ -201,7 +202,7 @@ def _make_room(work: Work, model: ModelRecord, refusal: Refusal) -> None:
     nodes = {node.node_id: node for node in work.capacity() if node.live and not node.draining}
     for victim in sorted(fleet.outdated, key=lambda record: (work.load(record), record.instance_id)):
         node = nodes.get(victim.node_id)
-        if node and len(node.healthy - (node.used - set(victim.gpu_indexes))) >= gpus:
+        if node and len(node.healthy - (node.used - set(held_gpus(victim)))) >= gpus:
             reason = (
                 f"makes room for spec version {model.spec_version}, which {refusal.reason}; "
                 f"it has the least to do ({work.load(victim)} requests)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from chiron.store import DecisionRecord, InstanceRecord, ModelRecord, NodeRecord, Snapshot
 from chiron.v1 import cluster_pb2, types_pb2
-from services.global_controller.fleet import is_ready, is_stopping
+from services.global_controller.fleet import held_gpus, is_ready, is_stopping
 from services.global_controller.registry import Registry
 from services.global_controller.view import Liveness
 
@@ -28,7 +28,7 @@ def instance_status(
         instance_id=record.instance_id,
         model=record.model,
         node_id=record.node_id,
-        gpu_indexes=record.gpu_indexes,
+        gpu_indexes=held_gpus(record),
         role=record.role,
         state=shown_state(record),
         reason=record.observed.reason,

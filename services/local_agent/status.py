@@ -8,14 +8,16 @@ from services.local_agent.desired import Goal, Want
 
 
 def status_of(want: Want, have: Have, node_id: str) -> cluster_pb2.InstanceStatus:
-    """The instance's status; FAILED is final until the controller wants something else."""
+    """The instance's status; FAILED is final until the controller wants something else, and no process of
+    the instance is left then."""
     state, reason = _state_of(want, have)
     alive = have.process is not Process.NONE
+    given_up = state == types_pb2.INSTANCE_STATE_FAILED
     status = cluster_pb2.InstanceStatus(
         instance_id=want.instance_id,
         model=want.spec.name,
         node_id=node_id,
-        gpu_indexes=want.gpus if have.gpus is None else have.gpus,
+        gpu_indexes=(() if given_up else want.gpus) if have.gpus is None else have.gpus,
         role=have.heard.role or want.role,
         state=state,
         reason=reason,

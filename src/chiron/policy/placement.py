@@ -21,7 +21,7 @@ class NodeGpus:
     healthy: frozenset[int]
     """Indexes of its healthy GPUs."""
     used: frozenset[int] = frozenset()
-    """Indexes of GPUs that an instance holds: loading, draining and failed ones hold theirs too."""
+    """Indexes of GPUs that an instance holds: loading and draining ones hold theirs too."""
     live: bool = True
     """Its agent is connected and has reported what runs there."""
     draining: bool = False

@@ -13,6 +13,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 from tests.support.wait import eventually
 
 STOPPED = control_pb2.DESIRED_STATE_STOPPED
+READY = types_pb2.INSTANCE_STATE_READY
 FAILED = types_pb2.INSTANCE_STATE_FAILED
 DRAINING = types_pb2.INSTANCE_STATE_DRAINING
 
@@ -171,16 +172,49 @@ async def test_a_failed_instance_shows_its_reason_and_is_tried_again_only_when_a
         return "no such weights" in (await served.snapshot()).models[0].reason
 
     await eventually(failed)
-    first = [one.instance_id for one in agent.wanted()]
+    first = [one.instance_id for one in (await served.snapshot()).instances]
     agent.state, agent.reason = types_pb2.INSTANCE_STATE_READY, ""
     await agent.report()
-    assert (await served.snapshot()).instances[0].state == FAILED
-    assert [one.instance_id for one in agent.wanted()] == first
+    [shown] = (await served.snapshot()).instances
+    assert ([shown.instance_id], shown.state) == (first, FAILED)
     again = await served.apply(name="chat", min_instances=1)
     assert not again.changed
     await ready(served, 1)
     assert [one.instance_id for one in agent.wanted()] != first
     assert good.wanted() == []
+
+
+async def test_a_failed_instances_gpu_goes_to_others_and_it_stays_visible_when_its_agent_starts_again(
+    served,
+) -> None:
+    agent = await served.agent("a", gpus=1, state=FAILED, reason="no such weights")
+    await served.apply(name="bad", min_instances=1)
+
+    async def states() -> dict[str, int]:
+        return {one.model: one.state for one in (await served.snapshot()).instances}
+
+    async def failed() -> bool:
+        return await states() == {"bad": FAILED}
+
+    async def served_beside_it() -> bool:
+        return await states() == {"bad": FAILED, "good": READY}
+
+    await eventually(failed)
+    await agent.until(lambda agent: not agent.levels[-1].instances, "it is told of the failed one no more")
+    agent.state, agent.reason = READY, ""
+    await served.apply(name="good", min_instances=1)
+    await eventually(served_beside_it)
+
+    await agent.disconnect()
+    agent.statuses.clear()
+    await agent.connect()
+    await agent.until(lambda agent: [one.model for one in agent.statuses.values()] == ["good"])
+    await eventually(served_beside_it)
+    shown = {one.model: one for one in (await served.snapshot()).instances}
+    assert shown["bad"].reason == "no such weights"
+    assert list(shown["bad"].gpu_indexes) == []
+    assert list(shown["good"].gpu_indexes) == [0]
+    assert [one.spec.name for one in agent.wanted()] == ["good"]
 
 
 async def test_a_role_is_changed_on_the_running_instance(served) -> None:

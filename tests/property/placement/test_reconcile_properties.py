@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chiron.store import InstanceRecord
+from services.global_controller.fleet import held_gpus
 from services.global_controller.reconcile import reconcile
 from services.global_controller.view import ClusterView, Liveness
 from tests.support.cluster_states import (
@@ -99,7 +100,7 @@ def agents_act(view: ClusterView) -> ClusterView:
 def test_no_gpu_is_held_twice_and_nothing_new_goes_where_it_must_not(view: ClusterView) -> None:
     plan = reconcile(view, numbered())
     result = after(view, plan.puts)
-    claims = [(one.node_id, gpu) for one in (*result.instances, *result.unknown) for gpu in one.gpu_indexes]
+    claims = [(one.node_id, gpu) for one in (*result.instances, *result.unknown) for gpu in held_gpus(one)]
     assert len(claims) == len(set(claims))
     usable = {
         one.record.node_id for one in view.nodes if one.liveness is Liveness.LIVE and not one.record.draining

@@ -8,7 +8,7 @@ import pytest
 
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import steps
-from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy
+from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.status import status_of
 from services.local_agent.supervisor import plan
@@ -221,6 +221,16 @@ def test_failed_is_reported_only_when_the_agent_gives_up() -> None:
         types_pb2.INSTANCE_STATE_PENDING,
         "the worker failed: no memory",
     )
+
+
+def test_failed_means_that_no_process_is_left_and_says_which_gpus_are_still_held() -> None:
+    failure = Failure(FailureKind.LOAD, "no memory")
+    policy = Policy(max_load_retries=0)
+    given_up = LAUNCHED.gone(failure, NOW, policy)
+    assert given_up.process is Process.NONE
+    status = status_of(WANT, given_up, "node")
+    assert (status.state, list(status.gpu_indexes)) == (types_pb2.INSTANCE_STATE_FAILED, [0, 1])
+    assert list(status_of(WANT, given_up.released(), "node").gpu_indexes) == []
 
 
 def test_a_failed_instance_starts_afresh_only_for_another_spec_placement_or_goal() -> None:

@@ -250,7 +250,7 @@ class TestUnknownWorkers:
     def test_one_that_does_not_serve_is_replaced_not_adopted(self, state: int) -> None:
         plan = decide(cluster(model(), node("a"), unknown=(instance("old", "a", 0, state=state),)))
         assert stopped(plan) == {"old"}
-        assert started(plan) == {"new-1": ("a", (1,))}
+        assert started(plan) == {"new-1": ("a", (0 if state == FAILED else 1,))}
 
     def test_one_on_gpus_that_another_instance_holds_is_not_adopted(self) -> None:
         view = cluster(model(desired=2), node("a"), instance("i", "a", 0), unknown=(instance("old", "a", 0),))
@@ -316,7 +316,8 @@ class TestNewSpec:
         )
         plan = decide(view)
         assert stopped(plan) == {"i", "j"}
-        assert sorted(started(plan).values()) == [("a", (2,)), ("a", (3,))]
+        # What has failed left its GPU already.
+        assert sorted(started(plan).values()) == [("a", (0,)), ("a", (2,))]
 
     def test_a_change_that_needs_no_new_workers_rolls_nothing(self) -> None:
         assert nothing(decide(cluster(model(version=5, rollout=1), node("a"), instance("i", "a"))))
@@ -343,6 +344,29 @@ class TestFailed:
         plan = decide(cluster(model(desired=1), node("a"), node("b"), broken))
         assert nothing(plan)
         assert plan.reasons["chat"] == "i on a failed: out of memory"
+
+    def test_its_gpus_are_free_for_others(self) -> None:
+        broken = instance("i", "a", 0, state=FAILED)
+        plan = decide(cluster(model(desired=1), model("other"), node("a", gpus=1), broken))
+        assert started(plan) == {"new-1": ("a", (0,))}
+        assert [one.model for one in plan.puts] == ["other"]
+
+    def test_its_gpus_are_free_for_another_try_as_soon_as_one_is_asked_for(self) -> None:
+        broken = instance("i", "a", 0, state=FAILED, desired=STOPPED)
+        plan = decide(cluster(model(desired=1), node("a", gpus=1), broken))
+        assert started(plan) == {"new-1": ("a", (0,))}
+
+    def test_its_gpus_are_not_free_while_the_agent_still_has_a_process_on_them(self) -> None:
+        failing = instance("i", "a", 0, state=PENDING, reason="the worker failed: out of memory")
+        plan = decide(cluster(model(desired=1), model("other"), node("a", gpus=1), failing))
+        assert nothing(plan)
+        assert "most free on a node: 0" in plan.reasons["other"]
+
+    def test_what_runs_where_one_has_failed_can_be_adopted(self) -> None:
+        broken = instance("i", "a", 0, of="other", state=FAILED)
+        found = instance("old", "a", 0)
+        plan = decide(cluster(model(), model("other"), node("a", gpus=1), broken, unknown=(found,)))
+        assert [act.instance_id for act in plan.acts if act.action == "adopt"] == ["old"]
 
 
 class TestDraining:

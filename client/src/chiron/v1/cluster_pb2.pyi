@@ -268,7 +268,9 @@ class InstanceStatus(_message.Message):
     spec_version: _builtins.int
     """Version of the model's spec that it runs; 0: not known, because another controller started it."""
     @_builtins.property
-    def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """GPUs that it holds or is to get; none once it has FAILED."""
+
     @_builtins.property
     def load(self) -> Global___InstanceLoad: ...
     def __init__(
