@@ -53,3 +53,10 @@ def is_evidence(sample: InstanceSample) -> bool:
 def clamp(value: float, ceiling: int) -> int:
     """Round to a whole number from 1 to the ceiling."""
     return max(1, min(ceiling, round(value)))
+
+
+def untried_safe(sample: InstanceSample) -> int:
+    """Return the safe batch size without a model: the one in force, less as far as ITL exceeds the SLO."""
+    if sample.itl_slo_s <= 0 or sample.itl_mean_s <= sample.itl_slo_s:
+        return sample.batch_size
+    return max(1, int(sample.batch_size * sample.itl_slo_s / sample.itl_mean_s))

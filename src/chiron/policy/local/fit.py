@@ -12,7 +12,7 @@ BUCKET_TOKENS = 8
 """Width of a bucket: the steps of the truth lie at multiples of it."""
 MOST_MEMORY = 12.0
 """Samples that a bucket's mean remembers: older ones are discounted."""
-SLOPE_MEMORY = 0.99
+SLOPE_MEMORY = 0.998
 """Discount per sample of what the KV slope rests on."""
 NEAR_TOKENS = 48
 """A mean over uneven steps is left out where an even one lies as near as this."""

@@ -23,7 +23,7 @@ SPREADS = 1.5
 """Margin under the SLO, in standard deviations of the ITL between intervals: 14 in 15 intervals keep it, and
 a request, which averages over several, keeps it nearly always."""
 EVEN_SPREAD = 0.02
-UNEVEN_SPREAD = 0.035
+UNEVEN_SPREAD = 0.04
 """Relative standard deviation of the ITL assumed at first: prompts come in lumps where steps are uneven."""
 LEAST_MARGIN = 0.01
 MOST_MARGIN = 0.1
@@ -161,4 +161,4 @@ class Learning:
         off = sample.itl_mean_s / self._itl_s - 1
         self._itl_s *= 1 + 0.1 * off
         spread = self._spread[even]
-        self._spread[even] = math.sqrt(spread**2 + 0.05 * (min(off**2, 4 * spread**2) - spread**2))
+        self._spread[even] = math.sqrt(spread**2 + 0.03 * (min(off**2, 4 * spread**2) - spread**2))

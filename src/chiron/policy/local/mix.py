@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-MEMORY = 0.97
+MEMORY = 0.98
 """Discount per interval of what both estimates rest on."""
 MOST_AGEING = 3.0
 """A young batch may be expected to come to hold at most so many times its present KV tokens."""
+
+TAIL = 0.5
+"""Lengths have long tails, and the longest requests of a young batch have not begun to end: what is missing
+to the settled KV is taken to be so much more."""
 
 
 class WorkMix:
@@ -61,7 +65,8 @@ class WorkMix:
                 if self._released
                 else MOST_AGEING * now
             )
-            self.kv_per_request = min(MOST_AGEING * now, max(now, settled))
+            settled = max(now, settled)
+            self.kv_per_request = min(MOST_AGEING * now, settled * (1 + TAIL * (1 - now / settled)))
 
     def _lasting_share(self) -> float:
         alone = self._out_prompt / self._out_out

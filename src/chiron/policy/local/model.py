@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chiron.policy.decisions import Limits
-from chiron.policy.local.base import check, is_evidence
+from chiron.policy.local.base import check, is_evidence, untried_safe
 from chiron.policy.local.learning import Learning
 from chiron.policy.local.pairs import (
     Pair,
@@ -22,8 +22,16 @@ BURST = 1.0
 """Interactive requests that wait per one that runs, from which on the wait counts more than throughput."""
 BETTER_BY = 1.01
 """A new budget must promise so much more throughput than the one in force."""
-BATCH_TOLERANCE = 0.05
-"""Relative change of the batch size below which it is left alone."""
+LASTING_LEAD = 10
+"""Samples in a row on which it must promise that, once every budget worth it has been tried."""
+BATCH_IN_USE = 0.8
+"""Share of the best batch size that must run before a wait counts as a burst; until then it is filling."""
+TOO_SMALL = 0.1
+TOO_LARGE = 0.03
+"""Relative change of the best batch size from which the one in force follows, up and down."""
+FEWEST_SLOTS = 1.08
+MOST_SLOTS = 1.3
+"""Slots per request at the knee between which a batch size that fills its steps is left alone."""
 KV_HEADROOM = 0.9
 """Share of the KV cache that the batch is expected to hold at most."""
 
@@ -45,6 +53,7 @@ class ModelAutoscaler:
         self._learning = Learning()
         self._probes = Probes()
         self._base: Pair | None = None
+        self._lead = 0
 
     def decide(self, sample: InstanceSample) -> Limits:
         """See `LocalAutoscaler.decide`."""
@@ -59,7 +68,7 @@ class ModelAutoscaler:
             return Limits(
                 fallback.batch_size,
                 fallback.step_token_budget,
-                min(fallback.safe_batch_size, most),
+                min(untried_safe(sample), most),
                 f"model not trusted yet, reactive decides: {fallback.reason}",
                 {**fallback.numbers, "samples": learning.samples, "error": learning.error},
             )
@@ -79,7 +88,7 @@ class ModelAutoscaler:
         self, sample: InstanceSample, grid: tuple[int, ...], most: int, safe: int
     ) -> tuple[Pair, str]:
         learning, slo_s = self._learning, sample.itl_slo_s
-        if sample.waiting_interactive >= BURST * max(1, sample.running_interactive + sample.running_batch):
+        if self._base is not None and self._overloaded(sample, self._base):
             self._probes.stop()
             pair = smallest_budget(learning, grid, slo_s, safe)
             return pair, "burst: the largest batch predicted to keep the ITL SLO takes up the wait"
@@ -89,17 +98,15 @@ class ModelAutoscaler:
         known = [budget for budget in usable if learning.fit.measured(budget)]
         if known:
             other = best_pair(learning, known, slo_s, most)
-            needed = BETTER_BY if other.budget > best.budget else 1 / BETTER_BY
-            if other.on_target > best.on_target or other.tokens_per_s > needed * best.tokens_per_s:
+            if other.on_target > best.on_target or self._leads(other, best):
                 best = other
         probe = self._probes.next(learning, sample, usable, most, best)
         if probe is not None:
             self._base = best
             return probe, "probe: this budget may beat the best one known"
         if self._base is not None and self._base.budget == best.budget and best.on_target:
-            before, knee = self._base.batch_size, learning.knee(best.budget)
-            near = abs(best.batch_size - before) <= BATCH_TOLERANCE * before
-            if before <= most and (near or (best.batch_size > knee and 1.03 * knee <= before <= 1.3 * knee)):
+            before = self._base.batch_size
+            if before <= most and self._near_enough(before, best):
                 best = self._predicted(before, best.budget)
         self._base = best
         if best.on_target:
@@ -116,6 +123,32 @@ class ModelAutoscaler:
             pair = fit_batch(self._learning, budget, sample.itl_slo_s, min(most, batch_size))
             return pair, "slots are spare, but the ITL SLO needs fewer"
         return self._predicted(batch_size, budget), "slots are spare: no evidence for a larger batch size"
+
+    def _leads(self, other: Pair, best: Pair) -> bool:
+        """Tell whether another budget is to replace the one in force.
+
+        Of two that yield about the same, the smaller keeps the lower ITL. Once everything worthwhile has been
+        tried, only a lasting lead counts.
+        """
+        needed = BETTER_BY if other.budget > best.budget else 1 / BETTER_BY
+        ahead = other.budget != best.budget and other.tokens_per_s > needed * best.tokens_per_s
+        self._lead = self._lead + 1 if ahead else 0
+        if self._lead <= (LASTING_LEAD if self._probes.done else 0):
+            return False
+        self._lead = 0
+        return True
+
+    def _overloaded(self, sample: InstanceSample, base: Pair) -> bool:
+        """Tell whether, with the best batch in use, at least as many interactive requests wait as run."""
+        running = sample.running_interactive + sample.running_batch
+        return running >= BATCH_IN_USE * base.batch_size and sample.waiting_interactive >= BURST * running
+
+    def _near_enough(self, before: int, best: Pair) -> bool:
+        """Tell whether the batch size in force may stay; above the knee a few slots do nothing."""
+        knee = self._learning.knee(best.budget)
+        if best.batch_size > knee:
+            return FEWEST_SLOTS * knee <= before <= MOST_SLOTS * knee
+        return (1 - TOO_LARGE) * before <= best.batch_size <= (1 + TOO_SMALL) * before
 
     def _predicted(self, batch_size: int, budget: int) -> Pair:
         return Pair(batch_size, budget, *self._learning.predict(batch_size, budget), True)

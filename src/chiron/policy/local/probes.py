@@ -8,14 +8,19 @@ from chiron.policy.local.learning import Learning
 from chiron.policy.local.pairs import Pair, full_batch
 from chiron.policy.snapshots import InstanceSample
 
-OPTIMISM = 0.1
+OPTIMISM = 0.12
 """How much less than interpolated the base of a step may take: the depth of the staircase."""
 MOST_INTERVALS = 4
 """A probe that has not filled its steps by then is given up."""
 WORTHWHILE = 1.01
 """Promised throughput over the best known from which a probe is worth its time."""
+WORTHWHILE_LATER = 1.02
+"""The same once nothing was worth trying: estimates that waver about the threshold start no probes."""
 CLEARANCE = 1.1
 """A budget is tried once it exceeds the decodes by so much: below them there is no room for prompt."""
+
+MOST_EXCESS = 1.1
+"""ITL, as a share of the SLO, up to which filled steps are tried: a smaller batch may keep the SLO there."""
 
 
 class Probes:
@@ -26,6 +31,8 @@ class Probes:
         self._intervals = 0
         self._tried: set[int] = set()
         self._forgotten = 0
+        self.done = False
+        """Nothing was worth trying any more."""
 
     def stop(self) -> bool:
         """End the probe under way; tell whether there was one."""
@@ -40,6 +47,7 @@ class Probes:
         if learning.forgotten != self._forgotten:
             self._forgotten = learning.forgotten
             self._tried.clear()
+            self.done = False
             self._budget = 0
         if self._budget and sample.step_token_budget == self._budget:
             self._intervals += 1
@@ -51,6 +59,7 @@ class Probes:
             self._budget = self._pick(learning, sample, grid, most, best)
             self._intervals = 0
         if not self._budget:
+            self.done = True
             return None
         running = sample.running_interactive + sample.running_batch
         # Room for admissions fills the steps at once, also while more decode than this budget will sustain.
@@ -64,7 +73,8 @@ class Probes:
         """The budget with the largest promise above the best pair, or 0."""
         decoding = sample.output_tokens / sample.steps
         target_s = learning.target_s(sample.itl_slo_s, True)
-        promise, chosen = WORTHWHILE * best.tokens_per_s if best.on_target else 0.0, 0
+        needed = WORTHWHILE_LATER if self.done else WORTHWHILE
+        promise, chosen = needed * best.tokens_per_s if best.on_target else 0.0, 0
         for budget in grid:
             if budget in self._tried or budget < CLEARANCE * decoding or learning.fit.measured(budget):
                 continue
@@ -72,6 +82,9 @@ class Probes:
             if full > most:
                 break
             itl_s, tokens_per_s = learning.predict(full, budget, 1 - OPTIMISM)
-            if itl_s <= target_s and tokens_per_s > promise:
-                promise, chosen = tokens_per_s, budget
+            if itl_s > MOST_EXCESS * sample.itl_slo_s:
+                continue
+            promised = tokens_per_s * min(1.0, target_s / itl_s)
+            if promised > promise:
+                promise, chosen = promised, budget
         return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chiron.policy.decisions import Limits
-from chiron.policy.local.base import check, clamp, is_evidence
+from chiron.policy.local.base import check, clamp, is_evidence, untried_safe
 from chiron.policy.snapshots import InstanceSample
 
 
@@ -90,4 +90,4 @@ class ReactiveAutoscaler:
 
 
 def _limits(sample: InstanceSample, batch_size: int, reason: str, numbers: dict[str, float]) -> Limits:
-    return Limits(batch_size, sample.step_token_budget, batch_size, reason, numbers)
+    return Limits(batch_size, sample.step_token_budget, untried_safe(sample), reason, numbers)

@@ -1,0 +1,40 @@
+"""Makes a local autoscaler by its name, or from `module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+
+from chiron.policy.local.base import LocalAutoscaler
+from chiron.policy.local.model import ModelAutoscaler
+from chiron.policy.local.reactive import ReactiveAutoscaler
+
+DEFAULT = "model"
+_BUILT_IN: Mapping[str, Callable[[], LocalAutoscaler]] = {
+    "reactive": ReactiveAutoscaler,
+    "model": ModelAutoscaler,
+}
+
+
+class UnknownLocalAutoscalerError(ValueError):
+    """No local autoscaler has this name; the text lists those there are."""
+
+
+def load_local(name: str = DEFAULT) -> LocalAutoscaler:
+    """Make a new local autoscaler, one for each instance. Raises UnknownLocalAutoscalerError."""
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    module_name, _, class_name = name.partition(":")
+    if not (module_name and class_name):
+        known = ", ".join(sorted(_BUILT_IN))
+        raise UnknownLocalAutoscalerError(
+            f"unknown local autoscaler {name!r}: known are {known}, or module:Class"
+        )
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UnknownLocalAutoscalerError(f"local autoscaler {name!r}: {error}") from error
+    if not callable(getattr(kind, "decide", None)):
+        raise UnknownLocalAutoscalerError(f"local autoscaler {name!r}: {class_name} has no method decide")
+    made: LocalAutoscaler = kind()
+    return made
