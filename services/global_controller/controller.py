@@ -27,7 +27,7 @@ from services.global_controller import routing, views
 from services.global_controller.config import ControllerConfig
 from services.global_controller.fleet import is_given_up
 from services.global_controller.mirror import Mirror
-from services.global_controller.observe import observe_hello, observe_report
+from services.global_controller.observe import has_left, observe_hello, observe_report
 from services.global_controller.pulse import Pulse
 from services.global_controller.reconcile import reconcile
 from services.global_controller.registry import AgentLink, Registry, RouterLink
@@ -183,16 +183,19 @@ class Controller:
             nonlocal unknown
             seen = observe_report(snapshot, link.node_id, report, link.sent)
             unknown = seen.unknown
-            return Draft(puts=seen.puts, deletes=seen.deletes)
+            acts = _farewell(snapshot, link, report, starts=starts_leaving)
+            return Draft(puts=seen.puts, deletes=seen.deletes, acts=acts)
 
         if not self.registry.is_current(link):
             return
+        starts_leaving = report.leaving and not link.leaving
+        link.leaving, link.left = report.leaving, has_left(report)
         await self.write(build)
         heard = self.registry.hear(link, report)
-        if heard.standing or unknown != link.unknown:
+        if heard.standing or starts_leaving or unknown != link.unknown:
             self._stirred.beat()
         link.unknown = unknown
-        if heard.standing or heard.figures:
+        if heard.standing or starts_leaving or heard.figures:
             self._shown.beat()
 
     def desired(self, link: AgentLink) -> control_pb2.DesiredNode:
@@ -310,6 +313,23 @@ class Controller:
 
     async def _watch_fatal(self) -> None:
         await self._fatal
+
+
+def _farewell(
+    snapshot: Snapshot, link: AgentLink, report: control_pb2.AgentReport, *, starts: bool
+) -> list[Act]:
+    """What a leaving node's report changes, explained."""
+    if link.node_id not in snapshot.nodes:
+        return []
+    count = sum(one.node_id == link.node_id for one in snapshot.instances.values())
+    acts = []
+    if starts:
+        reason = f"its agent stops and drains its workers; its {count} instances move elsewhere"
+        acts.append(Act("node_leaving", reason, node_id=link.node_id, numbers={"instances": count}))
+    if has_left(report):
+        reason = "its agent has stopped, and all its workers before it"
+        acts.append(Act("node_left", reason, node_id=link.node_id, numbers={"instances": count}))
+    return acts
 
 
 def _desired(record: InstanceRecord) -> control_pb2.DesiredInstance:

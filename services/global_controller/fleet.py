@@ -66,7 +66,7 @@ class Fleet:
     outdated: list[InstanceRecord] = field(default_factory=list)
     """Of another version of the spec."""
     draining: list[InstanceRecord] = field(default_factory=list)
-    """On a node that is being drained."""
+    """On a node that is being drained or is leaving."""
     lost: list[InstanceRecord] = field(default_factory=list)
     """On a dead node."""
     stopping: list[InstanceRecord] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Work:
                     fleet.stopping.append(record)
             elif dead:
                 fleet.lost.append(record)
-            elif self.nodes[record.node_id].record.draining:
+            elif self.nodes[record.node_id].emptying:
                 fleet.draining.append(record)
             elif not is_current(model, record.spec_version):
                 fleet.outdated.append(record)
@@ -137,7 +137,7 @@ class Work:
                 healthy=frozenset(gpu.index for gpu in node.record.gpus if gpu.healthy),
                 used=frozenset(used[node.record.node_id]),
                 live=node.liveness is Liveness.LIVE,
-                draining=node.record.draining,
+                draining=bool(node.emptying),
                 unhealthy=sum(not gpu.healthy for gpu in node.record.gpus),
             )
             for node in self.view.nodes

@@ -38,18 +38,29 @@ def observe_hello(snapshot: Snapshot, hello: control_pb2.AgentHello) -> NodeReco
     return None if record == before else record
 
 
+def has_left(report: control_pb2.AgentReport) -> bool:
+    """Whether the node's agent is stopping and nothing runs there any more."""
+    return report.leaving and all(
+        one.status.state == types_pb2.INSTANCE_STATE_STOPPED for one in report.instances
+    )
+
+
 def observe_report(
     snapshot: Snapshot, node_id: str, report: control_pb2.AgentReport, sent: Sent
 ) -> Observation:
     """Compares a report with the state; only differences are written.
 
     An instance that the report leaves out counts as gone (or, where it should run, as not yet started) once
-    the agent has taken up what the controller wants of it now; before, the report may just be older.
+    the agent has taken up what the controller wants of it now; before, the report may just be older. A node
+    that has left in good order is forgotten with all that was placed there.
     """
     puts: list[Record] = []
     deletes: list[Key] = []
     unknown: list[InstanceRecord] = []
     node = snapshot.nodes.get(node_id)
+    if has_left(report):
+        there = [one.key for one in snapshot.instances.values() if one.node_id == node_id]
+        return Observation((), (*there, *([node.key] if node else [])), ())
     if node is not None and report.gpus and _gpus(report.gpus) != node.gpus:
         puts.append(dataclasses.replace(node, gpus=_gpus(report.gpus)))
     reported: set[str] = set()

@@ -115,7 +115,8 @@ def _stop_idle_leavers(work: Work) -> None:
                 work.stop(record, reason, _versions(model, record), action="replace")
         for record in fleet.draining:
             if not is_ready(record):
-                work.stop(record, f"{record.node_id} is being drained and the instance does not serve", {})
+                why = work.nodes[record.node_id].emptying
+                work.stop(record, f"{record.node_id} {why} and the instance does not serve", {})
 
 
 def _place_missing(work: Work) -> None:
@@ -125,7 +126,9 @@ def _place_missing(work: Work) -> None:
         fleet = work.fleet(model)
         held = len(fleet.fresh) + len(fleet.outdated)
         if work.view.settling:
-            held += len(fleet.draining) + len(fleet.lost)
+            # A leaving agent has said itself that its instances end; that is no matter of who is yet to join.
+            staying = [record for record in fleet.draining if not work.nodes[record.node_id].leaving]
+            held += len(staying) + len(fleet.lost)
         short[model.name] = max(0, model.desired_instances - held)
         surge = int(short[model.name] == 0 and _may_roll(work, model, fleet))
         on_nodes = Counter(record.node_id for record in (*fleet.fresh, *fleet.outdated))
@@ -188,8 +191,8 @@ def _why_replaced(work: Work, model: ModelRecord, record: InstanceRecord) -> tup
     if node is None or node.liveness is Liveness.DEAD:
         silent_s = node.silent_s if node else 0.0
         return f"whose node {record.node_id} has been silent for {silent_s:.1f} s", {"silent_s": silent_s}
-    if node.record.draining:
-        return f"whose node {record.node_id} is being drained", {}
+    if node.emptying:
+        return f"whose node {record.node_id} {node.emptying}", {}
     versions = _versions(model, record)
     return f"which runs spec version {record.spec_version}, not {model.spec_version}", versions
 

@@ -47,6 +47,10 @@ class AgentLink:
     """Beats when `level` has changed or the stream is to end."""
     closed: bool = False
     """The stream is to end."""
+    leaving: bool = False
+    """The agent is stopping."""
+    left: bool = False
+    """The node has left in good order and is on record no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,8 +105,10 @@ class Registry:
         return link
 
     def leave(self, link: AgentLink) -> None:
-        """The stream has ended; the node has the liveness timeout to come back."""
+        """The stream has ended; the node, unless it has left, has the liveness timeout to come back."""
         link.connected = False
+        if link.left and self.is_current(link):
+            del self.agents[link.node_id]
         close(link)
 
     def is_current(self, link: AgentLink) -> bool:
@@ -164,7 +170,7 @@ class Registry:
             liveness = Liveness.SILENT
         else:
             liveness = Liveness.LIVE if link.reported else Liveness.JOINING
-        return NodeView(node, liveness, silent_s)
+        return NodeView(node, liveness, silent_s, leaving=link is not None and link.leaving)
 
     def settling(self) -> bool:
         """True until the controller has run for one liveness timeout: nodes may still have to be heard."""

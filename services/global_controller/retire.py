@@ -27,7 +27,7 @@ def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
     for record in _least_loaded(work, fleet.draining)[: len(fleet.draining) - keep]:
         where = "enough others serve" if still_needed == 0 else "no other node has GPUs for it"
         numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
-        work.stop(record, f"{record.node_id} is being drained and {where}", numbers)
+        work.stop(record, f"{record.node_id} {work.nodes[record.node_id].emptying} and {where}", numbers)
 
 
 def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:

@@ -32,6 +32,15 @@ class NodeView:
     liveness: Liveness
     silent_s: float = 0.0
     """Time since it was last heard, in seconds."""
+    leaving: bool = False
+    """Its agent is stopping."""
+
+    @property
+    def emptying(self) -> str:
+        """Why what runs there must move elsewhere; empty: it may stay."""
+        if self.leaving:
+            return "is leaving, its agent stops"
+        return "is being drained" if self.record.draining else ""
 
 
 @dataclass(frozen=True, slots=True)

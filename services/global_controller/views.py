@@ -76,7 +76,7 @@ def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatu
             for gpu in record.gpus
         ],
         live=view.liveness in _ALIVE,
-        draining=record.draining,
+        draining=bool(view.emptying),
         report_age_ms=view.silent_s * 1000,
         agent_version=record.agent_version,
     )

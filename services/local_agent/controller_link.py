@@ -138,6 +138,7 @@ class ControllerLink:
                 instances=self._node.reports(),
                 gpus=self._node.gpus(),
                 applied_revision=self._node.applied_revision,
+                leaving=self._node.leaving,
             )
             await call.write(control_pb2.ConnectAgentRequest(report=report))
             if closing:

@@ -97,6 +97,11 @@ class Node:
         """The newest revision taken up from the controller of the highest term."""
         return self._applied[1] if self._applied[0] == self._highest_term else 0
 
+    @property
+    def leaving(self) -> bool:
+        """True once the agent is stopping."""
+        return self._closing
+
     def gpus(self) -> list[cluster_pb2.Gpu]:
         """The node's GPUs for a report."""
         return [
@@ -190,6 +195,8 @@ class Node:
         Returns when all are gone, or when those that survive even SIGKILL have been waited for.
         """
         self._closing = True
+        # Replacements can start elsewhere while this node still drains.
+        self._on_change()
         limit = self._config.drain_timeout_s
         for runner in self._runners.values():
             runner.stop(limit, at_once=at_once)

@@ -59,6 +59,8 @@ class FakeAgent:
         self.levels: list[pb.DesiredNode] = []
         self.known: set[str] = set()
         self.obey, self.state, self.reason = obey, state, reason
+        self.leaving = False
+        """As in AgentReport."""
         self._highest_term, self._interval_s = highest_term, interval_s
         self._controller = controller
         self._sequence = 0
@@ -120,6 +122,7 @@ class FakeAgent:
                 ],
                 gpus=self.gpus,
                 applied_revision=self.levels[-1].revision if self.levels else 0,
+                leaving=self.leaving,
             )
             await self._call.write(pb.ConnectAgentRequest(report=report))
 

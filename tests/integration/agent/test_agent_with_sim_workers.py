@@ -342,6 +342,20 @@ async def test_sigterm_drains_every_worker_reports_it_and_leaves_no_process(
     assert process.records() == {}
 
 
+async def test_sigterm_is_told_to_the_controller_before_the_workers_are_gone(
+    agent: Start, controller: FakeController
+) -> None:
+    process = await agent()
+    controller.send([desired()])
+    await controller.until("toy-1", READY)
+    assert not controller.reports[-1].leaving
+    process.signal(signal.SIGTERM)
+    assert await process.wait() == 0
+    farewell = [report for report in controller.reports if report.leaving]
+    assert farewell[0].instances[0].status.state != STOPPED
+    assert [one.status.state for one in farewell[-1].instances] == [STOPPED]
+
+
 async def test_workers_take_the_ports_of_their_range(
     agent: Start, controller: FakeController, unused_tcp_port: int
 ) -> None:

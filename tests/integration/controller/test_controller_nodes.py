@@ -8,6 +8,7 @@ import pytest
 from chiron.internal.v1 import control_pb2
 from chiron.rpc.errors import reason_of
 from chiron.v1 import cluster_pb2, types_pb2
+from tests.integration.controller.conftest import serving
 from tests.support.fake_agent import FakeAgent
 from tests.support.wait import eventually
 
@@ -85,6 +86,62 @@ async def test_a_drained_node_empties_after_its_replacements_serve_and_can_be_ta
     assert not answer.node.draining
     await served.apply(name="chat", min_instances=2)
     await old.until(lambda agent: agent.wanted())
+
+
+async def test_a_node_that_leaves_is_replaced_at_once_and_forgotten_once_all_has_stopped() -> None:
+    """The liveness timeout is an hour: nothing here waits for it."""
+    async with serving(timeout_s=3600) as served:
+        old = await served.agent("old", gpus=1)
+        await served.apply(name="chat", min_instances=1)
+        await placed(served, ready=1, on={"old"})
+        new = await served.agent("new", gpus=1)
+        old.obey, old.leaving = False, True
+        [status] = old.statuses.values()
+        status.state = types_pb2.INSTANCE_STATE_DRAINING
+        await old.report()
+        await new.until(lambda agent: agent.wanted())
+        [leaving] = await served.decisions("node_leaving")
+        assert (leaving.node_id, leaving.numbers["instances"]) == ("old", 1)
+        assert "its agent stops" in leaving.reason
+        [replacement] = await served.decisions("replace")
+        assert "whose node old is leaving" in replacement.reason
+        shown = {one.node_id: one for one in (await served.snapshot()).nodes}
+        assert (shown["old"].live, shown["old"].draining) == (True, True)
+
+        status.state = types_pb2.INSTANCE_STATE_STOPPED
+        await old.report()
+
+        async def forgotten() -> bool:
+            shown = await served.snapshot()
+            nodes = {one.node_id for one in shown.nodes}
+            return nodes == {one.node_id for one in shown.instances} == {"new"}
+
+        await eventually(forgotten)
+        [left] = await served.decisions("node_left")
+        assert left.node_id == "old"
+        await old.disconnect()
+        assert await forgotten()
+
+        old.obey, old.leaving = True, False
+        old.statuses.clear()
+        await old.connect()
+        await served.apply(name="chat", min_instances=2)
+        await placed(served, ready=2, on={"old", "new"})
+
+
+async def test_a_node_that_dies_while_it_leaves_is_lost_like_any_other(served) -> None:
+    agent = await served.agent("a", gpus=1)
+    await served.apply(name="chat", min_instances=1)
+    await placed(served, ready=1, on={"a"})
+    agent.obey, agent.leaving = False, True
+    await agent.report()
+    await agent.disconnect()
+
+    async def lost() -> bool:
+        return [one.live for one in (await served.snapshot()).nodes] == [False]
+
+    await eventually(lost)
+    assert await served.decisions("node_left") == []
 
 
 async def test_an_unknown_node_cannot_be_drained_and_those_there_are_are_named(served) -> None:

@@ -118,10 +118,15 @@ class AgentReport(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one from 1 within a stream."""
     applied_revision: _builtins.int
     """The highest revision of desired state that has been taken up."""
+    leaving: _builtins.bool
+    """The agent is stopping: it drains and stops its instances and takes up nothing new. Once all of them are
+    STOPPED, the node has left in good order.
+    """
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceReport]: ...
     @_builtins.property
@@ -133,10 +138,11 @@ class AgentReport(_message.Message):
         instances: _abc.Iterable[Global___InstanceReport] | None = ...,
         gpus: _abc.Iterable[_cluster_pb2.Gpu] | None = ...,
         applied_revision: _builtins.int = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "gpus", b"gpus", "instances", b"instances", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "gpus", b"gpus", "instances", b"instances", "leaving", b"leaving", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
