@@ -12,18 +12,14 @@ class BlockPool:
     goes first.
     """
 
-    __slots__ = ("_free", "_idle", "_users", "total")
+    __slots__ = ("_idle", "_users", "available", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._free = total
+        # Blocks that can be taken now: free ones and cached ones that nobody uses.
+        self.available = total
         self._users: dict[Hashable, int] = {}
         self._idle: OrderedDict[Hashable, None] = OrderedDict()
-
-    @property
-    def available(self) -> int:
-        """Blocks that can be taken now: free ones and cached ones that nobody uses."""
-        return self._free + len(self._idle)
 
     @property
     def cached(self) -> int:
@@ -37,19 +33,16 @@ class BlockPool:
 
     def take(self, blocks: int) -> None:
         """Take private blocks, evicting idle cached ones; ValueError when fewer are available."""
-        short = blocks - self._free
-        if short > 0:
-            if short > len(self._idle):
-                raise ValueError(f"{blocks} KV blocks asked for, {self.available} available")
-            for _ in range(short):
-                evicted, _ = self._idle.popitem(last=False)
-                del self._users[evicted]
-            self._free += short
-        self._free -= blocks
+        if blocks > self.available:
+            raise ValueError(f"{blocks} KV blocks asked for, {self.available} available")
+        self.available -= blocks
+        while len(self._idle) > self.available:
+            evicted, _ = self._idle.popitem(last=False)
+            del self._users[evicted]
 
     def give_back(self, blocks: int) -> None:
         """Return private blocks."""
-        self._free += blocks
+        self.available += blocks
 
     def match(self, hashes: Sequence[Hashable], limit: int) -> tuple[int, int]:
         """Return how many leading hashes, at most limit, are cached, and how many of those are idle."""
@@ -69,6 +62,7 @@ class BlockPool:
             count = self._users[block_hash]
             if not count:
                 del self._idle[block_hash]
+                self.available -= 1
             self._users[block_hash] = count + 1
 
     def publish(self, block_hash: Hashable) -> bool:
@@ -85,10 +79,10 @@ class BlockPool:
             self._users[block_hash] = count
             if not count:
                 self._idle[block_hash] = None
+                self.available += 1
 
     def forget_idle(self) -> None:
         """Empty the prefix cache of all that nobody uses."""
         for block_hash in self._idle:
             del self._users[block_hash]
-        self._free += len(self._idle)
         self._idle.clear()

@@ -20,6 +20,8 @@ from chiron.engine.sequence import Sequence
 from chiron.engine.steps import Stepper
 
 DEFAULT_BATCH_SIZE = 256
+_NO_RUN = DecodeRun(0, 0.0)
+"""Announced when the next step must be scheduled."""
 
 
 class EngineModel:
@@ -56,8 +58,9 @@ class EngineModel:
         self._lifecycle = Lifecycle(profile)
         self._block_size = profile.block_size
         self._arrivals = 0
-        # Steps of the decode run that decode_run() has announced; 0: none, or something has changed since.
-        self._ahead = 0
+        # What decode_run() has announced, and for which time factor; None: something has changed since.
+        self._announced: DecodeRun | None = None
+        self._announced_factor = 1.0
         self.set_batch_size(batch_size)
         self.set_step_token_budget(
             profile.default_step_token_budget if step_token_budget is None else step_token_budget
@@ -87,7 +90,7 @@ class EngineModel:
                 "prefix_hashes", f"{len(request.prefix_hashes)} given for {full_blocks} full prompt blocks"
             )
         if self.running < self._scheduler.batch_size:
-            self._ahead = 0
+            self._announced = None
         self._scheduler.add(Sequence(request, self._arrivals))
         self._arrivals += 1
 
@@ -100,14 +103,14 @@ class EngineModel:
         sequence = self._find(request_id)
         if sequence.phase is RequestPhase.WAITING:
             return False
-        self._ahead = 0
+        self._announced = None
         self._scheduler.preempt(sequence)
         return True
 
     def abort(self, request_id: int) -> RequestProgress:
         """End a request now and free what it holds; return how far it came. Raises UnknownRequestError."""
         sequence = self._find(request_id)
-        self._ahead = 0
+        self._announced = None
         self._scheduler.end(sequence)
         return self._progress(sequence)
 
@@ -128,7 +131,7 @@ class EngineModel:
         """Set the batch size, >= 1, from the next admission on; lowering it drains and evicts nobody."""
         if batch_size < 1:
             raise InvalidLimitError("batch_size", f"must be at least 1, got {batch_size}")
-        self._ahead = 0
+        self._announced = None
         self._scheduler.batch_size = batch_size
 
     @property
@@ -140,7 +143,7 @@ class EngineModel:
         """Set the step-token budget, >= 1, from the next step on."""
         if step_token_budget < 1:
             raise InvalidLimitError("step_token_budget", f"must be at least 1, got {step_token_budget}")
-        self._ahead = 0
+        self._announced = None
         self._scheduler.step_token_budget = step_token_budget
 
     def state(self, now: float) -> EngineState:
@@ -253,17 +256,21 @@ class EngineModel:
             raise InvalidLimitError("max_steps", f"must be at least 1, got {max_steps}")
         if not self._scheduler.sequences:
             return None
-        steps = self._ahead
+        stepper = self._stepper
+        announced, self._announced = self._announced, None
+        if announced is None:
+            steps = stepper.run_steps(max_steps)
+        else:
+            steps = announced.steps
+            if max_steps is not None and max_steps < steps:
+                steps = max_steps
         if not steps:
-            steps = self._stepper.run_steps(max_steps)
-        elif max_steps is not None and max_steps < steps:
-            steps = max_steps
-        self._ahead = 0
-        if not steps:
-            return self._stepper.take_mixed(time_factor)
+            return stepper.take_mixed(time_factor)
         if until < inf:
-            steps = self._stepper.steps_begun_within(until - now, steps, time_factor)
-        return self._stepper.take_run(steps, time_factor)
+            steps = stepper.steps_begun_within(until - now, steps, time_factor)
+        if announced is not None and steps == announced.steps and time_factor == self._announced_factor:
+            return stepper.take_run(steps, announced.duration_s)
+        return stepper.take_run(steps, stepper.run_seconds(steps, time_factor))
 
     def decode_run(self, time_factor: float = 1.0, max_steps: int | None = None) -> DecodeRun | None:
         """Return the run that advance() would take with no other bound than max_steps, without taking it;
@@ -272,9 +279,18 @@ class EngineModel:
         For a caller that schedules ahead: it sets its alarm to the run's end and, if something happens
         before, catches up with advance(start, until=that instant).
         """
-        steps = self._stepper.run_steps(max_steps) if self._scheduler.sequences else 0
-        self._ahead = steps if max_steps is None else 0
-        return DecodeRun(steps, self._stepper.run_seconds(steps, time_factor)) if steps else None
+        self._announced = None
+        if not self._scheduler.sequences:
+            return None
+        steps = self._stepper.run_steps(max_steps)
+        if not steps:
+            self._announced = _NO_RUN
+            return None
+        run = DecodeRun(steps, self._stepper.run_seconds(steps, time_factor))
+        if max_steps is None:
+            self._announced = run
+            self._announced_factor = time_factor
+        return run
 
     def decoding_progress(self, min_emitted_tokens: int = 0) -> list[tuple[int, int, int]]:
         """Return (request id, tokens in the KV cache, emitted tokens) of the decoding requests.

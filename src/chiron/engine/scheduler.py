@@ -141,7 +141,10 @@ class Scheduler:
                 sequence.computed = sequence.restored
             sequence.restored = 0
             sequence.phase = RequestPhase.PREFILLING
-            insort(self.prefilling, sequence, key=_by_key)
+            if self.prefilling:
+                insort(self.prefilling, sequence, key=_by_key)
+            else:
+                self.prefilling.append(sequence)
             admitted.append(Admission(sequence.request_id, sequence.computed))
             chunk = min(room, sequence.target - sequence.computed)
             self._compute(sequence, chunk, self._blocks(sequence.computed + chunk) - hits)
@@ -162,15 +165,12 @@ class Scheduler:
 
     def end_prefills(self) -> list[Sequence]:
         """Let each sequence whose prompt is computed emit one token and decode from now on; return them."""
-        done = [
-            sequence
-            for sequence in self.prefilling
-            if sequence.computed == sequence.prompt + sequence.emitted
-        ]
-        if len(done) == len(self.prefilling):
-            self.prefilling = []
-        else:
-            self.prefilling = [sequence for sequence in self.prefilling if sequence not in done]
+        done: list[Sequence] = []
+        under_way: list[Sequence] = []
+        for sequence in self.prefilling:
+            ended = sequence.computed == sequence.prompt + sequence.emitted
+            (done if ended else under_way).append(sequence)
+        self.prefilling = under_way
         for sequence in done:
             sequence.emitted += 1
             sequence.phase = RequestPhase.DECODING

@@ -33,7 +33,7 @@ class StepTimeTable:
     Below the first point its time holds; beyond the last, the line through the last two points continues.
     """
 
-    __slots__ = ("_dense", "_last_s", "_last_tokens", "_slope_s")
+    __slots__ = ("_last_s", "_last_tokens", "_slope_s", "dense")
 
     def __init__(self, points: tuple[tuple[int, float], ...]) -> None:
         check_points(points)
@@ -49,15 +49,16 @@ class StepTimeTable:
             width = high - low
             dense.extend((low_ms + (high_ms - low_ms) * i / width) / 1e3 for i in range(1, width + 1))
         dense.extend(self._beyond(tokens) for tokens in range(len(dense), DENSE_TOKENS + 1))
-        self._dense = dense
+        # Seconds by tokens, for a hot path that wants no call.
+        self.dense = dense
 
     def _beyond(self, tokens: int) -> float:
         return self._last_s + self._slope_s * (tokens - self._last_tokens)
 
     def seconds(self, tokens: int) -> float:
         """Seconds of a step over this many tokens (>= 1), attention excluded."""
-        if tokens < len(self._dense):
-            return self._dense[tokens]
+        if tokens < len(self.dense):
+            return self.dense[tokens]
         return self._beyond(tokens)
 
 

@@ -6,7 +6,10 @@ from math import sqrt
 from chiron.engine.outcome import Admission, StepOutcome
 from chiron.engine.profiles import Profile
 from chiron.engine.scheduler import Scheduler
-from chiron.engine.step_time import step_time_table
+from chiron.engine.step_time import DENSE_TOKENS, step_time_table
+
+_new = tuple.__new__
+"""Makes a named tuple without the call that its class adds; one is made for every step."""
 
 
 class Stepper:
@@ -23,7 +26,9 @@ class Stepper:
         self.emitted_tokens = 0
         self._scheduler = scheduler
         self._report_emissions = report_emissions
-        self._base_s = step_time_table(profile.step_time_ms).seconds
+        table = step_time_table(profile.step_time_ms)
+        self._base_s = table.seconds
+        self._dense_s = table.dense
         self._kv_read_s = profile.kv_read_s_per_token
 
     def run_steps(self, max_steps: int | None) -> int:
@@ -48,7 +53,9 @@ class Stepper:
             read = steps * group.context + size * (steps * (steps + 1) // 2)
         else:
             read = group.context_read(steps)
-        return time_factor * (steps * self._base_s(size * group.positions) + read * self._kv_read_s)
+        positions = size * group.positions
+        base_s = self._dense_s[positions] if positions < DENSE_TOKENS else self._base_s(positions)
+        return time_factor * (steps * base_s + read * self._kv_read_s)
 
     def steps_begun_within(self, span_s: float, steps: int, time_factor: float) -> int:
         """Steps of the run that begin less than span_s from now."""
@@ -73,22 +80,21 @@ class Stepper:
             count -= 1
         return count + 1
 
-    def take_run(self, steps: int, time_factor: float) -> StepOutcome:
-        """Take a run no longer than run_steps() allows."""
+    def take_run(self, steps: int, duration_s: float) -> StepOutcome:
+        """Take a run no longer than run_steps() allows, which takes so many seconds."""
         group = self._scheduler.decoding
-        duration_s = self.run_seconds(steps, time_factor)
         positions = steps * group.positions * len(group.members)
         emissions: list[tuple[int, int]] = []
         emitted, finished = self._decode(steps, emissions)
         self.steps += steps
         self.emitted_tokens += emitted
-        return StepOutcome(duration_s, steps, 0, positions, emitted, [], [], finished, [], emissions)
+        return _new(StepOutcome, (duration_s, steps, 0, positions, emitted, [], [], finished, [], emissions))
 
     def _decode(self, steps: int, emissions: list[tuple[int, int]]) -> tuple[int, list[int]]:
         """Advance the decoding requests; return how many tokens they emitted and who finished."""
         group = self._scheduler.decoding
         before = group.clock
-        after = group.clock_after(steps)
+        after = before + steps if group.positions == 1 else group.clock_after(steps)
         emitted = (after - before) * len(group.members)
         blocks = group.next_blocks() if steps == 1 else group.blocks_until(after)
         if blocks:
@@ -138,15 +144,18 @@ class Stepper:
         self.steps += 1
         self.prefill_tokens += scheduled
         self.emitted_tokens += emitted
-        return StepOutcome(
-            seconds * time_factor,
-            1,
-            scheduled,
-            positions,
-            emitted,
-            admitted,
-            first_tokens,
-            finished,
-            preempted,
-            emissions,
+        return _new(
+            StepOutcome,
+            (
+                seconds * time_factor,
+                1,
+                scheduled,
+                positions,
+                emitted,
+                admitted,
+                first_tokens,
+                finished,
+                preempted,
+                emissions,
+            ),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from heapq import heappush
 from math import isnan
 
 import numpy as np
@@ -236,12 +237,15 @@ class SimInstance:
     def kill(self) -> None:
         """Stop for good; what the engine holds must have been removed."""
         self.dead = True
-        self._alarm += 1
+        self._alarm = -1
         self._idle = True
 
     def _set_alarm(self, time_s: float) -> None:
-        self._alarm += 1
-        self._agenda.at(time_s, self._wake, self._alarm)
+        # As Agenda.at does: every step comes by here.
+        agenda = self._agenda
+        agenda.count += 1
+        self._alarm = alarm = agenda.count
+        heappush(agenda.heap, (time_s, alarm, self._wake, alarm))
 
     def _wake(self, now: float, alarm: int) -> None:
         if alarm != self._alarm:

@@ -40,18 +40,21 @@ class ModelRouter:
             profile = self._model.profile
             self._kv_reload_s = profile.kv_bytes_per_token / (settings.kv_reload_bytes_per_s * profile.gpus)
         # Nothing has changed since nobody had room for a request of this class.
-        self._full = {False: False, True: False}
+        self._full_interactive = False
+        self._full_batch = False
+        # Something waits in one of the queues.
+        self._queued = False
 
     def arrive(self, request_id: int, now: float) -> None:
         """Take a new request."""
         if self._ledger.is_batch[request_id]:
             self.arrived_batch += 1
             self._queue_batch(request_id)
-            if not self._full[True]:
+            if not self._full_batch:
                 self.feed(now)
             return
         self.arrived_interactive += 1
-        if len(self.interactive) or not self._place(request_id, now):
+        if (self._queued and len(self.interactive)) or not self._place(request_id, now):
             if self._queue_limit and len(self.interactive) >= self._queue_limit:
                 self._ledger.refuse(request_id)
             else:
@@ -63,7 +66,7 @@ class ModelRouter:
             self._queue_batch(request_id)
         else:
             self._queue_interactive(request_id)
-        self._full = {False: False, True: False}
+        self._full_interactive = self._full_batch = False
 
     def told(self, instance: SimInstance, now: float) -> None:
         """Take an instance's load message, and serve the queues if that made room."""
@@ -73,15 +76,17 @@ class ModelRouter:
         seen.accepts = instance.phase is Phase.READY and not instance.dead
         self.yielding += (seen.accepts and seen.role is Role.MIXED and seen.running_batch > 0) - before
         self.picker.changed(seen)
-        self._full = {False: False, True: False}
-        self.serve(now)
+        self._full_interactive = self._full_batch = False
+        if self._queued:
+            self.serve(now)
 
     def serve(self, now: float) -> None:
         """Place what waits, interactive requests first."""
         if len(self.interactive):
             self._drain(now)
-        if len(self.batch) and not self._full[True]:
+        if len(self.batch) and not self._full_batch:
             self.feed(now)
+        self._queued = len(self.interactive) + len(self.batch) > 0
 
     def _drain(self, now: float) -> None:
         queue = self.interactive
@@ -95,20 +100,20 @@ class ModelRouter:
             request_id = cast(int, head.request_id)
             found = self.picker.pick(Pick.BATCH, self._ledger.prompt_tokens[request_id])
             if found is None:
-                self._full[True] = True
+                self._full_batch = True
                 return
             batch.pop()
             self._send(found[0].instance, request_id, now)
 
     def _place(self, request_id: int, now: float) -> bool:
-        if self._full[False]:
+        if self._full_interactive:
             return False
         prompt_tokens = self._ledger.prompt_tokens[request_id]
         found = self.picker.pick(Pick.INTERACTIVE, prompt_tokens)
         if self.yielding and (found is None or found[1]):
             found = self.picker.pick(Pick.YIELDING, prompt_tokens) or found
         if found is None:
-            self._full[False] = True
+            self._full_interactive = True
             return False
         self._send(found[0].instance, request_id, now)
         return True
@@ -132,6 +137,7 @@ class ModelRouter:
 
     def _queue_interactive(self, request_id: int) -> None:
         ledger = self._ledger
+        self._queued = True
         arrival_s = ledger.arrival_s[request_id]
         self.interactive.push(
             Waiting(
@@ -144,6 +150,7 @@ class ModelRouter:
 
     def _queue_batch(self, request_id: int) -> None:
         ledger = self._ledger
+        self._queued = True
         self.batch.add(
             GroupedRequest(
                 request_id,
