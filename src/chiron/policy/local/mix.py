@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 MEMORY = 0.98
-"""Discount per interval of what both estimates rest on."""
+"""Discount per interval of what both long-run estimates rest on."""
+NOW_MEMORY = 0.8
+"""The same for what requests hold at present: the batch has a few less between an end and an admission."""
 MOST_AGEING = 3.0
 """A young batch may be expected to come to hold at most so many times its present KV tokens."""
 
+LITTLE_GROWTH = 0.05
+"""Growth of the batch, as a share of it, that is no more than its fluctuation."""
 TAIL = 0.5
 """Lengths have long tails, and the longest requests of a young batch have not begun to end: what is missing
 to the settled KV is taken to be so much more."""
@@ -32,6 +36,8 @@ class WorkMix:
         self._out_prompt = self._grown_prompt = 0.0
         self._released = 0.0
         self._held_steps = 0.0
+        self._kv_now = 0.0
+        self._running_now = 0.0
 
     @property
     def known(self) -> bool:
@@ -55,26 +61,26 @@ class WorkMix:
         self._grown_grown = MEMORY * self._grown_grown + grown * grown
         self._out_prompt = MEMORY * self._out_prompt + output * prompt
         self._grown_prompt = MEMORY * self._grown_prompt + grown * prompt
-        self.prompt_share = self._lasting_share()
+        self.prompt_share = self._lasting_share(LITTLE_GROWTH * running)
         self._released = MEMORY * self._released + max(0.0, output + prompt - kv_grown)
         self._held_steps = MEMORY * self._held_steps + (kv_tokens - kv_grown / 2) * steps
-        if running:
-            now = kv_tokens / running
-            settled = (
-                (1 + self.prompt_share) * self._held_steps / self._released
-                if self._released
-                else MOST_AGEING * now
-            )
-            settled = max(now, settled)
-            self.kv_per_request = min(MOST_AGEING * now, settled * (1 + TAIL * (1 - now / settled)))
+        self._kv_now = NOW_MEMORY * self._kv_now + kv_tokens
+        self._running_now = NOW_MEMORY * self._running_now + running
+        now = self._kv_now / self._running_now if self._running_now else 0.0
+        settled = MOST_AGEING * now
+        if self._released > 0:
+            settled = max(now, (1 + self.prompt_share) * self._held_steps / self._released)
+        young = 1 - now / settled if settled > 0 else 0.0
+        self.kv_per_request = min(MOST_AGEING * now, settled * (1 + TAIL * young))
 
-    def _lasting_share(self) -> float:
+    def _lasting_share(self, little: float) -> float:
+        """The coefficient of output in prompt ~ output + growth; growth below `little` requests is noise."""
         alone = self._out_prompt / self._out_out
-        # A slot that is new costs prompt, never yields it: without growth the plain ratio holds.
-        common = self._out_out * self._grown_grown - self._out_grown**2
-        if common <= 1e-6 * self._out_out * self._grown_grown:
+        common = self._out_out * (self._grown_grown + little * little) - self._out_grown**2
+        if common <= 0:
             return alone
         per_slot = (self._out_out * self._grown_prompt - self._out_grown * self._out_prompt) / common
+        # A slot that is new costs prompt, never yields it.
         if per_slot <= 0:
             return alone
         return max(0.0, (self._out_prompt - per_slot * self._out_grown) / self._out_out)

@@ -26,7 +26,7 @@ LASTING_LEAD = 10
 """Samples in a row on which it must promise that, once every budget worth it has been tried."""
 BATCH_IN_USE = 0.8
 """Share of the best batch size that must run before a wait counts as a burst; until then it is filling."""
-TOO_SMALL = 0.1
+TOO_SMALL = 0.05
 TOO_LARGE = 0.03
 """Relative change of the best batch size from which the one in force follows, up and down."""
 FEWEST_SLOTS = 1.08
@@ -146,9 +146,10 @@ class ModelAutoscaler:
     def _near_enough(self, before: int, best: Pair) -> bool:
         """Tell whether the batch size in force may stay; above the knee a few slots do nothing."""
         knee = self._learning.knee(best.budget)
-        if best.batch_size > knee:
-            return FEWEST_SLOTS * knee <= before <= MOST_SLOTS * knee
-        return (1 - TOO_LARGE) * before <= best.batch_size <= (1 + TOO_SMALL) * before
+        was, now = min(before, knee), min(best.batch_size, knee)
+        if was == now == knee and not FEWEST_SLOTS * knee <= before <= MOST_SLOTS * knee:
+            return False
+        return (1 - TOO_LARGE) * was <= now <= (1 + TOO_SMALL) * was
 
     def _predicted(self, batch_size: int, budget: int) -> Pair:
         return Pair(batch_size, budget, *self._learning.predict(batch_size, budget), True)
@@ -156,10 +157,10 @@ class ModelAutoscaler:
     def _most(self, sample: InstanceSample) -> int:
         """Requests whose KV fits with headroom, at the KV tokens per request seen lately, to the ceiling."""
         each = self._learning.mix.kv_per_request
-        if each <= 0:
+        room = KV_HEADROOM * self._learning.kv_share * sample.kv_capacity_tokens
+        if room >= each * sample.max_batch_size:
             return sample.max_batch_size
-        fitting = KV_HEADROOM * self._learning.kv_share * sample.kv_capacity_tokens / each
-        return max(1, min(sample.max_batch_size, int(fitting)))
+        return max(1, int(room / each))
 
     def _numbers(self, sample: InstanceSample, pair: Pair) -> dict[str, float]:
         learning = self._learning

@@ -1,0 +1,160 @@
+"""What the model autoscaler learns, against figures worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from chiron.policy.local.fit import StepFit
+from chiron.policy.local.learning import Learning
+from chiron.policy.local.mix import WorkMix
+from chiron.policy.local.pairs import budgets, fit_batch, full_batch, largest_batch
+from tests.support.local_samples import sample
+
+
+def staircase() -> StepFit:
+    """10 ms at 128 tokens, 15 ms at 192, and 0.1 us per KV token, seen at two KV levels each."""
+    fit = StepFit()
+    for tokens, base_s in ((128, 0.010), (192, 0.015)):
+        for kv_tokens in (10_000, 30_000):
+            fit.observe(tokens, kv_tokens, base_s + 1e-7 * kv_tokens, even=True)
+    return fit
+
+
+def test_time_per_kv_token_is_told_apart_from_the_staircase() -> None:
+    fit = staircase()
+    assert fit.kv_s == pytest.approx(1e-7)
+    assert fit.base_s(128) == pytest.approx(0.010)
+    assert fit.base_s(192) == pytest.approx(0.015)
+
+
+def test_between_buckets_the_base_is_interpolated_and_beyond_them_the_slope_continues() -> None:
+    fit = staircase()
+    assert fit.base_s(160) == pytest.approx(0.0125)
+    # 5 ms over 64 tokens, for 64 more.
+    assert fit.base_s(256) == pytest.approx(0.020)
+
+
+def test_the_upper_envelope_never_falls_although_the_base_does() -> None:
+    fit = StepFit()
+    for tokens, step_s in ((128, 0.013), (136, 0.018), (192, 0.017)):
+        fit.observe(tokens, 0, step_s, even=True)
+    assert fit.base_s(192) == pytest.approx(0.017)
+    assert fit.upper_s(192) == pytest.approx(0.018)
+
+
+def test_an_even_measurement_nearby_replaces_a_mean_over_uneven_steps() -> None:
+    fit = StepFit()
+    fit.observe(140, 0, 0.030, even=False)
+    assert fit.base_s(140) == pytest.approx(0.030)
+    fit.observe(128, 0, 0.010, even=True)
+    fit.observe(160, 0, 0.012, even=True)
+    assert fit.base_s(140) == pytest.approx(0.010 + 0.002 * 12 / 32)
+
+
+def test_old_data_is_discounted() -> None:
+    fit = StepFit()
+    for _ in range(100):
+        fit.observe(128, 0, 0.010, even=True)
+    for _ in range(60):
+        fit.observe(128, 0, 0.020, even=True)
+    # A mean over all would be 13.75 ms.
+    assert fit.base_s(128) == pytest.approx(0.020, rel=0.01)
+
+
+def test_prompt_that_fills_new_slots_does_not_count_as_lasting() -> None:
+    mix = WorkMix()
+    # 0.5 prompt tokens per output token, and 160 for each slot that is new.
+    for grown in (100, 50, 10, 0, 0):
+        prompt = 500 + 160 * grown
+        mix.observe(
+            output=1000, prompt=prompt, steps=10, running=200, grown=grown, kv_tokens=50_000, kv_grown=0
+        )
+    # Without the growth it would be 6.1; slots of which too few are new to tell leave a little of it.
+    assert mix.prompt_share == pytest.approx(0.5, abs=0.1)
+
+
+def test_settled_kv_follows_from_what_is_released() -> None:
+    mix = WorkMix()
+    # Each step writes 150 tokens (100 decodes, share 0.5) and releases a 400th of 60,000: settled.
+    for _ in range(5):
+        mix.observe(output=1000, prompt=500, steps=10, running=100, grown=0, kv_tokens=60_000, kv_grown=0)
+    assert mix.kv_per_request == pytest.approx(600)
+
+
+def test_a_young_batch_is_expected_to_hold_more_but_at_most_three_times_as_much() -> None:
+    mix = WorkMix()
+    mix.observe(output=1000, prompt=500, steps=10, running=100, grown=0, kv_tokens=20_000, kv_grown=1500)
+    assert mix.kv_per_request == pytest.approx(3 * 200)
+
+
+def learned(prompt_share: float = 0.5) -> Learning:
+    """Knows the staircase and the mix; 500 KV tokens a request."""
+    learning = Learning()
+    learning.fit = staircase()
+    learning.mix.prompt_share = prompt_share
+    learning.mix.kv_per_request = 500
+    return learning
+
+
+def test_prediction_with_every_step_filled_to_the_budget() -> None:
+    # Knee 192 / 1.5 = 128 requests; 15 ms + 128 x 500 x 0.1 us = 21.4 ms; 128 / 21.4 ms = 5,981 tokens/s.
+    itl_s, tokens_per_s = learned().predict(200, 192)
+    assert itl_s == pytest.approx(0.0214)
+    assert tokens_per_s == pytest.approx(5981, abs=1)
+
+
+def test_prediction_below_the_knee_mixes_filled_steps_and_plain_decodes() -> None:
+    # 96 decodes owe 48 prompt tokens a step into a room of 96: half the steps are filled. Base at 96 tokens:
+    # 10 ms less 32 tokens of the slope 5 ms / 64 = 7.5 ms. (15 + 7.5) / 2 + 96 x 500 x 0.1 us = 16.05 ms.
+    itl_s, _ = learned().predict(96, 192)
+    assert itl_s == pytest.approx(0.01605)
+
+
+def test_batch_size_for_a_budget_is_the_knee_with_slack_or_what_the_slo_allows() -> None:
+    learning = learned()
+    assert fit_batch(learning, 192, 1.0, 1024).batch_size == full_batch(learning, 192) == 148
+    pair = fit_batch(learning, 192, 0.0171, 1024)
+    # The margin for uneven steps is 1.5 x 4 %: the target is 16.07 ms, which 96 requests just keep.
+    assert pair.batch_size == 96
+    assert pair.on_target
+
+
+def test_safe_batch_size_grows_with_the_slo_to_the_bound() -> None:
+    learning = learned()
+    grid = budgets(8192)
+    sizes = [largest_batch(learning, grid, slo_s, 600) for slo_s in (0.001, 0.02, 0.05, 0.2, 2.0)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1
+    assert sizes[-1] == 600
+
+
+def test_budgets_are_multiples_of_64_within_the_ceiling() -> None:
+    assert budgets(300) == (64, 128, 192, 256)
+    assert budgets(50) == (50,)
+
+
+def test_a_sample_that_is_no_evidence_teaches_nothing() -> None:
+    learning = Learning()
+    for _ in range(10):
+        learning.observe(sample(saturated=False))
+    assert learning.samples == 0
+    assert not learning.trusted
+
+
+def test_preemptions_lower_the_kv_share_at_once() -> None:
+    learning = Learning()
+    learning.observe(sample(preemptions=3))
+    assert learning.kv_share == pytest.approx(0.95)
+
+
+def test_a_fit_whose_predictions_stop_coming_true_is_forgotten() -> None:
+    learning = Learning()
+    for _ in range(30):
+        learning.observe(sample())
+    assert learning.trusted
+    assert learning.forgotten == 0
+    while not learning.forgotten:
+        # Steps take twice as long from one interval to the next.
+        learning.observe(sample(steps=25, output_tokens=2500, prompt_tokens=1200, itl_mean_s=0.04))
+        assert learning.samples < 40
+    assert not learning.trusted
