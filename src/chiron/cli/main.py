@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chiron.cli.output import guarded_output
+from chiron.cli.sim import app as sim_app
 
 app = typer.Typer(
     name="chiron",
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Apply, list and delete models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(sim_app, name="sim")
 
 Router = Annotated[
     str, typer.Option(envvar="CHIRON_ROUTER", metavar="HOST:PORT[,…]", help="Routers, tried in turn.")

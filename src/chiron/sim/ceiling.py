@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiron.engine import EngineModel, EngineRequest, Profile
+from chiron.sim.oracle import unit_costs, work_gpu_s
 
 BATCH_SIZES = (8, 16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 STEP_TOKEN_BUDGETS = (256, 384, 512, 768, 1024, 2048, 4096, 8192)
@@ -51,7 +52,9 @@ class Ceiling:
     best: SteadyState | None
     """None: no pair of the grid keeps the SLO."""
     static: SteadyState
-    """Batch size 256 with 2,048 tokens per step."""
+    """What the pair does that static policies keep."""
+    bound_requests_per_gpu_s: float
+    """At the cost of the lower bound (`chiron.sim.oracle`), for the same requests."""
 
     @property
     def gain(self) -> float | None:
@@ -124,6 +127,7 @@ def ceilings(
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     budgets: Sequence[int] = STEP_TOKEN_BUDGETS,
+    static_pair: tuple[int, int] = STATIC,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Ceiling]:
     """The best pair of the grid under each SLO, all pairs serving the same requests.
@@ -131,15 +135,16 @@ def ceilings(
     progress: called with (pairs done, pairs in all). Raises ValueError for too few requests.
     """
     pairs = [(batch_size, budget) for batch_size in batch_sizes for budget in budgets]
-    if STATIC not in pairs:
-        pairs.append(STATIC)
+    if static_pair not in pairs:
+        pairs.append(static_pair)
     states: list[SteadyState] = []
     for number, (batch_size, budget) in enumerate(pairs, start=1):
         states.append(steady_state(profile, prompt_tokens, output_tokens, batch_size, budget))
         if progress is not None:
             progress(number, len(pairs))
-    static = next(state for state in states if (state.batch_size, state.step_token_budget) == STATIC)
-    return [Ceiling(slo, _best(states, slo), static) for slo in itl_slos_s]
+    static = next(state for state in states if (state.batch_size, state.step_token_budget) == static_pair)
+    bound = 1 / float(work_gpu_s(unit_costs(profile), prompt_tokens, output_tokens).mean())
+    return [Ceiling(slo, _best(states, slo), static, bound) for slo in itl_slos_s]
 
 
 def _best(states: Sequence[SteadyState], itl_slo_s: float) -> SteadyState | None:

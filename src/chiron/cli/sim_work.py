@@ -1,0 +1,259 @@
+"""What the `chiron sim` commands do: read, simulate, and show."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
+from chiron.config import ConfigError
+from chiron.sim.compare import compare, model_ceilings
+from chiron.sim.policies import PolicyChoice
+from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
+from chiron.sim.runs import Run, run
+from chiron.sim.scenario import Reading, Scenario, read_scenario, scenario_from
+from chiron.sim.settings import InvalidSettingError
+
+_BAD_ROWS_SHOWN = 10
+_WIDTH = 160
+Told = Callable[[float, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """Who decides, as far as the command line says; the rest is the scenario's."""
+
+    policy: str | None
+    autoscaler: str | None
+    dispatcher: str | None
+    local: str | None
+
+    def over(self, choice: PolicyChoice) -> PolicyChoice:
+        """The scenario's choice with what the command line says instead. Raises ConfigError."""
+        if self.policy is not None:
+            choice = PolicyChoice(self.policy)
+        parts = {"autoscaler": self.autoscaler, "dispatcher": self.dispatcher, "local": self.local}
+        chosen = replace(choice, **{key: name for key, name in parts.items() if name is not None})
+        _find_modules_here(*parts.values())
+        chosen.make()
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the findings go."""
+
+    json_file: Path | None
+    plots: Path | None
+    progress: bool
+
+    @property
+    def json_on_stdout(self) -> bool:
+        """The figures take stdout, so that nothing else may."""
+        return self.json_file is not None and str(self.json_file) == "-"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """Which trace is served on what."""
+
+    trace: Path
+    trace_format: str
+    rate_per_s: float | None
+    scaling: str
+    limit: int
+    strict: bool
+    profile: str
+    max_context_tokens: int | None
+    nodes: int
+    gpus: int
+    instances: int
+    slo_ttft_ms: float
+    slo_itl_ms: float
+    deadline_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """Which policies serve which workloads."""
+
+    scenario: Path
+    policies: tuple[str, ...]
+    seeds: int
+    first_seed: int | None
+    jobs: int
+    ceiling: bool
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Runs a command and ends the process: expected failures are one line and an exit status."""
+    try:
+        work()
+    except (ConfigError, InvalidSettingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_BAD_START) from None
+    except CliError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.status) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: Output) -> None:
+    """`chiron sim run`."""
+    scenario = read_scenario(file)
+    _run(scenario, policy.over(scenario.policy), seed, output)
+
+
+def run_replay(options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: Output) -> None:
+    """`chiron sim replay`."""
+    engine = {} if options.max_context_tokens is None else {"max_context_tokens": options.max_context_tokens}
+    source: dict[str, Any] = {
+        "file": str(options.trace.absolute()),
+        "format": options.trace_format,
+        "scaling": options.scaling,
+        "limit": options.limit,
+        "strict": options.strict,
+    }
+    if options.rate_per_s is not None:
+        source["rate_per_s"] = options.rate_per_s
+    if options.deadline_in_s is not None:
+        source |= {"request_class": "batch", "deadline_in_s": options.deadline_in_s}
+    model = {
+        "profile": options.profile,
+        "engine": engine,
+        "initial": {"mixed": options.instances},
+        "ttft_slo_s": options.slo_ttft_ms / 1e3,
+        "itl_slo_s": options.slo_itl_ms / 1e3,
+    }
+    document = {
+        "name": f"replay of {options.trace.name}",
+        "cluster": {"gpus": [{"name": "gpu", "nodes": options.nodes, "gpus_per_node": options.gpus}]},
+        "models": {"model": model},
+        "replay": [source],
+    }
+    scenario = scenario_from(document, Path("command line"))
+    _run(scenario, policy.over(scenario.policy), seed, output)
+
+
+def run_compare(options: CompareOptions, output: Output) -> None:
+    """`chiron sim compare`."""
+    _find_modules_here(*options.policies)
+    scenario = read_scenario(options.scenario)
+    choices = [PolicyChoice(name.strip()) for name in options.policies]
+    first = scenario.settings.seed if options.first_seed is None else options.first_seed
+    seeds = range(first, first + options.seeds)
+    _report_reading(scenario.with_seed(first).reading(), scenario)
+    with _progress(output, "runs") as told:
+        entries = compare(
+            scenario,
+            choices,
+            seeds,
+            jobs=options.jobs,
+            progress=lambda done, total: told(0.0, done, total),
+        )
+    ceilings = model_ceilings(scenario.with_seed(first)) if options.ceiling else {}
+    _write(output, comparison_json(scenario, entries, ceilings))
+    if not output.json_on_stdout:
+        console = _wide_console()
+        console.print(comparison_table(scenario, entries))
+        if ceilings:
+            console.print(ceiling_table(ceilings))
+    if output.plots is not None:
+        from chiron.sim.plots import plot_comparison
+
+        _tell_files(plot_comparison(scenario.name, entries, output.plots))
+
+
+def _run(scenario: Scenario, policy: PolicyChoice, seed: int | None, output: Output) -> None:
+    if seed is not None:
+        scenario = scenario.with_seed(seed)
+    reading = scenario.reading()
+    _report_reading(reading, scenario)
+    with _progress(output, "requests") as told:
+        done: Run = run(scenario, policy, reading=reading, progress=told)
+    _write(output, done.to_json())
+    if not output.json_on_stdout:
+        _wide_console().print(run_table(done))
+    if output.plots is not None:
+        from chiron.sim.plots import plot_run
+
+        _tell_files(plot_run(done, output.plots))
+
+
+def _report_reading(reading: Reading, scenario: Scenario) -> None:
+    """Says on stderr what was left out or changed of what the scenario asks for."""
+    for bad in reading.bad_rows[:_BAD_ROWS_SHOWN]:
+        print(f"warning: {bad}", file=sys.stderr)
+    if reading.bad_rows:
+        print(f"warning: {len(reading.bad_rows)} malformed rows left out", file=sys.stderr)
+    if reading.skipped:
+        print(f"warning: {reading.skipped} recorded requests that were not served, left out", file=sys.stderr)
+    if reading.shortened:
+        print(
+            f"warning: {reading.shortened} of {len(reading.workload)} requests cut to the longest context",
+            file=sys.stderr,
+        )
+    if any(replay.format == "sharegpt" for replay in scenario.replays):
+        print("warning: lengths are estimated, one token for 4 characters", file=sys.stderr)
+
+
+@contextmanager
+def _progress(output: Output, what: str) -> Iterator[Told]:
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not (output.progress and console.is_terminal),
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+
+        def told(_now_s: float, ended: int, total: int) -> None:
+            bar.update(task, completed=ended, total=total)
+
+        yield told
+
+
+def _wide_console() -> Console:
+    """stdout, wide enough for the tables when it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def _write(output: Output, figures: Mapping[str, Any]) -> None:
+    if output.json_file is None:
+        return
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    if output.json_on_stdout:
+        sys.stdout.write(text)
+    else:
+        try:
+            output.json_file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise CliError(f"cannot write {output.json_file}: {error.strerror}") from error
+
+
+def _find_modules_here(*names: str | None) -> None:
+    """Lets module:Class name a module in the working directory, as `python -m` does."""
+    if any(name is not None and ":" in name for name in names) and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _tell_files(files: list[Path]) -> None:
+    for file in files:
+        print(f"wrote {file}", file=sys.stderr)

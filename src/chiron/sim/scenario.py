@@ -1,0 +1,350 @@
+"""Scenarios: a TOML file that says what is served, on what, and with which promises.
+
+Tables: [cluster] with [[cluster.gpus]], [models.NAME], [[traffic]], [[backlog]], [[replay]], and, when their
+defaults do not do, [simulation], [telemetry], [faults] with [[faults.planned]], and [policy]. Keys are the
+fields of the classes named in docs/simulator.md; any error names the key, the table and the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chiron.config import ConfigError
+from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
+from chiron.engine.step_time import step_time_table
+from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
+from chiron.policy.words import Role
+from chiron.sim.demand import Demand, fit_to_context, merge
+from chiron.sim.policies import POLICIES, PolicyChoice
+from chiron.sim.settings import Fault, FaultSettings, GpuType, SimModel, SimSettings, TelemetrySettings
+from chiron.sim.sources import Backlog, Replay, Traffic
+from chiron.sim.tables import fill, only, table_of, tables_of
+from chiron.sim.trace_formats import TraceError
+from chiron.sim.traces import BadRow
+from chiron.sim.workload import Workload
+
+_KEYS = (
+    "name",
+    "description",
+    "seed",
+    "duration_s",
+    "cluster",
+    "models",
+    "traffic",
+    "backlog",
+    "replay",
+    "simulation",
+    "telemetry",
+    "faults",
+    "policy",
+)
+_STREAMS = 0x57_4F_52_4B
+"""Keeps the workload's random streams apart from those that the simulator makes from the same seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of making a workload."""
+
+    workload: Workload
+    shortened: int = 0
+    """Requests cut to the model's longest context."""
+    bad_rows: tuple[BadRow, ...] = ()
+    skipped: int = 0
+    """Requests of traces that the recorded system did not serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One scenario, checked."""
+
+    file: Path
+    name: str
+    description: str
+    duration_s: float
+    """Traffic arrives until then; traces and backlogs bring their own times."""
+    settings: SimSettings
+    traffic: tuple[Traffic, ...] = ()
+    backlogs: tuple[Backlog, ...] = ()
+    replays: tuple[Replay, ...] = ()
+    policy: PolicyChoice = field(default_factory=PolicyChoice)
+
+    def with_seed(self, seed: int) -> Scenario:
+        """The same scenario with another seed, for workload and simulation. Raises ValueError below 0."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, seed=seed))
+
+    def reading(self) -> Reading:
+        """Draws the workload of the scenario's seed.
+
+        Each source has one random stream for arrivals and one for lengths: changing one leaves the others'
+        requests as they are. Raises ConfigError for a trace that cannot be used, or a workload without any
+        request.
+        """
+        demands: list[Demand] = []
+        bad_rows: list[BadRow] = []
+        skipped = shortened = 0
+        models = {model.name: index for index, model in enumerate(self.settings.models)}
+        sources: tuple[Traffic | Backlog | Replay, ...] = (*self.traffic, *self.backlogs, *self.replays)
+        for number, source in enumerate(sources):
+            arrivals, lengths = (
+                np.random.default_rng((_STREAMS, self.settings.seed, number, use)) for use in range(2)
+            )
+            index = models[source.model]
+            profile = self.settings.models[index].profile
+            if isinstance(source, Traffic):
+                demand = source.demand(index, self.duration_s, arrivals, lengths)
+            elif isinstance(source, Backlog):
+                demand = source.demand(index, arrivals, lengths)
+            else:
+                try:
+                    trace = source.read(self.file.parent)
+                    demand = source.demand(index, profile, trace, arrivals)
+                except TraceError as error:
+                    raise ConfigError(str(error)) from error
+                bad_rows += trace.bad_rows
+                skipped += trace.skipped
+            fitted, cut = _fitted(demand, profile)
+            demands.append(fitted)
+            shortened += cut
+        workload = merge(demands)
+        if not len(workload):
+            raise ConfigError(f"{self.file}: no request arrives in {self.duration_s:g} s")
+        return Reading(workload, shortened, tuple(bad_rows), skipped)
+
+
+def _fitted(demand: Demand, profile: Profile) -> tuple[Demand, int]:
+    prompt, output, cut = fit_to_context(demand.prompt_tokens, demand.output_tokens, longest(profile))
+    if not cut:
+        return demand, 0
+    prefix = demand.prefix
+    if prefix is not None:
+        blocks = prompt // profile.block_size
+        prefix = tuple(given[: int(most)] for given, most in zip(prefix, blocks, strict=True))
+    return dataclasses.replace(demand, prompt_tokens=prompt, output_tokens=output, prefix=prefix), cut
+
+
+def longest(profile: Profile) -> int:
+    """Most tokens of prompt and output together that an engine of the profile takes."""
+    drafts = 0 if profile.speculation is None else profile.speculation.draft_tokens
+    return min(profile.max_context_tokens, profile.kv_blocks * profile.block_size - drafts)
+
+
+def read_scenario(file: Path) -> Scenario:
+    """Reads and checks a scenario. Raises ConfigError naming the key, the table and the file."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return scenario_from(document, file)
+
+
+def scenario_from(document: Mapping[str, Any], file: Path) -> Scenario:
+    """Checks a scenario that was read already; `file` is for errors and relative paths.
+
+    Raises ConfigError naming the key, the table and the file.
+    """
+    where = str(file)
+    only(document, _KEYS, where)
+    settings = _settings(document, where)
+    head = fill(
+        _Head, {key: document[key] for key in ("name", "description", "duration_s") if key in document}, where
+    )
+    scenario = Scenario(
+        file=file,
+        name=head.name,
+        description=head.description,
+        duration_s=head.duration_s,
+        settings=settings,
+        traffic=_sources(Traffic, document, "traffic", settings, where),
+        backlogs=_sources(Backlog, document, "backlog", settings, where),
+        replays=_sources(Replay, document, "replay", settings, where),
+        policy=_policy(table_of(document, "policy", where), f"{where} [policy]"),
+    )
+    if not (scenario.traffic or scenario.backlogs or scenario.replays):
+        raise ConfigError(f"{where}: no requests: needs [[traffic]], [[backlog]] or [[replay]]")
+    if scenario.traffic and "duration_s" not in document:
+        raise ConfigError(f"{where}: key 'duration_s' is required with [[traffic]]")
+    return scenario
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    name: str
+    description: str = ""
+    duration_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name: must not be empty")
+        if not 0 <= self.duration_s < math.inf:
+            raise ValueError(f"duration_s: must be a number >= 0, not {self.duration_s:g}")
+
+
+def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
+    cluster_where = f"{where} [cluster]"
+    cluster = table_of(document, "cluster", where)
+    only(cluster, ("gpu_budget", "gpus"), cluster_where)
+    gpu_types = tuple(
+        fill(GpuType, table, f"{where} [[cluster.gpus]] #{number}")
+        for number, table in enumerate(tables_of(cluster, "gpus", cluster_where), start=1)
+    )
+    models = tuple(
+        _model(name, table_of(table_of(document, "models", where), name, where), f"{where} [models.{name}]")
+        for name in table_of(document, "models", where)
+    )
+    given: dict[str, Any] = {
+        "models": models,
+        "gpu_types": gpu_types,
+        "gpu_budget": _budget(cluster, cluster_where),
+        "seed": _seed(document, where),
+        "telemetry": fill(TelemetrySettings, table_of(document, "telemetry", where), f"{where} [telemetry]"),
+        "faults": _faults(document, where),
+    }
+    for key, entries in (("models", models), ("cluster.gpus", gpu_types)):
+        if not entries:
+            raise ConfigError(f"{where}: {key}: needs at least one")
+    settings = fill(SimSettings, table_of(document, "simulation", where), f"{where} [simulation]", **given)
+    try:
+        load_discipline(settings.discipline)
+    except UnknownDisciplineError as error:
+        raise ConfigError(f"{where} [simulation]: 'discipline': {error}") from error
+    _check_room(settings, where)
+    _check_slos(settings, where)
+    return settings
+
+
+def _budget(cluster: Mapping[str, Any], where: str) -> int:
+    budget = cluster.get("gpu_budget")
+    if budget is None:
+        return 0
+    if type(budget) is not int or budget < 1:
+        raise ConfigError(f"{where}: 'gpu_budget' must be a whole number >= 1, not {budget!r}")
+    return budget
+
+
+def _seed(document: Mapping[str, Any], where: str) -> int:
+    seed = document.get("seed", 0)
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"{where}: 'seed' must be a whole number >= 0, not {seed!r}")
+    return seed
+
+
+def _model(name: str, table: Mapping[str, Any], where: str) -> SimModel:
+    rest = {key: found for key, found in table.items() if key not in ("profile", "engine", "initial")}
+    if "profile" not in table:
+        raise ConfigError(f"{where}: key 'profile' is required")
+    profile = _profile(table, where)
+    roles = {role.name.lower(): role for role in Role}
+    initial: dict[Role, int] = {}
+    given = table_of(table, "initial", where)
+    only(given, roles, f"{where} initial")
+    for role, count in given.items():
+        if type(count) is not int:
+            raise ConfigError(f"{where} initial: {role!r} must be a whole number, not {count!r}")
+        initial[roles[role]] = count
+    return fill(SimModel, rest, where, name=name, profile=profile, initial=initial)
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What of a profile a scenario may change."""
+
+    max_context_tokens: int | None = None
+    kv_capacity_tokens: int | None = None
+    block_size: int | None = None
+    default_step_token_budget: int | None = None
+    draft_tokens: int | None = None
+    acceptance_rate: float | None = None
+
+
+def _profile(table: Mapping[str, Any], where: str) -> Profile:
+    where_engine = f"{where} engine"
+    engine = fill(_Engine, table_of(table, "engine", where), where_engine)
+    changed = {
+        field.name: getattr(engine, field.name)
+        for field in dataclasses.fields(engine)
+        if getattr(engine, field.name) is not None
+    }
+    drafts, rate = changed.pop("draft_tokens", None), changed.pop("acceptance_rate", None)
+    if (drafts is None) != (rate is None):
+        raise ConfigError(f"{where_engine}: 'draft_tokens' and 'acceptance_rate' go together")
+    try:
+        if drafts is not None:
+            changed["speculation"] = Speculation(drafts, rate)
+        return get_profile(str(table["profile"])).replace(**changed)
+    except UnknownProfileError as error:
+        raise ConfigError(f"{where}: 'profile': {error}") from error
+    except InvalidLimitError as error:
+        raise ConfigError(f"{where_engine}: {error}") from error
+
+
+def _faults(document: Mapping[str, Any], where: str) -> FaultSettings:
+    table = table_of(document, "faults", where)
+    planned = tuple(
+        fill(Fault, entry, f"{where} [[faults.planned]] #{number}")
+        for number, entry in enumerate(tables_of(table, "planned", f"{where} [faults]"), start=1)
+    )
+    rest = {key: found for key, found in table.items() if key != "planned"}
+    return fill(FaultSettings, rest, f"{where} [faults]", planned=planned)
+
+
+def _check_room(settings: SimSettings, where: str) -> None:
+    """Raises ConfigError unless the first instances, and one of each model, fit the GPUs there are."""
+    there_are = sum(kind.nodes * kind.gpus_per_node for kind in settings.gpu_types)
+    most = min(there_are, settings.gpu_budget or there_are)
+    for model in settings.models:
+        if model.profile.gpus > most:
+            raise ConfigError(
+                f"{where} [cluster]: 'gpu_budget': {most} GPUs, an instance of {model.name} needs "
+                f"{model.profile.gpus}"
+            )
+    needed = sum(sum(model.initial.values()) * model.profile.gpus for model in settings.models)
+    if needed > most:
+        raise ConfigError(f"{where}: 'initial': the first instances need {needed} GPUs, there are {most}")
+
+
+def _check_slos(settings: SimSettings, where: str) -> None:
+    """Raises ConfigError for an SLO that an idle engine cannot keep."""
+    for model in settings.models:
+        points = step_time_table(model.profile.step_time_ms)
+        shortest_s = points.seconds(1) * settings.step_time_factor
+        for key in ("ttft_slo_s", "itl_slo_s", "batch_itl_slo_s"):
+            if getattr(model, key) < shortest_s:
+                raise ConfigError(
+                    f"{where} [models.{model.name}]: {key}: {getattr(model, key):g} s can never be kept: one "
+                    f"step of {model.profile.name} over one token takes {shortest_s:.4g} s"
+                )
+
+
+def _sources(
+    kind: type[Any], document: Mapping[str, Any], key: str, settings: SimSettings, where: str
+) -> tuple[Any, ...]:
+    names = [model.name for model in settings.models]
+    found = []
+    for number, table in enumerate(tables_of(document, key, where), start=1):
+        at = f"{where} [[{key}]] #{number}"
+        # With one model there is nothing to choose.
+        source = fill(kind, {"model": names[0], **table} if len(names) == 1 else table, at)
+        if source.model not in names:
+            raise ConfigError(f"{at}: 'model': unknown name {source.model!r}; known are {', '.join(names)}")
+        found.append(source)
+    return tuple(found)
+
+
+def _policy(table: Mapping[str, Any], where: str) -> PolicyChoice:
+    choice = fill(PolicyChoice, table, where)
+    if choice.name not in POLICIES:
+        raise ConfigError(
+            f"{where}: 'name': unknown {choice.name!r}; known are {', '.join(sorted(POLICIES))}"
+        )
+    return choice

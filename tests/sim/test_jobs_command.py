@@ -1,0 +1,194 @@
+"""`chiron sim` as a user meets it, on the scenario that runs in a second."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "examples" / "scenarios" / "tiny.toml"
+GUIDE = ROOT / "docs" / "writing-a-policy.md"
+KEYS = {
+    "policy",
+    "seed",
+    "requests",
+    "slo_attainment",
+    "refused",
+    "gpu_hours",
+    "gpus_peak",
+    "gpu_cost",
+    "throughput",
+    "ttft_ms",
+    "itl_ms",
+    "scaling_actions",
+    "reversals",
+    "preemptions",
+    "wall_s",
+    "events",
+}
+
+
+def chiron(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code = "from chiron.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, "sim", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        cwd=folder,
+    )
+
+
+def figures(*arguments: object, folder: Path | None = None) -> dict[str, Any]:
+    done = chiron(*arguments, "--json", "-", folder=folder)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_run_reports_every_figure() -> None:
+    found = figures("run", TINY)
+
+    assert set(found) >= KEYS
+    assert set(found["slo_attainment"]) == {"interactive", "batch", "all"}
+    assert set(found["throughput"]) == {"requests_per_s", "tokens_per_s", "requests_per_gpu_hour"}
+    for figure in ("ttft_ms", "itl_ms"):
+        assert 0 < found[figure]["p50"] <= found[figure]["p90"] <= found[figure]["p99"]
+    assert found["policy"] == "chiron"
+    assert found["seed"] == 1
+    assert 1 <= found["gpus_peak"] <= 4
+    assert found["oracle_lb"]["gpu_hours"] <= found["gpu_hours"]
+    # One currency unit per GPU-hour.
+    assert found["gpu_cost"] == pytest.approx(found["gpu_hours"])
+    assert found["parameters"]["policy"]["local"] == "model"
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    texts = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        assert chiron("run", TINY, "--seed", seed, "--json", tmp_path / name).returncode == 0
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        texts.append(re.sub(r'"wall_s": [0-9.e-]+', '"wall_s": 0', text))
+
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+@pytest.mark.parametrize("policy", ["chiron-paper", "chiron-static", "llumnix", "llumnix-queue", "fixed"])
+def test_every_policy_runs_by_its_name(policy: str) -> None:
+    found = figures("run", TINY, "--policy", policy)
+
+    assert found["policy"] == policy
+    assert found["requests"] == figures("run", TINY)["requests"]
+    if policy == "fixed":
+        assert (found["scaling_actions"], found["gpus_peak"]) == (0, 1)
+
+
+def test_a_run_draws_its_timeline(tmp_path: Path) -> None:
+    done = chiron("run", TINY, "--plots", tmp_path / "plots")
+
+    assert done.returncode == 0, done.stderr
+    assert "SLO attainment, interactive" in done.stdout
+    written = sorted((tmp_path / "plots").iterdir())
+    assert [file.suffix for file in written] == [".png", ".svg"]
+    assert written[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_tabulates_and_draws_the_same_workloads(tmp_path: Path) -> None:
+    options = ("--policies", "chiron,fixed", "--seeds", 2, "--jobs", 2, "--plots", tmp_path / "plots")
+    done = chiron("compare", TINY, *options, "--json", tmp_path / "c.json")
+
+    assert done.returncode == 0, done.stderr
+    assert "× lb" in done.stdout
+    assert "physical ceiling" in done.stdout
+    found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    requests = {
+        name: [run["requests"] for run in policy["seeds"].values()]
+        for name, policy in found["policies"].items()
+    }
+    assert requests["chiron"] == requests["fixed"]
+    assert list(found["policies"]["chiron"]["seeds"]) == ["1", "2"]
+    fixed = found["policies"]["fixed"]
+    # The fleet that a search found attains by definition.
+    assert fixed["attains"] == 2
+    assert all(1 <= fleet <= 4 for fleet in fixed["fleets"])
+    assert {file.suffix for file in (tmp_path / "plots").iterdir()} == {".png", ".svg"}
+
+
+def test_a_comparison_does_not_depend_on_the_number_of_processes() -> None:
+    one, two = (
+        figures("compare", TINY, "--policies", "chiron,llumnix", "--jobs", jobs, "--no-ceiling")
+        for jobs in (1, 2)
+    )
+
+    for found in (one, two):
+        for policy in found["policies"].values():
+            for run in policy["seeds"].values():
+                run["wall_s"] = 0
+    assert one == two
+
+
+def test_a_trace_is_replayed_and_its_bad_rows_are_told(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    rows = "".join(f"2023-11-16 18:15:{second:02},100,20\n" for second in range(60))
+    trace.write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}nonsense\n", encoding="utf-8")
+    options = ("--format", "azure", "--profile", "toy", "--rate", 5, "--json", "-")
+
+    done = chiron("replay", trace, *options)
+    strict = chiron("replay", trace, *options, "--strict")
+
+    found = json.loads(done.stdout)
+    assert done.stderr.splitlines() == [
+        f"warning: {trace}:62: 1 cells in a row, 3 in the header",
+        "warning: 1 malformed rows left out",
+    ]
+    assert found["workload"]["malformed_rows"] == 1
+    # 60 arrivals over 59 s at 5/s instead: five copies of some, four of others.
+    assert 240 <= found["requests"] <= 300
+    assert strict.returncode == 2
+    assert strict.stderr == f"error: {trace}:62: 1 cells in a row, 3 in the header\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "nowhere.toml"), "nowhere.toml: no such file"),
+        (("run", TINY, "--policy", "best"), "unknown policy 'best'; known are chiron, chiron-paper"),
+        (("run", TINY, "--autoscaler", "none"), "unknown autoscaler 'none'"),
+        (("run", TINY, "--autoscaler", "nowhere:X"), "No module named 'nowhere'"),
+        (("run", TINY, "--dispatcher", "none"), "unknown dispatcher 'none'"),
+        (("run", TINY, "--local", "none"), "unknown local autoscaler 'none'"),
+        (("compare", TINY, "--policies", "chiron,best"), "unknown policy 'best'"),
+        (("replay", "t.csv", "--format", "csv"), "'format' must be one of azure, burstgpt"),
+        (("replay", "t.csv", "--format", "azure", "--slo-itl", "1"), "can never be kept"),
+        (("replay", "t.csv", "--format", "azure", "--rate", "-1"), "rate_per_s: must be a number > 0"),
+        (("run", TINY, "--json", "/nowhere/x.json"), "cannot write /nowhere/x.json"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: tuple[object, ...], said: str) -> None:
+    done = chiron(*arguments)
+
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_guide_s_policy_runs_as_written(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_policy.py").write_text(blocks[0], encoding="utf-8")
+
+    found = figures("run", TINY, "--autoscaler", "my_policy:QueueLength", folder=tmp_path)
+
+    assert len(blocks[0].splitlines()) <= 30
+    assert found["policy"] == "chiron[autoscaler=my_policy:QueueLength]"
+    # It adds an instance when requests queue, so that the step in traffic does not stay unanswered.
+    assert found["scaling_actions"] > 0
+    assert found["gpus_peak"] > 1
