@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,15 +27,6 @@ class Observers:
     """With requests that the instance no longer serves."""
 
 
-@dataclass(slots=True)
-class EngineTokens:
-    """Counters of engines that are gone."""
-
-    emitted: int = 0
-    finished: int = 0
-    dead: list[str] = field(default_factory=list)
-
-
 class Cluster:
     """All instances of all models."""
 
@@ -50,7 +41,8 @@ class Cluster:
         self._rng = np.random.default_rng((settings.seed, 2))
         self.instances: dict[str, SimInstance] = {}
         """Those that hold GPUs, in the order of their start."""
-        self.gone = EngineTokens()
+        self.emitted_by_gone = 0
+        """Tokens that the engines of instances that are gone have emitted."""
         self.load_times_s: list[list[float]] = [[] for _ in settings.models]
         """Measured times from placement to ready, by model."""
         self.failures = 0
@@ -169,15 +161,14 @@ class Cluster:
         self._remove(instance, now, requests)
 
     def _remove(self, instance: SimInstance, now: float, requests: list[int] | None = None) -> None:
+        # The router learns of it first, or it would send the requests back here.
+        instance.dead = True
+        self._observers.phase_changed(instance, now)
         if requests:
             self._ledger.retries += len(requests)
             self._give_back(instance, requests, now)
         instance.kill()
-        totals = instance.engine.totals
-        self.gone.emitted += totals.emitted_tokens
-        self.gone.finished += totals.finished
-        self._observers.phase_changed(instance, now)
-        self._observers.load_changed(instance, now)
+        self.emitted_by_gone += instance.engine.totals.emitted_tokens
         # Others may have the GPUs once the node's report has told that they are free.
         self._agenda.at(now + self._settings.telemetry.delay_s, self._released, instance)
 

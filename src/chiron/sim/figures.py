@@ -119,7 +119,7 @@ def check_conservation(simulation: Simulation) -> None:
     accounted = finished + ledger.refused + queued + len(somewhere)
     if accounted != arrived:
         raise AssertionError(f"requests: {arrived} have arrived, {accounted} are accounted for")
-    emitted = simulation.cluster.gone.emitted + sum(
+    emitted = simulation.cluster.emitted_by_gone + sum(
         instance.engine.totals.emitted_tokens for instance in alive
     )
     under_way = sum(

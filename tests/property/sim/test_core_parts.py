@@ -1,0 +1,73 @@
+"""The parts that save time decide as the plain ones do."""
+
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chiron.engine import EngineModel, get_profile
+from chiron.policy.dispatch import LeastExpectedWait
+from chiron.policy.words import Role
+from chiron.sim.gaps import LongestStep
+from chiron.sim.picking import IndexedPicker, Pick, ScanningPicker
+from chiron.sim.seen import Seen
+
+loads = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(list(Role)),
+        "batch": st.integers(1, 4),
+        "running_interactive": st.integers(0, 3),
+        "running_batch": st.integers(0, 3),
+        "waiting_interactive": st.integers(0, 2),
+        "waiting_batch": st.integers(0, 2),
+        "kv_free_tokens": st.sampled_from([0, 50, 500]),
+        "itl_s": st.sampled_from([0.01, 0.02]),
+        "service_s": st.sampled_from([1.0, 3.0]),
+        "reserved": st.integers(0, 2),
+        "accepts": st.booleans(),
+    }
+)
+changes = st.lists(st.tuples(st.integers(0, 4), loads), min_size=1, max_size=30)
+
+
+def seen_of(number):
+    instance = SimpleNamespace(
+        identity=SimpleNamespace(instance_id=f"i-{number}"),
+        engine=EngineModel(get_profile("toy"), batch_size=1),
+        role=Role.MIXED,
+        running_interactive=0,
+        running_batch=0,
+        waiting_interactive=0,
+        waiting_batch=0,
+        kv_free_tokens=0,
+        itl_s=0.0,
+        service_s=1.0,
+    )
+    return Seen(instance)
+
+
+@given(changes, st.sampled_from([0, 2]), st.sampled_from([1, 100]))
+def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_tokens):
+    index = IndexedPicker(allowance)
+    scan = ScanningPicker(LeastExpectedWait(), allowance)
+    instances = [seen_of(number) for number in range(5)]
+    for number, load in changes:
+        seen = instances[number]
+        seen.instance.engine.set_batch_size(load["batch"])
+        for name in load.keys() - {"batch", "reserved", "accepts"}:
+            setattr(seen.instance, name, load[name])
+        seen.refresh()
+        seen.reserved, seen.accepts = load["reserved"], load["accepts"]
+        index.changed(seen)
+        scan.changed(seen)
+        for kind in Pick:
+            assert index.pick(kind, prompt_tokens) == scan.pick(kind, prompt_tokens)
+
+
+@given(st.lists(st.floats(0.001, 1.0), max_size=40), st.floats(0, 50))
+def test_the_longest_step_since_a_moment(durations, moment):
+    longest = LongestStep()
+    for end, duration in enumerate(durations, start=1):
+        longest.add(float(end), duration)
+    after = [duration for end, duration in enumerate(durations, start=1) if end > moment]
+    assert longest.since(moment) == max(after, default=0.0)

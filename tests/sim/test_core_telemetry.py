@@ -1,0 +1,88 @@
+"""Policies see reports, and reports are late, sampled, noisy or lost."""
+
+import pytest
+
+from chiron.policy.decisions import Limits
+from chiron.policy.words import Role
+from chiron.sim.settings import TelemetrySettings
+from tests.support.sim_worlds import STEP_S, Script, requests, run, world
+
+STEADY = requests(*[(0.2 * i, 10, 100) for i in range(100)])
+
+
+def test_a_late_report_tells_of_the_past():
+    prompt, late = Script(), Script()
+    run(world(telemetry=TelemetrySettings(delay_s=0.01)), STEADY, prompt)
+    run(world(telemetry=TelemetrySettings(delay_s=3.0)), STEADY, late)
+    assert [snapshot.models[0].instances[0].report_age_s for snapshot in late.snapshots[5:15]] == (
+        pytest.approx([3.0] * 10)
+    )
+    arrived = [snapshot.models[0].traffic.arrived_interactive for snapshot in prompt.snapshots]
+    late_arrived = [snapshot.models[0].traffic.arrived_interactive for snapshot in late.snapshots]
+    assert late_arrived[:3] == [0, 0, 0]
+    assert late_arrived[3:15] == arrived[1:13]
+
+
+def test_lost_reports_leave_the_last_one_in_force():
+    script = Script()
+    run(world(telemetry=TelemetrySettings(loss=0.7)), STEADY, script)
+    ages = [snapshot.models[0].instances[0].report_age_s for snapshot in script.snapshots]
+    assert max(ages) > 1.5
+
+
+def test_counts_of_lost_reports_come_with_the_next():
+    script = Script()
+    run(world(telemetry=TelemetrySettings(loss=0.5, delay_s=0.01)), STEADY, script)
+    told = sum(snapshot.models[0].traffic.arrived_interactive for snapshot in script.snapshots)
+    assert 80 <= told <= 100
+
+
+class Watcher:
+    """A local autoscaler that changes nothing and keeps its samples."""
+
+    def __init__(self):
+        self.samples = []
+
+    def decide(self, sample):
+        self.samples.append(sample)
+        return Limits(sample.batch_size, sample.step_token_budget, 5, "watching")
+
+
+def test_samples_tell_what_an_interval_held():
+    watcher = Watcher()
+    script = Script()
+    run(
+        world(batch_size=2),
+        requests((0.0, 10, 350), (0.0, 10, 350), (0.5, 10, 10)),
+        script,
+        local=lambda: watcher,
+    )
+    first, second = watcher.samples[:2]
+    # Nothing runs before the first step; two run ever after and a third waits from 0.5 s on.
+    assert (second.running_interactive, second.waiting_interactive, second.steps) == (2, 1, 100)
+    assert second.output_tokens == 200
+    assert second.itl_mean_s == pytest.approx(STEP_S)
+    assert second.itl_p95_s == pytest.approx(STEP_S)
+    assert second.itl_slo_s == 0.2
+    assert second.saturated
+    assert not first.saturated
+    assert script.snapshots[2].models[0].instances[0].safe_batch_size == 5
+
+
+def test_noise_is_on_what_is_measured_and_leaves_what_happens_alone():
+    quiet, noisy = Watcher(), Watcher()
+    calm = run(world(), STEADY, local=lambda: quiet)
+    other = run(world(telemetry=TelemetrySettings(noise=0.3)), STEADY, local=lambda: noisy)
+    assert list(calm.outcomes.finish_s) == list(other.outcomes.finish_s)
+    assert {sample.itl_mean_s for sample in quiet.samples} != {sample.itl_mean_s for sample in noisy.samples}
+
+
+def test_the_router_sees_a_change_at_a_worker_when_its_message_has_come():
+    # One slot and no queue: it is free at 0.1, and known to be at 0.1 + the delay.
+    for delay_s in (0.005, 0.5):
+        telemetry = TelemetrySettings(view_delay_s=delay_s)
+        settings = world({Role.MIXED: 1}, batch_size=1, engine_queue=0, telemetry=telemetry)
+        result = run(settings, requests((1.0, 10, 10), (1.01, 10, 1)))
+        assert result.outcomes.first_token_s[1] > 1.1 + STEP_S
+        assert result.outcomes.first_token_s[1] <= 1.1 + 2 * delay_s + 2 * STEP_S
+        assert delay_s < 0.1 or result.outcomes.first_token_s[1] > 1.5
