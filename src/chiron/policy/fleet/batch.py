@@ -132,4 +132,4 @@ def group_work(model: ModelFleet, supply: Supply, state: ModelState) -> list[Gro
 
 def _tokens_per_s(state: ModelState, slots: float) -> float:
     """Of a full instance; presumed until one has been seen at work."""
-    return state.curve.tokens_per_s(slots) or slots * _PRESUMED_TOKENS_PER_SLOT_S
+    return state.curve.tokens_per_s(slots, reach=1.0) or slots * _PRESUMED_TOKENS_PER_SLOT_S

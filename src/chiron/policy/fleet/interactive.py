@@ -19,6 +19,7 @@ from chiron.policy.snapshots import ModelFleet
 
 _DRAIN_TAIL = 0.01
 _BUSY = 0.9
+_REACH = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,15 @@ def _surplus(
         return 0, "no interactive capacity is ready"
     if supply.loading_interactive or now_s - state.last_added_s < 2 * model.load_time_s:
         return 0, "cool-down: capacity has just been added"
+    if now_s - state.last_removed_s < model.load_time_s:
+        return 0, "cool-down: what is left takes over what went"
     if model.backlog and _busy(supply):
         return 0, "spare slots do batch work"
     if rate is None:
         return 0, "too little is known to remove any"
     each, load_s = supply.slots_each, model.load_time_s
     lengths = state.interactive_lengths
-    requests_each = state.curve.tokens_per_s(each, trusted=True) / lengths.mean
+    requests_each = state.curve.tokens_per_s(each, _REACH) / lengths.mean
     tail = lengths.tail(_DRAIN_TAIL)
     if model.max_context_tokens:
         tail = min(tail, model.max_context_tokens)

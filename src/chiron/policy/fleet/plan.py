@@ -132,6 +132,7 @@ def _remove(
     may_go -= len(going)
     for instance in drains_soonest(supply.interactive, max(0, min(need.surplus, may_go))):
         going[instance.instance_id] = need.reason
+        state.last_removed_s = now_s
     if model.max_instances and supply.count - len(going) > model.max_instances:
         left = [
             i

@@ -21,7 +21,7 @@ class ChironSettings:
     """Demand older than this is forgotten, in load times."""
     ttft_share: float = 0.25
     """Share of the TTFT SLO that growth beyond the slots may spend in the queue while instances load."""
-    full: float = 0.97
+    full: float = 0.92
     """The target is at most this share of the slots, however calm demand is."""
     hysteresis: float = 0.08
     """What a scale-down leaves must be this much (relative) below the target."""
@@ -35,7 +35,7 @@ class ChironSettings:
     """Standard errors by which arrivals must exceed supply before instances are added ahead of demand."""
     wait_quantile: float = 0.95
     """Quantile of the estimated batch work that must fit before the deadline."""
-    defer_below: float = 0.5
+    defer_below: float = 0.15
     """With no more than this share of one instance missing, spare capacity gets its chance first."""
     batch_idle_s: float = 5.0
     """How long no batch request must have been seen before batch instances go."""

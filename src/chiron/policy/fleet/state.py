@@ -26,6 +26,8 @@ class ModelState:
         self.waits = WaitingTimeEstimator(settings.wait_quantile)
         self.last_added_s = -float("inf")
         """When interactive capacity was last added."""
+        self.last_removed_s = -float("inf")
+        """When interactive capacity was last removed."""
         self.batch_waited_s = now_s
         """When a batch request last waited for an engine."""
         self.batch_seen_s = now_s
@@ -64,7 +66,9 @@ class ModelState:
             traffic.finished_output_tokens_sq - batch_sq,
         )
         if model.backlog:
-            self.batch_waited_s = now_s
+            self.last_removed_s = -float("inf")
+        """When interactive capacity was last removed."""
+        self.batch_waited_s = now_s
         if model.backlog or supply.running_batch:
             self.batch_seen_s = now_s
         while self._peaks and self._peaks[-1][1] <= supply.demand:

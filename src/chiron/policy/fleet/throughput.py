@@ -1,46 +1,54 @@
 """What an instance of a model can do: tokens per second, and requests that its KV cache holds.
 
 Learned from reports; reconstructed. Time between a request's tokens is taken as linear in the requests that
-run, and fitted by discounted least squares; where too much would be lost on a wrong guess it is trusted a
-little beyond the fullest instance seen, and no further.
+run, and fitted by discounted least squares. The line promises too much where the truth bends up, so what has
+been measured (mean throughput of instances about equally full) bounds it.
 """
 
 from __future__ import annotations
 
+import math
+
 from chiron.policy.snapshots import FleetInstance
 
-_HALF_LIFE_S = 120.0
-_REACH = 1.25
-_KV_SHARE = 0.95
+_HALF_LIFE_S = 180.0
+_BINS_PER_DOUBLING = 4
+_ENOUGH_S = 20.0
+_KV_SHARE = 0.92
+_SEEN_AT = 0.8
 
 
 class ThroughputCurve:
     """One model's instances; feed it each READY instance per tick, then close the tick with `learn`."""
 
-    __slots__ = ("_fullest", "_kv", "_kv_tick", "_sums", "_tick", "_tick_fullest")
+    __slots__ = ("_bins", "_kv", "_kv_tick", "_sums", "_tick", "_tick_bins")
 
     def __init__(self) -> None:
-        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self._sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._tick = [0.0, 0.0, 0.0, 0.0, 0.0]
         self._kv = (0.0, 0.0)
         self._kv_tick = [0.0, 0.0]
-        self._fullest = 0.0
-        self._tick_fullest = 0.0
+        # Bin → (seconds, tokens) and, within a tick, (instances, tokens per second).
+        self._bins: dict[int, tuple[float, float]] = {}
+        self._tick_bins: dict[int, tuple[int, float]] = {}
 
     def see(self, instance: FleetInstance) -> None:
         """Take one report into account."""
         running = instance.running_interactive + instance.running_batch
         if not running:
             return
-        if instance.tokens_per_s > 0:
-            gap_s = running / instance.tokens_per_s
+        rate = instance.tokens_per_s
+        if rate > 0:
+            gap_s = running / rate
             tick = self._tick
             tick[0] += 1.0
             tick[1] += running
             tick[2] += running * running
             tick[3] += gap_s
             tick[4] += running * gap_s
-            self._tick_fullest = max(self._tick_fullest, running)
+            index = int(math.log2(running) * _BINS_PER_DOUBLING)
+            number, total = self._tick_bins.get(index, (0, 0.0))
+            self._tick_bins[index] = (number + 1, total + rate)
         if instance.kv_capacity_tokens and instance.kv_usage > 0:
             self._kv_tick[0] += running
             self._kv_tick[1] += instance.kv_usage * instance.kv_capacity_tokens
@@ -55,18 +63,17 @@ class ThroughputCurve:
             self._sums = tuple(
                 old * keep + new * scale for old, new in zip(self._sums, self._tick, strict=True)
             )
-            self._fullest = max(self._fullest * keep**0.2, self._tick_fullest)
+        for index, (seconds, tokens) in self._bins.items():
+            self._bins[index] = (seconds * keep, tokens * keep)
+        for index, (number, total) in self._tick_bins.items():
+            seconds, tokens = self._bins.get(index, (0.0, 0.0))
+            self._bins[index] = (seconds + interval_s, tokens + total / number * interval_s)
         if self._kv_tick[0]:
             scale = interval_s / self._kv_tick[0]
             self._kv = (self._kv[0] * keep + interval_s, self._kv[1] * keep + self._kv_tick[1] * scale)
         self._tick = [0.0, 0.0, 0.0, 0.0, 0.0]
+        self._tick_bins = {}
         self._kv_tick = [0.0, 0.0]
-        self._tick_fullest = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether any instance has been seen at work."""
-        return self._sums[0] > 0
 
     def itl_s(self, running: float) -> float:
         """Expected time between a request's tokens with this many running, in seconds; 0: unknown."""
@@ -83,14 +90,21 @@ class ThroughputCurve:
         slope = min(max(slope, 0.0), mean_g / mean_n)
         return mean_g + slope * (running - mean_n)
 
-    def tokens_per_s(self, running: float, *, trusted: bool = False) -> float:
+    def tokens_per_s(self, running: float, reach: float = math.inf) -> float:
         """Output tokens per second of an instance with this many running; 0: unknown.
 
-        trusted: with no more running than the curve has evidence for.
+        reach: at most this many times the best throughput measured, where none about as full has been seen;
+        no more than measured where one has.
         """
-        reach = min(running, _REACH * self._fullest) if trusted else running
-        gap_s = self.itl_s(reach)
-        return reach / gap_s if gap_s > 0 else 0.0
+        gap_s = self.itl_s(running)
+        if gap_s <= 0:
+            return 0.0
+        measured = {i: t / s for i, (s, t) in self._bins.items() if s >= _ENOUGH_S}
+        if not measured:
+            return running / gap_s
+        fullest = 2 ** ((max(measured) + 1) / _BINS_PER_DOUBLING)
+        factor = 1.0 if fullest >= _SEEN_AT * running else reach
+        return min(running / gap_s, factor * max(measured.values()))
 
     @property
     def kv_tokens_per_request(self) -> float:
