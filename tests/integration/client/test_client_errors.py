@@ -77,10 +77,17 @@ async def test_a_server_of_another_kind_is_told_apart_from_a_lost_one():
     server = Server([])
     port = server.bind("127.0.0.1:0")
     await server.start()
-    async with Client(f"127.0.0.1:{port}") as client:
-        with pytest.raises(Unimplemented):
-            await client.complete(model="toy", prompt="x")
-        assert client.stats.retries == 0
+    address = f"127.0.0.1:{port}"
+    for lookaside in (True, False):
+        async with Client(address, lookaside=lookaside) as client:
+            with pytest.raises(Unimplemented) as caught:
+                await client.complete(model="toy", prompt="x")
+            assert client.stats.retries == 0
+        message = caught.value.message
+        assert message.startswith(
+            f"router {address} does not serve chiron.v1.InferenceService as a router does"
+        )
+        assert message.endswith("is it the address of a router?")
     await server.stop(0)
 
 

@@ -187,7 +187,7 @@ async def test_through_the_router_a_refusal_is_tried_again_there(router):
 async def test_the_timeout_covers_the_wait_in_the_routers_queue(router):
     router.hold.clear()
     async with Client(router.address) as client:
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match=r"^timeout_s=0\.2 passed before the answer was complete$"):
             await client.complete(model="toy", prompt="x", timeout_s=0.2)
     router.hold.set()
 
@@ -197,9 +197,30 @@ async def test_the_timeout_ends_a_stream_and_frees_the_worker(router, first):
     async with Client(router.address, timeout_s=0.5) as client:
         stream = client.generate(model="toy", prompt="x")
         assert (await anext(stream)).text == "Once"
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match=r"^timeout_s=0\.5 passed before the answer was complete$"):
             await anext(stream)
         await eventually(lambda: first.cancelled == 1)
+
+
+async def test_an_interruption_names_the_instance_that_was_lost(router, first):
+    first.script = [stall("Once")]
+    async with Relay(first).running() as relay, Client(router.address) as client:
+        first.address = relay.address
+        stream = client.generate(model="toy", prompt="x")
+        await anext(stream)
+        relay.cut()
+        with pytest.raises(StreamInterrupted, match=rf"^instance w-1 at {relay.address} was lost: "):
+            await anext(stream)
+
+
+async def test_through_the_router_an_interruption_of_the_wire_names_the_router(router):
+    router.script = [stall("Once")]
+    async with Relay(router).running() as relay, Client(relay.address, lookaside=False) as client:
+        stream = client.generate(model="toy", prompt="x")
+        await anext(stream)
+        relay.cut()
+        with pytest.raises(StreamInterrupted, match=rf"^router {relay.address} was lost: "):
+            await anext(stream)
 
 
 LAST = pb.OutputDelta(

@@ -13,7 +13,7 @@ import grpc
 
 from chiron.client.assembly import Assembly
 from chiron.client.channels import Connection, Lease
-from chiron.client.details import from_rpc
+from chiron.client.details import Peer, from_rpc, timed_out
 from chiron.client.errors import (
     ChironError,
     ClientClosed,
@@ -177,7 +177,7 @@ class Call:
             request.attempt = self._attempt
             request.elapsed_ms = self._elapsed_ms()
             request.ticket = door.ticket
-            with self._typed_errors(door.lease.address if door.is_router else ""):
+            with self._typed_errors(door.lease.address, is_router=door.is_router):
                 call = door.lease.stub.Generate(
                     request, timeout=self._remaining_s(), metadata=self._headers(to_router=door.is_router)
                 )
@@ -227,21 +227,21 @@ class Call:
             route.attempt = self._attempt
             route.elapsed_ms = self._elapsed_ms()
             route.excluded_instance_ids.extend(self._excluded)
-            with self._typed_errors(lease.address):
+            with self._typed_errors(lease.address, is_router=True):
                 return await lease.stub.Route(
                     route, timeout=self._remaining_s(), metadata=self._headers(to_router=True)
                 )
 
     @contextmanager
-    def _typed_errors(self, router: str = "") -> Iterator[None]:
-        """Turns what gRPC raises into typed errors; what `router` could not do counts against it."""
+    def _typed_errors(self, address: str = "", *, is_router: bool = False) -> Iterator[None]:
+        """Turns what gRPC raises into typed errors; what a router could not do counts against its address."""
         try:
             yield
         except grpc.aio.AioRpcError as failure:
-            error = from_rpc(failure)
-            if router and isinstance(error, _RETRIED):
-                self._network.routers.failed(router, time.monotonic())
-                self._turned_away.add(router)
+            error = from_rpc(failure, self._peer(address, is_router=is_router), timeout_s=self._timeout_s)
+            if is_router and isinstance(error, _RETRIED):
+                self._network.routers.failed(address, time.monotonic())
+                self._turned_away.add(address)
             raise error from failure
         except (asyncio.CancelledError, grpc.aio.UsageError):
             # A closed channel shows as either; a cancellation that the reader asked for stays one.
@@ -249,6 +249,13 @@ class Call:
             if self._network.closed and task is not None and not task.cancelling():
                 raise ClientClosed("the client was closed during the request") from None
             raise
+
+    def _peer(self, address: str, *, is_router: bool) -> Peer | None:
+        if not address:
+            return None
+        if is_router:
+            return Peer("router", f"router {address}")
+        return Peer("worker", f"instance {self._instance_id} at {address}")
 
     def _headers(self, *, to_router: bool) -> tuple[tuple[str, str], ...]:
         credentials = self._network.settings.credentials if to_router else {}
@@ -265,7 +272,6 @@ class Call:
         """As `_left_s`, but raises DeadlineExceeded when time is up."""
         left_s = self._left_s()
         if left_s is not None and left_s <= 0:
-            raise DeadlineExceeded(
-                f"not answered within timeout_s={self._timeout_s:g}", reason="DEADLINE_EXCEEDED"
-            )
+            assert self._timeout_s is not None
+            raise DeadlineExceeded(timed_out(self._timeout_s), reason="DEADLINE_EXCEEDED")
         return left_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import grpc
 from google.protobuf.message import DecodeError
 
@@ -11,8 +13,26 @@ from chiron.v1 import status_pb2
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
-def from_rpc(error: grpc.aio.AioRpcError) -> ChironError:
-    """The typed error of a failed call."""
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other side of a call."""
+
+    kind: str
+    """`router` or `worker`."""
+    name: str
+    """Which one, for messages."""
+
+
+def from_rpc(
+    error: grpc.aio.AioRpcError, peer: Peer | None = None, *, timeout_s: float | None = None
+) -> ChironError:
+    """The typed error of a failed call.
+
+    Args:
+        error: what gRPC raised.
+        peer: who was called; named in the message of an error that is not the peer's own.
+        timeout_s: the request's limit in seconds; None: it has none.
+    """
     reason = ""
     metadata: dict[str, str] = {}
     violations: list[Violation] = []
@@ -28,13 +48,35 @@ def from_rpc(error: grpc.aio.AioRpcError) -> ChironError:
             delay = status_pb2.RetryDelay.FromString(value).delay
             retry_after_s = delay.seconds + delay.nanos / 1e9
     code = error.code()
+    message = error.details() or code.name
     return error_class(code, reason)(
-        error.details() or code.name,
+        message if reason else _without_reason(code, message, peer, timeout_s),
         reason=reason or code.name,
         violations=tuple(violations),
         retry_after_s=retry_after_s,
         metadata=metadata,
     )
+
+
+def timed_out(timeout_s: float) -> str:
+    """What a request is told whose time is up."""
+    return f"timeout_s={timeout_s:g} passed before the answer was complete"
+
+
+def _without_reason(code: grpc.StatusCode, text: str, peer: Peer | None, timeout_s: float | None) -> str:
+    """What an error means that no server of Chiron's raised: gRPC itself did, or a server of another kind."""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
+        return timed_out(timeout_s)
+    if peer is None:
+        return text
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return (
+            f"{peer.name} does not serve chiron.v1.InferenceService as a {peer.kind} does ({text}); "
+            f"is it the address of a {peer.kind}?"
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return f"{peer.name} was lost: {text}"
+    return f"{peer.name}: {text}"
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[tuple[str, bytes]]:
