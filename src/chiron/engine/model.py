@@ -89,7 +89,7 @@ class EngineModel:
             raise InvalidRequestError(
                 "prefix_hashes", f"{len(request.prefix_hashes)} given for {full_blocks} full prompt blocks"
             )
-        if self.running < self._scheduler.batch_size:
+        if not self.full:
             self._announced = None
         self._scheduler.add(Sequence(request, self._arrivals))
         self._arrivals += 1
@@ -174,6 +174,12 @@ class EngineModel:
     def running(self) -> int:
         """Requests that hold a slot."""
         return self._scheduler.running
+
+    @property
+    def full(self) -> bool:
+        """Whether no slot is free."""
+        scheduler = self._scheduler
+        return len(scheduler.decoding.members) + len(scheduler.prefilling) >= scheduler.batch_size
 
     @property
     def decoding(self) -> int:

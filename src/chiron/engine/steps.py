@@ -60,23 +60,22 @@ class Stepper:
     def steps_begun_within(self, span_s: float, steps: int, time_factor: float) -> int:
         """Steps of the run that begin less than span_s from now."""
 
-        def end_s(count: int) -> float:
-            return self.run_seconds(count, time_factor)
-
-        if steps == 1 or end_s(steps - 1) < span_s:
-            return steps
+        if steps == 1:
+            return 1
         group = self._scheduler.decoding
         if group.positions > 1:
-            return 1 + bisect_left(range(1, steps), span_s, key=end_s)
-        # k steps take a k + b k^2 seconds; the root is off by rounding alone, so neighbours settle it.
+            return 1 + bisect_left(
+                range(1, steps), span_s, key=lambda count: self.run_seconds(count, time_factor)
+            )
+        # k steps take k (a + b k) seconds; the root is off by rounding alone, so neighbours settle it.
         read_s = time_factor * self._kv_read_s
         b = read_s * len(group.members) / 2
         a = time_factor * self._base_s(len(group.members)) + read_s * group.context + b
         count = int(2 * span_s / (a + sqrt(a * a + 4 * b * span_s)))
         count = min(max(count, 0), steps - 1)
-        while count < steps - 1 and end_s(count + 1) < span_s:
+        while count < steps - 1 and (count + 1) * (a + b * (count + 1)) < span_s:
             count += 1
-        while count > 0 and end_s(count) >= span_s:
+        while count > 0 and count * (a + b * count) >= span_s:
             count -= 1
         return count + 1
 

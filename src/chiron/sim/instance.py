@@ -133,7 +133,7 @@ class SimInstance:
     def submit(self, request_id: int, now: float, restored_tokens: int = 0) -> None:
         """Take a request; the engine considers it when its next step begins."""
         engine = self.engine
-        if self._steps and engine.running < engine.batch_size:
+        if self._steps and not engine.full:
             self.settle(now)
         engine.submit(self._ledger.engine_request(request_id, restored_tokens))
         self._ledger.submitted_s[request_id] = now
