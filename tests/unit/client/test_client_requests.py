@@ -145,6 +145,34 @@ def test_a_value_that_does_not_fit_is_named(options, field):
     assert caught.value.reason == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": 5}, "prompt: must be a str, not 5 (int)"),
+        ({"prompt": "x", "model": 5}, "model: must be a str, not 5 (int)"),
+        ({"prompt": "x", "adapter": ["a"]}, "adapter: must be a str, not ['a'] (list)"),
+        (
+            {"prompt": "x", "max_tokens": 2.5},
+            "sampling.max_tokens: must be an int from 0 to 4294967295, not 2.5 (float)",
+        ),
+        (
+            {"prompt": "x", "priority": 2**31},
+            "priority: must be an int from -2147483648 to 2147483647, not 2147483648 (int)",
+        ),
+        ({"prompt": "x", "temperature": "hot"}, "sampling.temperature: must be a number, not 'hot' (str)"),
+        ({"prompt": "x", "ignore_eos": "yes"}, "sampling.ignore_eos: must be a bool, not 'yes' (str)"),
+        ({"prompt": "x", "slo": 5}, "slo: must be a Slo, not 5 (int)"),
+        ({"messages": 5}, "messages: must be a sequence, not 5 (int)"),
+        ({"messages": [Message("user", "Hi")], "tools": 5}, "tools: must be a sequence, not 5 (int)"),
+        ({"prompt_token_ids": 5}, "prompt_token_ids: must be a sequence, not 5 (int)"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_the_right_one(options, message):
+    with pytest.raises(InvalidRequest) as caught:
+        build_request(**{"model": "toy", **options})
+    assert caught.value.message == message
+
+
 def test_an_argument_that_does_not_exist_is_named():
     with pytest.raises(TypeError, match="unknown argument: max_token"):
         build_request(model="toy", prompt="Hi", max_token=5)

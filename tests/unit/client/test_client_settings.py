@@ -50,9 +50,10 @@ def test_a_key_that_cannot_travel_is_refused_without_showing_it():
     assert "sécret" not in str(caught.value)
 
 
-def test_a_bad_timeout_of_a_request_is_named():
-    with pytest.raises(InvalidRequest, match="timeout_s: must be > 0"):
-        Client("127.0.0.1:1").generate(model="toy", prompt="x", timeout_s=0)
+@pytest.mark.parametrize("timeout_s", [0, float("nan"), "5"])
+def test_a_bad_timeout_of_a_request_is_named(timeout_s):
+    with pytest.raises(InvalidRequest, match=f"timeout_s: must be a number > 0, not {timeout_s!r}"):
+        Client("127.0.0.1:1").generate(model="toy", prompt="x", timeout_s=timeout_s)
 
 
 def test_certificate_and_key_belong_together():

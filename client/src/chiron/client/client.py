@@ -168,8 +168,8 @@ class Client:
             raise ClientClosed("the client is closed")
         request = build_request(**options)
         timeout_s = options.get("timeout_s")
-        if timeout_s is not None and not timeout_s > 0:
-            raise InvalidRequest.of("timeout_s", f"must be > 0, not {timeout_s}")
+        if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
+            raise InvalidRequest.of("timeout_s", f"must be a number > 0, not {timeout_s!r}")
         call = Call(
             self._network,
             request,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack, cast, get_type_hints
 
 from google.protobuf import struct_pb2
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as ProtoMessage
 
 from chiron.client.errors import InvalidRequest
@@ -23,6 +25,7 @@ from chiron.client.options import (
     RequestClass,
     RequestOptions,
     SamplingOptions,
+    Slo,
     StructuredOutput,
 )
 from chiron.v1 import inference_pb2 as pb
@@ -40,6 +43,17 @@ _CLASSES = {
     RequestClass.INTERACTIVE: types_pb2.REQUEST_CLASS_INTERACTIVE,
     RequestClass.BATCH: types_pb2.REQUEST_CLASS_BATCH,
 }
+_EXPECTED = {
+    FieldDescriptor.CPPTYPE_STRING: "a str",
+    FieldDescriptor.CPPTYPE_BOOL: "a bool",
+    FieldDescriptor.CPPTYPE_INT32: f"an int from {-(2**31)} to {2**31 - 1}",
+    FieldDescriptor.CPPTYPE_UINT32: f"an int from 0 to {2**32 - 1}",
+    FieldDescriptor.CPPTYPE_INT64: f"an int from {-(2**63)} to {2**63 - 1}",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+}
+"""What a field of each kind takes."""
+_LISTS = ("prompt_token_ids", "messages", "tools")
 _METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
 
 
@@ -61,6 +75,9 @@ def build_request(**options: Unpack[RequestOptions]) -> pb.GenerateRequest:
     for name in ("model", "priority", "adapter"):
         _set(request, name, options.get(name))
     _set_class(request, options.get("request_class"))
+    _typed("slo", options.get("slo"), Slo, "a Slo")
+    for name in _LISTS:
+        _typed(name, options.get(name), Iterable, "a sequence")
     _set_input(request, options)
     slo = options.get("slo")
     if slo is not None:
@@ -117,7 +134,24 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 def _set(message: ProtoMessage, name: str, value: object, path: str = "") -> None:
     if value is None:
         return
-    _fit(f"{path}{name}", partial(setattr, message, name, value))
+    try:
+        setattr(message, name, value)
+    except UnicodeError as error:
+        raise InvalidRequest.of(f"{path}{name}", str(error)) from error
+    except (TypeError, ValueError) as error:
+        expected = _EXPECTED[message.DESCRIPTOR.fields_by_name[name].cpp_type]
+        raise InvalidRequest.of(f"{path}{name}", f"must be {expected}, not {_shown(value)}") from error
+
+
+def _shown(value: object) -> str:
+    """A value, shortened, and its type."""
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def _typed(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raises InvalidRequest when the argument is of another kind; None is as good as left out."""
+    if value is not None and not isinstance(value, kind):
+        raise InvalidRequest.of(name, f"must be {expected}, not {_shown(value)}")
 
 
 def _fit(field: str, assign: Callable[[], object]) -> None:
