@@ -97,6 +97,16 @@ class ClusterAdmin:
     def _error(self, error: grpc.aio.AioRpcError) -> AdminError:
         code, reason = error.code(), reason_of(error)
         text = " ".join((error.details() or code.name).split())
-        if not reason and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if reason:
+            return AdminError(text, code, reason)
+        # gRPC's own words, or those of a server of another kind.
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            text = f"cannot reach the controller at {self.address}: no answer within {self._timeout_s:g} s"
+        elif code is grpc.StatusCode.UNAVAILABLE:
             text = f"cannot reach the controller at {self.address}: {text}"
+        elif code is grpc.StatusCode.UNIMPLEMENTED:
+            text = (
+                f"{self.address} does not serve chiron.v1.ClusterService as a controller does ({text}); "
+                "is it the address of a controller?"
+            )
         return AdminError(text, code, reason)
