@@ -39,9 +39,25 @@ class Size:
     measured_s: int = 200
     start_batch_sizes: tuple[int, ...] = (32, 256)
     start_budget: int = 2048
-    batch_sizes: tuple[int, ...] = (*range(72, 136, 4), *range(136, 304, 16), *range(304, 420, 4), 512, 640)
-    budgets: tuple[int, ...] = (96, 112, 128, 144, 160, 176, 192, 224, 256, 320, 384, 448, 480, 512, 544, 576,
-                                640, 768, 896, 1024, 2048)  # fmt: skip
+    batch_sizes: tuple[int, ...] = (64, *range(84, 132, 4), 160, 192, 256, *range(304, 408, 8), 512, 640)
+    budgets: tuple[int, ...] = (
+        112,
+        128,
+        144,
+        160,
+        176,
+        192,
+        256,
+        384,
+        448,
+        496,
+        512,
+        544,
+        576,
+        768,
+        1024,
+        2048,
+    )
 
 
 SMOKE = Size(seeds=(201,), warm_up_s=5, measured_s=10, batch_sizes=(96, 384), budgets=(128, 512))
