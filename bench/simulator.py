@@ -12,14 +12,14 @@ import json
 import pstats
 import resource
 from math import log
+from time import perf_counter
 
 import numpy as np
 
 from chiron.engine import get_profile
-from chiron.policy.decisions import FleetDecision
 from chiron.policy.dispatch import LeastExpectedWait
-from chiron.policy.snapshots import FleetSnapshot
 from chiron.policy.words import RequestClass, Role
+from chiron.sim.baselines.fixed import FixedFleet
 from chiron.sim.settings import GpuType, SimModel, SimSettings
 from chiron.sim.simulator import simulate
 from chiron.sim.workload import Workload
@@ -31,12 +31,16 @@ RATE_PER_S = 700.0
 PROMPT_MEAN, OUTPUT_MEAN, SIGMA = 161.0, 338.0, 1.0
 
 
-class Still:
-    """A fleet that never changes."""
+def call_ns() -> float:
+    """Time of one Python function call on this machine now, to compare runs by; in nanoseconds."""
 
-    def decide(self, snapshot: FleetSnapshot) -> FleetDecision:
-        """Nothing to do."""
-        return FleetDecision((), ())
+    def nothing(value: int) -> int:
+        return value
+
+    began_s = perf_counter()
+    for value in range(2_000_000):
+        nothing(value)
+    return (perf_counter() - began_s) / 2_000_000 * 1e9
 
 
 def workload(requests: int, seed: int) -> Workload:
@@ -67,12 +71,15 @@ def settings() -> SimSettings:
 
 def measure(requests: int) -> dict[str, float | None]:
     """Simulate and tell the speed."""
-    result = simulate(settings(), workload(requests, 1), autoscaler=Still(), dispatcher=LeastExpectedWait())
+    result = simulate(
+        settings(), workload(requests, 1), autoscaler=FixedFleet(), dispatcher=LeastExpectedWait()
+    )
     return {
         "requests": requests,
         "wall_s": round(result.wall_s, 3),
         "requests_per_s": round(requests / result.wall_s),
         "microseconds_per_request": round(result.wall_s / requests * 1e6, 2),
+        "python_call_ns": round(call_ns(), 1),
         "events": result.events,
         "slo_attainment": result.slo_attainment.all,
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -90,7 +97,13 @@ def main() -> None:
     for size in sizes:
         print(json.dumps(measure(size)), flush=True)
     profiler = cProfile.Profile()
-    profiler.runcall(measure, most if arguments.smoke else min(most, 50_000))
+    profiler.runcall(
+        simulate,
+        settings(),
+        workload(min(most, 50_000), 1),
+        autoscaler=FixedFleet(),
+        dispatcher=LeastExpectedWait(),
+    )
     pstats.Stats(profiler).sort_stats("tottime").print_stats(arguments.lines)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from chiron.policy.decisions import ChangeRole, Retire, Sleep, Start, Wake
-from chiron.policy.words import Role
+from chiron.policy.words import Phase, Role
 from tests.support.sim_worlds import Script, requests, run, world
 
 
@@ -61,6 +61,8 @@ def test_an_instance_serves_once_it_has_loaded_and_counts_from_its_placement():
     assert result.gpus_peak == 1
     assert result.scaling_actions == 1
     assert [point.loading for point in result.timeline] == [1, 1, 0]
+    # From the profile's load time; the controller has placed it and so knows of it at once.
+    assert script.snapshots[1].models[0].instances[0].ready_in_s == pytest.approx(1.0)
 
 
 def test_a_retiring_instance_finishes_what_it_runs_and_then_frees_its_gpu():
@@ -81,6 +83,11 @@ def test_a_sleeping_instance_keeps_its_gpu_and_wakes():
     )
     result = run(world(model={"wake_time_s": 0.5}), requests((2.0, 10, 1)), script)
     assert result.outcomes.first_token_s[0] == pytest.approx(3.53)
+    assert [each.models[0].instances[0].phase for each in script.snapshots] == [
+        Phase.READY,
+        Phase.SLEEPING,
+        Phase.SLEEPING,
+    ]
     assert result.gpu_hours == pytest.approx(3.53 / 3600)
 
 

@@ -125,6 +125,7 @@ class Cluster:
     def wake(self, instance: SimInstance, role: Role, now: float) -> None:
         """Wake a sleeping instance with this role."""
         instance.role = role
+        instance.waking = True
         self._set_phase(instance, Phase.LOADING, now)
         wake_s = instance.model.wake_time_s
         takes_s = instance.model.profile.wake_s[0] if wake_s is None else wake_s
@@ -132,6 +133,7 @@ class Cluster:
 
     def _woken(self, now: float, instance: SimInstance) -> None:
         if not instance.dead and instance.phase is Phase.LOADING:
+            instance.waking = False
             self._set_phase(instance, Phase.READY, now)
 
     def _drain(self, instance: SimInstance, now: float) -> None:

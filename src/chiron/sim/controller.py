@@ -66,6 +66,9 @@ class Controller:
                 self._known.pop(key, None)
                 self._commanded.pop(key, None)
                 continue
+            known = self._known.get(key)
+            if known is not None and known.made_s > report.made_s:
+                continue
             self._known[key] = report
             if report.instance.phase is self._commanded.get(key):
                 del self._commanded[key]
@@ -94,9 +97,8 @@ class Controller:
         age_s = now - report.phase_since_s
         ready_in_s = 0.0
         if phase is Phase.LOADING:
-            waking = known.phase is not Phase.LOADING or known.kv_usage > 0
             index = self._by_name[known.instance_id.rpartition("-")[0]]
-            expected_s = self._wake_time_s(index) if waking else self._load_time_s(index)
+            expected_s = self._wake_time_s(index) if report.waking else self._load_time_s(index)
             ready_in_s = max(0.0, expected_s - age_s)
         return replace(
             known,

@@ -78,6 +78,7 @@ class SimInstance:
         self.role = role
         self.phase = Phase.LOADING
         self.phase_since_s = 0.0
+        self.waking = False
         self.dead = False
         self.engine = EngineModel(
             model.profile,

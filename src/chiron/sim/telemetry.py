@@ -43,10 +43,8 @@ class Sampler:
         self._noise = noise
         self._tokens_per_step = 1.0
         speculation = instance.model.profile.speculation
-        self._positions = 1
         if speculation is not None:
             self._tokens_per_step = speculation.tokens_per_step
-            self._positions = speculation.draft_tokens + 1
         self._before = instance.engine.totals
         self._saturated = False
         self._since_s = 0.0
@@ -104,22 +102,26 @@ class Sampler:
 
     def _itl(self, steps: list[tuple[float, int, int]]) -> tuple[float, float]:
         """Mean and 95th percentile of the times between tokens, each token counted once."""
-        tokens = [
-            (duration_s / count / self._tokens_per_step, positions / self._positions)
-            for duration_s, count, positions in steps
-            if positions
-        ]
-        total = sum(weight for _, weight in tokens)
+        gaps: list[tuple[float, int]] = []
+        total = 0
+        waited_s = 0.0
+        for duration_s, count, positions in steps:
+            if positions:
+                gap_s = duration_s / count
+                gaps.append((gap_s, positions))
+                total += positions
+                waited_s += gap_s * positions
         if not total:
             return 0.0, 0.0
-        mean_s = sum(gap_s * weight for gap_s, weight in tokens) / total
-        tokens.sort(reverse=True)
-        above = 0.0
-        for gap_s, weight in tokens:
-            above += weight
+        gaps.sort(reverse=True)
+        above = 0
+        p95_s = gaps[-1][0]
+        for gap_s, positions in gaps:
+            above += positions
             if above >= 0.05 * total:
-                return mean_s, gap_s
-        return mean_s, tokens[-1][0]
+                p95_s = gap_s
+                break
+        return waited_s / total / self._tokens_per_step, p95_s / self._tokens_per_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class InstanceReport:
     made_s: float
     instance: FleetInstance
     phase_since_s: float
+    waking: bool
+    """It loads because it was asleep."""
     gone: bool
 
 
@@ -179,7 +183,7 @@ def report_of(instance: SimInstance, sampler: Sampler, now: float) -> InstanceRe
         kv_usage=sampler.kv_usage,
         kv_capacity_tokens=engine.kv_total_tokens,
     )
-    return InstanceReport(now, fleet, instance.phase_since_s, instance.dead)
+    return InstanceReport(now, fleet, instance.phase_since_s, instance.waking, instance.dead)
 
 
 def difference(later: Traffic, earlier: Traffic, interval_s: float) -> Traffic:
