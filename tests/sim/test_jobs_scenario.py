@@ -9,6 +9,7 @@ import pytest
 
 from chiron.config import ConfigError
 from chiron.policy.words import RequestClass, Role
+from chiron.sim.policies import POLICIES
 from chiron.sim.scenario import Scenario, read_scenario
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "scenarios"
@@ -156,3 +157,13 @@ def test_every_example_is_read_and_explained(file: Path) -> None:
     assert file.read_text(encoding="utf-8").startswith("# ")
     assert scenario.description
     assert scenario.traffic
+
+
+def test_the_page_names_every_example_and_every_policy() -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "simulator.md").read_text(encoding="utf-8")
+
+    for name in POLICIES:
+        assert f"| `{name}` |" in page
+    for file in EXAMPLES.glob("*.toml"):
+        stem = file.stem
+        assert f"`{stem}`" in page or f"`-{stem.rpartition('-')[2]}`" in page

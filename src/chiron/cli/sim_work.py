@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
+from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, CliError
 from chiron.config import ConfigError
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.policies import PolicyChoice
@@ -105,6 +106,9 @@ def guarded(work: Callable[[], None]) -> None:
     except CliError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.status) from None
+    except BrokenProcessPool:
+        print("error: a simulating process was killed; with less memory, try --jobs 1", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -102,10 +103,12 @@ def compare(
     workers = min(jobs or len(os.sched_getaffinity(0)), len(tasks))
     if workers <= 1:
         return list(_in_turn(tasks, progress))
-    # Spawned, for a forked child would inherit the threads' locks of a progress bar.
+    # Spawned, for a forked child would inherit the threads' locks of a progress bar. Ctrl-C reaches the whole
+    # process group and ends the children at once; the parent says what there is to say.
     context = multiprocessing.get_context("spawn")
+    at_start: dict[str, Any] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     done: dict[int, Entry] = {}
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, **at_start) as pool:
         futures = {pool.submit(task): number for number, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
