@@ -130,7 +130,9 @@ class Fluid:
         done["interactive"] = done.get("interactive", 0.0) + finished_interactive
         done["batch"] = done.get("batch", 0.0) + finished_batch
         for key in [k for k, i in model.instances.items() if i.draining and i.interactive + i.batch < 1]:
-            del model.instances[key]
+            last = model.instances.pop(key)
+            done["interactive"] += last.interactive
+            done["batch"] += last.batch
         return self._snapshot(model, arrived, finished_interactive, finished_batch)
 
     def _spread(self, model: FluidModel, serving: list[FluidInstance], arrived: float) -> None:

@@ -16,9 +16,8 @@ _LONG = 8 * _BLOCKS_PER_LOAD
 class ArrivalRate:
     """Reconstructed. Requests per second, with standard errors."""
 
-    recent: float
-    """Over the last load time."""
-    recent_error: float
+    rising: float
+    """What it surely is by now: the best of the lower bounds from the last quarter, half and whole load."""
     settled: float
     """Over the last eight load times, or the last one where the two differ by more than chance."""
     settled_error: float
@@ -53,6 +52,10 @@ class Arrivals:
         square = sum((b - a) ** 2 for a, b in itertools.pairwise(values)) / (2 * (len(values) - 1))
         recent_error = math.sqrt(square / _RECENT)
         settled_error = math.sqrt(square / len(blocks))
+        rising = max(
+            sum(tail[-number:]) / number - confidence * math.sqrt(square / number)
+            for number in (1, 2, _RECENT)
+        )
         if abs(recent - mean) > confidence * recent_error:
-            return ArrivalRate(recent, recent_error, recent, recent_error)
-        return ArrivalRate(recent, recent_error, mean, settled_error)
+            return ArrivalRate(max(0.0, rising), recent, recent_error)
+        return ArrivalRate(max(0.0, rising), mean, settled_error)

@@ -35,7 +35,7 @@ class Chiron:
             if state is None:
                 state = self._states[model.name] = ModelState(self.settings, snapshot.now_s)
             plans.append(plan_model(model, state, self.settings, snapshot.now_s))
-        changes = [action for plan in plans for action in plan.changes]
+        changes: list[Action] = [action for plan in plans for action in plan.changes]
         wakes, starts = self._share_out(plans, FreeGpus(snapshot))
         retires = [action for plan in plans for action in plan.retire]
         assessments = tuple(ModelAssessment(plan.model.name, plan.numbers, plan.reason) for plan in plans)

@@ -57,7 +57,7 @@ def assess_interactive(
     target = min(settings.full, theta.value * (1 + queue_share))
     demand, coming = supply.demand, supply.coming_slots
     rate = state.arrivals.rate(settings.confidence) if requests_each else None
-    ahead = demand + _growth(model, supply, rate, requests_each, settings)
+    ahead = demand + _growth(model, supply, rate, requests_each)
     numbers = {
         "ibp": interactive_backpressure(demand, supply.slots),
         "ibp_ahead": interactive_backpressure(ahead, coming),
@@ -79,8 +79,7 @@ def assess_interactive(
         reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
     if ahead > coming and rate:
         number = len(supply.interactive) + len(supply.loading_interactive)
-        sure = max(0.0, rate.recent - settings.confidence * rate.recent_error)
-        further = max(_instances((ahead - coming) / each), _instances(sure / requests_each - number))
+        further = max(_instances((ahead - coming) / each), _instances(rate.rising / requests_each - number))
         if further > missing:
             missing = further
             reason = "arrivals will exceed the slots before a new instance can be ready"
@@ -106,7 +105,6 @@ def _growth(
     supply: Supply,
     rate: ArrivalRate | None,
     requests_each: float,
-    settings: ChironSettings,
 ) -> float:
     """Requests by which demand surely grows within one load time."""
     if rate is None or not requests_each:
@@ -115,8 +113,7 @@ def _growth(
     serving = len(supply.interactive) + sum(
         max(0.0, load_s - instance.ready_in_s) / load_s for instance in supply.loading_interactive
     )
-    sure = rate.recent - settings.confidence * rate.recent_error
-    return max(0.0, sure - serving * requests_each) * load_s
+    return max(0.0, rate.rising - serving * requests_each) * load_s
 
 
 def _surplus(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from chiron.policy.decisions import Action, ChangeRole, Retire
+from chiron.policy.decisions import ChangeRole, Retire
 from chiron.policy.fleet.batch import BatchNeed, assess_batch
 from chiron.policy.fleet.interactive import InteractiveNeed, assess_interactive
 from chiron.policy.fleet.retire import drains_soonest
@@ -35,7 +35,7 @@ class Plan:
     supply: Supply
     numbers: Mapping[str, float]
     reason: str
-    changes: list[Action] = field(default_factory=list)
+    changes: list[ChangeRole] = field(default_factory=list)
     """Role changes: they need no GPU."""
     wishes: list[Wish] = field(default_factory=list)
     retire: list[Retire] = field(default_factory=list)
@@ -54,6 +54,7 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
             changes += opened
             batch = assess_batch(model, supply, state, settings)
     numbers = {**interactive.numbers, **batch.numbers}
+    changes = [replace(change, numbers=numbers) for change in changes]
     reason = f"interactive: {interactive.reason}. batch: {batch.reason}"
     plan = Plan(model, supply, numbers, reason, changes)
     if missing:
@@ -68,7 +69,7 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     return plan
 
 
-def _from_batch(model: ModelFleet, supply: Supply, count: int, need: InteractiveNeed) -> list[Action]:
+def _from_batch(model: ModelFleet, supply: Supply, count: int, need: InteractiveNeed) -> list[ChangeRole]:
     """Make batch instances mixed where interactive demand lacks capacity: it may preempt there at once."""
     chosen = drains_soonest(supply.batch, min(count, len(supply.batch)))
     each = supply.batch_slots_each
@@ -78,10 +79,10 @@ def _from_batch(model: ModelFleet, supply: Supply, count: int, need: Interactive
         supply.batch_slots -= each
         supply.slots += each
     reason = f"interactive demand needs its slots: {need.reason}"
-    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason, need.numbers) for i in chosen]
+    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason) for i in chosen]
 
 
-def _to_mixed(model: ModelFleet, supply: Supply, need: BatchNeed) -> list[Action]:
+def _to_mixed(model: ModelFleet, supply: Supply, need: BatchNeed) -> list[ChangeRole]:
     """Open interactive instances to batch work: their spare slots cost nothing."""
     closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE]
     chosen = drains_soonest(closed, need.missing)
@@ -89,7 +90,7 @@ def _to_mixed(model: ModelFleet, supply: Supply, need: BatchNeed) -> list[Action
         supply.interactive.remove(instance)
         supply.interactive.append(replace(instance, role=Role.MIXED))
     reason = f"its spare slots can do batch work: {need.reason}"
-    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason, need.numbers) for i in chosen]
+    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason) for i in chosen]
 
 
 def _bound(plan: Plan) -> None:

@@ -15,17 +15,19 @@ _HALF_LIFE_S = 180.0
 _BINS_PER_DOUBLING = 4
 _ENOUGH_S = 20.0
 _KV_SHARE = 0.92
-_SEEN_AT = 0.8
+_FULL = 0.9
 
 
 class ThroughputCurve:
     """One model's instances; feed it each READY instance per tick, then close the tick with `learn`."""
 
-    __slots__ = ("_bins", "_kv", "_kv_tick", "_sums", "_tick", "_tick_bins")
+    __slots__ = ("_bins", "_kv", "_kv_tick", "_saturated_s", "_sums", "_tick", "_tick_bins")
 
     def __init__(self) -> None:
         self._sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._tick = [0.0, 0.0, 0.0, 0.0, 0.0]
+        # The last: reports of instances that were full.
+        self._tick = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+        self._saturated_s = 0.0
         self._kv = (0.0, 0.0)
         self._kv_tick = [0.0, 0.0]
         # Bin → (seconds, tokens) and, within a tick, (instances, tokens per second).
@@ -46,6 +48,8 @@ class ThroughputCurve:
             tick[2] += running * running
             tick[3] += gap_s
             tick[4] += running * gap_s
+            waiting = instance.waiting_interactive + instance.waiting_batch
+            tick[5] += bool(waiting) or running >= _FULL * instance.batch_size
             index = int(math.log2(running) * _BINS_PER_DOUBLING)
             number, total = self._tick_bins.get(index, (0, 0.0))
             self._tick_bins[index] = (number + 1, total + rate)
@@ -57,12 +61,14 @@ class ThroughputCurve:
         """Close a tick of this length."""
         keep = 0.5 ** (interval_s / _HALF_LIFE_S)
         seen = self._tick[0]
+        self._saturated_s *= keep
         if seen:
             # Each tick counts once, however many instances report in it.
             scale = interval_s / seen
             self._sums = tuple(
-                old * keep + new * scale for old, new in zip(self._sums, self._tick, strict=True)
+                old * keep + new * scale for old, new in zip(self._sums, self._tick[:5], strict=True)
             )
+            self._saturated_s += self._tick[5] * scale
         for index, (seconds, tokens) in self._bins.items():
             self._bins[index] = (seconds * keep, tokens * keep)
         for index, (number, total) in self._tick_bins.items():
@@ -71,7 +77,7 @@ class ThroughputCurve:
         if self._kv_tick[0]:
             scale = interval_s / self._kv_tick[0]
             self._kv = (self._kv[0] * keep + interval_s, self._kv[1] * keep + self._kv_tick[1] * scale)
-        self._tick = [0.0, 0.0, 0.0, 0.0, 0.0]
+        self._tick = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
         self._tick_bins = {}
         self._kv_tick = [0.0, 0.0]
 
@@ -93,8 +99,8 @@ class ThroughputCurve:
     def tokens_per_s(self, running: float, reach: float = math.inf) -> float:
         """Output tokens per second of an instance with this many running; 0: unknown.
 
-        reach: at most this many times the best throughput measured, where none about as full has been seen;
-        no more than measured where one has.
+        reach: at most this many times the best throughput measured, as long as no instance has been full of
+        late (all slots taken, or requests waiting); no more than measured once one has.
         """
         gap_s = self.itl_s(running)
         if gap_s <= 0:
@@ -102,8 +108,7 @@ class ThroughputCurve:
         measured = {i: t / s for i, (s, t) in self._bins.items() if s >= _ENOUGH_S}
         if not measured:
             return running / gap_s
-        fullest = 2 ** ((max(measured) + 1) / _BINS_PER_DOUBLING)
-        factor = 1.0 if fullest >= _SEEN_AT * running else reach
+        factor = 1.0 if self._saturated_s >= _ENOUGH_S else reach
         return min(running / gap_s, factor * max(measured.values()))
 
     @property

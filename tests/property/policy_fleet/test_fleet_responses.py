@@ -1,0 +1,168 @@
+"""Monotone responses, and a fleet that neither reverses its actions nor strands anybody."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chiron.policy.decisions import ChangeRole, Retire, Start
+from chiron.policy.fleet import Chiron
+from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
+from chiron.policy.words import Phase, Role
+from tests.support.fluid_fleet import Fluid, FluidModel
+
+
+def asked(
+    *,
+    requests: int,
+    deadline_s: float = 900.0,
+    queued: int = 0,
+    ttft_slo_s: float = 10.0,
+    running: int = 80,
+    instances: int = 4,
+) -> int:
+    """Instances that a fresh autoscaler asks for."""
+    ready = tuple(
+        FleetInstance(
+            f"i{n}", "n", Role.MIXED, Phase.READY, 200, 200, running_interactive=running, tokens_per_s=4_000.0
+        )
+        for n in range(instances)
+    )
+    backlog = (BatchBacklog(deadline_s, requests, 0),) if requests else ()
+    model = ModelFleet(
+        "m", 1, 0, 0, ttft_slo_s, 0.2, 2.0, ready, Traffic(1.0, queued_interactive=queued), backlog, 20.0
+    )
+    decision = Chiron().decide(FleetSnapshot(0.0, (model,), {"n": 100_000}))
+    return sum(action.count for action in decision.actions if isinstance(action, Start))
+
+
+@given(st.integers(0, 100_000), st.integers(0, 100_000), st.floats(-100, 7_200))
+def test_more_backlog_never_asks_for_fewer_instances(one: int, other: int, deadline_s: float) -> None:
+    few, many = sorted((one, other))
+    assert asked(requests=few, deadline_s=deadline_s) <= asked(requests=many, deadline_s=deadline_s)
+
+
+@given(st.floats(-100, 7_200), st.floats(-100, 7_200), st.integers(1, 100_000))
+def test_a_looser_deadline_never_asks_for_more_instances(one: float, other: float, requests: int) -> None:
+    tight, loose = sorted((one, other))
+    assert asked(requests=requests, deadline_s=loose) <= asked(requests=requests, deadline_s=tight)
+
+
+@given(st.integers(0, 5_000), st.integers(0, 5_000))
+def test_more_interactive_requests_never_ask_for_fewer_instances(one: int, other: int) -> None:
+    few, many = sorted((one, other))
+    assert asked(requests=0, queued=few) <= asked(requests=0, queued=many)
+
+
+@given(st.floats(0.1, 60), st.floats(0.1, 60), st.integers(0, 3_000))
+def test_a_looser_ttft_slo_never_asks_for_more_instances(one: float, other: float, queued: int) -> None:
+    tight, loose = sorted((one, other))
+    assert asked(requests=0, queued=queued, ttft_slo_s=loose) <= asked(
+        requests=0, queued=queued, ttft_slo_s=tight
+    )
+
+
+def cluster(model: FluidModel, ready: int) -> Fluid:
+    for _ in range(ready):
+        model.add(Role.MIXED, 0.0)
+    return Fluid(Chiron(), {model.name: model}, keep_decisions=True)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(5.0, 250.0), st.integers(0, 20))
+def test_constant_load_sees_no_action_undone_within_one_load_time(rate: float, ready: int) -> None:
+    model = FluidModel()
+    fluid = cluster(model, ready)
+
+    def arrivals(_: str, now_s: float) -> float:
+        return math.floor(rate * (now_s + 1)) - math.floor(rate * now_s)
+
+    fluid.run(900, arrivals)
+    signs = [
+        (at_s, 1 if isinstance(action, Start) else -1)
+        for at_s, action in fluid.log
+        if isinstance(action, Start | Retire)
+    ]
+    for at_s, sign in signs:
+        undone = [t for t, s in signs if s == -sign and at_s < t < at_s + model.load_s]
+        assert not undone, (at_s, undone)
+
+
+def test_steady_interactive_load_runs_on_little_more_than_the_work_needs() -> None:
+    generator, rate = np.random.default_rng(5), 100.0
+    model = FluidModel()
+    fluid = cluster(model, math.ceil(rate / model.requests_per_s_each))
+    fluid.run(2_400, lambda _, __: float(generator.poisson(rate)))
+    needed = fluid.work_done["interactive"] / model.requests_per_s_each
+    assert fluid.gpu_seconds < 1.15 * needed
+    assert fluid.longest_queue_s < model.ttft_slo_s
+
+
+def test_a_backlog_fills_the_reserve_and_is_done_by_its_deadline() -> None:
+    generator, rate = np.random.default_rng(5), 60.0
+    model = FluidModel(backlog=40_000.0, deadline_s=1_800.0)
+    fluid = cluster(model, math.ceil(rate / model.requests_per_s_each))
+    fluid.run(1_800, lambda _, __: float(generator.poisson(rate)))
+    assert model.backlog < 1
+    assert fluid.work_done["batch"] > 39_990
+    assert fluid.longest_queue_s < model.ttft_slo_s
+    needed = sum(fluid.work_done.values()) / model.requests_per_s_each
+    assert fluid.gpu_seconds < 1.2 * needed
+    assert not any(i.role is Role.BATCH and not i.draining for i in model.instances.values())
+
+
+def test_a_doubling_of_arrivals_is_answered_in_full_within_one_load_time() -> None:
+    model = FluidModel()
+    fluid = cluster(model, 6)
+    fluid.run(600, lambda _, __: 90.0)
+    fluid.run(int(model.load_s), lambda _, __: 180.0)
+    coming = sum(not i.draining for i in model.instances.values())
+    assert coming >= 180.0 / model.requests_per_s_each
+    fluid.run(3 * int(model.load_s), lambda _, __: 180.0)
+    assert model.queued < 1
+
+
+def test_an_abandoned_model_gives_all_its_gpus_back() -> None:
+    model = FluidModel()
+    fluid = cluster(model, 4)
+    fluid.run(300, lambda _, __: 60.0)
+    fluid.run(1_200, lambda _, __: 0.0)
+    assert model.instances == {}
+
+
+def test_every_action_explains_itself() -> None:
+    model = FluidModel(backlog=5_000.0, deadline_s=900.0)
+    fluid = cluster(model, 1)
+    fluid.run(900, lambda _, now_s: 80.0 if now_s < 400 else 5.0)
+    assert {type(action) for _, action in fluid.log} >= {Start, Retire}
+    for _, action in fluid.log:
+        assert isinstance(action, Start | Retire | ChangeRole)
+        assert action.reason
+        assert {"ibp", "bbp", "theta"} <= action.numbers.keys()
+    for decision in fluid.decisions:
+        (assessment,) = decision.assessments
+        assert assessment.reason
+        assert {"ibp", "bbp", "theta"} <= assessment.numbers.keys()
+
+
+def test_the_same_snapshots_give_the_same_decisions() -> None:
+    logs = []
+    for _ in range(2):
+        model = FluidModel(backlog=3_000.0, deadline_s=600.0)
+        fluid = cluster(model, 2)
+        fluid.run(400, lambda _, now_s: 20.0 + now_s / 4)
+        logs.append(fluid.log)
+    assert logs[0]
+    assert logs[0] == logs[1]
+
+
+def test_the_fluid_fleet_conserves_requests() -> None:
+    model = FluidModel(backlog=1_000.0, deadline_s=10_000.0)
+    fluid = cluster(model, 3)
+    fluid.run(200, lambda _, __: 30.0)
+    held = sum(i.interactive + i.batch for i in model.instances.values()) + model.queued + model.backlog
+    assert held + sum(fluid.work_done.values()) == pytest.approx(200 * 30 + 1_000)
