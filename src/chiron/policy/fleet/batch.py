@@ -26,6 +26,7 @@ _TAIL_SHARE = 0.05
 _TAIL_OF_DEADLINE = 0.25
 _PRESUMED_TOKENS_PER_SLOT_S = 10.0
 _LEARNING_WEIGHT = 60.0
+_LEARNING_LOADS = 6.0
 _FAR_LOADS = 20.0
 
 
@@ -41,7 +42,9 @@ class BatchNeed:
     numbers: Mapping[str, float]
 
 
-def assess_batch(model: ModelFleet, supply: Supply, state: ModelState, settings: ChironSettings) -> BatchNeed:
+def assess_batch(
+    model: ModelFleet, supply: Supply, state: ModelState, settings: ChironSettings, now_s: float
+) -> BatchNeed:
     """Compare each group's work with what is made until it is due. O(groups)."""
     each = _tokens_per_s(state, supply.batch_slots_each)
     batch = batch_supply(model, supply, state, settings)
@@ -72,6 +75,7 @@ def assess_batch(model: ModelFleet, supply: Supply, state: ModelState, settings:
         state.batch_lengths.weight < _LEARNING_WEIGHT
         and supply.running_batch
         and soonest > _FAR_LOADS * model.load_time_s
+        and now_s - state.batch_began_s < _LEARNING_LOADS * model.load_time_s
     ):
         return BatchNeed(0, deficit, "first requests tell how long the work is; deadlines are far", numbers)
     missing = math.ceil(fraction - 1e-9) if math.isfinite(fraction) else 1

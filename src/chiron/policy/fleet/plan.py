@@ -47,12 +47,12 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     interactive = assess_interactive(model, supply, state, settings, now_s)
     changes = _from_batch(model, supply, max(interactive.missing_now, interactive.missing), interactive)
     missing = max(0, interactive.missing - len(changes))
-    batch = assess_batch(model, supply, state, settings)
+    batch = assess_batch(model, supply, state, settings, now_s)
     if batch.missing:
         opened = _to_mixed(model, supply, batch)
         if opened:
             changes += opened
-            batch = assess_batch(model, supply, state, settings)
+            batch = assess_batch(model, supply, state, settings, now_s)
     numbers = {**interactive.numbers, **batch.numbers}
     changes = [replace(change, numbers=numbers) for change in changes]
     reason = f"interactive: {interactive.reason}. batch: {batch.reason}"

@@ -30,6 +30,8 @@ class ModelState:
         """When interactive capacity was last removed."""
         self.batch_waited_s = now_s
         """When a batch request last waited for an engine."""
+        self.batch_began_s = now_s
+        """When batch requests began to be seen, after a time without any."""
         self.batch_seen_s = now_s
         """When a batch request last waited or ran."""
         self._peaks: deque[tuple[float, int]] = deque()
@@ -70,6 +72,8 @@ class ModelState:
         """When interactive capacity was last removed."""
         self.batch_waited_s = now_s
         if model.backlog or supply.running_batch:
+            if now_s - self.batch_seen_s > model.load_time_s:
+                self.batch_began_s = now_s
             self.batch_seen_s = now_s
         while self._peaks and self._peaks[-1][1] <= supply.demand:
             self._peaks.pop()

@@ -22,7 +22,7 @@ class Supply:
     sleeping: list[FleetInstance] = field(default_factory=list)
     draining: int = 0
     slots: float = 0.0
-    """Of the READY interactive and mixed instances: safe batch sizes, or what their KV holds if less."""
+    """Of the READY interactive and mixed instances: batch sizes, safe ones, or what KV holds if less."""
     batch_slots: float = 0.0
     """The same of the READY batch instances."""
     demand: int = 0
@@ -69,7 +69,9 @@ def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
         phase = instance.phase
         if phase is Phase.READY:
             curve.see(instance)
-            slots = curve.slots(instance.safe_batch_size, instance.kv_capacity_tokens)
+            # What its local autoscaler has not opened yet takes nobody in before a queue builds up.
+            usable = min(instance.safe_batch_size, instance.batch_size)
+            slots = curve.slots(usable, instance.kv_capacity_tokens)
             supply.demand += instance.running_interactive + instance.waiting_interactive
             supply.running_batch += instance.running_batch + instance.waiting_batch
             if instance.role is Role.BATCH:
