@@ -269,6 +269,11 @@ class _Finished:
         self._output_tokens = 0
         self._prompt_tokens = 0
         self._service_s = 0.0
+        self._output_tokens_sq = 0.0
+        self._batch_output_tokens = 0
+        self._batch_prompt_tokens = 0
+        self._batch_service_s = 0.0
+        self._batch_output_tokens_sq = 0.0
 
     def add(self, finished: list[int], ledger: Ledger) -> None:
         """Add requests that have finished."""
@@ -276,9 +281,18 @@ class _Finished:
         self._batch += batch
         self._interactive += len(finished) - batch
         for request_id in finished:
-            self._output_tokens += ledger.output_tokens[request_id]
-            self._prompt_tokens += ledger.prompt_tokens[request_id]
-            self._service_s += ledger.finish_s[request_id] - ledger.submitted_s[request_id]
+            output_tokens = ledger.output_tokens[request_id]
+            prompt_tokens = ledger.prompt_tokens[request_id]
+            service_s = ledger.finish_s[request_id] - ledger.submitted_s[request_id]
+            self._output_tokens += output_tokens
+            self._output_tokens_sq += output_tokens * output_tokens
+            self._prompt_tokens += prompt_tokens
+            self._service_s += service_s
+            if ledger.is_batch[request_id]:
+                self._batch_output_tokens += output_tokens
+                self._batch_output_tokens_sq += output_tokens * output_tokens
+                self._batch_prompt_tokens += prompt_tokens
+                self._batch_service_s += service_s
 
     def traffic(self, router: ModelRouter, now: float) -> Traffic:
         """The counts since the beginning."""
@@ -292,4 +306,9 @@ class _Finished:
             finished_output_tokens=self._output_tokens,
             finished_prompt_tokens=self._prompt_tokens,
             finished_service_s=self._service_s,
+            finished_output_tokens_sq=self._output_tokens_sq,
+            finished_batch_output_tokens=self._batch_output_tokens,
+            finished_batch_prompt_tokens=self._batch_prompt_tokens,
+            finished_batch_service_s=self._batch_service_s,
+            finished_batch_output_tokens_sq=self._batch_output_tokens_sq,
         )

@@ -198,4 +198,12 @@ def difference(later: Traffic, earlier: Traffic, interval_s: float) -> Traffic:
         finished_output_tokens=later.finished_output_tokens - earlier.finished_output_tokens,
         finished_prompt_tokens=later.finished_prompt_tokens - earlier.finished_prompt_tokens,
         finished_service_s=later.finished_service_s - earlier.finished_service_s,
+        finished_output_tokens_sq=later.finished_output_tokens_sq - earlier.finished_output_tokens_sq,
+        finished_batch_output_tokens=later.finished_batch_output_tokens
+        - earlier.finished_batch_output_tokens,
+        finished_batch_prompt_tokens=later.finished_batch_prompt_tokens
+        - earlier.finished_batch_prompt_tokens,
+        finished_batch_service_s=later.finished_batch_service_s - earlier.finished_batch_service_s,
+        finished_batch_output_tokens_sq=later.finished_batch_output_tokens_sq
+        - earlier.finished_batch_output_tokens_sq,
     )
