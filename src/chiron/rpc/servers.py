@@ -35,7 +35,8 @@ _CHANNEL = [
     *_COMMON,
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # Not a pause: how long one attempt to connect may take, which a busy peer needs.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Retries are decided where the request is understood.
     ("grpc.enable_retries", 0),
