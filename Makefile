@@ -74,7 +74,10 @@ bench: setup ## Measure the router's data path; JSON into bench/results/
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path $(ARGS)
 
 bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
-	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path --smoke $(ARGS)
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path --smoke
+	@$(BIN)/python -m bench.simulator --smoke
+	@$(BIN)/python -m bench.local_convergence --smoke
+	@$(BIN)/python -m bench.global_tick --smoke
 
 soak: setup ## Load a cluster and kill workers for DURATION seconds (default 300), then check every stream
 	@$(BIN)/chiron demo --duration $(or $(DURATION),300) --kill-every 15 --seed $(or $(SEED),0) --no-live
