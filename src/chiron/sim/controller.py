@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from chiron.policy.decisions import Action, ChangeRole, FleetDecision, Retire, Sleep, Start, Wake
+from chiron.policy.fleet import GlobalAutoscaler
 from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
 from chiron.policy.words import Phase, Role
 from chiron.sim.cluster import Cluster
 from chiron.sim.gpus import Gpus
 from chiron.sim.instance import SimInstance
-from chiron.sim.protocols import GlobalAutoscaler
 from chiron.sim.results import ActionRecord
 from chiron.sim.settings import SimModel, SimSettings
 from chiron.sim.telemetry import InstanceReport, Mail, RouterReport, difference

@@ -10,6 +10,8 @@ from math import inf, isfinite
 from time import perf_counter
 
 from chiron.policy.dispatch import Dispatcher
+from chiron.policy.fleet import GlobalAutoscaler
+from chiron.policy.local import LocalAutoscaler
 from chiron.policy.snapshots import Traffic
 from chiron.policy.words import Phase
 from chiron.sim.agenda import Agenda
@@ -20,7 +22,6 @@ from chiron.sim.figures import conclude
 from chiron.sim.gpus import Gpus
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
-from chiron.sim.protocols import GlobalAutoscaler, LocalAutoscaler
 from chiron.sim.results import SimResult, TimelinePoint
 from chiron.sim.router import ModelRouter
 from chiron.sim.settings import SimSettings
