@@ -14,9 +14,11 @@ from services.worker.board import Board
 from services.worker.config import WorkerConfig
 from services.worker.engines.base import Engine, EngineBusyError, EngineError
 from services.worker.engines.registry import load_engine
+from services.worker.finished import Finished
 from services.worker.live import LiveRequest, LiveRequests, Occupancy
 from services.worker.meter import Meter
 from services.worker.model import engine_config
+from services.worker.preemptions import OwnPreemptions
 from services.worker.saturation import Saturation
 from services.worker.state import DRAINING, FAILED, LOADING, READY, SLEEPING, WorkerState
 
@@ -42,6 +44,8 @@ class Worker:
         self.state = WorkerState(self._state_changed)
         self.live = LiveRequests()
         self.meter = Meter()
+        self.finished = Finished()
+        self.own_preemptions = OwnPreemptions()
         self.saturation = Saturation()
         self.engine: Engine | None = None
         self.load_ms = 0.0
@@ -196,6 +200,8 @@ class Worker:
     async def preempt(self, request_ids: Sequence[str]) -> Sequence[str]:
         """Puts running requests back into the engine's queue; returns those that ran."""
         preempted = await self._loaded_engine().preempt(request_ids)
+        ran = [request for request_id in preempted if (request := self.live.get(request_id)) is not None]
+        self.own_preemptions.commanded(sum(request.slots for request in ran))
         self._changed()
         return preempted
 

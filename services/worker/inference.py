@@ -126,6 +126,7 @@ class InferenceServicer:
                     worker.output_seen(live, output.time)
                     response = writer.write(output)
                     if writer.complete:
+                        worker.finished.add(pace, batch=live.batch)
                         last = response.deltas[-1]
                         last.usage.CopyFrom(pace.usage())
                         last.timing.CopyFrom(pace.timing(worker.config.instance_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ class Occupancy:
 
     running: types_pb2.ClassCounts
     waiting: types_pb2.ClassCounts
+    tightest_itl_slo_ms: float
+    """The least ITL SLO among the requests that run, in milliseconds; 0: none that runs has one."""
 
 
 class LiveRequests:
@@ -81,12 +84,6 @@ class LiveRequests:
             self.idle.set()
             self.busy.clear()
 
-    def tightest_itl_slo_ms(self) -> float:
-        """The least ITL SLO among the live requests, in milliseconds; 0: none has one."""
-        return min(
-            (request.itl_slo_ms for request in self._by_id.values() if request.itl_slo_ms), default=0.0
-        )
-
     def occupancy(self, *, engine_running: int, engine_waiting: int, batch_size: int) -> Occupancy:
         """Splits the live requests by class into running and waiting.
 
@@ -111,7 +108,20 @@ class LiveRequests:
                 batch=max(0, self.slots[True] - waits[True] - done[True]),
             ),
             waiting=types_pb2.ClassCounts(interactive=waits[False], batch=waits[True]),
+            tightest_itl_slo_ms=_tightest_slo_ms(by_need, total - waiting),
         )
+
+
+def _tightest_slo_ms(requests: Iterable[LiveRequest], slots: int) -> float:
+    """The least ITL SLO among the requests that have the first of these slots; 0: none has one."""
+    tightest = math.inf
+    for request in requests:
+        if slots <= 0:
+            break
+        slots -= request.slots
+        if request.itl_slo_ms:
+            tightest = min(tightest, request.itl_slo_ms)
+    return 0.0 if tightest == math.inf else tightest
 
 
 def _take(requests: Iterable[LiveRequest], slots: int) -> tuple[int, int]:

@@ -69,6 +69,11 @@ class Pace:
         """Time in the engine's queue before the first step that ran the request, in milliseconds."""
         return 1e3 * self._queue_s
 
+    @property
+    def service_ms(self) -> float:
+        """From the first step that ran the request to its last output, in milliseconds."""
+        return 1e3 * max(0.0, self._end - self._arrival - self._queue_s)
+
     def timing(self, instance_id: str) -> pb.Timing:
         """The request's times so far."""
         return pb.Timing(

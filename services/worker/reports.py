@@ -22,6 +22,7 @@ class Mark:
     time: float
     meter: Reading
     stats: EngineStats
+    own_preemptions: int
 
 
 class Statistics:
@@ -70,7 +71,8 @@ def load_response(worker: Worker, started: list[str], finished: list[str]) -> wo
 
 def _mark(worker: Worker) -> Mark:
     worker.note_saturation()
-    return Mark(time.monotonic(), worker.meter.read(), _stats(worker))
+    stats = _stats(worker)
+    return Mark(time.monotonic(), worker.meter.read(), stats, worker.own_preemptions.total(stats.preemptions))
 
 
 def _load(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
@@ -122,6 +124,7 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         kv_capacity_tokens=info.kv_capacity_tokens if info else 0,
         load_ms=worker.load_ms,
     )
+    worker.finished.fill(load)
     finished = [new - old for old, new in zip(begin.meter.finished, end.meter.finished, strict=True)]
     return _statement(
         worker,
@@ -131,9 +134,12 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         output_tokens=output_tokens,
         prompt_tokens=new.prompt_tokens - old.prompt_tokens,
         cached_prompt_tokens=new.cached_prompt_tokens - old.cached_prompt_tokens,
-        tightest_itl_slo_ms=worker.live.tightest_itl_slo_ms(),
+        tightest_itl_slo_ms=occupancy.tightest_itl_slo_ms,
         saturated=worker.saturation.throughout(begin.time),
         finished=types_pb2.ClassCounts(interactive=finished[0], batch=finished[1]),
+        max_batch_size=info.max_batch_size if info else 0,
+        max_step_token_budget=info.max_step_token_budget if info else 0,
+        preemptions=end.own_preemptions - begin.own_preemptions,
     )
 
 

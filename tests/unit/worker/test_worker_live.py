@@ -77,10 +77,17 @@ async def test_engine_figures_of_requests_that_are_gone_count_for_nothing(live: 
     assert split(live, running=1, waiting=3, batch_size=1) == ((0, 0), (0, 0))
 
 
-async def test_the_tightest_slo_of_those_that_have_one(live: LiveRequests) -> None:
-    assert live.tightest_itl_slo_ms() == 0
-    for name, slo in (("a", 0.0), ("b", 90.0), ("c", 40.0)):
-        request = make(name)
+def tightest(live: LiveRequests, *, running: int, waiting: int) -> float:
+    found = live.occupancy(engine_running=running, engine_waiting=waiting, batch_size=running)
+    return found.tightest_itl_slo_ms
+
+
+async def test_the_tightest_slo_of_those_that_run_and_have_one(live: LiveRequests) -> None:
+    assert tightest(live, running=0, waiting=0) == 0
+    for name, slo, output in (("a", 0.0, True), ("b", 90.0, True), ("c", 70.0, True), ("d", 40.0, False)):
+        request = make(name, output=output)
         request.itl_slo_ms = slo
         live.add(request)
-    assert live.tightest_itl_slo_ms() == 40
+    assert tightest(live, running=1, waiting=3) == 0, "the one that runs has none"
+    assert tightest(live, running=3, waiting=1) == 70
+    assert tightest(live, running=4, waiting=0) == 40

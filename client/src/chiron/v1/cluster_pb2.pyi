@@ -44,6 +44,7 @@ class ModelSpec(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     INITIAL_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     INITIAL_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 characters of [a-z0-9.-], starting with a letter or digit."""
     weights: _builtins.str
@@ -71,6 +72,8 @@ class ModelSpec(_message.Message):
     """Batch size to start with, in requests; 0: the ceiling."""
     initial_step_token_budget: _builtins.int
     """Step-token budget to start with, in tokens; 0: the engine's default."""
+    priority: _builtins.int
+    """Who gets GPUs first when they are short: a lower value is more urgent. -1000 to 1000, default 0."""
     @_builtins.property
     def engine_args(self) -> _struct_pb2.Struct:
         """Arguments of the engine by their own names. Whole numbers arrive as integers."""
@@ -99,10 +102,11 @@ class ModelSpec(_message.Message):
         role: _types_pb2.Role.ValueType = ...,
         initial_batch_size: _builtins.int = ...,
         initial_step_token_budget: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_args", b"engine_args", "slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "chat_template", b"chat_template", "engine", b"engine", "engine_args", b"engine_args", "gpus_per_instance", b"gpus_per_instance", "initial_batch_size", b"initial_batch_size", "initial_step_token_budget", b"initial_step_token_budget", "max_batch_size", b"max_batch_size", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "role", b"role", "slo_defaults", b"slo_defaults", "tool_parser", b"tool_parser", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "chat_template", b"chat_template", "engine", b"engine", "engine_args", b"engine_args", "gpus_per_instance", b"gpus_per_instance", "initial_batch_size", b"initial_batch_size", "initial_step_token_budget", b"initial_step_token_budget", "max_batch_size", b"max_batch_size", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "priority", b"priority", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "role", b"role", "slo_defaults", b"slo_defaults", "tool_parser", b"tool_parser", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,6 +254,8 @@ class InstanceStatus(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
+    STATE_AGE_MS_FIELD_NUMBER: _builtins.int
+    LOAD_AGE_MS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -267,6 +273,10 @@ class InstanceStatus(_message.Message):
     """Restarts after a crash since the instance was placed."""
     spec_version: _builtins.int
     """Version of the model's spec that it runs; 0: not known, because another controller started it."""
+    state_age_ms: _builtins.float
+    """Time for which it has been in this state when the agent reported, in milliseconds."""
+    load_age_ms: _builtins.float
+    """Time since the worker told `load` when the agent reported, in milliseconds; 0 without a load."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """GPUs that it holds or is to get; none once it has FAILED."""
@@ -289,10 +299,12 @@ class InstanceStatus(_message.Message):
         restarts: _builtins.int = ...,
         load: Global___InstanceLoad | None = ...,
         spec_version: _builtins.int = ...,
+        state_age_ms: _builtins.float = ...,
+        load_age_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "load", b"load", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "load", b"load", "load_age_ms", b"load_age_ms", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +328,9 @@ class InstanceLoad(_message.Message):
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     KV_CAPACITY_TOKENS_FIELD_NUMBER: _builtins.int
     LOAD_MS_FIELD_NUMBER: _builtins.int
+    FINISHED_INTERACTIVE_FIELD_NUMBER: _builtins.int
+    FINISHED_BATCH_FIELD_NUMBER: _builtins.int
+    SAFE_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Most requests run at once now."""
     step_token_budget: _builtins.int
@@ -335,10 +350,22 @@ class InstanceLoad(_message.Message):
     """KV cache size in tokens."""
     load_ms: _builtins.float
     """Measured time from start to ready, in milliseconds."""
+    safe_batch_size: _builtins.int
+    """Largest batch size at which the ITL SLO is expected to be kept, in requests, as the agent judges; 0: the
+    worker, which does not judge, is asked itself.
+    """
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
     @_builtins.property
     def waiting(self) -> _types_pb2.ClassCounts: ...
+    @_builtins.property
+    def finished_interactive(self) -> Global___FinishedRequests:
+        """Requests whose answer is whole since the worker started, by class. They only grow, so that a report that
+        is lost loses no count; each incarnation starts from 0.
+        """
+
+    @_builtins.property
+    def finished_batch(self) -> Global___FinishedRequests: ...
     def __init__(
         self,
         *,
@@ -354,14 +381,56 @@ class InstanceLoad(_message.Message):
         max_context_tokens: _builtins.int = ...,
         kv_capacity_tokens: _builtins.int = ...,
         load_ms: _builtins.float = ...,
+        finished_interactive: Global___FinishedRequests | None = ...,
+        finished_batch: Global___FinishedRequests | None = ...,
+        safe_batch_size: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preemptions", b"preemptions", "running", b"running", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceLoad: _TypeAlias = InstanceLoad  # noqa: Y015
+
+@_typing.final
+class FinishedRequests(_message.Message):
+    """What requests of one class that were answered whole add up to. Cancelled, failed and aborted ones are not
+    in it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_SQ_FIELD_NUMBER: _builtins.int
+    SERVICE_MS_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    output_tokens: _builtins.int
+    """Tokens of all their choices."""
+    prompt_tokens: _builtins.int
+    """Cached ones included."""
+    output_tokens_sq: _builtins.float
+    """Sum of the squares of each request's output tokens, in tokens squared."""
+    service_ms: _builtins.float
+    """Sum of the times from the first engine step that ran each request to its last token, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        output_tokens_sq: _builtins.float = ...,
+        service_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_tokens", b"output_tokens", "output_tokens_sq", b"output_tokens_sq", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "service_ms", b"service_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishedRequests: _TypeAlias = FinishedRequests  # noqa: Y015
 
 @_typing.final
 class ModelStatus(_message.Message):

@@ -404,6 +404,7 @@ class ModelDemand(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     TTFT_MET_FIELD_NUMBER: _builtins.int
     TTFT_SEEN_FIELD_NUMBER: _builtins.int
+    BATCH_GROUPS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     ttft_met: _builtins.int
     """Interactive requests of the interval that met their TTFT SLO, of those whose TTFT the router saw."""
@@ -414,7 +415,9 @@ class ModelDemand(_message.Message):
 
     @_builtins.property
     def finished(self) -> _types_pb2.ClassCounts:
-        """Requests that ended well, were refused and failed in the interval."""
+        """Requests that ended well, were refused and failed in the interval. What the answers add up to is in
+        InstanceLoad: the worker counts its tokens, no router reads an answer.
+        """
 
     @_builtins.property
     def refused(self) -> _types_pb2.ClassCounts: ...
@@ -423,6 +426,10 @@ class ModelDemand(_message.Message):
     @_builtins.property
     def queued(self) -> _types_pb2.ClassCounts:
         """Waiting in the router now."""
+
+    @_builtins.property
+    def batch_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestGroup]:
+        """Batch requests that wait in the router now, in groups of similar deadlines, the earliest first."""
 
     def __init__(
         self,
@@ -435,14 +442,48 @@ class ModelDemand(_message.Message):
         queued: _types_pb2.ClassCounts | None = ...,
         ttft_met: _builtins.int = ...,
         ttft_seen: _builtins.int = ...,
+        batch_groups: _abc.Iterable[Global___RequestGroup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "failed", b"failed", "finished", b"finished", "queued", b"queued", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "failed", b"failed", "finished", b"finished", "model", b"model", "queued", b"queued", "refused", b"refused", "ttft_met", b"ttft_met", "ttft_seen", b"ttft_seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "batch_groups", b"batch_groups", "failed", b"failed", "finished", b"finished", "model", b"model", "queued", b"queued", "refused", b"refused", "ttft_met", b"ttft_met", "ttft_seen", b"ttft_seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelDemand: _TypeAlias = ModelDemand  # noqa: Y015
+
+@_typing.final
+class RequestGroup(_message.Message):
+    """Batch requests with similar deadlines."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEADLINE_IN_MS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    deadline_in_ms: _builtins.float
+    """From the report to the earliest deadline of the group, in milliseconds; negative: passed. Unset: none of
+    them has a deadline.
+    """
+    requests: _builtins.int
+    prompt_tokens: _builtins.int
+    """Sum of their prompt lengths: exact for token ids, estimated for text, as the client says for Route."""
+    def __init__(
+        self,
+        *,
+        deadline_in_ms: _builtins.float | None = ...,
+        requests: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_in_ms", b"_deadline_in_ms", "deadline_in_ms", b"deadline_in_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_in_ms", b"_deadline_in_ms", "deadline_in_ms", b"deadline_in_ms", "prompt_tokens", b"prompt_tokens", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deadline_in_ms: _TypeAlias = _typing.Literal["deadline_in_ms"]  # noqa: Y015
+    _WhichOneofArgType__deadline_in_ms: _TypeAlias = _typing.Literal["_deadline_in_ms", b"_deadline_in_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_in_ms) -> _WhichOneofReturnType__deadline_in_ms | None: ...
+
+Global___RequestGroup: _TypeAlias = RequestGroup  # noqa: Y015
 
 @_typing.final
 class ConnectRouterResponse(_message.Message):

@@ -137,6 +137,9 @@ class WatchStatisticsResponse(_message.Message):
     TIGHTEST_ITL_SLO_MS_FIELD_NUMBER: _builtins.int
     SATURATED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     state: _types_pb2.InstanceState.ValueType
@@ -148,7 +151,9 @@ class WatchStatisticsResponse(_message.Message):
     interval_ms: _builtins.float
     """Time that the figures of the interval cover, in milliseconds."""
     steps: _builtins.int
-    """Engine steps and tokens processed in the interval."""
+    """Engine steps and tokens processed in the interval. Prompt tokens count when their prefill is complete;
+    cached ones are part of them.
+    """
     output_tokens: _builtins.int
     prompt_tokens: _builtins.int
     cached_prompt_tokens: _builtins.int
@@ -156,11 +161,16 @@ class WatchStatisticsResponse(_message.Message):
     """Tightest ITL SLO among the requests that run now, in milliseconds; 0: none runs."""
     saturated: _builtins.bool
     """True when all slots were taken or requests waited throughout the interval."""
+    max_batch_size: _builtins.int
+    """Ceilings that the engine allocated for, in requests and in tokens; 0 before it has loaded."""
+    max_step_token_budget: _builtins.int
+    preemptions: _builtins.int
+    """Requests that the engine preempted in the interval of its own accord, for lack of KV cache."""
     @_builtins.property
     def load(self) -> _cluster_pb2.InstanceLoad: ...
     @_builtins.property
     def finished(self) -> _types_pb2.ClassCounts:
-        """Requests ended in the interval."""
+        """Requests ended in the interval, whether well or not."""
 
     def __init__(
         self,
@@ -180,10 +190,13 @@ class WatchStatisticsResponse(_message.Message):
         tightest_itl_slo_ms: _builtins.float = ...,
         saturated: _builtins.bool = ...,
         finished: _types_pb2.ClassCounts | None = ...,
+        max_batch_size: _builtins.int = ...,
+        max_step_token_budget: _builtins.int = ...,
+        preemptions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cached_prompt_tokens", b"cached_prompt_tokens", "finished", b"finished", "incarnation", b"incarnation", "instance_id", b"instance_id", "interval_ms", b"interval_ms", "load", b"load", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "role", b"role", "saturated", b"saturated", "state", b"state", "steps", b"steps", "tightest_itl_slo_ms", b"tightest_itl_slo_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cached_prompt_tokens", b"cached_prompt_tokens", "finished", b"finished", "incarnation", b"incarnation", "instance_id", b"instance_id", "interval_ms", b"interval_ms", "load", b"load", "max_batch_size", b"max_batch_size", "max_step_token_budget", b"max_step_token_budget", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "role", b"role", "saturated", b"saturated", "state", b"state", "steps", b"steps", "tightest_itl_slo_ms", b"tightest_itl_slo_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

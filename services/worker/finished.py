@@ -1,0 +1,34 @@
+"""What the requests that were answered whole add up to, by class. Pure."""
+
+from __future__ import annotations
+
+from chiron.v1 import cluster_pb2
+from services.worker.pace import Pace
+
+
+class Finished:
+    """Sums since the worker's start; they only grow."""
+
+    def __init__(self) -> None:
+        self._interactive = cluster_pb2.FinishedRequests()
+        self._batch = cluster_pb2.FinishedRequests()
+
+    def add(self, pace: Pace, *, batch: bool) -> None:
+        """Adds a request whose last token is there, by what its caller is told of it.
+
+        One that the engine gave up is left out: its length is no answer's.
+        """
+        if "abort" in pace.finish_reasons:
+            return
+        sums = self._batch if batch else self._interactive
+        usage = pace.usage()
+        sums.requests += 1
+        sums.output_tokens += usage.completion_tokens
+        sums.output_tokens_sq += usage.completion_tokens**2
+        sums.prompt_tokens += usage.prompt_tokens
+        sums.service_ms += pace.service_ms
+
+    def fill(self, load: cluster_pb2.InstanceLoad) -> None:
+        """Writes the present sums into a report."""
+        load.finished_interactive.CopyFrom(self._interactive)
+        load.finished_batch.CopyFrom(self._batch)
