@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from chiron.policy.placement import Placement, Refusal, Want, place
+from chiron.policy.placement import NodeGpus, Placement, PlacementPlan, Refusal, Want, place
 from chiron.store import InstanceRecord, ModelRecord, Observed
 from services.global_controller.fleet import (
     Fleet,
@@ -120,7 +120,7 @@ def _stop_idle_leavers(work: Work) -> None:
 
 
 def _place_missing(work: Work) -> None:
-    wants: list[Want] = []
+    wants: dict[int, list[Want]] = defaultdict(list)
     short: dict[str, int] = {}
     for model in work.live_models():
         fleet = work.fleet(model)
@@ -132,10 +132,11 @@ def _place_missing(work: Work) -> None:
         short[model.name] = max(0, model.desired_instances - held)
         surge = int(short[model.name] == 0 and _may_roll(work, model, fleet))
         on_nodes = Counter(record.node_id for record in (*fleet.fresh, *fleet.outdated))
-        gpus = model.parsed_spec().gpus_per_instance
-        wants.append(Want(model.name, gpus, short[model.name] + surge, on_nodes))
+        spec = model.parsed_spec()
+        want = Want(model.name, spec.gpus_per_instance, short[model.name] + surge, on_nodes)
+        wants[spec.priority].append(want)
     models = {model.name: model for model in work.live_models()}
-    plan = place(work.capacity(), wants)
+    plan = _place_by_priority(work.capacity(), wants)
     leaving = {name: _leaving(work.fleet(model)) for name, model in models.items()}
     for placement in plan.placements:
         replaces = leaving[placement.model].pop(0) if leaving[placement.model] else None
@@ -147,6 +148,21 @@ def _place_missing(work: Work) -> None:
         else:
             text = f"{refusal.missing} of {model.desired_instances} instances cannot be placed"
             work.explain(model.name, f"{text}: {refusal.reason}")
+
+
+def _place_by_priority(nodes: Sequence[NodeGpus], wants: Mapping[int, Sequence[Want]]) -> PlacementPlan:
+    """Places what is most urgent first; models of equal priority take turns."""
+    placements: list[Placement] = []
+    refusals: list[Refusal] = []
+    for _, wanted in sorted(wants.items()):
+        plan = place(nodes, wanted)
+        placements += plan.placements
+        refusals += plan.refusals
+        taken: dict[str, set[int]] = defaultdict(set)
+        for placed in plan.placements:
+            taken[placed.node_id].update(placed.gpu_indexes)
+        nodes = [dataclasses.replace(node, used=node.used | taken[node.node_id]) for node in nodes]
+    return PlacementPlan(tuple(placements), tuple(refusals))
 
 
 def _may_roll(work: Work, model: ModelRecord, fleet: Fleet) -> bool:

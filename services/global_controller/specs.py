@@ -14,12 +14,13 @@ from chiron.v1 import cluster_pb2, types_pb2
 
 DEFAULT_MAX_BATCH_SIZE = 256
 LARGEST_BATCH_SIZE = 65_536
+PRIORITIES = range(-1000, 1001)
 MOST_INSTANCES = 10_000
 """More than any cluster has GPUs for; a slip of the keyboard must not become as many records."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 _ENGINE = re.compile(rf"vllm|sim|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}")
-_NO_RESTART = ("min_instances", "max_instances", "role")
+_NO_RESTART = ("min_instances", "max_instances", "role", "priority")
 """Fields that the controller alone reads; a worker that runs need not be replaced for them."""
 
 
@@ -88,6 +89,8 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
             "initial_batch_size",
             f"must be at most max_batch_size ({ceiling}), not {spec.initial_batch_size}",
         )
+    if spec.priority not in PRIORITIES:
+        yield "priority", f"must be {PRIORITIES[0]} to {PRIORITIES[-1]}, not {spec.priority}"
 
 
 def _adapter_violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:

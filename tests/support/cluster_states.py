@@ -27,9 +27,12 @@ def model(
     version: int = 1,
     rollout: int | None = None,
     deleted: bool = False,
+    priority: int = 0,
 ) -> ModelRecord:
     """An applied model; `rollout` is the oldest version that may stay (the present one)."""
-    spec = cluster_pb2.ModelSpec(name=name, gpus_per_instance=gpus, engine="sim", role=types_pb2.ROLE_MIXED)
+    spec = cluster_pb2.ModelSpec(
+        name=name, gpus_per_instance=gpus, engine="sim", role=types_pb2.ROLE_MIXED, priority=priority
+    )
     return ModelRecord(
         name, spec.SerializeToString(), version, version if rollout is None else rollout, desired, deleted
     )

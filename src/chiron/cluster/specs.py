@@ -29,11 +29,12 @@ _COUNTS = (
     "initial_step_token_budget",
 )
 _TABLES = ("engine_args", "slo_defaults", "adapters")
-KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role")
+KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role", "priority")
 """Every key of a model's table."""
 _SLO_KEYS = ("ttft_ms", "itl_ms", "deadline_s")
 _MOST_COUNT = 2**32 - 1
 """Counts of a ModelSpec have 32 bits."""
+_MOST_PRIORITY = 2**31 - 1
 
 
 def read_models(file: Path) -> list[pb.ModelSpec]:
@@ -88,6 +89,8 @@ def _model(name: str, table: Any, where: str) -> pb.ModelSpec:
             setattr(spec, key, _text(value, key, where))
         elif key in _COUNTS:
             setattr(spec, key, _count(value, key, where))
+        elif key == "priority":
+            spec.priority = _count(value, key, where, least=-_MOST_PRIORITY, most=_MOST_PRIORITY)
         elif key == "role":
             if value not in ROLES:
                 raise ConfigError(f"{where}: 'role' must be one of {', '.join(ROLES)}, not {value!r}")
@@ -140,11 +143,11 @@ def _text(value: Any, key: str, where: str) -> str:
     return str(_typed(value, lambda v: isinstance(v, str), "text", key, where))
 
 
-def _count(value: Any, key: str, where: str) -> int:
+def _count(value: Any, key: str, where: str, *, least: int = 0, most: int = _MOST_COUNT) -> int:
     def valid(v: Any) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= _MOST_COUNT
+        return isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
 
-    return int(_typed(value, valid, f"a whole number from 0 to {_MOST_COUNT}", key, where))
+    return int(_typed(value, valid, f"a whole number from {least} to {most}", key, where))
 
 
 def _typed(value: Any, valid: Callable[[Any], bool], what: str, key: str, where: str) -> Any:

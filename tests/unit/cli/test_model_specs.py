@@ -35,6 +35,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         max_batch_size = 64
         initial_batch_size = 8
         initial_step_token_budget = 512
+        priority = -5
         role = "batch"
         engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
         adapters = { polite = "/lora/polite" }
@@ -58,6 +59,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         "max_batch_size": 64,
         "initial_batch_size": 8,
         "initial_step_token_budget": 512,
+        "priority": -5,
         "role": "ROLE_BATCH",
         "engine_args": {
             "max_model_len": 4096.0,

@@ -38,6 +38,7 @@ def test_the_smallest_spec_is_valid() -> None:
         ({"role": 9}, "role", "unknown value 9"),
         ({"max_batch_size": 8, "initial_batch_size": 9}, "initial_batch_size", "(8), not 9"),
         ({"initial_batch_size": 257}, "initial_batch_size", "(256), not 257"),
+        ({"priority": -1001}, "priority", "-1000 to 1000, not -1001"),
         (
             {"slo_defaults": pb.SloDefaults(interactive=types_pb2.Slo(ttft_ms=0))},
             "slo_defaults.interactive.ttft_ms",
@@ -93,8 +94,10 @@ def test_what_is_set_stays() -> None:
     assert filled.role == types_pb2.ROLE_BATCH
 
 
-@pytest.mark.parametrize("change", [{"min_instances": 2}, {"max_instances": 4}, {"role": 3}])
-def test_numbers_of_instances_and_the_role_of_new_ones_need_no_new_workers(change: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"min_instances": 2}, {"max_instances": 4}, {"role": 3}, {"priority": -3}]
+)
+def test_numbers_of_instances_role_and_priority_need_no_new_workers(change: dict[str, int]) -> None:
     assert not needs_new_workers(spec(), spec(**change))
 
 

@@ -94,6 +94,13 @@ class TestPlacing:
         assert [one.model for one in plan.puts] == ["small"]
         assert set(plan.reasons) == {"big"}
 
+    def test_the_more_urgent_model_gets_the_gpus_that_are_left(self) -> None:
+        view = cluster(model("a", desired=2), model("b", desired=2, priority=-1), node("n", gpus=3))
+        plan = decide(view)
+        assert sorted(record.model for record in plan.puts) == ["a", "b", "b"]
+        assert len({record.gpu_indexes for record in plan.puts}) == 3
+        assert list(plan.reasons) == ["a"]
+
     def test_nothing_is_placed_on_a_node_before_it_has_reported_what_runs_there(self) -> None:
         assert nothing(decide(cluster(model(), node("a", liveness=Liveness.JOINING))))
 
