@@ -115,22 +115,22 @@ class Learning:
             kv_tokens=kv_tokens,
             kv_grown=kv_tokens - kv_before,
         )
-        steady = abs(running - before) <= max(1.0, STEADY_WITHIN * before)
-        self._learn(sample, (kv_before + kv_tokens) / 2, steady)
+        self._learn(sample, (kv_before + kv_tokens) / 2, running - before)
 
-    def _learn(self, sample: InstanceSample, kv_tokens: float, steady: bool) -> None:
+    def _learn(self, sample: InstanceSample, kv_tokens: float, changed: int) -> None:
         tokens = (sample.output_tokens + sample.prompt_tokens) / sample.steps
         decoding = sample.output_tokens / sample.steps
         step_s = sample.interval_s / sample.steps
         budget = sample.step_token_budget
         filled = abs(tokens - budget) <= EVEN_WITHIN * budget
-        even = filled or tokens - decoding <= EVEN_WITHIN * tokens
+        alone = tokens - decoding <= EVEN_WITHIN * tokens
+        even = filled or (alone and abs(changed) <= max(1.0, EVEN_WITHIN * decoding))
         if filled:
             tokens = budget
         self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
         if self.fit.points:
             self._compare(step_s, tokens, decoding, budget, kv_tokens, even)
-        if steady:
+        if abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
             self._measure_spread(sample, even)
         self.fit.observe(tokens, kv_tokens, step_s, even)
         self.samples += 1

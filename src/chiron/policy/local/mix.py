@@ -11,9 +11,17 @@ MOST_AGEING = 3.0
 
 LITTLE_GROWTH = 0.05
 """Growth of the batch, as a share of it, that is no more than its fluctuation."""
-TAIL = 0.5
-"""Lengths have long tails, and the longest requests of a young batch have not begun to end: what is missing
-to the settled KV is taken to be so much more."""
+LATE_RELEASE = 1.1
+MOST_LATE_RELEASE = 0.17
+"""Lengths have long tails, and the longest requests of a young batch have not begun to end: for each part of
+what is written that is not released yet, settled KV is this much more than the release so far implies."""
+EARLY_TURNOVER = 0.4
+"""Short requests end first, so a young batch admits more prompt per output token than it will: by so much
+for each part of what is written that is not released yet."""
+PRESENT_WEIGHT = 0.5
+"""Weight of the KV held at present once the batch is settled: it is what is read now, and it swings slowly."""
+SETTLED_FROM = 0.8
+"""Share of the KV written that is released again, from which on the present counts."""
 
 
 class WorkMix:
@@ -24,7 +32,9 @@ class WorkMix:
 
     A request's KV grows until it ends, so a young batch holds less than it will. KV tokens released per KV
     token held and step, h, settle sooner than KV itself, and once as much is released as written,
-    KV = (tokens written per step) / h; per request that is (1 + prompt share) / h.
+    KV = (tokens written per step) / h; per request that is (1 + prompt share) / h. How much of what is written
+    is released again tells how settled the batch is, and corrects both (the factors are measured on
+    lognormal lengths; they fade as the batch settles).
     """
 
     def __init__(self) -> None:
@@ -35,6 +45,7 @@ class WorkMix:
         self._out_out = self._out_grown = self._grown_grown = 0.0
         self._out_prompt = self._grown_prompt = 0.0
         self._released = 0.0
+        self._written = 0.0
         self._held_steps = 0.0
         self._kv_now = 0.0
         self._running_now = 0.0
@@ -61,17 +72,25 @@ class WorkMix:
         self._grown_grown = MEMORY * self._grown_grown + grown * grown
         self._out_prompt = MEMORY * self._out_prompt + output * prompt
         self._grown_prompt = MEMORY * self._grown_prompt + grown * prompt
-        self.prompt_share = self._lasting_share(LITTLE_GROWTH * running)
         self._released = MEMORY * self._released + max(0.0, output + prompt - kv_grown)
+        self._written = MEMORY * self._written + output + prompt
         self._held_steps = MEMORY * self._held_steps + (kv_tokens - kv_grown / 2) * steps
         self._kv_now = NOW_MEMORY * self._kv_now + kv_tokens
         self._running_now = NOW_MEMORY * self._running_now + running
+        turnover = min(1.0, self._released / self._written) if self._written else 0.0
+        share = self._lasting_share(LITTLE_GROWTH * running)
+        self.prompt_share = share / (1 + EARLY_TURNOVER * (1 - turnover))
+        self.kv_per_request = self._settled_kv(turnover)
+
+    def _settled_kv(self, turnover: float) -> float:
+        """KV tokens per request once settled, given the share of what is written that is released again."""
         now = self._kv_now / self._running_now if self._running_now else 0.0
-        settled = MOST_AGEING * now
-        if self._released > 0:
-            settled = max(now, (1 + self.prompt_share) * self._held_steps / self._released)
-        young = 1 - now / settled if settled > 0 else 0.0
-        self.kv_per_request = min(MOST_AGEING * now, settled * (1 + TAIL * young))
+        if self._released <= 0:
+            return MOST_AGEING * now
+        late = min(MOST_LATE_RELEASE, LATE_RELEASE * (1 - turnover))
+        settled = (1 + self.prompt_share) * self._held_steps / self._released * (1 + late)
+        present = PRESENT_WEIGHT * max(0.0, turnover - SETTLED_FROM) / (1 - SETTLED_FROM)
+        return min(MOST_AGEING * now, settled + present * (now - settled))
 
     def _lasting_share(self, little: float) -> float:
         """The coefficient of output in prompt ~ output + growth; growth below `little` requests is noise."""
