@@ -65,6 +65,8 @@ class Heard:
     role: types_pb2.Role.ValueType = types_pb2.ROLE_UNSPECIFIED
     address: str = ""
     load: cluster_pb2.InstanceLoad | None = None
+    load_at: float = 0.0
+    """When the worker told `load`: monotonic time, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

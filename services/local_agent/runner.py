@@ -10,6 +10,7 @@ from dataclasses import replace
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import launch, steps
+from services.local_agent.ages import Ages
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.live_worker import Interrupted, LiveWorker
@@ -38,6 +39,7 @@ class Runner:
         self._rested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reported = b""
+        self._ages = Ages()
 
     @property
     def want(self) -> Want:
@@ -80,7 +82,9 @@ class Runner:
 
     def status(self) -> cluster_pb2.InstanceStatus:
         """What to report now."""
-        return status_of(self._want, self._have, self._around.node_id)
+        status = status_of(self._want, self._have, self._around.node_id)
+        self._ages.fill(status, self._have.heard, time.monotonic())
+        return status
 
     @property
     def rested(self) -> bool:
@@ -190,9 +194,10 @@ class Runner:
         )
 
     def _on_statistics(self, message: worker_pb2.WatchStatisticsResponse) -> None:
-        heard = Heard(message.state, message.reason, message.role, message.address, message.load)
+        now = time.monotonic()
+        heard = Heard(message.state, message.reason, message.role, message.address, message.load, now)
         before = self._have.heard
-        self._have = self._have.told(heard, time.monotonic())
+        self._have = self._have.told(heard, now)
         if (before.state, before.role) != (heard.state, heard.role):
             state = types_pb2.InstanceState.Name(heard.state).removeprefix("INSTANCE_STATE_")
             role = launch.role_name(heard.role)
@@ -288,7 +293,8 @@ class Runner:
             self._rested.clear()
         if wake:
             self._awake.set()
-        visible = self.status()
+        visible = status_of(self._want, self._have, self._around.node_id)
+        self._ages.note(visible.state, time.monotonic())
         visible.ClearField("load")
         serialized = visible.SerializeToString(deterministic=True)
         if serialized != self._reported:

@@ -351,8 +351,8 @@ class InstanceLoad(_message.Message):
     load_ms: _builtins.float
     """Measured time from start to ready, in milliseconds."""
     safe_batch_size: _builtins.int
-    """Largest batch size at which the ITL SLO is expected to be kept, in requests, as the agent judges; 0: the
-    worker, which does not judge, is asked itself.
+    """Largest batch size at which the ITL SLO is expected to be kept, in requests. The agent writes it: what its
+    local autoscaler judges, or the batch size in force where none runs. 0 in what a worker itself tells.
     """
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
