@@ -7,14 +7,16 @@ After arXiv 2501.08090, the global autoscaler; what differs is said where it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from chiron.policy.decisions import Action, FleetDecision, ModelAssessment, Retire, Start, Wake
 from chiron.policy.fleet.contention import FreeGpus, GpuRequest, grant
 from chiron.policy.fleet.plan import Plan, Wish, plan_model
 from chiron.policy.fleet.retire import drains_soonest
 from chiron.policy.fleet.settings import ChironSettings
+from chiron.policy.fleet.sleeping import Sleepers
 from chiron.policy.fleet.state import ModelState
-from chiron.policy.snapshots import FleetInstance, FleetSnapshot
+from chiron.policy.snapshots import FleetSnapshot
 
 
 class Chiron:
@@ -23,6 +25,7 @@ class Chiron:
     def __init__(self, settings: ChironSettings | None = None) -> None:
         self.settings = settings or ChironSettings()
         self._states: dict[str, ModelState] = {}
+        self._sleepers = Sleepers()
 
     def decide(self, snapshot: FleetSnapshot) -> FleetDecision:
         """See `GlobalAutoscaler.decide`. O(instances + request groups) for calm models."""
@@ -37,40 +40,48 @@ class Chiron:
             plans.append(plan_model(model, state, self.settings, snapshot.now_s))
         changes: list[Action] = [action for plan in plans for action in plan.changes]
         wakes, starts = self._share_out(plans, FreeGpus(snapshot))
-        retires = [action for plan in plans for action in plan.retire]
+        leave = self._sleepers.settle(plans, snapshot.now_s)
         assessments = tuple(ModelAssessment(plan.model.name, plan.numbers, plan.reason) for plan in plans)
-        return FleetDecision((*changes, *wakes, *starts, *retires), assessments)
+        return FleetDecision((*changes, *wakes, *starts, *leave), assessments)
 
     def _share_out(self, plans: Sequence[Plan], free: FreeGpus) -> tuple[list[Action], list[Action]]:
-        """Wake what can be woken, start the rest on free GPUs, and take GPUs from less urgent models."""
+        """Wake what can be woken, start the rest on free GPUs, and take GPUs from less urgent models.
+
+        One priority after the other: a wake never takes a GPU that a more urgent model starts on.
+        """
         wakes: list[Action] = []
         starts: list[Action] = []
         wished: list[tuple[Plan, Wish]] = sorted(
             ((plan, wish) for plan in plans for wish in plan.wishes),
             key=lambda pair: (pair[0].model.priority, -pair[1].deficit / pair[0].model.gpus_per_instance),
         )
-        for plan, wish in wished:
-            for instance in _wakeable(plan, wish, free):
-                wish.count -= 1
-                free.spend(plan.model.gpus_per_instance)
-                plan.supply.sleeping.remove(instance)
-                wakes.append(
-                    Wake(plan.model.name, instance.instance_id, wish.role, wish.reason, plan.numbers)
-                )
-        requests = [GpuRequest(plan.model, wish.role, wish.count, wish.deficit) for plan, wish in wished]
-        for (plan, wish), granted in zip(wished, grant(requests, free), strict=True):
-            if granted:
-                starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers))
-            refused = wish.count - granted
-            if refused:
-                plan.reason += f". {refused} {wish.role.name.lower()} wait for GPUs: none is left for them"
-                _make_room(plan, refused, plans)
+        for _, level in groupby(wished, key=lambda pair: pair[0].model.priority):
+            equals = list(level)
+            for plan, wish in equals:
+                wakes += _wake(plan, wish, free)
+            requests = [GpuRequest(plan.model, wish.role, wish.count, wish.deficit) for plan, wish in equals]
+            for (plan, wish), granted in zip(equals, grant(requests, free), strict=True):
+                if granted:
+                    starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers))
+                refused = wish.count - granted
+                if refused:
+                    plan.reason += (
+                        f". {refused} {wish.role.name.lower()} wait for GPUs: none is left for them"
+                    )
+                    _make_room(plan, refused, plans)
         return wakes, starts
 
 
-def _wakeable(plan: Plan, wish: Wish, free: FreeGpus) -> list[FleetInstance]:
-    able = [instance for instance in plan.supply.sleeping if instance.can_wake]
-    return able[: min(wish.count, free.within_budget(plan.model.gpus_per_instance))]
+def _wake(plan: Plan, wish: Wish, free: FreeGpus) -> list[Wake]:
+    """Wake what sleeps and can have its GPUs back."""
+    wakes = []
+    for instance in [each for each in plan.supply.sleeping if each.can_wake]:
+        if not wish.count or not free.wake(instance, plan.model.gpus_per_instance):
+            continue
+        wish.count -= 1
+        plan.supply.sleeping.remove(instance)
+        wakes.append(Wake(plan.model.name, instance.instance_id, wish.role, wish.reason, plan.numbers))
+    return wakes
 
 
 def _make_room(urgent: Plan, count: int, plans: Sequence[Plan]) -> None:

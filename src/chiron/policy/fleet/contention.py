@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from chiron.policy.snapshots import FleetSnapshot, ModelFleet
+from chiron.policy.snapshots import FleetInstance, FleetSnapshot, ModelFleet
 from chiron.policy.words import Phase, Role
 
 
@@ -25,7 +25,10 @@ class FreeGpus:
     """The GPUs that may be taken at this tick: on nodes, by GPU type, and within the budget."""
 
     def __init__(self, snapshot: FleetSnapshot) -> None:
+        # By GPU type: free GPUs of a node → nodes that have so many. A sleeper's node is looked up by name.
         self._nodes: dict[str, dict[int, int]] = {}
+        self._free = dict(snapshot.free_gpus)
+        self._types = snapshot.gpu_types
         for node, free in snapshot.free_gpus.items():
             if free > 0:
                 counts = self._nodes.setdefault(snapshot.gpu_types.get(node, ""), {})
@@ -42,8 +45,30 @@ class FreeGpus:
         """Instances of this many GPUs that the budget still allows, up to a large number."""
         return 1_000_000 if self._budget is None else self._budget // gpus
 
-    def spend(self, gpus: int) -> None:
-        """Take GPUs out of the budget alone: of an instance whose GPUs are its own, as one that wakes."""
+    def wake(self, instance: FleetInstance, gpus: int) -> bool:
+        """Take the GPUs of a sleeping instance for it; False: they are spoken for, or the budget is spent."""
+        if self.within_budget(gpus) < 1:
+            return False
+        free = self._free.get(instance.node_id)
+        if free is not None and (free < gpus or not self._moved(instance.node_id, free, free - gpus)):
+            return False
+        self._spend(gpus)
+        return True
+
+    def _moved(self, node: str, before: int, after: int) -> bool:
+        """Count a node anew; False: instances that start have been promised its GPUs."""
+        counts = self._nodes.get(self._types.get(node, ""), {})
+        if not counts.get(before):
+            return False
+        counts[before] -= 1
+        if not counts[before]:
+            del counts[before]
+        if after:
+            counts[after] = counts.get(after, 0) + 1
+        self._free[node] = after
+        return True
+
+    def _spend(self, gpus: int) -> None:
         if self._budget is not None:
             self._budget -= gpus
 
@@ -67,7 +92,7 @@ class FreeGpus:
             del counts[free]
         if free > gpus:
             counts[free - gpus] = counts.get(free - gpus, 0) + 1
-        self.spend(gpus)
+        self._spend(gpus)
         return True
 
 

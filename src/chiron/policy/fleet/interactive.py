@@ -16,6 +16,7 @@ from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
 from chiron.policy.snapshots import ModelFleet
+from chiron.policy.words import Role
 
 _DRAIN_TAIL = 0.01
 _BUSY = 0.9
@@ -43,9 +44,10 @@ def assess_interactive(
 ) -> InteractiveNeed:
     """Compare demand with capacity, now and one load time ahead.
 
-    Demand D counts requests that run or wait; capacity C slots. Instances are added when D / C exceeds the
-    target, min(full, Θ × (1 + queue share)), where the queue share is what a part of the TTFT SLO lets wait;
-    or when arrivals exceed what serves by so much that D exceeds C before a new instance could be ready.
+    Demand D counts requests that run or wait; capacity C slots. Room is C (1 + q), the queue share q being
+    what full instances admit in a part of the TTFT SLO: so many may wait, and be on time. Instances are added
+    when D exceeds Θ × room, loading ones counted; or when arrivals exceed what serves by so much that D
+    exceeds the room before a new instance could be ready.
     """
     load_s, each = model.load_time_s, supply.slots_each
     theta = state.history.theta(
@@ -54,13 +56,14 @@ def assess_interactive(
     length = state.interactive_lengths.mean
     requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
     queue_share = settings.ttft_share * model.ttft_slo_s * requests_each / each
-    target = min(settings.full, theta.value * (1 + queue_share))
+    target = theta.value * (1 + queue_share)
     demand, coming = supply.demand, supply.coming_slots
     rate = state.arrivals.rate(settings.confidence) if requests_each else None
     ahead = demand + _growth(model, supply, rate, requests_each)
     numbers = {
         "ibp": interactive_backpressure(demand, supply.slots),
         "ibp_ahead": interactive_backpressure(ahead, coming),
+        "queue_share": queue_share,
         "theta": theta.value,
         "theta_measured": float(theta.measured),
         "target": target,
@@ -72,17 +75,18 @@ def assess_interactive(
         "arrivals_per_s": rate.settled if rate else 0.0,
         "arrivals_error": rate.settled_error if rate else 0.0,
     }
-    missing_now = max(0, _instances((demand / settings.full - supply.slots) / each))
+    missing_now = max(0, _instances((demand / target - supply.slots) / each))
     missing = max(0, _instances((demand / target - coming) / each))
     reason = _basis(theta.measured)
     if missing:
         reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
-    if ahead > coming and rate:
+    room = coming * (1 + queue_share)
+    if ahead > room and rate:
         number = len(supply.interactive) + len(supply.loading_interactive)
-        further = max(_instances((ahead - coming) / each), _instances(rate.rising / requests_each - number))
+        further = max(_instances((ahead - room) / each), _instances(rate.rising / requests_each - number))
         if further > missing:
             missing = further
-            reason = "arrivals will exceed the slots before a new instance can be ready"
+            reason = "arrivals will exceed the room before a new instance can be ready"
     if missing or missing_now:
         needed = max(demand / target, ahead)
         deficit = 1 - supply.slots / needed if needed > supply.slots else 0.0
@@ -137,8 +141,8 @@ def _surplus(
         return 0, "cool-down: capacity has just been added"
     if now_s - state.last_removed_s < model.load_time_s:
         return 0, "cool-down: what is left takes over what went"
-    if model.backlog and _busy(supply):
-        return 0, "spare slots do batch work"
+    if model.backlog and _busy(model, supply):
+        return 0, "batch work fills the spare slots"
     if rate is None:
         return 0, "too little is known to remove any"
     each, load_s = supply.slots_each, model.load_time_s
@@ -164,6 +168,9 @@ def _surplus(
     return 0, f"one instance less would not carry the demand for {hold_s:.0f} s"
 
 
-def _busy(supply: Supply) -> bool:
-    running = sum(i.running_interactive + i.running_batch for i in supply.interactive)
-    return running >= _BUSY * supply.slots
+def _busy(model: ModelFleet, supply: Supply) -> bool:
+    """Tell whether batch work, that which waits included, keeps the slots full: then none is spare."""
+    open_to_it = [i for i in supply.interactive if i.role is Role.MIXED]
+    running = sum(i.running_interactive + i.running_batch for i in open_to_it)
+    waiting = sum(group.requests for group in model.backlog)
+    return running + waiting >= _BUSY * supply.slots_each * len(open_to_it) > 0

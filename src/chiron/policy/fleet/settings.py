@@ -19,17 +19,15 @@ class ChironSettings:
     """In load times."""
     theta_history_loads: float = 90.0
     """Demand older than this is forgotten, in load times."""
-    ttft_share: float = 0.25
+    ttft_share: float = 0.5
     """Share of the TTFT SLO that growth beyond the slots may spend in the queue while instances load."""
-    full: float = 0.92
-    """The target is at most this share of the slots, however calm demand is."""
     hysteresis: float = 0.08
     """What a scale-down leaves must be this much (relative) below the target."""
     payback: float = 2.0
     """A scale-down must hold for this many times what undoing it costs (a load and a drain)."""
     min_hold_s: float = 60.0
     """And for at least this long."""
-    retire_share: float = 0.1
+    retire_share: float = 0.5
     """Largest share of a model's instances that one tick retires; at least one."""
     confidence: float = 2.0
     """Standard errors by which arrivals must exceed supply before instances are added ahead of demand."""
@@ -41,7 +39,7 @@ class ChironSettings:
     """How long no batch request must have been seen before batch instances go."""
 
     def __post_init__(self) -> None:
-        for name in ("theta_quantile", "default_theta", "min_theta", "full", "retire_share"):
+        for name in ("theta_quantile", "default_theta", "min_theta", "retire_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         for name in ("hysteresis", "defer_below", "ttft_share"):

@@ -68,9 +68,7 @@ class ModelState:
             traffic.finished_output_tokens_sq - batch_sq,
         )
         if model.backlog:
-            self.last_removed_s = -float("inf")
-        """When interactive capacity was last removed."""
-        self.batch_waited_s = now_s
+            self.batch_waited_s = now_s
         if model.backlog or supply.running_batch:
             if now_s - self.batch_seen_s > model.load_time_s:
                 self.batch_began_s = now_s
