@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import Dispatcher
-from chiron.policy.words import RequestClass, Role
+from chiron.policy.words import Role
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import types_pb2
 from services.router import refusals
 from services.router.instance import TrackedInstance
 from services.router.matching import Matching
 from services.router.pool import ModelPool
+from services.router.queue import WaitingQueue
 from services.router.request import (
     CloseWatch,
     Ended,
@@ -205,12 +206,9 @@ class RouterCore:
 
     # What others read.
 
-    def queued(self) -> Mapping[str, tuple[int, int]]:
-        """Model → interactive and batch requests that wait."""
-        return {
-            name: (model.queue.count(RequestClass.INTERACTIVE), model.queue.count(RequestClass.BATCH))
-            for name, model in self._models.items()
-        }
+    def queues(self) -> Mapping[str, WaitingQueue]:
+        """Model → the requests that wait."""
+        return {name: model.queue for name, model in self._models.items()}
 
     def overdue(self, request: PendingRequest, waited_s: float) -> ChironError:
         """What a request is told that has waited for as long as it may."""

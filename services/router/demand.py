@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from chiron.internal.v1 import control_pb2
 from chiron.policy.words import RequestClass
 from chiron.v1 import types_pb2
+from services.router.backlog import batch_groups
+from services.router.queue import WaitingQueue
+
+_EMPTY = WaitingQueue(0)
 
 
 @dataclass(slots=True)
@@ -83,22 +87,25 @@ class Demand:
         return Tally(self, model, kind)
 
     def report(
-        self, sequence: int, queued: Mapping[str, tuple[int, int]], now: float
+        self, sequence: int, queues: Mapping[str, WaitingQueue], now: float
     ) -> control_pb2.RouterReport:
         """The report since the last one; starts a new interval."""
         report = control_pb2.RouterReport(sequence=sequence, interval_ms=(now - self._since) * 1000)
-        for name in sorted(self._models.keys() | queued.keys()):
+        for name in sorted(self._models.keys() | queues.keys()):
             counts = self._models.get(name) or ModelCounts()
-            interactive, batch = queued.get(name, (0, 0))
+            queue = queues.get(name, _EMPTY)
             report.demand.add(
                 model=name,
                 arrived=counts.arrived.message(),
                 finished=counts.finished.message(),
                 refused=counts.refused.message(),
                 failed=counts.failed.message(),
-                queued=types_pb2.ClassCounts(interactive=interactive, batch=batch),
+                queued=types_pb2.ClassCounts(
+                    interactive=queue.count(RequestClass.INTERACTIVE), batch=queue.count(RequestClass.BATCH)
+                ),
                 ttft_met=counts.ttft_met,
                 ttft_seen=counts.ttft_seen,
+                batch_groups=batch_groups(queue.waiting(RequestClass.BATCH), now),
             )
         self._since, self._models = now, {}
         return report

@@ -159,7 +159,7 @@ class Placer:
 
     def report(self, sequence: int) -> control_pb2.RouterReport:
         """What to tell the controller; starts a new interval."""
-        return self.demand.report(sequence, self._core.queued(), self._loop.time())
+        return self.demand.report(sequence, self._core.queues(), self._loop.time())
 
     async def close(self) -> None:
         """Ends the timer, the subscriptions and the connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 
 from chiron.policy.words import RequestClass
 from services.router.request import PendingRequest
@@ -36,6 +37,10 @@ class WaitingQueue:
     def count(self, kind: RequestClass) -> int:
         """Waiting requests of one class."""
         return len(self._live[kind])
+
+    def waiting(self, kind: RequestClass) -> Collection[PendingRequest]:
+        """Waiting requests of one class, in no order; not to be kept beyond the next change."""
+        return self._live[kind]
 
     def push(self, request: PendingRequest, *, readmit: bool = False) -> None:
         """Adds a request at its place.

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 import uvloop
 
+from chiron.policy.words import RequestClass
 from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2_grpc
 from services.router.app import Router
@@ -40,10 +41,17 @@ class RunningRouter:
             what=f"router sees {ids}",
         )
 
+    def waiting(self) -> tuple[int, int] | None:
+        """Interactive and batch requests that wait in it; None while it knows nothing of the model."""
+        queue = self.core.queues().get(MODEL)
+        if queue is None:
+            return None
+        return queue.count(RequestClass.INTERACTIVE), queue.count(RequestClass.BATCH)
+
     async def queued(self, interactive: int, batch: int = 0) -> None:
         """Waits until this many requests wait in it."""
         await eventually(
-            lambda: self.core.queued().get(MODEL) == (interactive, batch),
+            lambda: self.waiting() == (interactive, batch),
             what=f"{interactive} + {batch} requests wait",
         )
 

@@ -56,7 +56,7 @@ async def test_waiting_requests_go_by_class_then_priority_then_arrival(start_wor
     ]
     for count, (name, kind, priority) in enumerate(arrivals):
         calls.append(router.stub.Generate(request(name, request_class=kind, priority=priority)))
-        await eventually(lambda count=count: sum(router.core.queued()["m"]) == count + 1)
+        await eventually(lambda count=count: sum(router.waiting() or ()) == count + 1)
     order = []
     worker.load.running.interactive = 0
     for _ in calls:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from chiron.policy.words import RequestClass
 from chiron.v1 import types_pb2
+from services.router.backlog import batch_groups
 from services.router.demand import Demand
+from services.router.queue import WaitingQueue
+from services.router.request import PendingRequest
+
+INTERACTIVE, BATCH = RequestClass.INTERACTIVE, RequestClass.BATCH
+
+
+def queue(interactive: int = 0, batch: int = 0) -> WaitingQueue:
+    filled = WaitingQueue(100)
+    for kind, count in ((INTERACTIVE, interactive), (BATCH, batch)):
+        for _ in range(count):
+            filled.push(PendingRequest("r", "m", kind, arrived=0.0, prompt_tokens=10))
+    return filled
 
 
 def test_a_report_covers_what_happened_since_the_one_before() -> None:
@@ -13,7 +26,7 @@ def test_a_report_covers_what_happened_since_the_one_before() -> None:
     counts.arrived.add(RequestClass.INTERACTIVE)
     counts.arrived.add(RequestClass.BATCH)
     counts.failed.add(RequestClass.BATCH)
-    first = demand.report(1, {"m": (2, 3), "idle": (0, 0)}, now=11.5)
+    first = demand.report(1, {"m": queue(2, 3), "idle": queue()}, now=11.5)
     assert (first.sequence, first.interval_ms) == (1, 1500.0)
     assert [one.model for one in first.demand] == ["idle", "m"]
     of_m = first.demand[1]
@@ -21,7 +34,7 @@ def test_a_report_covers_what_happened_since_the_one_before() -> None:
     assert of_m.failed == types_pb2.ClassCounts(batch=1)
     assert of_m.queued == types_pb2.ClassCounts(interactive=2, batch=3)
 
-    second = demand.report(2, {"m": (0, 0)}, now=12.0)
+    second = demand.report(2, {"m": queue()}, now=12.0)
     assert second.interval_ms == 500.0
     assert second.demand[0].arrived == types_pb2.ClassCounts()
 
@@ -36,3 +49,28 @@ def test_what_ends_after_a_report_is_in_the_next_one() -> None:
     one = types_pb2.ClassCounts(interactive=1)
     assert (first.arrived, first.finished) == (one, types_pb2.ClassCounts())
     assert (second.arrived, second.finished) == (types_pb2.ClassCounts(), one)
+
+
+def batch_request(deadline: float | None, prompt_tokens: int) -> PendingRequest:
+    return PendingRequest("r", "m", BATCH, 0.0, prompt_tokens=prompt_tokens, deadline=deadline)
+
+
+def test_a_backlog_is_told_in_groups_of_similar_deadlines() -> None:
+    waiting = [
+        batch_request(None, 1),
+        batch_request(7201.0, 2),
+        batch_request(90.0, 4),
+        batch_request(100.0, 8),
+        batch_request(None, 16),
+    ]
+    due, later, endless = batch_groups(waiting, now=95.0)
+    assert (due.deadline_in_ms, due.requests, due.prompt_tokens) == (-5000.0, 2, 12)
+    assert (later.deadline_in_ms, later.requests, later.prompt_tokens) == (7_106_000.0, 1, 2)
+    assert not endless.HasField("deadline_in_ms")
+    assert (endless.requests, endless.prompt_tokens) == (2, 17)
+    assert batch_groups([], now=0.0) == []
+
+
+def test_a_report_holds_the_groups_of_the_batch_requests_alone() -> None:
+    [of_m] = Demand(now=0.0).report(1, {"m": queue(2, 3)}, now=1.0).demand
+    assert [(group.requests, group.prompt_tokens) for group in of_m.batch_groups] == [(3, 30)]
