@@ -81,7 +81,7 @@ def test_a_sleeping_instance_keeps_its_gpu_and_wakes():
             3.0: [Wake("m", "m-00000", Role.MIXED, "demand")],
         }
     )
-    result = run(world(model={"wake_time_s": 0.5}), requests((2.0, 10, 1)), script)
+    result = run(world(model={"wake_time_s": 0.5, "sleep_level": 1}), requests((2.0, 10, 1)), script)
     assert result.outcomes.first_token_s[0] == pytest.approx(3.53)
     assert [each.models[0].instances[0].phase for each in script.snapshots] == [
         Phase.READY,

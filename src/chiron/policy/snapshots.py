@@ -85,7 +85,9 @@ class FleetInstance:
     phase_age_s: float = 0.0
     """Time in its phase, on the controller's clock."""
     can_wake: bool = False
-    """Of a SLEEPING one: no awake instance owns its GPUs, so that it can wake now."""
+    """Of a SLEEPING one: no awake instance owns its GPUs, and they have room for it: it can wake now."""
+    can_sleep: bool = False
+    """Of a READY one: its model may sleep, and its node has host memory for it."""
     report_age_s: float = 0.0
 
 
@@ -171,7 +173,7 @@ class FleetSnapshot:
     """Monotonic time of the tick."""
     models: tuple[ModelFleet, ...]
     free_gpus: Mapping[str, int] = field(default_factory=dict)
-    """Node → healthy GPUs that nothing holds. Freshness: reports."""
+    """Node → healthy GPUs that no awake instance owns and where sleepers leave room. Freshness: reports."""
     gpu_types: Mapping[str, str] = field(default_factory=dict)
     """Node → the type of its GPUs; a node that is not listed has the type "". Fixed while a node lives."""
     gpu_budget: int = 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
 from chiron.policy.words import Phase, Role
 from chiron.sim.agenda import Agenda
-from chiron.sim.gpus import Claim, Gpus, check_initial
+from chiron.sim.gpus import Gpus, check_initial
 from chiron.sim.instance import Identity, SimInstance
 from chiron.sim.ledger import Ledger
 from chiron.sim.settings import InvalidSettingError, SimSettings
@@ -40,15 +41,16 @@ class Cluster:
         self._observers = observers
         self._rng = np.random.default_rng((settings.seed, 2))
         self.instances: dict[str, SimInstance] = {}
-        """Those that hold GPUs, in the order of their start."""
+        """Those that hold GPUs, asleep or awake, in the order of their start."""
         self.emitted_by_gone = 0
         """Tokens that the engines of instances that are gone have emitted."""
         self.load_times_s: list[list[float]] = [[] for _ in settings.models]
         """Measured times from placement to ready, by model."""
         self.failures = 0
         self._started = 0
-        # Sleeping is what they drain for.
+        # Sleeping is what they drain for, and what those that have drained are about to do.
         self._to_sleep: set[str] = set()
+        self._falling_asleep: set[str] = set()
 
     def start_initial(self) -> None:
         """Place the instances that are ready when the simulation begins."""
@@ -69,7 +71,7 @@ class Cluster:
         if instance is None:
             return None
         model = instance.model
-        takes_s = model.profile.load_s if model.load_time_s is None else model.load_time_s
+        takes_s = model.load_s
         if model.load_time_spread:
             takes_s *= float(self._rng.lognormal(0.0, model.load_time_spread))
         self._agenda.at(now + takes_s, self._ready, instance)
@@ -81,7 +83,7 @@ class Cluster:
         nodes = [
             instance.identity.node_id
             for instance in self.instances.values()
-            if instance.identity.model_index == model_index
+            if instance.identity.model_index == model_index and instance.phase is not Phase.SLEEPING
         ]
         claim = self._gpus.find(model, nodes)
         if claim is None:
@@ -93,7 +95,7 @@ class Cluster:
             identity, model, role, self._settings, self._agenda, self._ledger, self._observers.load_changed
         )
         instance.phase_since_s = now
-        self._gpus.take(claim, identity.instance_id, now)
+        self._gpus.take(claim, identity.instance_id, model, now)
         self.instances[identity.instance_id] = instance
         return instance
 
@@ -117,23 +119,53 @@ class Cluster:
         else:
             self._drain(instance, now)
 
+    def may_sleep(self, instance: SimInstance) -> bool:
+        """Whether a ready instance may be put to sleep now."""
+        return instance.phase is Phase.READY and self._gpus.may_sleep(
+            instance.identity.node_id, instance.model
+        )
+
     def sleep(self, instance: SimInstance, now: float) -> None:
-        """Drain a ready instance and put it to sleep; it keeps its GPUs."""
+        """Drain a ready instance and put it to sleep; others may have its GPUs then."""
+        self._gpus.set_aside(instance.identity.node_id, instance.instance_id, instance.model)
         self._to_sleep.add(instance.instance_id)
         self._drain(instance, now)
 
+    def _asleep(self, now: float, instance: SimInstance) -> None:
+        if instance.dead:
+            return
+        self._falling_asleep.remove(instance.instance_id)
+        instance.engine.sleep(now, instance.model.sleep_level)
+        self._set_phase(instance, Phase.SLEEPING, now)
+        # Others may have the GPUs once the node's report has told that they are free.
+        self._agenda.at(now + self._settings.telemetry.delay_s, self._dozed, (instance, now))
+
+    def _dozed(self, now: float, asleep: tuple[SimInstance, float]) -> None:
+        instance, since_s = asleep
+        if instance.phase is Phase.SLEEPING and instance.phase_since_s == since_s and not instance.dead:
+            self._gpus.doze(instance.claim, instance.instance_id, instance.model, now)
+
+    def may_wake(self, instance: SimInstance) -> bool:
+        """Whether a sleeping instance can have its GPUs back now."""
+        return (
+            instance.phase is Phase.SLEEPING
+            and not instance.dead
+            and self._gpus.may_wake(instance.claim, instance.instance_id, instance.model)
+        )
+
     def wake(self, instance: SimInstance, role: Role, now: float) -> None:
-        """Wake a sleeping instance with this role."""
+        """Wake a sleeping instance that may wake, with this role."""
+        self._gpus.take(instance.claim, instance.instance_id, instance.model, now)
         instance.role = role
         instance.waking = True
         self._set_phase(instance, Phase.LOADING, now)
-        wake_s = instance.model.wake_time_s
-        takes_s = instance.model.profile.wake_s[0] if wake_s is None else wake_s
-        self._agenda.at(now + takes_s, self._woken, instance)
+        self._agenda.at(now + instance.model.wake_s, self._woken, instance)
 
     def _woken(self, now: float, instance: SimInstance) -> None:
         if not instance.dead and instance.phase is Phase.LOADING:
             instance.waking = False
+            # The engine may step at once: the cluster has waited for it.
+            instance.engine.wake(-inf)
             self._set_phase(instance, Phase.READY, now)
 
     def _drain(self, instance: SimInstance, now: float) -> None:
@@ -147,15 +179,19 @@ class Cluster:
         """Let a draining instance go, or sleep, if it has nothing left to serve."""
         if instance.phase is not Phase.DRAINING or instance.dead or not instance.empty:
             return
-        if instance.instance_id in self._to_sleep:
-            self._to_sleep.remove(instance.instance_id)
-            self._set_phase(instance, Phase.SLEEPING, now)
-        else:
+        key = instance.instance_id
+        if key in self._to_sleep:
+            self._to_sleep.remove(key)
+            self._falling_asleep.add(key)
+            self._agenda.at(now + instance.model.fall_asleep_s, self._asleep, instance)
+        elif key not in self._falling_asleep:
             self._remove(instance, now)
 
     def fail(self, instance: SimInstance, now: float) -> None:
         """Lose an instance; what it served goes back to the router, tokens delivered so far are kept."""
         self.failures += 1
+        self._to_sleep.discard(instance.instance_id)
+        self._falling_asleep.discard(instance.instance_id)
         instance.phase = Phase.DRAINING
         requests = instance.request_ids(now)
         # What the step under way finishes was delivered.
@@ -175,8 +211,7 @@ class Cluster:
         self._agenda.at(now + self._settings.telemetry.delay_s, self._released, instance)
 
     def _released(self, now: float, instance: SimInstance) -> None:
-        claim: Claim = (instance.identity.node_id, instance.identity.gpu_indexes)
-        self._gpus.release(claim, instance.instance_id, now)
+        self._gpus.release(instance.claim, instance.instance_id, now)
         del self.instances[instance.instance_id]
 
     def _give_back(self, instance: SimInstance, requests: list[int], now: float) -> None:

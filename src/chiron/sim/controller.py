@@ -88,11 +88,16 @@ class Controller:
         )
         self._router_before = list(self._router_now)
         return FleetSnapshot(
-            now_s=now, models=models, free_gpus=self._gpus.free(), gpu_budget=self._settings.gpu_budget
+            now_s=now,
+            models=models,
+            free_gpus=self._gpus.free(),
+            gpu_types={node: kind.name for node, kind in self._gpus.nodes.items()},
+            gpu_budget=self._settings.gpu_budget,
         )
 
     def _instance(self, report: InstanceReport, now: float) -> FleetInstance:
         known = report.instance
+        there = self._cluster.instances.get(known.instance_id)
         phase = self._commanded.get(known.instance_id, known.phase)
         age_s = now - report.phase_since_s
         ready_in_s = 0.0
@@ -105,6 +110,8 @@ class Controller:
             phase=phase,
             ready_in_s=ready_in_s,
             phase_age_s=age_s,
+            can_wake=phase is Phase.SLEEPING and there is not None and self._cluster.may_wake(there),
+            can_sleep=phase is Phase.READY and there is not None and self._cluster.may_sleep(there),
             report_age_s=now - report.made_s,
         )
 
@@ -128,6 +135,8 @@ class Controller:
             load_time_s=self._load_time_s(index),
             wake_time_s=self._wake_time_s(index),
             initial_batch_size=model.initial_batch_size,
+            max_context_tokens=model.profile.max_context_tokens,
+            gpu_type=self._gpus.kind_of(model).name,
             priority=model.priority,
         )
 
@@ -135,12 +144,10 @@ class Controller:
         measured = self._cluster.load_times_s[index]
         if measured:
             return float(np.percentile(measured[-200:], 95))
-        model = self._settings.models[index]
-        return model.profile.load_s if model.load_time_s is None else model.load_time_s
+        return self._settings.models[index].load_s
 
     def _wake_time_s(self, index: int) -> float:
-        model = self._settings.models[index]
-        return model.profile.wake_s[0] if model.wake_time_s is None else model.wake_time_s
+        return self._settings.models[index].wake_s
 
     def _carry_out(self, action: Action, now: float) -> None:
         if action.model not in self._by_name:
@@ -159,31 +166,33 @@ class Controller:
                 f"the autoscaler names instance {action.instance_id!r}, which does not exist"
             )
         # A command that crosses a change of phase on its way is void.
-        if instance is None or instance.dead or not self._command(action, instance, now):
+        if instance is None or instance.dead or not self._command(action, index, instance, now):
             return
         self._record(action, action.instance_id, now)
 
     def _start(self, index: int, role: Role, now: float) -> SimInstance | None:
-        model = self._settings.models[index]
-        if model.max_instances:
-            holding = sum(
-                1
-                for instance in self._cluster.instances.values()
-                if instance.identity.model_index == index and instance.phase is not Phase.DRAINING
-            )
-            if holding >= model.max_instances:
-                return None
-        return self._cluster.start(index, role, now)
+        return None if self._at_most(index) else self._cluster.start(index, role, now)
 
-    def _command(self, action: Action, instance: SimInstance, now: float) -> bool:
+    def _at_most(self, index: int) -> bool:
+        """Whether a model has its most instances; sleeping ones do not count."""
+        most = self._settings.models[index].max_instances
+        serving = (Phase.LOADING, Phase.READY)
+        instances = self._cluster.instances.values()
+        return (
+            0
+            < most
+            <= sum(each.identity.model_index == index and each.phase in serving for each in instances)
+        )
+
+    def _command(self, action: Action, index: int, instance: SimInstance, now: float) -> bool:
         phase = instance.phase
         if isinstance(action, Retire) and phase is not Phase.DRAINING:
             self._commanded[action.instance_id] = Phase.DRAINING
             self._cluster.retire(instance, now)
-        elif isinstance(action, Sleep) and phase is Phase.READY:
+        elif isinstance(action, Sleep) and self._cluster.may_sleep(instance):
             self._commanded[action.instance_id] = Phase.DRAINING
             self._cluster.sleep(instance, now)
-        elif isinstance(action, Wake) and phase is Phase.SLEEPING:
+        elif isinstance(action, Wake) and self._cluster.may_wake(instance) and not self._at_most(index):
             self._commanded[action.instance_id] = Phase.LOADING
             self._cluster.wake(instance, action.role, now)
         elif isinstance(action, ChangeRole) and phase in (Phase.READY, Phase.LOADING):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from chiron.policy.words import RequestClass
+from chiron.policy.words import Phase, RequestClass
 from chiron.sim.ledger import FINISHED, OPEN, REFUSED, Ledger
 from chiron.sim.results import Outcomes, Percentiles, SimResult, SloAttainment, Throughput
 from chiron.sim.settings import SimSettings
@@ -29,6 +29,7 @@ def conclude(
     """Check the invariants and return the figures of a run that ended at `end_s`."""
     check_conservation(simulation)
     ledger, gpus = simulation.ledger, simulation.gpus
+    check_ownership(simulation)
     outcomes = outcomes_of(settings, workload, ledger)
     interactive = workload.request_class == RequestClass.INTERACTIVE
     counted = outcomes.counted
@@ -133,3 +134,21 @@ def check_conservation(simulation: Simulation) -> None:
 def _share(attained: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
     total = int(np.count_nonzero(among))
     return int(np.count_nonzero(attained & among)) / total if total else None
+def check_ownership(simulation: Simulation) -> None:
+    """Raise AssertionError unless each awake instance owns its GPUs, and no one else owns any."""
+    owned = simulation.gpus.owned()
+    instances = simulation.cluster.instances
+    for instance in instances.values():
+        node, indexes = instance.claim
+        awake = instance.phase is not Phase.SLEEPING and not instance.dead
+        if awake and any(owned.get((node, index)) != instance.instance_id for index in indexes):
+            raise AssertionError(f"{instance.instance_id} is awake and does not own its GPUs")
+    for (node, index), owner in owned.items():
+        if (
+            owner not in instances
+            or node != instances[owner].claim[0]
+            or index not in instances[owner].claim[1]
+        ):
+            raise AssertionError(f"GPU {index} of {node} is owned by {owner}, which is not there")
+
+

@@ -1,29 +1,58 @@
-"""Who holds which GPU, for how long, and what that costs."""
+"""Which instance owns which GPU, what sleepers keep of it, for how long, and what that costs.
+
+At most one awake instance owns a GPU; loading, waking and draining ones are awake. An instance that sleeps
+gives up its GPUs but for a residual share of their memory, and a share of its node's host memory; others may
+load or wake there as far as that leaves them room. A GPU counts as held, once, while anybody has a part of
+it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from chiron.policy.placement import NodeGpus, Want, place
 from chiron.sim.settings import GpuType, InvalidSettingError, SimModel, SimSettings
 
 Claim = tuple[str, tuple[int, ...]]
 """A node and the indexes of GPUs there."""
+_ROUNDING = 1e-9
+
+
+@dataclass(slots=True)
+class _Gpu:
+    owner: str = ""
+    """The awake instance; "": none."""
+    residues: dict[str, float] = field(default_factory=dict)
+    """Share of the memory that each sleeper keeps."""
+
+    @property
+    def held(self) -> bool:
+        return bool(self.owner or self.residues)
+
+    def room(self, share: float, instance_id: str = "") -> bool:
+        """Whether an instance that takes this share of the memory may own it now."""
+        others = sum(kept for sleeper, kept in self.residues.items() if sleeper != instance_id)
+        return not self.owner and others + share <= 1 + _ROUNDING
 
 
 class Gpus:
-    """All GPUs of the cluster. A GPU has one holder at a time: asserted at every change."""
+    """All GPUs of the cluster. That one awake instance owns a GPU at a time is asserted at every change."""
 
     def __init__(self, settings: SimSettings) -> None:
         self._types = {kind.name: kind for kind in settings.gpu_types}
         self._first = settings.gpu_types[0]
         self._budget = settings.gpu_budget
+        self._widest_share = max(model.gpu_memory_share for model in settings.models)
         self.nodes: dict[str, GpuType] = {
             f"{kind.name}-{number}": kind for kind in settings.gpu_types for number in range(kind.nodes)
         }
         self.down: set[str] = set()
         """Nodes that have failed and are not repaired yet."""
-        self._holders: dict[tuple[str, int], str] = {}
+        self._gpus: dict[str, tuple[_Gpu, ...]] = {
+            node: tuple(_Gpu() for _ in range(kind.gpus_per_node)) for node, kind in self.nodes.items()
+        }
+        self._host_gb: dict[str, dict[str, float]] = {node: {} for node in self.nodes}
         self._held_by_type = dict.fromkeys(self._types, 0)
         self._since_s = 0.0
         self._gpu_seconds = dict.fromkeys(self._types, 0.0)
@@ -31,8 +60,8 @@ class Gpus:
 
     @property
     def held(self) -> int:
-        """GPUs that instances hold now."""
-        return len(self._holders)
+        """GPUs that instances hold now, asleep or awake; one that several share counts once."""
+        return sum(self._held_by_type.values())
 
     @property
     def gpu_hours(self) -> float:
@@ -64,56 +93,128 @@ class Gpus:
         self.peak = self.held
 
     def find(self, model: SimModel, on_nodes: Iterable[str]) -> Claim | None:
-        """Where the model's next instance goes by the placement policy; None: nowhere, or over the budget."""
-        gpus = model.profile.gpus
-        if self._budget and self.held + gpus > self._budget:
-            return None
+        """Where the model's next instance goes by the placement policy; None: nowhere, or over the budget.
+
+        GPUs that only sleepers hold come first: they are paid for already.
+        """
         kind = self.kind_of(model)
         counts: dict[str, int] = {}
         for node in on_nodes:
             counts[node] = counts.get(node, 0) + 1
-        nodes = [self._node(name) for name, of in self.nodes.items() if of is kind]
-        plan = place(nodes, [Want(model.name, gpus, 1, counts)])
-        if not plan.placements:
-            return None
-        return plan.placements[0].node_id, plan.placements[0].gpu_indexes
+        want = Want(model.name, model.profile.gpus, 1, counts)
+        names = [name for name, of in self.nodes.items() if of is kind]
+        for shared_only in (True, False):
+            plan = place([self._node(name, model, shared_only) for name in names], [want])
+            if plan.placements:
+                claim = plan.placements[0].node_id, plan.placements[0].gpu_indexes
+                further = sum(not gpu.held for gpu in self._of(claim))
+                if not self._budget or self.held + further <= self._budget:
+                    return claim
+        return None
 
-    def take(self, claim: Claim, instance_id: str, now: float) -> None:
-        """Give GPUs to an instance."""
-        node, indexes = claim
+    def take(self, claim: Claim, instance_id: str, model: SimModel, now: float) -> None:
+        """Give GPUs to an instance that starts or wakes; one that fell asleep just now still has them."""
+        gpus = self._of(claim)
+        self._host_gb[claim[0]].pop(instance_id, None)
+        if all(gpu.owner == instance_id for gpu in gpus):
+            return
         self.settle(now)
-        for index in indexes:
-            holder = self._holders.get((node, index))
-            if holder is not None:
-                raise AssertionError(f"GPU {index} of {node} is held by {holder}, {instance_id} wants it")
-            self._holders[node, index] = instance_id
-        self._held_by_type[self.nodes[node].name] += len(indexes)
+        for index, gpu in zip(claim[1], gpus, strict=True):
+            if not gpu.room(model.gpu_memory_share, instance_id):
+                raise AssertionError(
+                    f"GPU {index} of {claim[0]} is owned by {gpu.owner or 'nobody'}, sleepers keep "
+                    f"{gpu.residues}, {instance_id} wants it"
+                )
+        self._drop(claim, instance_id)
+        for gpu in gpus:
+            self._held_by_type[self.nodes[claim[0]].name] += not gpu.held
+            gpu.owner = instance_id
         self.peak = max(self.peak, self.held)
 
-    def release(self, claim: Claim, instance_id: str, now: float) -> None:
-        """Take GPUs back from an instance."""
-        node, indexes = claim
+    def doze(self, claim: Claim, instance_id: str, model: SimModel, now: float) -> None:
+        """Leave to an instance that sleeps what it keeps, and its GPUs to others."""
         self.settle(now)
-        for index in indexes:
-            holder = self._holders.pop((node, index), None)
-            if holder != instance_id:
-                raise AssertionError(
-                    f"GPU {index} of {node} is held by {holder}, {instance_id} gives it back"
-                )
-        self._held_by_type[self.nodes[node].name] -= len(indexes)
+        self._check_owner(claim, instance_id)
+        for gpu in self._of(claim):
+            gpu.owner = ""
+            gpu.residues[instance_id] = model.sleep_residual_share
+
+    def release(self, claim: Claim, instance_id: str, now: float) -> None:
+        """Take back from an instance all that it has, awake or asleep."""
+        self.settle(now)
+        asleep = all(instance_id in gpu.residues for gpu in self._of(claim))
+        if not asleep:
+            self._check_owner(claim, instance_id)
+            for gpu in self._of(claim):
+                gpu.owner = ""
+                self._held_by_type[self.nodes[claim[0]].name] -= not gpu.held
+        self._drop(claim, instance_id)
+
+    def may_wake(self, claim: Claim, instance_id: str, model: SimModel) -> bool:
+        """Whether no awake instance owns a sleeper's GPUs, and other sleepers leave it room."""
+        return all(
+            gpu.owner == instance_id or gpu.room(model.gpu_memory_share, instance_id)
+            for gpu in self._of(claim)
+        )
+
+    def may_sleep(self, node: str, model: SimModel) -> bool:
+        """Whether the model's instances may sleep, and the node's host memory has room for one more."""
+        if not model.sleep_level:
+            return False
+        limit = self.nodes[node].host_memory_gb
+        if model.sleep_level != 1 or not limit:
+            return True
+        return sum(self._host_gb[node].values()) + model.sleep_host_gb <= limit + _ROUNDING
+
+    def set_aside(self, node: str, instance_id: str, model: SimModel) -> None:
+        """Keep host memory for an instance that is told to sleep."""
+        if model.sleep_level == 1:
+            self._host_gb[node][instance_id] = model.sleep_host_gb
 
     def free(self) -> dict[str, int]:
-        """GPUs by live node that nobody holds."""
-        free = {node: kind.gpus_per_node for node, kind in self.nodes.items() if node not in self.down}
-        for node, _ in self._holders:
-            if node in free:
-                free[node] -= 1
-        return free
+        """GPUs by live node that no awake instance owns and that have room for an instance of any model."""
+        return {
+            node: sum(gpu.room(self._widest_share) for gpu in gpus)
+            for node, gpus in self._gpus.items()
+            if node not in self.down
+        }
 
-    def _node(self, name: str) -> NodeGpus:
-        total = self.nodes[name].gpus_per_node
-        used = frozenset(index for index in range(total) if (name, index) in self._holders)
-        return NodeGpus(name, frozenset(range(total)), used, live=name not in self.down)
+    def owned(self) -> dict[tuple[str, int], str]:
+        """The awake instance of each GPU that has one, by node and index."""
+        return {
+            (node, index): gpu.owner
+            for node, gpus in self._gpus.items()
+            for index, gpu in enumerate(gpus)
+            if gpu.owner
+        }
+
+    def _of(self, claim: Claim) -> list[_Gpu]:
+        gpus = self._gpus[claim[0]]
+        return [gpus[index] for index in claim[1]]
+
+    def _check_owner(self, claim: Claim, instance_id: str) -> None:
+        for index, gpu in zip(claim[1], self._of(claim), strict=True):
+            if gpu.owner != instance_id:
+                raise AssertionError(
+                    f"GPU {index} of {claim[0]} is owned by {gpu.owner or 'nobody'}, "
+                    f"{instance_id} gives it back"
+                )
+
+    def _drop(self, claim: Claim, instance_id: str) -> None:
+        """Take away what an instance keeps in its sleep."""
+        for gpu in self._of(claim):
+            if gpu.residues.pop(instance_id, None) is not None:
+                self._held_by_type[self.nodes[claim[0]].name] -= not gpu.held
+        self._host_gb[claim[0]].pop(instance_id, None)
+
+    def _node(self, name: str, model: SimModel, shared_only: bool) -> NodeGpus:
+        gpus = self._gpus[name]
+        used = frozenset(
+            index
+            for index, gpu in enumerate(gpus)
+            if (shared_only and not gpu.residues) or not gpu.room(model.gpu_memory_share)
+        )
+        return NodeGpus(name, frozenset(range(len(gpus))), used, live=name not in self.down)
 
 
 def check_initial(settings: SimSettings, models: Sequence[SimModel]) -> None:

@@ -127,6 +127,11 @@ class SimInstance:
         return self.identity.instance_id
 
     @property
+    def claim(self) -> tuple[str, tuple[int, ...]]:
+        """Its node, and the indexes of its GPUs there."""
+        return self.identity.node_id, self.identity.gpu_indexes
+
+    @property
     def empty(self) -> bool:
         """Whether no request waits or runs, results of the step under way included."""
         return self._idle and not self.reloading

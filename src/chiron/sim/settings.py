@@ -71,7 +71,19 @@ class SimModel:
     load_time_spread: float = 0.0
     """Standard deviation of the logarithm of load times (lognormal); 0: they are all the same."""
     wake_time_s: float | None = None
-    """Time from asleep to ready; None: the profile's for sleep level 1."""
+    """Time from asleep to ready; None: the profile's for the sleep level."""
+    sleep_level: Literal[0, 1, 2] = 0
+    """What its instances do with their weights when asleep, as vLLM's sleep levels: 1 keeps them in host
+    memory, 2 drops them; 0: they never sleep."""
+    sleep_time_s: float | None = None
+    """Time from drained to asleep; None: at level 1 the weights take as long to host memory as back, at level
+    2 none."""
+    sleep_residual_share: float = 0.02
+    """Share of each GPU's memory that a sleeping instance keeps (its context and buffers; assumed)."""
+    sleep_host_gb: float = 0.0
+    """Host memory that an instance asleep at level 1 takes: its weights, in GB."""
+    gpu_memory_share: float = 0.9
+    """Share of each GPU's memory that an awake instance takes: vLLM's default."""
     priority: int = 0
     """Who gets GPUs first under contention: a lower value is more urgent."""
     gpu_type: str = ""
@@ -97,7 +109,41 @@ class SimModel:
                 raise InvalidSettingError(
                     "initial", f"{Role(role).name.lower()} must not be negative, got {count}"
                 )
-        for key in ("load_time_s", "wake_time_s"):
+        if self.sleep_level not in (0, 1, 2):
+            raise InvalidSettingError("sleep_level", f"must be 0, 1 or 2, got {self.sleep_level}")
+        _not_negative(self, "sleep_residual_share", "sleep_host_gb")
+        if not 0 < self.gpu_memory_share <= 1:
+            raise InvalidSettingError(
+                "gpu_memory_share", f"must be above 0 and at most 1, got {self.gpu_memory_share}"
+            )
+        if self.sleep_residual_share > self.gpu_memory_share:
+            raise InvalidSettingError(
+                "sleep_residual_share",
+                f"must not exceed gpu_memory_share = {self.gpu_memory_share}, "
+    @property
+    def load_s(self) -> float:
+        """Median time from placement to ready."""
+        return self.profile.load_s if self.load_time_s is None else self.load_time_s
+
+    @property
+    def wake_s(self) -> float:
+        """Time from asleep to ready."""
+        return (
+            self.profile.wake_s[max(0, self.sleep_level - 1)]
+            if self.wake_time_s is None
+            else self.wake_time_s
+        )
+
+    @property
+    def fall_asleep_s(self) -> float:
+        """Time from drained to asleep."""
+        if self.sleep_time_s is not None:
+            return self.sleep_time_s
+        return self.profile.wake_s[0] if self.sleep_level == 1 else 0.0
+
+                f"got {self.sleep_residual_share}",
+            )
+        for key in ("load_time_s", "wake_time_s", "sleep_time_s"):
             if getattr(self, key) is not None:
                 _not_negative(self, key)
 
@@ -105,6 +151,8 @@ class SimModel:
 @dataclass(frozen=True, slots=True)
 class GpuType:
     """GPUs of one kind."""
+    host_memory_gb: float = 0.0
+    """Host memory of a node for the weights of sleeping instances, in GB; 0: no limit."""
 
     name: str
     nodes: int
@@ -116,7 +164,7 @@ class GpuType:
         if not self.name:
             raise InvalidSettingError("gpu_types.name", "must not be empty")
         _positive(self, "nodes", "gpus_per_node")
-        _not_negative(self, "price_per_gpu_hour")
+        _not_negative(self, "price_per_gpu_hour", "host_memory_gb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +233,7 @@ class SimSettings:
     gpu_types: tuple[GpuType, ...]
     seed: int = 0
     gpu_budget: int = 0
-    """Most GPUs that may be held at once; 0: all there are."""
+    """Most GPUs that may be held at once, asleep or awake; 0: all there are."""
     tick_s: float = 1.0
     """Between two ticks of the global autoscaler."""
     local_interval_s: float = 1.0

@@ -179,7 +179,7 @@ def report_of(instance: SimInstance, sampler: Sampler, now: float) -> InstanceRe
         running_batch=instance.running_batch,
         waiting_interactive=instance.waiting_interactive,
         waiting_batch=instance.waiting_batch,
-        tokens_per_s=sampler.tokens_per_s if instance.phase is not Phase.LOADING else 0.0,
+        tokens_per_s=sampler.tokens_per_s if instance.phase in (Phase.READY, Phase.DRAINING) else 0.0,
         kv_usage=sampler.kv_usage,
         kv_capacity_tokens=engine.kv_total_tokens,
     )

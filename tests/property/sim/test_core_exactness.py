@@ -56,7 +56,7 @@ def random_world(seed):
         {Role.MIXED: 1, Role.BATCH: 1},
         profile=TIGHT,
         batch_size=4,
-        model={"wake_time_s": 0.211},
+        model={"wake_time_s": 0.211, "sleep_level": 1, "sleep_time_s": 0.0371},
         seed=seed,
         tick_s=0.173,
         local_interval_s=0.267,
