@@ -114,12 +114,28 @@ class RequestGroups:
         first = min(heads, default=None, key=_order)
         return first[2] if first else None
 
+    def oldest(self) -> GroupedRequest | None:
+        """Who came first of all groups; None: nothing waits. O(cells)."""
+        heads = (self._head(cell.by_arrival) for cell in self._cells.values())
+        first = min(heads, default=None, key=_order)
+        return first[2] if first else None
+
     def pop(self) -> GroupedRequest | None:
         """Take the next to run out and return it; None: nothing waits."""
         request = self.peek()
         if request is not None:
             self.remove(request.request_id)
         return request
+
+    def ahead(self, deadline_s: float) -> int:
+        """Requests that go before a new one with this deadline: earlier groups and its own. O(cells)."""
+        index = math.floor(deadline_s / self._width_s)
+        found = 0
+        for run in self._runs():
+            if run[0] > index:
+                break
+            found += sum(self._cells[each].requests for each in run)
+        return found
 
     def groups(self) -> tuple[RequestGroup, ...]:
         """The groups in the order of their deadlines."""

@@ -9,7 +9,7 @@ estimates that have come true.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -27,6 +27,26 @@ class WaitEstimate:
     quantile_s: float
     """The wait that is not exceeded with the probability `quantile`."""
     quantile: float
+    request_class: RequestClass = RequestClass.BATCH
+    """Of the request that waits."""
+
+    def at(self, quantile: float) -> float:
+        """The wait that is not exceeded with another probability, in seconds."""
+        if not self.mean_s < math.inf:
+            return self.mean_s
+        return max(0.0, self.mean_s + _NORMAL.inv_cdf(quantile) * self.sd_s)
+
+
+@dataclass(frozen=True, slots=True)
+class LaterCapacity:
+    """Capacity that is there from a known moment on: an instance that loads."""
+
+    in_s: float
+    """Time until then, in seconds, > 0."""
+    tokens_per_s: float
+    """Output tokens per second that it adds."""
+    slots: float = 0.0
+    """Requests that it takes in at once, for they find it empty."""
 
 
 class LengthModel:
@@ -99,8 +119,34 @@ class LengthModel:
         return math.exp(math.log(self.mean) - sigma_sq / 2 + z * math.sqrt(sigma_sq))
 
 
+class WaitErrors:
+    """How far estimates for one class have been off: the ratio of the waits to them, and its scatter."""
+
+    __slots__ = ("_seen", "excess", "ratio")
+
+    def __init__(self) -> None:
+        self._seen = 1.0
+        self.ratio = 1.0
+        """By which estimated work is multiplied."""
+        self.excess = 0.0
+        """Squared relative error beyond what the spread of lengths explains."""
+
+    def observe(self, estimate: WaitEstimate, actual_s: float) -> None:
+        """Learn from an estimate that has come true; one without a finite positive mean says nothing."""
+        if not 0 < estimate.mean_s < math.inf or actual_s < 0:
+            return
+        share = 1 / (1 + min(self._seen, 200.0))
+        self._seen += 1
+        relative = actual_s / estimate.mean_s
+        expected = (estimate.sd_s / estimate.mean_s) ** 2 - self.excess
+        # A bounded step: one wait that spans a failure must not double every estimate.
+        self.ratio *= 1 + share * (min(max(relative, 0.5), 2.0) - 1)
+        surplus = min((relative - 1) ** 2, 1.0) - max(0.0, expected)
+        self.excess = max(0.0, self.excess + share * (surplus - self.excess))
+
+
 class WaitingTimeEstimator:
-    """The waits in one model's queue. Learns lengths per class, throughput and its own errors online."""
+    """The waits in one model's queues. Learns lengths per class, throughput and its own errors online."""
 
     def __init__(self, quantile: float = 0.95, throughput_half_life_s: float = 15.0) -> None:
         """quantile: of the estimates, 0.5 to below 1. Raises ValueError naming what is out of range."""
@@ -110,14 +156,11 @@ class WaitingTimeEstimator:
             raise ValueError(f"throughput_half_life_s must be positive, got {throughput_half_life_s}")
         self.quantile = quantile
         self.lengths: Mapping[RequestClass, LengthModel] = {kind: LengthModel() for kind in RequestClass}
+        self.errors: Mapping[RequestClass, WaitErrors] = {kind: WaitErrors() for kind in RequestClass}
         self._z = _NORMAL.inv_cdf(quantile)
         self._half_life_s = throughput_half_life_s
         self._tokens = 0.0
         self._weight = 0.0
-        # Squared relative errors of past estimates and those that the normal approximation expected.
-        self._errors = 1.0
-        self._ratio = 1.0
-        self._excess = 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -130,26 +173,43 @@ class WaitingTimeEstimator:
         self._tokens = self._tokens * keep + tokens_per_s * (1 - keep)
         self._weight = self._weight * keep + (1 - keep)
 
-    def estimate(self, ahead: Mapping[RequestClass, int], known_tokens: float = 0.0) -> WaitEstimate:
+    def estimate(
+        self,
+        ahead: Mapping[RequestClass, int],
+        known_tokens: float = 0.0,
+        *,
+        request_class: RequestClass = RequestClass.BATCH,
+    ) -> WaitEstimate:
         """The wait behind these requests.
 
         ahead: requests that are served before, by class. known_tokens: further work ahead, in output tokens
-        (the expected rest of running requests). Monotone in both.
+        (the expected rest of running requests). request_class: of the one that waits. Monotone in the work.
         """
-        return self.at_rate(ahead, self.tokens_per_s, known_tokens)
+        return self.at_rate(ahead, self.tokens_per_s, known_tokens, request_class=request_class)
 
     def at_rate(
-        self, ahead: Mapping[RequestClass, int], tokens_per_s: float, known_tokens: float = 0.0
+        self,
+        ahead: Mapping[RequestClass, int],
+        tokens_per_s: float,
+        known_tokens: float = 0.0,
+        *,
+        later: Sequence[LaterCapacity] = (),
+        request_class: RequestClass = RequestClass.BATCH,
     ) -> WaitEstimate:
-        """The same, at another throughput than the measured one, in tokens per second."""
+        """The same, at another throughput than the measured one, in tokens per second.
+
+        later: capacity that will be added, in the order of its times.
+        """
         mean, sd, _ = self.work(ahead, known_tokens)
         if mean <= 0:
-            return WaitEstimate(0.0, 0.0, 0.0, self.quantile)
-        if tokens_per_s <= 0:
-            return WaitEstimate(math.inf, math.inf, math.inf, self.quantile)
-        mean_s = mean / tokens_per_s * self._ratio
-        sd_s = math.hypot(sd / tokens_per_s, mean_s * math.sqrt(self._excess))
-        return WaitEstimate(mean_s, sd_s, max(0.0, mean_s + self._z * sd_s), self.quantile)
+            return WaitEstimate(0.0, 0.0, 0.0, self.quantile, request_class)
+        errors = self.errors[request_class]
+        each = mean / max(1, sum(ahead.values()))
+        mean_s, rate = _served(mean * errors.ratio, max(0.0, tokens_per_s), each, later)
+        if not mean_s < math.inf:
+            return WaitEstimate(math.inf, math.inf, math.inf, self.quantile, request_class)
+        sd_s = math.hypot(sd / rate if rate > 0 else 0.0, mean_s * math.sqrt(errors.excess))
+        return WaitEstimate(mean_s, sd_s, max(0.0, mean_s + self._z * sd_s), self.quantile, request_class)
 
     def work(
         self, ahead: Mapping[RequestClass, int], known_tokens: float = 0.0
@@ -166,13 +226,22 @@ class WaitingTimeEstimator:
 
     def observe_wait(self, estimate: WaitEstimate, actual_s: float) -> None:
         """Learn from an estimate that has come true: how far estimates are off, and in which direction."""
-        if not 0 < estimate.mean_s < math.inf or actual_s < 0:
-            return
-        share = 1 / (1 + min(self._errors, 200.0))
-        self._errors += 1
-        relative = actual_s / estimate.mean_s
-        expected = (estimate.sd_s / estimate.mean_s) ** 2 - self._excess
-        # A bounded step: one wait that spans a failure must not double every estimate.
-        self._ratio *= 1 + share * (min(max(relative, 0.5), 2.0) - 1)
-        surplus = min((relative - 1) ** 2, 1.0) - max(0.0, expected)
-        self._excess = max(0.0, self._excess + share * (surplus - self._excess))
+        self.errors[estimate.request_class].observe(estimate, actual_s)
+
+
+def _served(
+    tokens: float, tokens_per_s: float, each: float, later: Sequence[LaterCapacity]
+) -> tuple[float, float]:
+    """When so much work is done, in seconds, and the throughput by then; each: tokens of one request."""
+    at_s, rate = 0.0, tokens_per_s
+    for step in later:
+        if rate > 0 and tokens <= rate * (step.in_s - at_s):
+            break
+        # What it takes in at once leaves the queue before a token of it is made.
+        tokens = max(0.0, tokens - rate * (step.in_s - at_s) - step.slots * each)
+        at_s, rate = step.in_s, rate + step.tokens_per_s
+        if tokens <= 0:
+            break
+    if tokens > 0:
+        at_s += tokens / rate if rate > 0 else math.inf
+    return at_s, rate

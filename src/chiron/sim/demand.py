@@ -26,6 +26,8 @@ class Demand:
     deadline_in_s: float | NDArray[np.float64] = math.inf
     """From each arrival; inf for interactive requests."""
     prefix: tuple[tuple[int, ...], ...] | None = None
+    refuse_late: bool = False
+    """Callers ask to be refused when their SLO cannot be met."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -66,6 +68,9 @@ def merge(demands: Sequence[Demand]) -> Workload:
         model=_repeat(demands, [demand.model for demand in demands])[order].astype(np.int16),
         deadline_s=deadline[order],
         prefix=prefix,
+        refuse_late=_repeat(demands, [demand.refuse_late for demand in demands])[order].astype(np.bool_)
+        if any(demand.refuse_late for demand in demands)
+        else None,
     )
 
 

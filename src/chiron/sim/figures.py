@@ -12,6 +12,7 @@ from chiron.policy.words import Phase, RequestClass
 from chiron.sim.ledger import FINISHED, OPEN, REFUSED, Ledger
 from chiron.sim.results import Outcomes, Percentiles, SimResult, SloAttainment, Throughput
 from chiron.sim.settings import SimSettings
+from chiron.sim.wait_figures import estimator_figures, refusals_of
 from chiron.sim.workload import Workload
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def conclude(
 ) -> SimResult:
     """Check the invariants and return the figures of a run that ended at `end_s`."""
     check_conservation(simulation)
-    ledger, gpus = simulation.ledger, simulation.gpus
     check_ownership(simulation)
+    ledger, gpus = simulation.ledger, simulation.gpus
     outcomes = outcomes_of(settings, workload, ledger)
     interactive = workload.request_class == RequestClass.INTERACTIVE
     counted = outcomes.counted
@@ -74,6 +75,8 @@ def conclude(
         simulated_s=end_s,
         events=simulation.loop_events,
         wall_s=perf_counter() - began_s,
+        refusals=refusals_of(simulation.routers),
+        estimator=estimator_figures(simulation.routers, settings.queues),
         outcomes=outcomes,
         timeline=tuple(simulation.timeline),
         actions=tuple(simulation.controller.actions),
@@ -131,9 +134,6 @@ def check_conservation(simulation: Simulation) -> None:
         raise AssertionError(f"tokens: engines emitted {emitted}, requests have {delivered}")
 
 
-def _share(attained: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
-    total = int(np.count_nonzero(among))
-    return int(np.count_nonzero(attained & among)) / total if total else None
 def check_ownership(simulation: Simulation) -> None:
     """Raise AssertionError unless each awake instance owns its GPUs, and no one else owns any."""
     owned = simulation.gpus.owned()
@@ -152,3 +152,6 @@ def check_ownership(simulation: Simulation) -> None:
             raise AssertionError(f"GPU {index} of {node} is owned by {owner}, which is not there")
 
 
+def _share(attained: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+    total = int(np.count_nonzero(among))
+    return int(np.count_nonzero(attained & among)) / total if total else None

@@ -26,7 +26,11 @@ class Ledger:
         self.model: list[int] = workload.model.tolist()
         self.deadline_s: list[float] = workload.deadline_s.tolist()
         self.is_batch = (workload.request_class == RequestClass.BATCH).astype("u1").tobytes()
+        self.priority = self.is_batch if settings.queues.preemption else bytes(count)
+        """In engines: interactive requests go first there, too, if batch requests give way to them."""
         self.prefix = workload.prefix
+        self.refuse_late = None if workload.refuse_late is None else workload.refuse_late.tobytes()
+        """Which callers asked to be refused when their SLO cannot be met; None: nobody."""
         self.first_token_s = array("d", [nan]) * count
         self.finish_s = array("d", [nan]) * count
         self.longest_gap_s = array("d", [0.0]) * count
@@ -56,7 +60,7 @@ class Ledger:
             request_id,
             self.prompt_tokens[request_id],
             self.output_tokens[request_id],
-            self.is_batch[request_id],
+            self.priority[request_id],
             self.prefix[request_id] if self.prefix is not None else (),
             self.delivered.get(request_id, 0),
             restored_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,41 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusals:
+    """Requests that admission turned away, those of the warm-up included."""
+
+    queue_full: int
+    slo_out_of_reach: int
+    """Of callers that asked to be told at once."""
+    retry_after_s: Percentiles
+    """The delay that they were told to keep before the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorFigures:
+    """Estimated waits in the routers' queues against what came."""
+
+    n: int
+    """Estimates whose requests have left their queue."""
+    unknown: int
+    """Requests for which there was no estimate, because no instance served or loaded."""
+    unanswered: int
+    """Estimates whose requests wait still at the end."""
+    r2: float | None
+    """1 - Σ (wait - estimate)² / Σ (wait - mean wait)², of those behind more than 2,000 requests."""
+    r2_n: int
+    """How many those are."""
+    median_relative_error: float | None
+    """Of |estimate - wait| / wait, of the same."""
+    quantile: float
+    """Nominal: the share of waits that the estimated quantile is to cover."""
+    coverage: float | None
+    """The share that it covers, of the same."""
+    pairs: tuple[tuple[float, int, float, float, float, float], ...]
+    """(time, requests ahead, estimated mean, its standard deviation, its quantile, wait), in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class SimResult:
     """The figures of one run. Same settings, workload and policies: the same but for `wall_s`."""
 
@@ -136,6 +171,9 @@ class SimResult:
     simulated_s: float
     events: int
     wall_s: float
+    refusals: Refusals
+    estimator: EstimatorFigures | None
+    """None: no estimate was asked for."""
     outcomes: Outcomes
     timeline: tuple[TimelinePoint, ...]
     actions: tuple[ActionRecord, ...]
@@ -148,6 +186,8 @@ class SimResult:
                 continue
             value = getattr(self, name)
             nested = isinstance(value, Percentiles | SloAttainment | Throughput)
+            if isinstance(value, Refusals | EstimatorFigures):
+                value, nested = asdict(value), False
             figures[name] = {key: getattr(value, key) for key in value.__slots__} if nested else value
         return figures
 

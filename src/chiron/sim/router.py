@@ -4,41 +4,61 @@ from __future__ import annotations
 
 from typing import cast
 
-from chiron.policy.disciplines import Waiting, load_discipline
+from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal
+from chiron.policy.batch_queue import BatchQueue
+from chiron.policy.disciplines import Discipline, Waiting, load_discipline
 from chiron.policy.dispatch import Dispatcher
-from chiron.policy.groups import GroupedRequest, RequestGroups
+from chiron.policy.groups import GroupedRequest
 from chiron.policy.preemption import PreemptionRule
-from chiron.policy.words import Phase, Role
+from chiron.policy.words import Phase, RequestClass, Role
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
 from chiron.sim.picking import Pick, make_picker
 from chiron.sim.preempting import make_room
 from chiron.sim.settings import SimSettings
+from chiron.sim.waits import RouterWaits
 
 NO_DEADLINE_S = 1e9
 """What stands for a batch request without a deadline: later than all others."""
+_NO_LIMIT = 1 << 62
 
 
 class ModelRouter:
     """One model's queues and what the router knows of its instances."""
 
     def __init__(self, settings: SimSettings, index: int, dispatcher: Dispatcher, ledger: Ledger) -> None:
+        queues = settings.queues
         self.index = index
         self.picker = make_picker(dispatcher, settings.engine_queue)
-        self.interactive = load_discipline(settings.discipline)
-        self.batch = RequestGroups()
+        self.interactive = load_discipline(settings.discipline, queues.starvation_s)
+        self.batch = BatchQueue(settings.discipline, queues.batch_starvation_s)
         self.yielding = 0
         """Instances seen with batch work that gives way to interactive requests."""
         self.arrived_interactive = 0
         self.arrived_batch = 0
+        self.refusals: list[AdmissionRefusal] = []
+        self.waits: RouterWaits | None = None
+        """Estimates of waits; None: nothing asks for them."""
         self._model = settings.models[index]
         self._ledger = ledger
-        self._queue_limit = settings.queue_limit
         self._rule = PreemptionRule()
+        self._preemption = queues.preemption
         self._kv_reload_s = 0.0
         if settings.resume_cost == "kv-reload":
             profile = self._model.profile
             self._kv_reload_s = profile.kv_bytes_per_token / (settings.kv_reload_bytes_per_s * profile.gpus)
+        # Everybody who waits in one order, beside the queue of each class.
+        self._shared: Discipline | None = None
+        if queues.shared:
+            self._shared = load_discipline(settings.discipline, queues.starvation_s)
+        self._fcfs_or_mlfq = settings.discipline != "edf"
+        limits = (settings.queue_limit, queues.batch_limit)
+        self._admission: tuple[AdmissionPolicy, AdmissionPolicy] | None = None
+        if any(limits) or ledger.refuse_late is not None:
+            interactive, batch = (AdmissionPolicy(limit or _NO_LIMIT) for limit in limits)
+            self._admission = interactive, batch
+        if self._admission is not None or queues.estimate_every:
+            self.waits = RouterWaits(self._model, ledger, queues.estimate_quantile, queues.estimate_every)
         # Nothing has changed since nobody had room for a request of this class.
         self._full_interactive = False
         self._full_batch = False
@@ -47,18 +67,25 @@ class ModelRouter:
 
     def arrive(self, request_id: int, now: float) -> None:
         """Take a new request."""
-        if self._ledger.is_batch[request_id]:
+        batch = self._ledger.is_batch[request_id]
+        if batch:
             self.arrived_batch += 1
-            self._queue_batch(request_id)
-            if not self._full_batch:
-                self.feed(now)
+        else:
+            self.arrived_interactive += 1
+            if not self._waits_first() and self._place(request_id, now):
+                return
+        if self.waits is not None and not self._let_wait(request_id, now):
             return
-        self.arrived_interactive += 1
-        if (self._queued and len(self.interactive)) or not self._place(request_id, now):
-            if self._queue_limit and len(self.interactive) >= self._queue_limit:
-                self._ledger.refuse(request_id)
-            else:
-                self._queue_interactive(request_id)
+        if batch:
+            self._queue_batch(request_id)
+            if self._shared is not None:
+                self._serve_shared(self._shared, now)
+            elif not self._full_batch:
+                self.feed(now)
+        else:
+            self._queue_interactive(request_id)
+            if self._shared is not None:
+                self._serve_shared(self._shared, now)
 
     def take_back(self, request_id: int, now: float) -> None:
         """Queue a request that has left its instance; it is placed when there is room."""
@@ -81,36 +108,58 @@ class ModelRouter:
             self.serve(now)
 
     def serve(self, now: float) -> None:
-        """Place what waits, interactive requests first."""
-        if len(self.interactive):
-            self._drain(now)
-        if len(self.batch) and not self._full_batch:
-            self.feed(now)
+        """Place what waits: interactive requests first, or in one order if both classes share a queue."""
+        if self._shared is not None:
+            self._serve_shared(self._shared, now)
+        else:
+            if len(self.interactive):
+                self._drain(now)
+            if len(self.batch) and not self._full_batch:
+                self.feed(now)
         self._queued = len(self.interactive) + len(self.batch) > 0
 
     def _drain(self, now: float) -> None:
         queue = self.interactive
         while (head := queue.peek(now)) is not None and self._place(cast(int, head.request_id), now):
-            queue.pop(now)
+            queue.remove(head.request_id)
 
     def feed(self, now: float) -> None:
-        """Send batch requests, in the order of their groups, to wherever slots are spare."""
+        """Send batch requests, in the order of their queue, to wherever slots are spare."""
         batch = self.batch
-        while (head := batch.peek()) is not None:
-            request_id = cast(int, head.request_id)
-            found = self.picker.pick(Pick.BATCH, self._ledger.prompt_tokens[request_id])
-            if found is None:
-                self._full_batch = True
+        while (head := batch.peek(now)) is not None:
+            request_id = cast(int, head)
+            if not self._place_batch(request_id, now):
                 return
-            batch.pop()
-            self._send(found[0].instance, request_id, now)
+            batch.remove(request_id)
+
+    def _serve_shared(self, queue: Discipline, now: float) -> None:
+        """Place whoever is first until that one finds no room, whatever its class."""
+        while (head := queue.peek(now)) is not None:
+            request_id = cast(int, head.request_id)
+            if self._ledger.is_batch[request_id]:
+                if self._full_batch or not self._place_batch(request_id, now):
+                    return
+                self.batch.remove(request_id)
+            else:
+                if not self._place(request_id, now):
+                    return
+                self.interactive.remove(request_id)
+            queue.remove(request_id)
+
+    def _place_batch(self, request_id: int, now: float) -> bool:
+        found = self.picker.pick(Pick.BATCH, self._ledger.prompt_tokens[request_id])
+        if found is None:
+            self._full_batch = True
+            return False
+        self._send(found[0].instance, request_id, now)
+        return True
 
     def _place(self, request_id: int, now: float) -> bool:
         if self._full_interactive:
             return False
         prompt_tokens = self._ledger.prompt_tokens[request_id]
         found = self.picker.pick(Pick.INTERACTIVE, prompt_tokens)
-        if self.yielding and (found is None or found[1]):
+        if self.yielding and self._preemption and (found is None or found[1]):
             found = self.picker.pick(Pick.YIELDING, prompt_tokens) or found
         if found is None:
             self._full_interactive = True
@@ -122,7 +171,9 @@ class ModelRouter:
         ledger = self._ledger
         instance.seen.reserved += 1
         self.picker.changed(instance.seen)
-        if not ledger.is_batch[request_id] and instance.running_batch:
+        if self.waits is not None:
+            self.waits.sent(request_id, now)
+        if not ledger.is_batch[request_id] and instance.running_batch and self._preemption:
             for victim in make_room(instance, ledger.prompt_tokens[request_id], ledger, self._rule, now):
                 self.take_back(victim, now)
         restored = 0
@@ -135,27 +186,80 @@ class ModelRouter:
         else:
             instance.submit(request_id, now)
 
+    def _waits_first(self) -> bool:
+        """Whether a new interactive request stands behind others."""
+        return self._queued and len(self.interactive if self._shared is None else self._shared) > 0
+
+    def _let_wait(self, request_id: int, now: float) -> bool:
+        """Estimate the wait of a request that is about to be queued; tell whether it is admitted."""
+        waits, ledger = self.waits, self._ledger
+        if waits is None:
+            return True
+        batch = bool(ledger.is_batch[request_id])
+        if batch and not self._full_batch and not self._waits_first() and not len(self.batch):
+            # It is likely to be sent at once.
+            return True
+        kind = RequestClass.BATCH if batch else RequestClass.INTERACTIVE
+        ahead = self._ahead(request_id, kind)
+        if self._admission is not None:
+            policy = self._admission[batch]
+            late = ledger.refuse_late is not None and bool(ledger.refuse_late[request_id])
+            queued = len(self.batch) if batch else len(self.interactive)
+            if late or queued >= policy.queue_limit:
+                decision = policy.admit(
+                    queued=queued,
+                    estimate=waits.estimate(kind, ahead, now),
+                    budget_s=self._budget_s(request_id, waits, now),
+                    refuse_if_late=late,
+                )
+                if isinstance(decision, AdmissionRefusal):
+                    self.refusals.append(decision)
+                    ledger.refuse(request_id)
+                    return False
+        waits.queued(request_id, kind, ahead, now)
+        return True
+
+    def _ahead(self, request_id: int, kind: RequestClass) -> dict[RequestClass, int]:
+        """Requests that go before a new one, as things stand."""
+        interactive = len(self.interactive)
+        if kind is RequestClass.INTERACTIVE:
+            # Deadlines of batch requests are later than those of interactive ones, as a rule.
+            behind_batch = self._shared is not None and self._fcfs_or_mlfq
+            batch = len(self.batch) if behind_batch else 0
+        else:
+            batch = self.batch.ahead(min(self._ledger.deadline_s[request_id], NO_DEADLINE_S))
+        return {RequestClass.INTERACTIVE: interactive, RequestClass.BATCH: batch}
+
+    def _budget_s(self, request_id: int, waits: RouterWaits, now: float) -> float:
+        """The wait after which a new request can still keep its SLO."""
+        ledger = self._ledger
+        if ledger.is_batch[request_id]:
+            return ledger.deadline_s[request_id] - now - waits.service_s
+        return ledger.arrival_s[request_id] + self._model.ttft_slo_s - now - waits.start_s
+
     def _queue_interactive(self, request_id: int) -> None:
         ledger = self._ledger
         self._queued = True
         arrival_s = ledger.arrival_s[request_id]
-        self.interactive.push(
-            Waiting(
-                request_id,
-                arrival_s,
-                arrival_s + self._model.ttft_slo_s,
-                ledger.delivered.get(request_id, 0),
-            )
+        waiting = Waiting(
+            request_id,
+            arrival_s,
+            arrival_s + self._model.ttft_slo_s,
+            ledger.delivered.get(request_id, 0),
         )
+        self.interactive.push(waiting)
+        if self._shared is not None:
+            self._shared.push(waiting)
 
     def _queue_batch(self, request_id: int) -> None:
         ledger = self._ledger
         self._queued = True
+        deadline_s = min(ledger.deadline_s[request_id], NO_DEADLINE_S)
+        arrival_s = ledger.arrival_s[request_id]
+        attained_tokens = ledger.delivered.get(request_id, 0)
         self.batch.add(
-            GroupedRequest(
-                request_id,
-                min(ledger.deadline_s[request_id], NO_DEADLINE_S),
-                ledger.arrival_s[request_id],
-                ledger.prompt_tokens[request_id],
-            )
+            GroupedRequest(request_id, deadline_s, arrival_s, ledger.prompt_tokens[request_id]),
+            attained_tokens,
         )
+        if self._shared is not None:
+            self._shared.push(Waiting(request_id, arrival_s, deadline_s, attained_tokens))

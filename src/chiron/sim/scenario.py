@@ -1,8 +1,8 @@
 """Scenarios: a TOML file that says what is served, on what, and with which promises.
 
 Tables: [cluster] with [[cluster.gpus]], [models.NAME], [[traffic]], [[backlog]], [[replay]], and, when their
-defaults do not do, [simulation], [telemetry], [faults] with [[faults.planned]], and [policy]. Keys are the
-fields of the classes named in docs/simulator.md; any error names the key, the table and the file.
+defaults do not do, [simulation], [queues], [telemetry], [faults] with [[faults.planned]], and [policy]. Keys
+are the fields of the classes named in docs/simulator.md; any error names the key, the table and the file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.words import Role
 from chiron.sim.demand import Demand, fit_to_context, merge
 from chiron.sim.policies import POLICIES, PolicyChoice
+from chiron.sim.queue_settings import QueueSettings
 from chiron.sim.settings import Fault, FaultSettings, GpuType, SimModel, SimSettings, TelemetrySettings
 from chiron.sim.sources import Backlog, Replay, Traffic
 from chiron.sim.tables import fill, only, table_of, tables_of
@@ -42,6 +43,7 @@ _KEYS = (
     "backlog",
     "replay",
     "simulation",
+    "queues",
     "telemetry",
     "faults",
     "policy",
@@ -111,6 +113,7 @@ class Scenario:
                     raise ConfigError(str(error)) from error
                 bad_rows += trace.bad_rows
                 skipped += trace.skipped
+            demand = dataclasses.replace(demand, refuse_late=source.refuse_late)
             fitted, cut = _fitted(demand, profile)
             demands.append(fitted)
             shortened += cut
@@ -209,6 +212,7 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
         "seed": _seed(document, where),
         "telemetry": fill(TelemetrySettings, table_of(document, "telemetry", where), f"{where} [telemetry]"),
         "faults": _faults(document, where),
+        "queues": fill(QueueSettings, table_of(document, "queues", where), f"{where} [queues]"),
     }
     for key, entries in (("models", models), ("cluster.gpus", gpu_types)):
         if not entries:

@@ -9,14 +9,8 @@ from typing import Literal
 
 from chiron.engine import Profile
 from chiron.policy.words import Role
-
-
-class InvalidSettingError(ValueError):
-    """A setting is out of range; the text names its key."""
-
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key}: {problem}")
-        self.key = key
+from chiron.sim.queue_settings import InvalidSettingError as InvalidSettingError
+from chiron.sim.queue_settings import QueueSettings
 
 
 def _positive(owner: object, *keys: str) -> None:
@@ -120,6 +114,12 @@ class SimModel:
             raise InvalidSettingError(
                 "sleep_residual_share",
                 f"must not exceed gpu_memory_share = {self.gpu_memory_share}, "
+                f"got {self.sleep_residual_share}",
+            )
+        for key in ("load_time_s", "wake_time_s", "sleep_time_s"):
+            if getattr(self, key) is not None:
+                _not_negative(self, key)
+
     @property
     def load_s(self) -> float:
         """Median time from placement to ready."""
@@ -141,24 +141,18 @@ class SimModel:
             return self.sleep_time_s
         return self.profile.wake_s[0] if self.sleep_level == 1 else 0.0
 
-                f"got {self.sleep_residual_share}",
-            )
-        for key in ("load_time_s", "wake_time_s", "sleep_time_s"):
-            if getattr(self, key) is not None:
-                _not_negative(self, key)
-
 
 @dataclass(frozen=True, slots=True)
 class GpuType:
     """GPUs of one kind."""
-    host_memory_gb: float = 0.0
-    """Host memory of a node for the weights of sleeping instances, in GB; 0: no limit."""
 
     name: str
     nodes: int
     gpus_per_node: int
     price_per_gpu_hour: float = 0.0
     """In any currency; `gpu_cost` is in the same."""
+    host_memory_gb: float = 0.0
+    """Host memory of a node for the weights of sleeping instances, in GB; 0: no limit."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -258,7 +252,9 @@ class SimSettings:
     kv_reload_bytes_per_s: float = 20e9
     """Rate at which one GPU copies KV cache back."""
     discipline: str = "edf"
-    """Order of the router's queues."""
+    """Order of the router's queues: fcfs, edf (batch: request groups by deadline) or mlfq."""
+    queues: QueueSettings = field(default_factory=QueueSettings)
+    """How the router queues, admits and estimates."""
     queue_limit: int = 0
     """Interactive requests per model that may wait at the router; one more is refused. 0: no limit."""
     engine_queue: int = 2

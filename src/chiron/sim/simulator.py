@@ -196,6 +196,9 @@ class Simulation:
             self._collect(instance)
             del self._samplers[key]
             self._locals.pop(key, None)
+        waits = self.routers[instance.identity.model_index].waits
+        if waits is not None:
+            waits.instance_changed(instance, now)
         if instance.phase is not Phase.READY or instance.seen.accepts:
             # A worker that drains, has another role or is gone turns the next request away at once.
             self.routers[instance.identity.model_index].told(instance, now)
@@ -210,7 +213,11 @@ class Simulation:
         """Count what an instance has finished since the last time."""
         finished, instance.finished_since = instance.finished_since, []
         if finished:
-            self._totals[instance.identity.model_index].add(finished, self.ledger)
+            index = instance.identity.model_index
+            self._totals[index].add(finished, self.ledger)
+            waits = self.routers[index].waits
+            if waits is not None:
+                waits.finished(finished)
 
     def _sample(self, now: float, _: object) -> None:
         for instance in list(self.cluster.instances.values()):
@@ -231,6 +238,8 @@ class Simulation:
                 report = report_of(instance, self._samplers[instance.instance_id], now)
                 self.controller.instance_mail.send(report, now)
         for index, router in enumerate(self.routers):
+            if router.waits is not None:
+                router.waits.sample(router.arrived_interactive, now)
             if not self._noise.lost():
                 totals = self._totals[index].traffic(router, now)
                 groups = tuple(

@@ -90,6 +90,8 @@ class Traffic(LengthChoice):
     """Of spikes: from one's start to the next one's; 0: there is one."""
     deadline_in_s: float | None = None
     """From arrival to deadline; of batch requests only, which need it."""
+    refuse_late: bool = False
+    """Callers ask to be refused at once when their SLO or deadline cannot be met."""
 
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
@@ -138,6 +140,8 @@ class Backlog(LengthChoice):
     """From arrival to the earliest deadline."""
     deadline_spread_s: float = 0.0
     """Deadlines are uniform over so much time after the earliest."""
+    refuse_late: bool = False
+    """Callers ask to be refused at once when their SLO or deadline cannot be met."""
 
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
@@ -174,6 +178,8 @@ class Replay:
     """A malformed row is an error; otherwise it is reported and left out."""
     deadline_in_s: float | None = None
     """From arrival to deadline; of batch requests only, which need it."""
+    refuse_late: bool = False
+    """Callers ask to be refused at once when their SLO or deadline cannot be met."""
 
     def __post_init__(self) -> None:
         if self.rate_per_s is not None and not 0 < self.rate_per_s < math.inf:

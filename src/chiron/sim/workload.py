@@ -39,6 +39,8 @@ class Workload:
     """Simulated time by which a batch request must have finished; inf for interactive ones."""
     prefix: tuple[tuple[int, ...], ...] | None = None
     """Chained hashes of each request's shared leading KV blocks; None: nothing is shared."""
+    refuse_late: NDArray[np.bool_] | None = None
+    """Whose callers ask to be refused at once when their SLO cannot be met; None: nobody does."""
 
     def __post_init__(self) -> None:
         count = len(self.arrival_s)
@@ -49,6 +51,10 @@ class Workload:
                 )
         if self.prefix is not None and len(self.prefix) != count:
             raise InvalidWorkloadError("prefix", f"has {len(self.prefix)} entries for {count} requests")
+        if self.refuse_late is not None and len(self.refuse_late) != count:
+            raise InvalidWorkloadError(
+                "refuse_late", f"has {len(self.refuse_late)} entries for {count} requests"
+            )
         interactive = self.request_class == RequestClass.INTERACTIVE
         batch = self.request_class == RequestClass.BATCH
         _require("arrival_s", np.isfinite(self.arrival_s) & (self.arrival_s >= 0), "must be finite and >= 0")

@@ -1,0 +1,47 @@
+"""How a simulated router queues, admits and estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+
+class InvalidSettingError(ValueError):
+    """A setting is out of range; the text names its key."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """One model's queues at the router. InvalidSettingError names a bad field."""
+
+    shared: bool = False
+    """Both classes wait in one queue in the order of the discipline: whoever is first blocks those behind.
+    Otherwise each has its own, and interactive requests go first."""
+    preemption: bool = True
+    """Running batch requests give way to interactive ones; otherwise they keep their slots to the end."""
+    starvation_s: float = 300.0
+    """Who has waited so long in the interactive or the shared queue goes first."""
+    batch_starvation_s: float = 86_400.0
+    """Who has waited so long in the batch queue goes first."""
+    batch_limit: int = 0
+    """Batch requests per model that may wait; one more is refused. 0: no limit."""
+    estimate_every: int = 0
+    """Each so-manieth request that has to wait gets an estimate that is compared with its wait; 0: none."""
+    estimate_quantile: float = 0.95
+    """Of estimated waits; admission goes by it."""
+
+    def __post_init__(self) -> None:
+        for key in ("starvation_s", "batch_starvation_s"):
+            if not 0 < getattr(self, key) < inf:
+                raise InvalidSettingError(key, f"must be positive and finite, got {getattr(self, key)}")
+        for key in ("batch_limit", "estimate_every"):
+            if getattr(self, key) < 0:
+                raise InvalidSettingError(key, f"must not be negative, got {getattr(self, key)}")
+        if not 0.5 <= self.estimate_quantile < 1:
+            raise InvalidSettingError(
+                "estimate_quantile", f"must be at least 0.5 and below 1, got {self.estimate_quantile}"
+            )
