@@ -7,62 +7,39 @@ from typing import Annotated
 
 import typer
 
+from chiron.cli.sim_options import OutputOptions, PolicyOptions, expanded
+
 app = typer.Typer(
     help="Simulate a cluster: the services' policies on the engine model.", no_args_is_help=True
 )
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO.toml", help="What is served on what.")]
-PolicyName = Annotated[
-    str | None,
-    typer.Option("--policy", help="chiron, chiron-paper, llumnix, fixed, …; none: the scenario's."),
-]
-Autoscaler = Annotated[
-    str | None, typer.Option(metavar="NAME|module:Class", help="In place of the policy's own.")
-]
-Dispatcher = Annotated[
-    str | None, typer.Option(metavar="NAME|module:Class", help="In place of the policy's own.")
-]
-Local = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|static|module:Class", help="In place of the policy's own; static: none."),
-]
 Seed = Annotated[int | None, typer.Option(min=0, help="None: the scenario's.")]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there; `-`: to stdout.")
-]
-PlotFolder = Annotated[
-    Path | None, typer.Option("--plots", metavar="FOLDER", help="Write plots there as PNG and SVG.")
-]
-ShowProgress = Annotated[
-    bool, typer.Option("--progress/--no-progress", help="Progress on stderr, on a terminal.")
-]
 
 
 @app.command()
+@expanded
 def run(
     scenario: ScenarioFile,
-    policy: PolicyName = None,
-    autoscaler: Autoscaler = None,
-    dispatcher: Dispatcher = None,
-    local: Local = None,
+    policy: PolicyOptions,
+    output: OutputOptions,
     seed: Seed = None,
-    json_file: JsonFile = None,
-    plots: PlotFolder = None,
-    progress: ShowProgress = True,
 ) -> None:
     """Simulate one scenario under one policy."""
-    from chiron.cli.sim_work import Output, PolicyOptions, guarded, run_scenario
+    from chiron.cli.sim_work import guarded, run_scenario
 
-    options = PolicyOptions(policy, autoscaler, dispatcher, local)
-    guarded(lambda: run_scenario(scenario, options, seed, Output(json_file, plots, progress)))
+    guarded(lambda: run_scenario(scenario, policy, seed, output))
 
 
 @app.command()
+@expanded
 def replay(
     trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A recorded trace.")],
     trace_format: Annotated[
         str, typer.Option("--format", metavar="azure|burstgpt|mooncake|sharegpt", help="How it is written.")
     ],
+    policy: PolicyOptions,
+    output: OutputOptions,
     rate: Annotated[
         float | None, typer.Option(help="Scale to so many requests per second; none: as recorded.")
     ] = None,
@@ -86,17 +63,10 @@ def replay(
     deadline: Annotated[
         float | None, typer.Option(help="Replay as batch requests with so many seconds each.")
     ] = None,
-    policy: PolicyName = None,
-    autoscaler: Autoscaler = None,
-    dispatcher: Dispatcher = None,
-    local: Local = None,
     seed: Seed = None,
-    json_file: JsonFile = None,
-    plots: PlotFolder = None,
-    progress: ShowProgress = True,
 ) -> None:
     """Simulate the requests of a recorded trace."""
-    from chiron.cli.sim_work import Output, PolicyOptions, ReplayOptions, guarded, run_replay
+    from chiron.cli.sim_work import ReplayOptions, guarded, run_replay
 
     options = ReplayOptions(
         trace=trace,
@@ -114,13 +84,14 @@ def replay(
         slo_itl_ms=slo_itl,
         deadline_in_s=deadline,
     )
-    choice = PolicyOptions(policy, autoscaler, dispatcher, local)
-    guarded(lambda: run_replay(options, choice, seed, Output(json_file, plots, progress)))
+    guarded(lambda: run_replay(options, policy, seed, output))
 
 
 @app.command()
+@expanded
 def compare(
     scenario: ScenarioFile,
+    output: OutputOptions,
     policies: Annotated[
         str, typer.Option(help="Names, comma-separated; fixed ones get the smallest fleet that attains.")
     ] = "chiron,llumnix,fixed",
@@ -132,12 +103,9 @@ def compare(
     ceiling: Annotated[
         bool, typer.Option("--ceiling/--no-ceiling", help="Sweep the physical ceiling as well.")
     ] = True,
-    json_file: JsonFile = None,
-    plots: PlotFolder = None,
-    progress: ShowProgress = True,
 ) -> None:
     """Simulate one scenario under several policies, on the same workloads."""
-    from chiron.cli.sim_work import CompareOptions, Output, guarded, run_compare
+    from chiron.cli.sim_work import CompareOptions, guarded, run_compare
 
     options = CompareOptions(scenario, tuple(policies.split(",")), seeds, first_seed, jobs, ceiling)
-    guarded(lambda: run_compare(options, Output(json_file, plots, progress)))
+    guarded(lambda: run_compare(options, output))

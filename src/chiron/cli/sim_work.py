@@ -10,13 +10,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, CliError
+from chiron.cli.sim_options import OutputOptions, PolicyOptions
 from chiron.config import ConfigError
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.policies import PolicyChoice
@@ -27,41 +28,8 @@ from chiron.sim.settings import InvalidSettingError
 
 _BAD_ROWS_SHOWN = 10
 _WIDTH = 160
+T = TypeVar("T")
 Told = Callable[[float, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyOptions:
-    """Who decides, as far as the command line says; the rest is the scenario's."""
-
-    policy: str | None
-    autoscaler: str | None
-    dispatcher: str | None
-    local: str | None
-
-    def over(self, choice: PolicyChoice) -> PolicyChoice:
-        """The scenario's choice with what the command line says instead. Raises ConfigError."""
-        if self.policy is not None:
-            choice = PolicyChoice(self.policy)
-        parts = {"autoscaler": self.autoscaler, "dispatcher": self.dispatcher, "local": self.local}
-        chosen = replace(choice, **{key: name for key, name in parts.items() if name is not None})
-        _find_modules_here(*parts.values())
-        chosen.make()
-        return chosen
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Where the findings go."""
-
-    json_file: Path | None
-    plots: Path | None
-    progress: bool
-
-    @property
-    def json_on_stdout(self) -> bool:
-        """The figures take stdout, so that nothing else may."""
-        return self.json_file is not None and str(self.json_file) == "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +81,15 @@ def guarded(work: Callable[[], None]) -> None:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: Output) -> None:
+def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: OutputOptions) -> None:
     """`chiron sim run`."""
     scenario = read_scenario(file)
-    _run(scenario, policy.over(scenario.policy), seed, output)
+    _run(scenario, _choice(scenario, policy), seed, output)
 
 
-def run_replay(options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: Output) -> None:
+def run_replay(
+    options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: OutputOptions
+) -> None:
     """`chiron sim replay`."""
     engine = {} if options.max_context_tokens is None else {"max_context_tokens": options.max_context_tokens}
     source: dict[str, Any] = {
@@ -147,10 +117,10 @@ def run_replay(options: ReplayOptions, policy: PolicyOptions, seed: int | None, 
         "replay": [source],
     }
     scenario = scenario_from(document, Path("command line"))
-    _run(scenario, policy.over(scenario.policy), seed, output)
+    _run(scenario, _choice(scenario, policy), seed, output)
 
 
-def run_compare(options: CompareOptions, output: Output) -> None:
+def run_compare(options: CompareOptions, output: OutputOptions) -> None:
     """`chiron sim compare`."""
     _find_modules_here(*options.policies)
     scenario = read_scenario(options.scenario)
@@ -179,7 +149,26 @@ def run_compare(options: CompareOptions, output: Output) -> None:
         _tell_files(plot_comparison(scenario.name, entries, output.plots))
 
 
-def _run(scenario: Scenario, policy: PolicyChoice, seed: int | None, output: Output) -> None:
+def _choice(scenario: Scenario, options: PolicyOptions) -> PolicyChoice:
+    """The scenario's policy with what the command line says instead. Raises ConfigError."""
+    choice = scenario.policy if options.policy is None else PolicyChoice(options.policy)
+    chosen = replace(
+        choice,
+        autoscaler=_either(options.autoscaler, choice.autoscaler),
+        dispatcher=_either(options.dispatcher, choice.dispatcher),
+        local=_either(options.local, choice.local),
+        preemption=_either(options.preemption, choice.preemption),
+    )
+    _find_modules_here(options.autoscaler, options.dispatcher, options.local)
+    chosen.make()
+    return chosen
+
+
+def _either(given: T | None, otherwise: T | None) -> T | None:
+    return otherwise if given is None else given
+
+
+def _run(scenario: Scenario, policy: PolicyChoice, seed: int | None, output: OutputOptions) -> None:
     if seed is not None:
         scenario = scenario.with_seed(seed)
     reading = scenario.reading()
@@ -213,7 +202,7 @@ def _report_reading(reading: Reading, scenario: Scenario) -> None:
 
 
 @contextmanager
-def _progress(output: Output, what: str) -> Iterator[Told]:
+def _progress(output: OutputOptions, what: str) -> Iterator[Told]:
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -239,7 +228,7 @@ def _wide_console() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def _write(output: Output, figures: Mapping[str, Any]) -> None:
+def _write(output: OutputOptions, figures: Mapping[str, Any]) -> None:
     if output.json_file is None:
         return
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"

@@ -34,6 +34,10 @@ class PolicyParts:
     local: str
     pinned: bool = False
     """Requests wait at the instance that got them, not in one queue at the router."""
+    shared_queue: bool = False
+    """Both classes wait at the router in one queue, first come first served."""
+    preemption: bool = True
+    """Batch requests give way to interactive ones, in queues and in batches."""
     about: str = ""
 
 
@@ -46,10 +50,26 @@ POLICIES: Mapping[str, PolicyParts] = {
         "chiron-paper", "least-expected-wait", "reactive", about="the rules of the paper"
     ),
     "llumnix": PolicyParts(
-        "llumnix", "llumnix", STATIC, pinned=True, about="freeness, static batch size, migration off"
+        "llumnix",
+        "llumnix",
+        STATIC,
+        pinned=True,
+        preemption=False,
+        about="freeness, static batch size, all requests alike, migration off",
     ),
     "llumnix-queue": PolicyParts(
-        "llumnix", "llumnix", STATIC, about="the same with one queue for all that waits"
+        "llumnix",
+        "llumnix",
+        STATIC,
+        shared_queue=True,
+        preemption=False,
+        about="the same with one queue for all that waits",
+    ),
+    "llumnix-preempting": PolicyParts(
+        "llumnix",
+        "least-expected-wait",
+        STATIC,
+        about="its scaling alone, over Chiron's dispatch, queues and preemption",
     ),
     "fixed": PolicyParts("fixed", "least-expected-wait", STATIC, about="a fixed fleet, static batch size"),
     "fixed-model": PolicyParts(
@@ -69,12 +89,16 @@ class PolicyChoice:
     dispatcher: str | None = None
     local: str | None = None
     """A name, module:Class, or "static": limits stay as they start."""
+    preemption: bool | None = None
+    """Whether batch requests give way to interactive ones; none: as the policy says."""
 
     @property
     def label(self) -> str:
         """The name, and the parts that differ."""
         given = {"autoscaler": self.autoscaler, "dispatcher": self.dispatcher, "local": self.local}
         changed = [f"{key}={name}" for key, name in given.items() if name is not None]
+        if self.preemption is not None:
+            changed.append(f"preemption={'on' if self.preemption else 'off'}")
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     @property
@@ -84,12 +108,12 @@ class PolicyChoice:
             known = ", ".join(sorted(POLICIES))
             raise ConfigError(f"unknown policy {self.name!r}; known are {known}")
         parts = POLICIES[self.name]
-        return dataclasses.replace(
-            parts,
-            autoscaler=self.autoscaler or parts.autoscaler,
-            dispatcher=self.dispatcher or parts.dispatcher,
-            local=self.local or parts.local,
-        )
+        given = {
+            key: getattr(self, key)
+            for key in ("autoscaler", "dispatcher", "local", "preemption")
+            if getattr(self, key) is not None
+        }
+        return dataclasses.replace(parts, **given)
 
     def make(self) -> Policy:
         """New policy objects, which have seen nothing. Raises ConfigError for an unknown name."""
@@ -111,7 +135,7 @@ class PolicyChoice:
                 local = partial(load_local, parts.local)
         except (UnknownAutoscalerError, UnknownDispatcherError, UnknownLocalAutoscalerError) as error:
             raise ConfigError(str(error)) from error
-        return Policy(self.label, autoscaler, dispatcher, local, parts.pinned)
+        return Policy(self.label, autoscaler, dispatcher, local, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +147,22 @@ class Policy:
     dispatcher: Dispatcher
     local: Callable[[], LocalAutoscaler] | None
     """Makes one for each instance; None: limits stay as they start."""
-    pinned: bool
+    parts: PolicyParts
 
     def settings(self, settings: SimSettings) -> SimSettings:
-        """The settings under which it runs: a pinning policy has no queue but the engines'."""
-        return dataclasses.replace(settings, engine_queue=_NO_LIMIT) if self.pinned else settings
+        """The settings under which it runs: a pinning policy has no queue but the engines'.
+
+        A scenario may turn preemption off or share a queue for policies that would not.
+        """
+        parts = self.parts
+        queues = dataclasses.replace(
+            settings.queues,
+            preemption=settings.queues.preemption and parts.preemption,
+            shared=settings.queues.shared or parts.shared_queue,
+        )
+        return dataclasses.replace(
+            settings,
+            queues=queues,
+            engine_queue=_NO_LIMIT if parts.pinned else settings.engine_queue,
+            discipline="fcfs" if parts.shared_queue else settings.discipline,
+        )

@@ -186,18 +186,20 @@ def _part(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
         np.zeros(int(np.count_nonzero(mine)), dtype=np.int16),
         whole.deadline_s[mine],
         prefix,
+        None if whole.refuse_late is None else whole.refuse_late[mine],
     )
     return Reading(part)
 
 
 def parameters(scenario: Scenario, policy: PolicyChoice) -> dict[str, Any]:
     """Every parameter of a run, ready for JSON; step tables are named by their profile."""
-    parts = policy.parts
-    settings = scenario.settings
+    made = policy.make()
+    parts = _plain(made.parts)
+    del parts["about"]
     return {
         "duration_s": scenario.duration_s,
-        "policy": {"autoscaler": parts.autoscaler, "dispatcher": parts.dispatcher, "local": parts.local},
-        "settings": _plain(settings),
+        "policy": parts,
+        "settings": _plain(made.settings(scenario.settings)),
         "traffic": [_plain(source) for source in scenario.traffic],
         "backlog": [_plain(source) for source in scenario.backlogs],
         "replay": [_plain(source) for source in scenario.replays],

@@ -4,9 +4,8 @@ After Sun et al., "Llumnix: Dynamic Scheduling for Large Language Model Serving"
 and 4.4.4, reconstructed: an instance's freeness is its free KV blocks, less what waiting requests demand,
 over its running requests, that is, the steps for which its batch can go on. Requests go where freeness is
 highest; the fleet grows while the average is below 10 and shrinks while it is above 60. Migration of
-running requests between instances is not modelled: this is Llumnix with migration off. Classes, deadlines and
-SLOs play no part in its decisions; batch size and step-token budget are static. Workers and routers are those
-of Chiron: batch requests still give way to interactive ones there.
+running requests between instances is not modelled: this is Llumnix with migration off, and with its two
+priorities off. Classes, deadlines and SLOs play no part; batch size and step-token budget are static.
 """
 
 from __future__ import annotations
