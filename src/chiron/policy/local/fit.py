@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,8 +15,18 @@ MOST_MEMORY = 12.0
 """Samples that a bucket's mean remembers: older ones are discounted."""
 SLOPE_MEMORY = 0.998
 """Discount per sample of what the KV slope rests on."""
+CACHE_READ_S = 0.03
+"""Time to read a full KV cache that is assumed at first: 60 GB at 2 TB/s, whatever the model."""
+PRIOR_WEIGHT = 0.01
+"""Weight of that assumption: as much as what an interval tells whose KV differs from its bucket's by a tenth
+of the cache."""
 NEAR_TOKENS = 48
 """A mean over uneven steps is left out where an even one lies as near as this."""
+
+FLATTER = 0.3
+"""Slope below the first bucket, relative to the curve's: the weights are read however few tokens step."""
+NEAR_SHARE = 0.1
+"""So near a bucket, relative to the tokens, the curve counts as known."""
 
 
 @dataclass(slots=True)
@@ -32,14 +43,17 @@ class StepFit:
     The base is no line: on real GPUs it is a staircase, so each bucket of tokens keeps its own discounted
     mean, and only what lies between or beyond the buckets seen is interpolated or extrapolated. The time per
     KV token is what step times and KV tokens have in common *within* the buckets (a fixed-effects
-    regression), so the staircase cannot be mistaken for it. Steps of one interval that all hold the same
+    regression), so the staircase cannot be mistaken for it; until that is known, reading the full cache is
+    assumed to take CACHE_READ_S. Steps of one interval that all hold the same
     number of tokens measure the base there (`even`); otherwise the mean stands in where nothing better is
     near.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kv_capacity_tokens: int = 0) -> None:
         self._even: dict[int, _Bucket] = {}
         self._uneven: dict[int, _Bucket] = {}
+        self._prior_kv_kv = PRIOR_WEIGHT * kv_capacity_tokens * kv_capacity_tokens
+        self._prior_kv_step = PRIOR_WEIGHT * kv_capacity_tokens * CACHE_READ_S
         self._kv_kv = 0.0
         self._kv_step = 0.0
         self.kv_s = 0.0
@@ -53,6 +67,16 @@ class StepFit:
     def points(self) -> int:
         """Buckets that the curve rests on."""
         return len(self._tokens)
+
+    def near(self, tokens: float) -> bool:
+        """Tell whether a bucket is near enough that the curve is knowledge there, not extrapolation."""
+        place = bisect_left(self._tokens, tokens)
+        around = self._tokens[max(0, place - 1) : place + 1]
+        return any(abs(known - tokens) <= max(BUCKET_TOKENS, NEAR_SHARE * tokens) for known in around)
+
+    def reaches(self, tokens: float) -> bool:
+        """Tell whether the curve begins at or little above so many tokens."""
+        return bool(self._tokens) and tokens >= self._tokens[0] - NEAR_TOKENS
 
     def measured(self, tokens: int) -> bool:
         """Tell whether even steps of about so many tokens have been seen."""
@@ -90,7 +114,7 @@ class StepFit:
         known = self._tokens
         place = bisect_left(known, tokens)
         if place == 0:
-            return max(0.25 * values[0], values[0] - self._slope_s * (known[0] - tokens))
+            return max(0.25 * values[0], values[0] - FLATTER * self._slope_s * (known[0] - tokens))
         if place == len(known):
             return values[-1] + self._slope_s * (tokens - known[-1])
         low, high = known[place - 1], known[place]
@@ -110,9 +134,10 @@ class StepFit:
 
     def _rebuild(self) -> None:
         used = self._used
-        if self._kv_kv > 0:
-            ceiling = min(b.step_s / b.kv_tokens for b in used if b.kv_tokens > 0)
-            self.kv_s = min(max(0.0, self._kv_step / self._kv_kv), 0.9 * ceiling)
+        kv_kv = self._kv_kv + self._prior_kv_kv
+        if kv_kv > 0:
+            ceiling = min((b.step_s / b.kv_tokens for b in used if b.kv_tokens > 0), default=math.inf)
+            self.kv_s = min(max(0.0, (self._kv_step + self._prior_kv_step) / kv_kv), 0.9 * ceiling)
         kv_s = self.kv_s
         self._tokens = [bucket.tokens for bucket in used]
         self._base_s = [bucket.step_s - kv_s * bucket.kv_tokens for bucket in used]

@@ -13,18 +13,22 @@ EVEN_WITHIN = 0.015
 """Steps are even when their mean is as near as this to the budget, or to the decode tokens alone."""
 STEADY_WITHIN = 0.02
 """Running requests may change so much in an interval that still counts as steady."""
+MOVING = 0.1
+"""Running requests may change so much in an interval that is held against the prediction for its mean."""
 TRUST_AFTER = 3
 """Samples before the fit may be trusted."""
 TRUST_ERROR = 0.1
 """Mean relative error up to which it is."""
 FORGET_AFTER = 20
 """Samples from which on a larger error means that the engine has changed, not that it is little known."""
-SPREADS = 1.5
+SPREADS = 1.2
 """Margin under the SLO, in standard deviations of the ITL between intervals: 14 in 15 intervals keep it, and
 a request, which averages over several, keeps it nearly always."""
 EVEN_SPREAD = 0.02
 UNEVEN_SPREAD = 0.04
 """Relative standard deviation of the ITL assumed at first: prompts come in lumps where steps are uneven."""
+BIAS_WEIGHT = 0.2
+"""Weight of the newest interval in the bias."""
 LEAST_MARGIN = 0.01
 MOST_MARGIN = 0.1
 """Bounds of the margin, as a share of the SLO."""
@@ -39,8 +43,8 @@ class Learning:
         self.error = 0.0
         self.forgotten = 0
         """Times that everything was forgotten because predictions had stopped coming true."""
-        self.bias = 1.0
-        """Observed over predicted step time where steps are uneven."""
+        self.bias: dict[int, float] = {}
+        """Budget → observed over predicted base where steps are uneven; 1 where none has been observed."""
         self.mix = WorkMix()
         self.kv_share = 1.0
         """Share of the KV headroom that preemptions have left."""
@@ -64,22 +68,29 @@ class Learning:
         """Requests beyond which a larger batch no longer decodes more: every step is filled to the budget."""
         return budget / (1 + self.mix.prompt_share)
 
-    def step_s(self, decode_tokens: float, budget: int, kv_tokens: float, base_factor: float = 1.0) -> float:
+    def step_s(
+        self,
+        decode_tokens: float,
+        budget: int,
+        kv_tokens: float,
+        base_factor: float = 1.0,
+        prompt_tokens: float | None = None,
+    ) -> float:
         """Mean seconds of a step with so many decode tokens under this budget.
 
         A share of the steps carries prompt and is filled to the budget, the others carry decodes alone; the
         share follows from prompt tokens per output token. In between the base is linear, so smaller chunks
-        more often come to the same.
+        more often come to the same. `prompt_tokens` per step replace what the lasting mix implies.
         """
         fit = self.fit
         room = budget - decode_tokens
-        owed = self.mix.prompt_share * decode_tokens
+        owed = self.mix.prompt_share * decode_tokens if prompt_tokens is None else prompt_tokens
         if owed >= room:
             base_s = fit.base_s(max(budget, decode_tokens))
         else:
             low_s = fit.upper_s(decode_tokens)
             high_s = max(low_s, fit.base_s(budget))
-            base_s = (low_s + (high_s - low_s) * owed / room) * self.bias
+            base_s = (low_s + (high_s - low_s) * owed / room) * self.bias.get(budget, 1.0)
         return base_factor * base_s + fit.kv_s * kv_tokens
 
     def predict(self, batch_size: float, budget: int, base_factor: float = 1.0) -> tuple[float, float]:
@@ -94,6 +105,8 @@ class Learning:
     def observe(self, sample: InstanceSample) -> None:
         """Learn from a sample that is evidence; from another only that the comparison has ended."""
         kv_tokens = sample.kv_usage * sample.kv_capacity_tokens
+        if not self.samples:
+            self.fit = StepFit(sample.kv_capacity_tokens)
         running = sample.running_interactive + sample.running_batch
         before, self._running = self._running, running
         kv_before, self._kv_tokens = self._kv_tokens, kv_tokens
@@ -128,7 +141,7 @@ class Learning:
         if filled:
             tokens = budget
         self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
-        if self.fit.points:
+        if self.fit.points and abs(changed) <= MOVING * decoding:
             self._compare(step_s, tokens, decoding, budget, kv_tokens, even)
         if abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
             self._measure_spread(sample, even)
@@ -138,19 +151,27 @@ class Learning:
     def _compare(
         self, step_s: float, tokens: float, decoding: float, budget: int, kv_tokens: float, even: bool
     ) -> None:
-        kv_read_s = self.fit.kv_s * kv_tokens
-        if even:
-            expected_s = self.fit.base_s(tokens) + kv_read_s
+        """Hold the prediction against what happened, where the curve is knowledge."""
+        fit = self.fit
+        kv_read_s = fit.kv_s * kv_tokens
+        if even or not fit.measured(budget):
+            if not fit.near(tokens):
+                return
+            expected_s = fit.base_s(tokens) + kv_read_s
         else:
-            expected_s = self.step_s(decoding, budget, kv_tokens)
+            if not fit.reaches(decoding):
+                return
+            expected_s = self.step_s(decoding, budget, kv_tokens, prompt_tokens=tokens - decoding)
+            bias = self.bias.get(budget, 1.0)
             off = (step_s - kv_read_s) / (expected_s - kv_read_s)
-            self.bias = min(1.2, max(0.8, self.bias * (1 + 0.05 * (off - 1))))
-        self.error += 0.3 * (min(1.0, abs(step_s / expected_s - 1)) - self.error)
+            self.bias[budget] = min(1.2, max(0.8, bias * (1 + BIAS_WEIGHT * (off - 1))))
+        if even or fit.near(decoding) or not fit.measured(budget):
+            self.error += 0.3 * (min(1.0, abs(step_s / expected_s - 1)) - self.error)
         if self.error > TRUST_ERROR and self.samples >= FORGET_AFTER:
             self.fit = StepFit()
             self.samples = 0
             self.error = 0.0
-            self.bias = 1.0
+            self.bias = {}
             self.forgotten += 1
 
     def _measure_spread(self, sample: InstanceSample, even: bool) -> None:

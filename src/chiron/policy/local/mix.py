@@ -19,7 +19,7 @@ EARLY_TURNOVER = 0.4
 """Short requests end first, so a young batch admits more prompt per output token than it will: by so much
 for each part of what is written that is not released yet."""
 PRESENT_WEIGHT = 0.5
-"""Weight of the KV held at present once the batch is settled: it is what is read now, and it swings slowly."""
+"""Weight of the KV held at present once the batch is settled: it is what is read now, and swings slowly."""
 SETTLED_FROM = 0.8
 """Share of the KV written that is released again, from which on the present counts."""
 
@@ -32,9 +32,9 @@ class WorkMix:
 
     A request's KV grows until it ends, so a young batch holds less than it will. KV tokens released per KV
     token held and step, h, settle sooner than KV itself, and once as much is released as written,
-    KV = (tokens written per step) / h; per request that is (1 + prompt share) / h. How much of what is written
-    is released again tells how settled the batch is, and corrects both (the factors are measured on
-    lognormal lengths; they fade as the batch settles).
+    KV = (tokens written per step) / h; per request that is (1 + prompt share) / h. How much of what is
+    written is released again tells how settled the batch is, and corrects both (the factors are measured
+    on lognormal lengths; they fade as the batch settles).
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chiron.policy.decisions import Limits
 from chiron.policy.local.base import check, is_evidence, untried_safe
 from chiron.policy.local.learning import Learning
@@ -22,12 +24,14 @@ BURST = 1.0
 """Interactive requests that wait per one that runs, from which on the wait counts more than throughput."""
 BETTER_BY = 1.01
 """A new budget must promise so much more throughput than the one in force."""
-LASTING_LEAD = 10
-"""Samples in a row on which it must promise that, once every budget worth it has been tried."""
+LASTING_LEAD = 1 / 3
+"""Samples in a row on which it must promise that, per decision for which the one in force has been held."""
+MOST_LEAD = 40
+"""Samples in a row that are enough in any case."""
 BATCH_IN_USE = 0.8
 """Share of the best batch size that must run before a wait counts as a burst; until then it is filling."""
-TOO_SMALL = 0.05
-TOO_LARGE = 0.03
+TOO_SMALL = 0.02
+TOO_LARGE = 0.02
 """Relative change of the best batch size from which the one in force follows, up and down."""
 FEWEST_SLOTS = 1.08
 MOST_SLOTS = 1.3
@@ -54,6 +58,7 @@ class ModelAutoscaler:
         self._probes = Probes()
         self._base: Pair | None = None
         self._lead = 0
+        self._held = 0
 
     def decide(self, sample: InstanceSample) -> Limits:
         """See `LocalAutoscaler.decide`."""
@@ -92,14 +97,8 @@ class ModelAutoscaler:
             self._probes.stop()
             pair = smallest_budget(learning, grid, slo_s, safe)
             return pair, "burst: the largest batch predicted to keep the ITL SLO takes up the wait"
-        current = sample.step_token_budget if self._base is None else self._base.budget
         usable = fillable(learning, grid, most)
-        best = fit_batch(learning, min(current, usable[-1]), slo_s, most)
-        known = [budget for budget in usable if learning.fit.measured(budget)]
-        if known:
-            other = best_pair(learning, known, slo_s, most)
-            if other.on_target > best.on_target or self._leads(other, best):
-                best = other
+        best = self._best_known(sample, usable, most)
         probe = self._probes.next(learning, sample, usable, most, best)
         if probe is not None:
             self._base = best
@@ -112,6 +111,19 @@ class ModelAutoscaler:
         if best.on_target:
             return best, "most throughput among the pairs predicted to keep the ITL SLO"
         return best, "no pair is predicted to keep the ITL SLO: the least ITL"
+
+    def _best_known(self, sample: InstanceSample, usable: Sequence[int], most: int) -> Pair:
+        """The pair in force, corrected, or that of a better budget, of those measured if there are any."""
+        learning, slo_s = self._learning, sample.itl_slo_s
+        current = sample.step_token_budget if self._base is None else self._base.budget
+        best = fit_batch(learning, min(current, usable[-1]), slo_s, most)
+        known = [budget for budget in usable if learning.fit.measured(budget)]
+        if not known:
+            return best
+        other = best_pair(learning, known, slo_s, most)
+        if best.budget not in known or other.on_target > best.on_target or self._leads(other, best):
+            return other
+        return best
 
     def _spare(self, sample: InstanceSample, most: int, safe: int) -> tuple[Pair, str]:
         """Slots are spare: end a probe, shrink if need be, never grow."""
@@ -127,15 +139,16 @@ class ModelAutoscaler:
     def _leads(self, other: Pair, best: Pair) -> bool:
         """Tell whether another budget is to replace the one in force.
 
-        Of two that yield about the same, the smaller keeps the lower ITL. Once everything worthwhile has been
-        tried, only a lasting lead counts.
+        Of two that yield about the same, the smaller keeps the lower ITL. While probes go on the budget in
+        force is provisional; after that, the longer it has been held the longer another must have led.
         """
         needed = BETTER_BY if other.budget > best.budget else 1 / BETTER_BY
         ahead = other.budget != best.budget and other.tokens_per_s > needed * best.tokens_per_s
         self._lead = self._lead + 1 if ahead else 0
-        if self._lead <= (LASTING_LEAD if self._probes.done else 0):
+        self._held = self._held + 1 if self._probes.done else 0
+        if not ahead or self._lead < min(MOST_LEAD, LASTING_LEAD * self._held):
             return False
-        self._lead = 0
+        self._lead = self._held = 0
         return True
 
     def _overloaded(self, sample: InstanceSample, base: Pair) -> bool:
@@ -172,6 +185,6 @@ class ModelAutoscaler:
             "kv_s_per_token": learning.fit.kv_s,
             "kv_per_request": learning.mix.kv_per_request,
             "prompt_share": learning.mix.prompt_share,
-            "bias": learning.bias,
+            "bias": learning.bias.get(pair.budget, 1.0),
             "error": learning.error,
         }

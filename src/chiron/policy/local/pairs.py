@@ -16,6 +16,10 @@ MISSES = 2
 SLACK = 1.15
 """Slots beyond the knee, for requests whose prompt is being computed."""
 
+HEADROOM = 0.05
+"""Distance of the ITL to its target, as a share of it, from which on there are as many slots as that; less
+near it, so that a wavering estimate moves the batch size little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -58,8 +62,11 @@ def fit_batch(learning: Learning, budget: int, slo_s: float, most: int) -> Pair:
     full = full_batch(learning, budget)
     if full <= most:
         itl_s, tokens_per_s = learning.predict(full, budget)
-        if itl_s <= learning.target_s(slo_s, True):
-            return Pair(full, budget, itl_s, tokens_per_s, True)
+        filled_s = learning.target_s(slo_s, True)
+        if itl_s <= filled_s:
+            headroom = min(1.0, (filled_s - itl_s) / (HEADROOM * filled_s))
+            slots = math.ceil((1 + (SLACK - 1) * headroom) * learning.knee(budget))
+            return Pair(slots, budget, itl_s, tokens_per_s, True)
     target_s = learning.target_s(slo_s, False)
     low, high = 1, max(1, min(most, math.floor(learning.knee(budget))))
     while low < high:

@@ -14,7 +14,7 @@ MOST_INTERVALS = 4
 """A probe that has not filled its steps by then is given up."""
 WORTHWHILE = 1.01
 """Promised throughput over the best known from which a probe is worth its time."""
-WORTHWHILE_LATER = 1.02
+WORTHWHILE_LATER = 1.05
 """The same once nothing was worth trying: estimates that waver about the threshold start no probes."""
 CLEARANCE = 1.1
 """A budget is tried once it exceeds the decodes by so much: below them there is no room for prompt."""
@@ -74,7 +74,8 @@ class Probes:
         decoding = sample.output_tokens / sample.steps
         target_s = learning.target_s(sample.itl_slo_s, True)
         needed = WORTHWHILE_LATER if self.done else WORTHWHILE
-        promise, chosen = needed * best.tokens_per_s if best.on_target else 0.0, 0
+        sure = best.on_target and learning.fit.measured(best.budget)
+        promise, chosen = needed * best.tokens_per_s if sure else 0.0, 0
         for budget in grid:
             if budget in self._tried or budget < CLEARANCE * decoding or learning.fit.measured(budget):
                 continue
