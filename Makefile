@@ -66,9 +66,10 @@ proto: $(PROTO_STAMP) ## Generate the checked-in stubs
 proto-check: $(PROTO_STAMP) ## Fail when the checked-in stubs are stale
 	@tools/check_proto.sh $(PROTO_VENV)/bin
 
-docs: setup ## Regenerate docs/configuration.md and docs/modules.md from the code
+docs: setup ## Regenerate docs/configuration.md, docs/modules.md and docs/snapshots.md from the code
 	@$(BIN)/python -m chiron.cli.config_docs
 	@$(BIN)/python tools/module_docs.py
+	@$(BIN)/python tools/snapshot_docs.py
 
 bench: setup ## Measure the router's data path; JSON into bench/results/
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -19,6 +20,12 @@ class ControllerConfig:
     decisions_kept: int = 1000
     """How many decisions are kept for ListDecisions; the oldest go first."""
 
+    presumed_load_time_s: float = 30.0
+    """Time from an instance's placement to its first request that autoscalers reckon with while none of the
+    model has been measured, in seconds."""
+    presumed_wake_time_s: float = 5.0
+    """The same for waking an instance that sleeps, in seconds."""
+
     def __post_init__(self) -> None:
         """Refuses values that cannot work together."""
         if self.report_interval_ms < 10:
@@ -28,5 +35,8 @@ class ControllerConfig:
                 f"liveness_timeout_s: must be at least two report intervals "
                 f"({self.report_interval_ms * 2 / 1000:g} s), not {self.liveness_timeout_s:g}"
             )
+        for key in ("presumed_load_time_s", "presumed_wake_time_s"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key}: must be a number above 0, not {getattr(self, key):g}")
         if self.decisions_kept < 1:
             raise ValueError(f"decisions_kept: must be >= 1, not {self.decisions_kept}")

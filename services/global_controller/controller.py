@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,8 @@ from chiron.store import (
 from chiron.v1 import cluster_pb2
 from services.global_controller import routing, views
 from services.global_controller.config import ControllerConfig
-from services.global_controller.fleet import is_given_up
+from services.global_controller.fleet_feed import FleetFeed
+from services.global_controller.levels import desired_instance, levels
 from services.global_controller.mirror import Mirror
 from services.global_controller.observe import has_left, observe_hello, observe_report
 from services.global_controller.pulse import Pulse
@@ -68,6 +68,7 @@ class Controller:
         self.registry = Registry(config.liveness_timeout_s, clock)
         self.reasons: dict[str, str] = {}
         """For each model that has not what it should have: what stands in the way."""
+        self.fleet = FleetFeed(config, self.registry, clock)
         self.settled = asyncio.Event()
         """Set once nodes have had the time to join."""
         self.closing = False
@@ -164,7 +165,7 @@ class Controller:
 
         link = self.registry.join(hello.node_id, hello.state_id)
         await self.write(build)
-        self._set_level(link, self._levels().get(hello.node_id, []))
+        self._set_level(link, levels(self.snapshot).get(hello.node_id, []))
         self._stirred.beat()
         self._shown.beat()
         return link
@@ -195,13 +196,14 @@ class Controller:
         if heard.standing or starts_leaving or unknown != link.unknown:
             self._stirred.beat()
         link.unknown = unknown
+        self.fleet.hear_agent(report)
         if heard.standing or starts_leaving or heard.figures:
             self._shown.beat()
 
     def desired(self, link: AgentLink) -> control_pb2.DesiredNode:
         """What the node's agent is to be told now; remembered as sent."""
         snapshot = self.snapshot
-        records = self._levels().get(link.node_id, [])
+        records = levels(snapshot).get(link.node_id, [])
         link.sent = {
             record.instance_id: (
                 record.generation,
@@ -212,7 +214,7 @@ class Controller:
             for record in records
         }
         return control_pb2.DesiredNode(
-            term=self.term, revision=snapshot.revision, instances=map(_desired, records)
+            term=self.term, revision=snapshot.revision, instances=map(desired_instance, records)
         )
 
     async def watch(self) -> AsyncIterator[cluster_pb2.ClusterSnapshot]:
@@ -229,6 +231,7 @@ class Controller:
 
     def router_reported(self, link: RouterLink, report: control_pb2.RouterReport) -> None:
         """A router has reported."""
+        self.fleet.hear_router(report)
         if self.registry.hear_router(link, report):
             self._shown.beat()
 
@@ -249,6 +252,7 @@ class Controller:
                 _log.warning("the controller stood still for a while; it waits for reports before it acts")
             settled = not self.registry.settling()
             await self.reconcile()
+            self.fleet.update(self.snapshot)
             self._publish()
             if settled and not self.settled.is_set():
                 self.settled.set()
@@ -256,19 +260,12 @@ class Controller:
                     router.wake.beat()
 
     def _publish(self) -> None:
-        levels = self._levels()
+        wanted = levels(self.snapshot)
         for link in self.registry.agents.values():
-            self._set_level(link, levels.get(link.node_id, []))
+            self._set_level(link, wanted.get(link.node_id, []))
         if self.tables.update(routing.entries(self.snapshot, self.registry, self.reasons)):
             for router in self.registry.routers.values():
                 router.wake.beat()
-
-    def _levels(self) -> dict[str, list[InstanceRecord]]:
-        levels: dict[str, list[InstanceRecord]] = defaultdict(list)
-        for record in self.snapshot.instances.values():
-            if not is_given_up(record):
-                levels[record.node_id].append(record)
-        return levels
 
     def _set_level(self, link: AgentLink, records: Sequence[InstanceRecord]) -> None:
         level = tuple(sorted((record.instance_id, record.generation) for record in records))
@@ -330,18 +327,6 @@ def _farewell(
         reason = "its agent has stopped, and all its workers before it"
         acts.append(Act("node_left", reason, node_id=link.node_id, numbers={"instances": count}))
     return acts
-
-
-def _desired(record: InstanceRecord) -> control_pb2.DesiredInstance:
-    return control_pb2.DesiredInstance(
-        instance_id=record.instance_id,
-        generation=record.generation,
-        state=record.desired,
-        spec=cluster_pb2.ModelSpec.FromString(record.spec),
-        spec_version=record.spec_version,
-        role=record.role,
-        gpu_indexes=record.gpu_indexes,
-    )
 
 
 def _requests(load: cluster_pb2.InstanceLoad) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
@@ -50,6 +50,24 @@ def is_stopping(record: InstanceRecord) -> bool:
 def held_gpus(record: InstanceRecord) -> tuple[int, ...]:
     """Indexes of the GPUs that nobody else may have."""
     return () if is_failed(record) else record.gpu_indexes
+
+
+def node_gpus(nodes: Iterable[NodeView], instances: Iterable[InstanceRecord]) -> list[NodeGpus]:
+    """Every node's GPUs, and which of them these instances hold."""
+    used: dict[str, set[int]] = defaultdict(set)
+    for record in instances:
+        used[record.node_id].update(held_gpus(record))
+    return [
+        NodeGpus(
+            node_id=node.record.node_id,
+            healthy=frozenset(gpu.index for gpu in node.record.gpus if gpu.healthy),
+            used=frozenset(used[node.record.node_id]),
+            live=node.liveness is Liveness.LIVE,
+            draining=bool(node.emptying),
+            unhealthy=sum(not gpu.healthy for gpu in node.record.gpus),
+        )
+        for node in nodes
+    ]
 
 
 def is_current(model: ModelRecord, spec_version: int) -> bool:
@@ -125,23 +143,8 @@ class Work:
 
     def capacity(self) -> list[NodeGpus]:
         """Every node's GPUs, and which of them are held."""
-        used: dict[str, set[int]] = defaultdict(set)
-        for records in self._by_model.values():
-            for record in records.values():
-                used[record.node_id].update(held_gpus(record))
-        for record in self.view.unknown:
-            used[record.node_id].update(held_gpus(record))
-        return [
-            NodeGpus(
-                node_id=node.record.node_id,
-                healthy=frozenset(gpu.index for gpu in node.record.gpus if gpu.healthy),
-                used=frozenset(used[node.record.node_id]),
-                live=node.liveness is Liveness.LIVE,
-                draining=bool(node.emptying),
-                unhealthy=sum(not gpu.healthy for gpu in node.record.gpus),
-            )
-            for node in self.view.nodes
-        ]
+        known = [record for records in self._by_model.values() for record in records.values()]
+        return node_gpus(self.view.nodes, (*known, *self.view.unknown))
 
     def used_gpus(self) -> set[tuple[str, int]]:
         """(node, GPU index) of every GPU that instances on record hold."""

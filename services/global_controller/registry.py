@@ -38,7 +38,8 @@ class AgentLink:
     reported: bool = False
     """Whether this stream has brought a report."""
     unknown: tuple[InstanceRecord, ...] = ()
-    loads: dict[str, cluster_pb2.InstanceLoad] = field(default_factory=dict)
+    statuses: Mapping[str, cluster_pb2.InstanceStatus] = field(default_factory=dict)
+    """The last report, by instance id."""
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     """See observe.Sent."""
     level: Level = ()
@@ -61,6 +62,8 @@ class RouterLink:
     address: str
     heard: float
     """Monotonic time of the last message, in seconds."""
+    report: control_pb2.RouterReport = field(default_factory=control_pb2.RouterReport)
+    """The last one."""
     queued: types_pb2.ClassCounts = field(default_factory=types_pb2.ClassCounts)
     wake: Pulse = field(default_factory=Pulse)
     """Beats when the routing table has changed or the stream is to end."""
@@ -99,7 +102,7 @@ class Registry:
         link = AgentLink(node_id, state_id, self._clock())
         if earlier is not None:
             # What ran there goes on running until the first report says otherwise.
-            link.unknown, link.loads = earlier.unknown, earlier.loads
+            link.unknown, link.statuses = earlier.unknown, earlier.statuses
             close(earlier)
         self.agents[node_id] = link
         return link
@@ -124,10 +127,10 @@ class Registry:
     def hear(self, link: AgentLink, report: control_pb2.AgentReport) -> Heard:
         """Takes a report's figures."""
         standing = not link.reported or self.age_s(link) >= self._timeout_s
-        loads = {one.status.instance_id: one.status.load for one in report.instances}
-        heard = Heard(standing, loads != link.loads)
-        link.heard, link.reported, link.loads = self._clock(), True, loads
-        return heard
+        statuses = {one.status.instance_id: one.status for one in report.instances}
+        figures = _loads(statuses) != _loads(link.statuses)
+        link.heard, link.reported, link.statuses = self._clock(), True, statuses
+        return Heard(standing, figures)
 
     def join_router(self, hello: control_pb2.RouterHello) -> RouterLink:
         """A new stream of a router takes the place of an earlier one."""
@@ -151,7 +154,7 @@ class Registry:
             batch=sum(demand.queued.batch for demand in report.demand),
         )
         changed = queued != link.queued
-        link.queued = queued
+        link.queued, link.report = queued, report
         return changed
 
     def age_s(self, link: AgentLink | RouterLink) -> float:
@@ -201,4 +204,12 @@ class Registry:
 
     def loads(self) -> Mapping[str, cluster_pb2.InstanceLoad]:
         """The last reported load of each instance."""
-        return {key: load for link in self.agents.values() for key, load in link.loads.items()}
+        return _loads(self.statuses())
+
+    def statuses(self) -> Mapping[str, cluster_pb2.InstanceStatus]:
+        """What was last reported of each instance."""
+        return {key: status for link in self.agents.values() for key, status in link.statuses.items()}
+
+
+def _loads(statuses: Mapping[str, cluster_pb2.InstanceStatus]) -> Mapping[str, cluster_pb2.InstanceLoad]:
+    return {key: status.load for key, status in statuses.items()}

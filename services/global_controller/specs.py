@@ -38,6 +38,11 @@ def normalise(spec: cluster_pb2.ModelSpec) -> cluster_pb2.ModelSpec:
     return copy
 
 
+def initial_batch_size(spec: cluster_pb2.ModelSpec) -> int:
+    """Batch size of an instance that starts, in requests."""
+    return spec.initial_batch_size or spec.max_batch_size or DEFAULT_MAX_BATCH_SIZE
+
+
 def needs_new_workers(old: cluster_pb2.ModelSpec, new: cluster_pb2.ModelSpec) -> bool:
     """Whether a worker started with `old` differs from one started with `new`. Both are normalised."""
     copies = []

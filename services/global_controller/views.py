@@ -21,10 +21,10 @@ def shown_state(record: InstanceRecord) -> types_pb2.InstanceState.ValueType:
 
 
 def instance_status(
-    record: InstanceRecord, load: cluster_pb2.InstanceLoad | None = None
+    record: InstanceRecord, reported: cluster_pb2.InstanceStatus | None = None
 ) -> cluster_pb2.InstanceStatus:
-    """One instance."""
-    return cluster_pb2.InstanceStatus(
+    """One instance, with the figures of the last report of it."""
+    shown = cluster_pb2.InstanceStatus(
         instance_id=record.instance_id,
         model=record.model,
         node_id=record.node_id,
@@ -36,9 +36,14 @@ def instance_status(
         incarnation=record.observed.incarnation,
         address=record.observed.address,
         restarts=record.observed.restarts,
-        load=load,
         spec_version=record.spec_version,
     )
+    if reported is not None:
+        if reported.state == shown.state:
+            shown.state_age_ms = reported.state_age_ms
+        shown.load_age_ms = reported.load_age_ms
+        shown.load.CopyFrom(reported.load)
+    return shown
 
 
 def model_status(
@@ -86,7 +91,7 @@ def cluster_snapshot(
     snapshot: Snapshot, registry: Registry, term: int, reasons: Mapping[str, str]
 ) -> cluster_pb2.ClusterSnapshot:
     """Everything, sorted by name."""
-    loads = registry.loads()
+    statuses = registry.statuses()
     known = sorted(snapshot.instances.values(), key=lambda one: (one.model, one.instance_id))
     unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
     return cluster_pb2.ClusterSnapshot(
@@ -98,7 +103,7 @@ def cluster_snapshot(
             if not model.deleted
         ],
         nodes=[node_status(node, registry) for _, node in sorted(snapshot.nodes.items())],
-        instances=[instance_status(one, loads.get(one.instance_id)) for one in (*known, *unknown)],
+        instances=[instance_status(one, statuses.get(one.instance_id)) for one in (*known, *unknown)],
         routers=[
             cluster_pb2.RouterStatus(
                 router_id=link.router_id,

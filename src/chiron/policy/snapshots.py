@@ -1,9 +1,10 @@
 """What autoscalers see: frozen snapshots of what production reports.
 
-Live services build them from the wire, the simulator from its modelled telemetry; nothing else reaches a
-policy. Hidden facts (output lengths, future arrivals, true step times) are not in them. Times are seconds,
-sizes tokens, and every field says how fresh it is. "Report" means the local agent's report, at 1 Hz and at
-once on a change of state; with late or lost reports it is as old as `report_age_s` says.
+Live services build them from the wire (`chiron.policy.sources` says from which message each field comes), the
+simulator from its modelled telemetry; nothing else reaches a policy. A field without a live source says so.
+Hidden facts (output lengths, future arrivals, true step times) are not in them. Times are seconds, sizes
+tokens, and every field says how fresh it is. "Report" means the local agent's report, at 1 Hz and at once on
+a change of state; with late or lost reports it is as old as `report_age_s` says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chiron.policy.words import Phase, Role
+
+NEVER_S = 1e9
+"""Stands for no deadline and for no SLO, in seconds: finite, so that it can be calculated with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class InstanceSample:
     output_tokens: int
     """Tokens generated in the interval."""
     prompt_tokens: int
-    """Prompt tokens computed in the interval, cached ones excluded."""
+    """Prompt tokens computed in the interval, cached ones excluded; live, once the prompt is whole."""
     itl_mean_s: float
     """Mean time between tokens over the interval's tokens; 0: none."""
     itl_p95_s: float
@@ -53,14 +57,17 @@ class InstanceSample:
     """Share of the KV cache in use at the end of the interval, 0 to 1."""
     kv_capacity_tokens: int
     preemptions: int
-    """Requests preempted in the interval for lack of KV space."""
+    """Requests preempted in the interval for lack of KV space, not by command."""
     saturated: bool
     """All slots were taken or requests waited throughout the interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetInstance:
-    """One instance as the global autoscaler sees it. Freshness: its node's last report."""
+    """One instance that holds capacity, as the global autoscaler sees it.
+
+    Freshness: its node's last report.
+    """
 
     instance_id: str
     node_id: str
@@ -87,16 +94,21 @@ class FleetInstance:
     can_wake: bool = False
     """Of a SLEEPING one: no awake instance owns its GPUs, and they have room for it: it can wake now."""
     can_sleep: bool = False
-    """Of a READY one: its model may sleep, and its node has host memory for it."""
+    """Of a READY one: its model may sleep, and its node has host memory for it. No live source: no report
+    tells a node's host memory, and no spec which models may sleep."""
     report_age_s: float = 0.0
+    """Age of the figures of its load; the worker's and the agent's part together."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchBacklog:
-    """One request group of a model's batch queue. Freshness: the router's last report."""
+    """One request group of a model's batch queue; with several routers, of one router's queue.
+
+    Freshness: the router's last report.
+    """
 
     deadline_in_s: float
-    """From now to the group's earliest deadline; negative: passed."""
+    """From now to the group's earliest deadline; negative: passed; near NEVER_S: none."""
     requests: int
     """Requests of the group that wait, running ones excluded."""
     prompt_tokens: int
@@ -105,9 +117,14 @@ class BatchBacklog:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a model's routers saw since the last snapshot, and what ended. Freshness: routers' last report."""
+    """What a model's routers saw since the last snapshot, and what ended.
+
+    Freshness: what arrived and waits, the routers' last reports; what finished, the agents'. Only requests
+    that were answered whole have finished.
+    """
 
     interval_s: float
+    """Time that the routers' counts cover; 0: no report has come since the last snapshot."""
     arrived_interactive: int = 0
     arrived_batch: int = 0
     queued_interactive: int = 0
@@ -142,11 +159,11 @@ class ModelFleet:
     max_instances: int
     """0: no limit."""
     ttft_slo_s: float
-    """Default TTFT SLO of interactive requests."""
+    """Default TTFT SLO of interactive requests; NEVER_S: none."""
     itl_slo_s: float
-    """Default ITL SLO of interactive requests."""
+    """Default ITL SLO of interactive requests; NEVER_S: none."""
     batch_itl_slo_s: float
-    """ITL SLO under which batch-only work runs."""
+    """ITL SLO under which batch-only work runs; NEVER_S: none."""
     instances: tuple[FleetInstance, ...]
     traffic: Traffic
     backlog: tuple[BatchBacklog, ...] = ()
@@ -160,7 +177,8 @@ class ModelFleet:
     max_context_tokens: int = 0
     """Longest prompt and output together that an engine of the model takes, in tokens; 0: not reported."""
     gpu_type: str = ""
-    """The GPU type that its instances need, a value of `FleetSnapshot.gpu_types`; "": any."""
+    """The GPU type that its instances need, a value of `FleetSnapshot.gpu_types`; "": any. No live source: a
+    spec names no GPU type, and placement takes any."""
     priority: int = 0
     """Who gets GPUs first under contention: a lower value is more urgent."""
 
@@ -177,4 +195,5 @@ class FleetSnapshot:
     gpu_types: Mapping[str, str] = field(default_factory=dict)
     """Node → the type of its GPUs; a node that is not listed has the type "". Fixed while a node lives."""
     gpu_budget: int = 0
-    """Most GPUs that may be held at once; 0: no limit but the cluster's size."""
+    """Most GPUs that may be held at once; 0: no limit but the cluster's size. No live source: the controller
+    has no budget but the GPUs that have joined."""

@@ -1,0 +1,61 @@
+"""Keeps what the global autoscaler's snapshots are made from, as reports come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chiron.internal.v1 import control_pb2
+from chiron.policy.snapshots import FleetSnapshot
+from chiron.store import Snapshot
+from services.global_controller.config import ControllerConfig
+from services.global_controller.demand import Demand
+from services.global_controller.fleet_instances import Expected
+from services.global_controller.fleet_snapshot import Known, Told, fleet_snapshot, queued_interactive
+from services.global_controller.phases import Phases
+from services.global_controller.registry import Registry
+
+
+class FleetFeed:
+    """From the wire to FleetSnapshot."""
+
+    def __init__(self, config: ControllerConfig, registry: Registry, clock: Callable[[], float]) -> None:
+        self._presumed = Expected(config.presumed_load_time_s, config.presumed_wake_time_s)
+        self._registry = registry
+        self._clock = clock
+        self._phases = Phases()
+        self._demand = Demand()
+
+    def hear_agent(self, report: control_pb2.AgentReport) -> None:
+        """An agent has reported."""
+        self._demand.hear_agent(one.status for one in report.instances)
+
+    def hear_router(self, report: control_pb2.RouterReport) -> None:
+        """A router has reported."""
+        self._demand.hear_router(report, self._clock())
+
+    def update(self, snapshot: Snapshot) -> None:
+        """The state has changed."""
+        self._phases.update(
+            snapshot.models.values(), snapshot.instances.values(), self._registry.statuses(), self._clock()
+        )
+        unknown = {record.instance_id for record in self._registry.unknown()}
+        self._demand.forget_others(snapshot.instances.keys() | unknown)
+
+    def take(self, snapshot: Snapshot) -> FleetSnapshot:
+        """The cluster now. A new interval of traffic begins, so that one caller alone may take snapshots."""
+        registry = self._registry
+        self.update(snapshot)
+        models = tuple(snapshot.models.values())
+        routers = tuple(Told(link.report, registry.age_s(link)) for link in registry.routers.values())
+        known = Known(
+            models=models,
+            instances=tuple(snapshot.instances.values()),
+            unknown=tuple(one for one in registry.unknown() if one.instance_id not in snapshot.instances),
+            nodes={node.node_id: registry.view(node) for node in snapshot.nodes.values()},
+            statuses=registry.statuses(),
+            routers=routers,
+            phases=self._phases,
+            traffic=self._demand.take(queued_interactive(models, routers)),
+            presumed=self._presumed,
+        )
+        return fleet_snapshot(known, self._clock())

@@ -1,0 +1,161 @@
+"""The cluster as the global autoscaler sees it, from what the controller has recorded and heard. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from chiron.internal.v1 import control_pb2
+from chiron.policy.snapshots import (
+    NEVER_S,
+    BatchBacklog,
+    FleetInstance,
+    FleetSnapshot,
+    ModelFleet,
+    Traffic,
+)
+from chiron.policy.sources import no_live_source
+from chiron.policy.words import Phase
+from chiron.store import InstanceRecord, ModelRecord, NodeRecord
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.fleet import node_gpus
+from services.global_controller.fleet_instances import Expected, fleet_instance, wakeable
+from services.global_controller.phases import Phases
+from services.global_controller.specs import initial_batch_size
+from services.global_controller.view import Liveness, NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a router has told, and how long ago, in seconds."""
+
+    report: control_pb2.RouterReport
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything that a snapshot is made from."""
+
+    models: Sequence[ModelRecord]
+    """Tombstones included."""
+    instances: Sequence[InstanceRecord]
+    unknown: Sequence[InstanceRecord]
+    """Workers that no record lists; they hold GPUs and are no supply."""
+    nodes: Mapping[str, NodeView]
+    statuses: Mapping[str, cluster_pb2.InstanceStatus]
+    """The last report of each instance."""
+    routers: Sequence[Told]
+    phases: Phases
+    traffic: Mapping[str, Traffic]
+    """By model."""
+    presumed: Expected
+    """Of a model of which nothing has been measured."""
+
+
+def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
+    """The cluster at `now`, the controller's monotonic time in seconds."""
+    models = sorted((model for model in known.models if not model.deleted), key=lambda model: model.name)
+    able = wakeable((*known.instances, *known.unknown))
+    return FleetSnapshot(
+        now_s=now,
+        models=tuple(_model(known, model, able, now) for model in models),
+        free_gpus={
+            node.node_id: len(node.healthy - node.used)
+            for node in node_gpus(known.nodes.values(), (*known.instances, *known.unknown))
+            if node.live and not node.draining
+        },
+        gpu_types={name: kind for name, node in known.nodes.items() if (kind := gpu_type(node.record))},
+        gpu_budget=no_live_source(FleetSnapshot, "gpu_budget", int),
+    )
+
+
+def queued_interactive(models: Iterable[ModelRecord], routers: Iterable[Told]) -> dict[str, int]:
+    """Model → interactive requests that wait in the routers, by their last reports."""
+    queued = {model.name: 0 for model in models if not model.deleted}
+    for router in routers:
+        for demand in router.report.demand:
+            if demand.model in queued:
+                queued[demand.model] += demand.queued.interactive
+    return queued
+
+
+def gpu_type(node: NodeRecord) -> str:
+    """The name that all of a node's GPUs bear; empty: they differ, or nobody knows it."""
+    names = {gpu.name for gpu in node.gpus}
+    return names.pop() if len(names) == 1 else ""
+
+
+def _model(known: Known, model: ModelRecord, able: frozenset[str], now: float) -> ModelFleet:
+    spec = model.parsed_spec()
+    interactive, batch = spec.slo_defaults.interactive, spec.slo_defaults.batch
+    load_time_s, wake_time_s = known.phases.load_time_s(model), known.phases.wake_time_s(model)
+    expected = Expected(
+        known.presumed.load_time_s if load_time_s is None else load_time_s,
+        known.presumed.wake_time_s if wake_time_s is None else wake_time_s,
+    )
+    records = [record for record in known.instances if record.model == model.name]
+    reported = [known.statuses.get(record.instance_id) for record in records]
+    return ModelFleet(
+        name=model.name,
+        gpus_per_instance=spec.gpus_per_instance,
+        min_instances=spec.min_instances,
+        max_instances=spec.max_instances,
+        ttft_slo_s=interactive.ttft_ms / 1e3 if interactive.HasField("ttft_ms") else NEVER_S,
+        itl_slo_s=_itl_slo_s(interactive),
+        batch_itl_slo_s=_itl_slo_s(batch),
+        instances=tuple(_instances(known, records, expected, able, now)),
+        traffic=known.traffic[model.name],
+        backlog=_backlog(known.routers, model.name),
+        load_time_s=expected.load_time_s,
+        wake_time_s=expected.wake_time_s,
+        initial_batch_size=initial_batch_size(spec),
+        max_context_tokens=max(
+            (one.load.max_context_tokens for one in reported if one is not None), default=0
+        ),
+        gpu_type=no_live_source(ModelFleet, "gpu_type", str),
+        priority=spec.priority,
+    )
+
+
+def _instances(
+    known: Known,
+    records: Iterable[InstanceRecord],
+    expected: Expected,
+    able: frozenset[str],
+    now: float,
+) -> Iterable[FleetInstance]:
+    for record in sorted(records, key=lambda record: record.instance_id):
+        node, standing = known.nodes.get(record.node_id), known.phases.of(record.instance_id)
+        if node is None or node.liveness is Liveness.DEAD or standing is None:
+            continue
+        yield fleet_instance(
+            record,
+            standing,
+            known.statuses.get(record.instance_id),
+            report_age_s=node.silent_s,
+            expected=expected,
+            can_wake=standing.phase is Phase.SLEEPING and record.instance_id in able,
+            now=now,
+        )
+
+
+def _backlog(routers: Iterable[Told], model: str) -> tuple[BatchBacklog, ...]:
+    groups = [
+        BatchBacklog(
+            deadline_in_s=group.deadline_in_ms / 1e3 - router.age_s
+            if group.HasField("deadline_in_ms")
+            else NEVER_S,
+            requests=group.requests,
+            prompt_tokens=group.prompt_tokens,
+        )
+        for router in routers
+        for demand in router.report.demand
+        if demand.model == model
+        for group in demand.batch_groups
+    ]
+    return tuple(sorted(groups, key=lambda group: group.deadline_in_s))
+
+
+def _itl_slo_s(slo: types_pb2.Slo) -> float:
+    return slo.itl_ms / 1e3 if slo.HasField("itl_ms") else NEVER_S

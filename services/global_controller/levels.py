@@ -1,0 +1,33 @@
+"""What each node's agent is told: every instance that it should know of. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from chiron.internal.v1 import control_pb2
+from chiron.store import InstanceRecord, Snapshot
+from chiron.v1 import cluster_pb2
+from services.global_controller.fleet import is_given_up
+
+
+def levels(snapshot: Snapshot) -> Mapping[str, Sequence[InstanceRecord]]:
+    """Node → the instances that its agent is told of."""
+    found: dict[str, list[InstanceRecord]] = defaultdict(list)
+    for record in snapshot.instances.values():
+        if not is_given_up(record):
+            found[record.node_id].append(record)
+    return found
+
+
+def desired_instance(record: InstanceRecord) -> control_pb2.DesiredInstance:
+    """What an agent is told of one instance."""
+    return control_pb2.DesiredInstance(
+        instance_id=record.instance_id,
+        generation=record.generation,
+        state=record.desired,
+        spec=cluster_pb2.ModelSpec.FromString(record.spec),
+        spec_version=record.spec_version,
+        role=record.role,
+        gpu_indexes=record.gpu_indexes,
+    )
