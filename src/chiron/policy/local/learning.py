@@ -54,6 +54,7 @@ class Learning:
         self._kv_tokens = 0.0
         self._limits = (0, 0)
         self._itl_s = 0.0
+        self._filled: dict[int, tuple[float, float]] = {}
 
     @property
     def trusted(self) -> bool:
@@ -69,12 +70,7 @@ class Learning:
         return budget / (1 + self.mix.prompt_share)
 
     def step_s(
-        self,
-        decode_tokens: float,
-        budget: int,
-        kv_tokens: float,
-        base_factor: float = 1.0,
-        prompt_tokens: float | None = None,
+        self, decode_tokens: float, budget: int, kv_tokens: float, prompt_tokens: float | None = None
     ) -> float:
         """Mean seconds of a step with so many decode tokens under this budget.
 
@@ -91,16 +87,59 @@ class Learning:
             low_s = fit.upper_s(decode_tokens)
             high_s = max(low_s, fit.base_s(budget))
             base_s = (low_s + (high_s - low_s) * owed / room) * self.bias.get(budget, 1.0)
-        return base_factor * base_s + fit.kv_s * kv_tokens
+        return base_s + fit.kv_s * kv_tokens
 
-    def predict(self, batch_size: float, budget: int, base_factor: float = 1.0) -> tuple[float, float]:
-        """Return the mean ITL in seconds and the output tokens a second of a full batch.
-
-        base_factor scales what is predicted of the base: the optimism of a probe.
-        """
+    def predict(self, batch_size: float, budget: int) -> tuple[float, float]:
+        """Return the mean ITL in seconds and the output tokens a second of a full batch."""
         decoding = min(batch_size, self.knee(budget))
-        step_s = self.step_s(decoding, budget, decoding * self.mix.kv_per_request, base_factor)
+        step_s = self.step_s(decoding, budget, decoding * self.mix.kv_per_request)
         return step_s * self._itl_per_step, decoding / step_s
+
+    def filled(self, budget: int) -> tuple[float, float]:
+        """Return what `predict` does for a batch at the knee or beyond; kept until something is learned."""
+        known = self._filled.get(budget)
+        if known is None:
+            known = self._filled[budget] = self.promised(budget, 1.0)
+        return known
+
+    def promised(self, budget: int, base_factor: float) -> tuple[float, float]:
+        """Return the same with the base of a step scaled: the optimism of a probe."""
+        decoding = budget / (1 + self.mix.prompt_share)
+        fit = self.fit
+        step_s = base_factor * fit.base_s(budget) + fit.kv_s * self.mix.kv_per_request * decoding
+        return step_s * self._itl_per_step, decoding / step_s
+
+    def largest_within(self, budget: int, target_s: float, most: int) -> int:
+        """Return the largest batch, 1 to `most` and no larger than the knee, whose predicted ITL is within.
+
+        Below the knee the ITL never falls as the batch grows.
+        """
+        fit, share = self.fit, self.mix.prompt_share
+        step_target_s = target_s / self._itl_per_step
+        kv_s = fit.kv_s * self.mix.kv_per_request
+        filled_s = fit.base_s(budget)
+        bias = self.bias.get(budget, 1.0)
+        low, high = 1, max(1, min(most, math.floor(self.knee(budget))))
+        low_off = high_off = 0.0
+        bisect = False
+        while low < high:
+            middle = (low + high + 1) // 2
+            if high_off > 0 > low_off and not bisect:
+                # Nearly a line: interpolation soon gets there, bisection in between sees to the rest.
+                middle = min(high, low + 1 + int((high - low) * low_off / (low_off - high_off)))
+            bisect = not bisect
+            room = budget - middle
+            if share * middle >= room:
+                step_s = filled_s
+            else:
+                low_s = fit.upper_s(middle)
+                step_s = bias * (low_s + max(0.0, filled_s - low_s) * share * middle / room)
+            off = step_s + kv_s * middle - step_target_s
+            if off <= 0:
+                low, low_off = middle, off
+            else:
+                high, high_off = middle - 1, off
+        return low
 
     def observe(self, sample: InstanceSample) -> None:
         """Learn from a sample that is evidence; from another only that the comparison has ended."""
@@ -119,6 +158,7 @@ class Learning:
             return
         if before is None:
             return
+        self._filled.clear()
         self.mix.observe(
             output=sample.output_tokens,
             prompt=sample.prompt_tokens,

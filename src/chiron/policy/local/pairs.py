@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,9 +49,10 @@ def full_batch(learning: Learning, budget: int) -> int:
     return math.ceil(SLACK * learning.knee(budget))
 
 
-def fillable(learning: Learning, grid: Sequence[int], most: int) -> Sequence[int]:
+def fillable(learning: Learning, grid: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Return the budgets whose steps a batch of at most so many requests fills; the smallest at least."""
-    return [budget for budget in grid if full_batch(learning, budget) <= most] or grid[:1]
+    largest = most * (1 + learning.mix.prompt_share) / SLACK
+    return grid[: bisect_right(grid, largest)] or grid[:1]
 
 
 def fit_batch(learning: Learning, budget: int, slo_s: float, most: int) -> Pair:
@@ -59,24 +61,17 @@ def fit_batch(learning: Learning, budget: int, slo_s: float, most: int) -> Pair:
     When steps filled to the budget are on target the knee decides, beyond which nothing is gained; else the
     ITL does, which below the knee never falls as the batch grows. A batch of 1 may be off target.
     """
-    full = full_batch(learning, budget)
-    if full <= most:
-        itl_s, tokens_per_s = learning.predict(full, budget)
+    if full_batch(learning, budget) <= most:
+        itl_s, tokens_per_s = learning.filled(budget)
         filled_s = learning.target_s(slo_s, True)
         if itl_s <= filled_s:
             headroom = min(1.0, (filled_s - itl_s) / (HEADROOM * filled_s))
             slots = math.ceil((1 + (SLACK - 1) * headroom) * learning.knee(budget))
             return Pair(slots, budget, itl_s, tokens_per_s, True)
     target_s = learning.target_s(slo_s, False)
-    low, high = 1, max(1, min(most, math.floor(learning.knee(budget))))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if learning.predict(middle, budget)[0] <= target_s:
-            low = middle
-        else:
-            high = middle - 1
-    itl_s, tokens_per_s = learning.predict(low, budget)
-    return Pair(low, budget, itl_s, tokens_per_s, itl_s <= target_s)
+    batch_size = learning.largest_within(budget, target_s, most)
+    itl_s, tokens_per_s = learning.predict(batch_size, budget)
+    return Pair(batch_size, budget, itl_s, tokens_per_s, itl_s <= target_s)
 
 
 def best_pair(learning: Learning, candidates: Sequence[int], slo_s: float, most: int) -> Pair:
@@ -106,13 +101,14 @@ def largest_batch(learning: Learning, grid: Sequence[int], slo_s: float, most: i
     budget carries besides is less than what it would carry when on target itself.
     """
     target_s = learning.target_s(slo_s, True)
-    largest = place = 0
-    for index, budget in enumerate(grid):
-        full = full_batch(learning, budget)
-        if learning.predict(full, budget)[0] <= target_s:
-            largest, place = full, index + 1
-            if full >= most:
-                break
+    largest = 0
+    # The first budget that fills its steps with `most` requests is the last one worth a look.
+    place = min(len(grid), bisect_right(grid, most * (1 + learning.mix.prompt_share) / SLACK) + 1)
+    while place and not largest:
+        if learning.filled(grid[place - 1])[0] <= target_s:
+            largest = full_batch(learning, grid[place - 1])
+        else:
+            place -= 1
     if largest < most and place < len(grid):
         largest = max(largest, fit_batch(learning, grid[place], slo_s, most).batch_size)
     return max(1, min(largest, most))

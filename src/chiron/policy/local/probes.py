@@ -49,6 +49,8 @@ class Probes:
             self._tried.clear()
             self.done = False
             self._budget = 0
+        if self._budget > sample.max_step_token_budget:
+            self._budget = 0
         if self._budget and sample.step_token_budget == self._budget:
             self._intervals += 1
             over = sample.itl_mean_s > sample.itl_slo_s
@@ -79,10 +81,12 @@ class Probes:
         for budget in grid:
             if budget in self._tried or budget < CLEARANCE * decoding or learning.fit.measured(budget):
                 continue
-            full = full_batch(learning, budget)
-            if full > most:
+            # The promise is at most this much above the prediction: most budgets are out without more ado.
+            if learning.filled(budget)[1] <= promise * (1 - OPTIMISM):
+                continue
+            if full_batch(learning, budget) > most:
                 break
-            itl_s, tokens_per_s = learning.predict(full, budget, 1 - OPTIMISM)
+            itl_s, tokens_per_s = learning.promised(budget, 1 - OPTIMISM)
             if itl_s > MOST_EXCESS * sample.itl_slo_s:
                 continue
             promised = tokens_per_s * min(1.0, target_s / itl_s)

@@ -14,8 +14,11 @@ def line_through(tokens: Sequence[float], seconds: Sequence[float]) -> float:
     mean_tokens = sum(tokens) / count
     mean_s = sum(seconds) / count
     steepest = mean_s / mean_tokens if mean_tokens > 0 else 0.0
-    spread = sum((x - mean_tokens) ** 2 for x in tokens)
+    spread = common = 0.0
+    for x, y in zip(tokens, seconds, strict=True):
+        away = x - mean_tokens
+        spread += away * away
+        common += away * y
     if spread <= (0.05 * mean_tokens) ** 2:
         return SHARE_OF_ONE_POINT * steepest
-    slope = sum((x - mean_tokens) * y for x, y in zip(tokens, seconds, strict=True)) / spread
-    return min(max(0.0, slope), steepest)
+    return min(max(0.0, common / spread), steepest)
