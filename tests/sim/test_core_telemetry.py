@@ -58,15 +58,32 @@ def test_samples_tell_what_an_interval_held():
         local=lambda: watcher,
     )
     first, second = watcher.samples[:2]
-    # Nothing runs before the first step; two run ever after and a third waits from 0.5 s on.
+    # Both slots are taken from the start, and a third request waits from 0.5 s on.
     assert (second.running_interactive, second.waiting_interactive, second.steps) == (2, 1, 100)
     assert second.output_tokens == 200
     assert second.itl_mean_s == pytest.approx(STEP_S)
     assert second.itl_p95_s == pytest.approx(STEP_S)
     assert second.itl_slo_s == 0.2
+    assert first.saturated
     assert second.saturated
-    assert not first.saturated
     assert script.snapshots[2].models[0].instances[0].safe_batch_size == 5
+
+
+def test_an_interval_is_saturated_when_slots_were_taken_throughout_it():
+    # Both slots are taken from 0 to 1.2 s and from 1.8 to 3.8 s: at both ends of the second interval.
+    watcher = Watcher()
+    rows = [(0.0, 10, 120), (0.0, 10, 120), (1.8, 10, 200), (1.8, 10, 200)]
+    run(world(batch_size=2), requests(*rows, (5.2, 10, 1)), local=lambda: watcher)
+    assert [sample.saturated for sample in watcher.samples] == [True, False, True, False, False]
+
+
+def test_a_slot_that_is_handed_over_leaves_an_interval_saturated():
+    # Requests of 0.4 s one after the other; the router fills the slot 20 ms after it has become free.
+    watcher = Watcher()
+    short = [(0.01 * i, 10, 40) for i in range(20)]
+    settings = world({Role.MIXED: 1}, batch_size=1, engine_queue=0)
+    run(settings, requests(*short), local=lambda: watcher)
+    assert [sample.saturated for sample in watcher.samples[:3]] == [True] * 3
 
 
 def test_noise_is_on_what_is_measured_and_leaves_what_happens_alone():

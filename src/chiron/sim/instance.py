@@ -21,6 +21,9 @@ _NOISE_BLOCK = 256
 _SMOOTHING = 0.1
 DEFAULT_SERVICE_S = 2.0
 """Assumed time that a request keeps its slot until one has ended, as the router assumes it."""
+HANDED_OVER = 0.9
+"""Share of the slots, or of an interval, from which all are taken: the router fills a slot that has become
+free a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,11 @@ class SimInstance:
         self.safe_batch_size = model.initial_batch_size
         self.message_due = False
         self.seen = Seen(self)
-        self.steps_taken: list[tuple[float, int, int]] = []
-        """(duration, steps, decode positions) since the last sample."""
+        self.steps_taken: list[tuple[float, int, int, bool]] = []
+        """(duration, steps, decode positions, whether slots were taken or requests waited) since the last
+        sample."""
         self.finished_since: list[int] = []
+        self._full_at = model.initial_batch_size * HANDED_OVER
         self._longest = LongestStep()
         self._agenda = agenda
         self._ledger = ledger
@@ -172,6 +177,7 @@ class SimInstance:
         if (batch_size, step_token_budget) != (engine.batch_size, engine.step_token_budget):
             self.settle(now)
             engine.set_batch_size(batch_size)
+            self._full_at = batch_size * HANDED_OVER
             engine.set_step_token_budget(step_token_budget)
             self._on_change(self, now)
 
@@ -302,7 +308,6 @@ class SimInstance:
     def _book(self, outcome: StepOutcome, now: float, end_s: float) -> None:
         """Note a step or run that ends at `end_s`; what it finishes is published then."""
         duration_s, steps, _, positions, _, admitted, first_tokens, _, preempted, _ = outcome
-        self.steps_taken.append((duration_s, steps, positions))
         if positions:
             # Steps of a run lengthen evenly with the KV tokens that they read.
             growth_s = self._kv_read_s * positions / steps * self._factor
@@ -314,6 +319,9 @@ class SimInstance:
                     first[request_id] = end_s
         if admitted or preempted:
             self._move(outcome, now, end_s)
+        running = self.running_interactive + self.running_batch
+        full = running >= self._full_at or self.waiting_interactive + self.waiting_batch > 0
+        self.steps_taken.append((duration_s, steps, positions, full))
 
     def _move(self, outcome: StepOutcome, now: float, end_s: float) -> None:
         """Note who gets a slot and who loses one in a step that begins now."""

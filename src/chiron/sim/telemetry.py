@@ -10,7 +10,7 @@ import numpy as np
 
 from chiron.policy.snapshots import FleetInstance, InstanceSample, Traffic
 from chiron.policy.words import Phase
-from chiron.sim.instance import SimInstance
+from chiron.sim.instance import HANDED_OVER, SimInstance
 from chiron.sim.settings import SimSettings
 
 Report = TypeVar("Report")
@@ -46,7 +46,6 @@ class Sampler:
         if speculation is not None:
             self._tokens_per_step = speculation.tokens_per_step
         self._before = instance.engine.totals
-        self._saturated = False
         self._since_s = 0.0
         self.tokens_per_s = 0.0
         self.kv_usage = 0.0
@@ -72,10 +71,7 @@ class Sampler:
         output_tokens = totals.emitted_tokens - before.emitted_tokens
         self.tokens_per_s = self._noise.measured(output_tokens / interval_s)
         self.kv_usage = min(1.0, self._noise.measured(engine.kv_used_tokens / engine.kv_total_tokens))
-        waiting = instance.waiting_interactive + instance.waiting_batch
-        full = waiting > 0 or engine.running >= engine.batch_size
-        saturated = full and self._saturated
-        self._saturated = full
+        full_s = sum(duration_s for duration_s, _, _, full in steps if full)
         model = instance.model
         slo_s = model.batch_itl_slo_s if instance.running_batch else 0.0
         return InstanceSample(
@@ -97,15 +93,15 @@ class Sampler:
             kv_usage=self.kv_usage,
             kv_capacity_tokens=engine.kv_total_tokens,
             preemptions=totals.preemptions - before.preemptions,
-            saturated=saturated,
+            saturated=full_s >= HANDED_OVER * interval_s,
         )
 
-    def _itl(self, steps: list[tuple[float, int, int]]) -> tuple[float, float]:
+    def _itl(self, steps: list[tuple[float, int, int, bool]]) -> tuple[float, float]:
         """Mean and 95th percentile of the times between tokens, each token counted once."""
         gaps: list[tuple[float, int]] = []
         total = 0
         waited_s = 0.0
-        for duration_s, count, positions in steps:
+        for duration_s, count, positions, _ in steps:
             if positions:
                 gap_s = duration_s / count
                 gaps.append((gap_s, positions))
