@@ -3,8 +3,9 @@
 import pytest
 
 from chiron.policy.decisions import Limits
+from chiron.policy.fleet import load_autoscaler
 from chiron.policy.words import Role
-from chiron.sim.settings import TelemetrySettings
+from chiron.sim.settings import InvalidSettingError, TelemetrySettings
 from tests.support.sim_worlds import STEP_S, Script, requests, run, world
 
 STEADY = requests(*[(0.2 * i, 10, 100) for i in range(100)])
@@ -103,3 +104,38 @@ def test_the_router_sees_a_change_at_a_worker_when_its_message_has_come():
         assert result.outcomes.first_token_s[1] > 1.1 + STEP_S
         assert result.outcomes.first_token_s[1] <= 1.1 + 2 * delay_s + 2 * STEP_S
         assert delay_s < 0.1 or result.outcomes.first_token_s[1] > 1.5
+
+
+class Seesaw:
+    """A local autoscaler that halves and doubles the batch size in turn, and notes what its engine holds."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def decide(self, sample):
+        running = sample.running_interactive + sample.running_batch
+        self.held.append(running + sample.waiting_interactive + sample.waiting_batch)
+        return Limits(4 if sample.batch_size == 8 else 8, 2048, 8, "seesaw")
+
+
+@pytest.mark.parametrize(("delay_s", "view_delay_s"), [(0.05, 0.02), (5.0, 0.5)])
+def test_late_views_and_late_reports_lose_nothing_and_run_away_with_nothing(delay_s, view_delay_s):
+    # Interactive requests at 20 a second for 40 s, 0.2 s each, and 600 batch requests: two instances' worth.
+    rows = [(0.05 * i, 10, 20) for i in range(800)] + [(1.0, 10, 20, 100.0)] * 600
+    telemetry = TelemetrySettings(delay_s=delay_s, view_delay_s=view_delay_s)
+    held = []
+    settings = world(telemetry=telemetry, model={"max_batch_size": 8})
+    result = run(settings, requests(*rows), load_autoscaler("chiron"), local=lambda: Seesaw(held))
+    # Conservation of requests and tokens is asserted in every run.
+    assert (result.unfinished, result.refused) == (0, 0)
+    assert result.slo_attainment.batch == 1.0
+    # A router that saw 8 slots sends to those and the 2 that may wait, and half the slots may be gone since.
+    assert max(held) <= 8 + 2
+    assert result.gpus_peak <= 4
+
+
+def test_a_view_older_than_a_batch_credit_is_refused():
+    with pytest.raises(
+        InvalidSettingError, match="view_delay_s: must be below 2, the life of a batch credit"
+    ):
+        TelemetrySettings(view_delay_s=2.0)

@@ -12,6 +12,9 @@ from chiron.policy.words import Role
 from chiron.sim.queue_settings import InvalidSettingError as InvalidSettingError
 from chiron.sim.queue_settings import QueueSettings
 
+BATCH_CREDIT_S = 2.0
+"""How long a worker's offer of slots for batch work stands."""
+
 
 def _positive(owner: object, *keys: str) -> None:
     for key in keys:
@@ -174,12 +177,18 @@ class TelemetrySettings:
     loss: float = 0.0
     """Share of the periodic reports that never arrive."""
     view_delay_s: float = 0.02
-    """From a change at a worker until the router sees it; further changes in between travel along."""
+    """From a change at a worker until the router sees it; further changes in between travel along. Below the
+    life of a batch credit: a router that hears less often sends no batch work."""
 
     def __post_init__(self) -> None:
         _positive(self, "interval_s")
         _not_negative(self, "delay_s", "noise", "view_delay_s")
         _share(self, "loss")
+        if self.view_delay_s >= BATCH_CREDIT_S:
+            raise InvalidSettingError(
+                "view_delay_s",
+                f"must be below {BATCH_CREDIT_S:g}, the life of a batch credit, got {self.view_delay_s}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
