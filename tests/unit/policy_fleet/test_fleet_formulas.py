@@ -74,15 +74,17 @@ def test_the_missing_batch_instances_are_what_the_worst_group_lacks() -> None:
     assert missing_batch_instances([GroupWork(120.0, 1.0)], BatchSupply(0.0), 0.0, 20.0) == math.inf
 
 
-def test_theta_is_the_inverse_of_the_quantile_of_growth_within_one_load_time() -> None:
+def test_theta_leaves_room_for_the_quantile_of_growth_within_one_load_time() -> None:
     history = DemandHistory(history_loads=1000, warmup_loads=20)
-    # Demand doubles every load time of 8 s for as long as a sample is looked ahead.
+    # Demand rises by 5 a second, so by 40 within every load time of 8 s.
     for second in range(300):
-        history.record(float(second), 2.0 ** (second / 8), 8.0)
-    theta = history.theta(1.0, 8.0, 0.95, default=0.8, smallest=0.1)
+        history.record(float(second), 100.0 + 5.0 * second, 8.0)
+    theta = history.theta(120.0, 8.0, 0.95, default=0.8, smallest=0.1)
     assert theta.measured
-    assert theta.value == pytest.approx(0.5)
-    assert history.theta(1.0, 8.0, 0.95, default=0.8, smallest=0.6).value == 0.6
+    assert theta.growth == pytest.approx(40.0)
+    assert theta.value == pytest.approx(120.0 / 160.0)
+    assert history.theta(360.0, 8.0, 0.95, default=0.8, smallest=0.1).value == pytest.approx(0.9)
+    assert history.theta(120.0, 8.0, 0.95, default=0.8, smallest=0.8).value == 0.8
 
 
 def test_theta_is_the_default_until_twenty_load_times_are_known_and_one_for_falling_demand() -> None:

@@ -1,4 +1,4 @@
-"""The rate of interactive arrivals and how sure it is, over one load time and over eight."""
+"""The rate of interactive arrivals and how sure it is, over one load time up to twenty-four."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _BLOCKS_PER_LOAD = 4
 _RECENT = _BLOCKS_PER_LOAD
-_LONG = 8 * _BLOCKS_PER_LOAD
+_SPANS = (_RECENT, 8 * _BLOCKS_PER_LOAD, 24 * _BLOCKS_PER_LOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,11 @@ class ArrivalRate:
 
     rising: float
     """What it surely is by now: the best of the lower bounds from the last quarter, half and whole load."""
+    likely: float
+    """The mean over the span that gives this bound."""
     settled: float
-    """Over the last eight load times, or the last one where the two differ by more than chance."""
+    """Over the longest of the last 1, 8 and 24 load times that differs from the next shorter one by no more
+    than chance."""
     settled_error: float
 
 
@@ -27,7 +30,7 @@ class Arrivals:
     """Counts arrivals in blocks of a quarter of a load time; the spread between blocks gives the errors."""
 
     def __init__(self) -> None:
-        self._blocks: deque[float] = deque(maxlen=_LONG)
+        self._blocks: deque[float] = deque(maxlen=_SPANS[-1])
         self._count = 0.0
         self._seconds = 0.0
 
@@ -44,18 +47,20 @@ class Arrivals:
         blocks = self._blocks
         if len(blocks) < 2 * _RECENT:
             return None
-        tail = list(blocks)[-_RECENT:]
-        recent = sum(tail) / _RECENT
-        mean = sum(blocks) / len(blocks)
-        # Differences of neighbours, because a change of level must not count as spread.
         values = list(blocks)
+        # Differences of neighbours, because a change of level must not count as spread.
         square = sum((b - a) ** 2 for a, b in itertools.pairwise(values)) / (2 * (len(values) - 1))
-        recent_error = math.sqrt(square / _RECENT)
-        settled_error = math.sqrt(square / len(blocks))
-        rising = max(
-            sum(tail[-number:]) / number - confidence * math.sqrt(square / number)
+        tail = values[-_RECENT:]
+        rising, likely = max(
+            (mean - confidence * math.sqrt(square / number), mean)
             for number in (1, 2, _RECENT)
+            for mean in (sum(tail[-number:]) / number,)
         )
-        if abs(recent - mean) > confidence * recent_error:
-            return ArrivalRate(max(0.0, rising), recent, recent_error)
-        return ArrivalRate(max(0.0, rising), mean, settled_error)
+        mean, error = sum(tail) / _RECENT, math.sqrt(square / _RECENT)
+        for span in _SPANS[1:]:
+            number = min(span, len(values))
+            longer = sum(values[-number:]) / number
+            if abs(longer - mean) > confidence * error:
+                break
+            mean, error = longer, math.sqrt(square / number)
+        return ArrivalRate(max(0.0, rising), likely, mean, error)

@@ -15,6 +15,7 @@ from chiron.policy.fleet.backpressure import interactive_backpressure
 from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
+from chiron.policy.fleet.theta import Theta
 from chiron.policy.snapshots import ModelFleet
 from chiron.policy.words import Role
 
@@ -50,9 +51,7 @@ def assess_interactive(
     exceeds the room before a new instance could be ready.
     """
     load_s, each = model.load_time_s, supply.slots_each
-    theta = state.history.theta(
-        supply.demand, load_s, settings.theta_quantile, settings.default_theta, settings.min_theta
-    )
+    theta = _theta(state, settings, supply.demand, load_s)
     length = state.interactive_lengths.mean
     requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
     queue_share = settings.ttft_share * model.ttft_slo_s * requests_each / each
@@ -83,7 +82,7 @@ def assess_interactive(
     room = coming * (1 + queue_share)
     if ahead > room and rate:
         number = len(supply.interactive) + len(supply.loading_interactive)
-        further = max(_instances((ahead - room) / each), _instances(rate.rising / requests_each - number))
+        further = max(_instances((ahead - room) / each), _instances(rate.likely / requests_each - number))
         if further > missing:
             missing = further
             reason = "arrivals will exceed the room before a new instance can be ready"
@@ -91,8 +90,14 @@ def assess_interactive(
         needed = max(demand / target, ahead)
         deficit = 1 - supply.slots / needed if needed > supply.slots else 0.0
         return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers)
-    surplus, why = _surplus(model, supply, state, settings, now_s, rate, target)
+    surplus, why = _surplus(model, supply, state, settings, now_s, rate, queue_share)
     return InteractiveNeed(0, 0, surplus, 0.0, f"{why}; {reason}", numbers)
+
+
+def _theta(state: ModelState, settings: ChironSettings, demand: float, load_s: float) -> Theta:
+    return state.history.theta(
+        demand, load_s, settings.theta_quantile, settings.default_theta, settings.min_theta
+    )
 
 
 def _instances(fraction: float) -> int:
@@ -127,7 +132,7 @@ def _surplus(
     settings: ChironSettings,
     now_s: float,
     rate: ArrivalRate | None,
-    target: float,
+    queue_share: float,
 ) -> tuple[int, str]:
     """Instances that may go, and why no more.
 
@@ -155,6 +160,7 @@ def _surplus(
     hold_s = max(settings.min_hold_s, settings.payback * (load_s + drain_s))
     arrivals = rate.settled + rate.settled_error
     peak = state.peak_demand
+    target = _theta(state, settings, peak, load_s).value * (1 + queue_share)
     surplus = 0
     for candidate in range(1, min(number, max(1, int(number * settings.retire_share))) + 1):
         left = number - candidate

@@ -1,9 +1,12 @@
-"""Θ: how full interactive capacity may be, from how fast demand has grown within one load time.
+"""Θ: how full interactive capacity may be, from how much demand has grown within one load time.
 
-Θ = 1 / q-quantile of max(1, demand at t + L ÷ demand at t), L the load time. The paper (arXiv 2501.08090)
-sets Θ from historical bursts; this estimator is reconstructed. Only times count whose demand was at least
-half of today's: a factor seen at a tiny demand says nothing about a large one. The first load times after
-nothing was asked do not count either: then demand fills up, however steady the arrivals are.
+Θ = D / (D + G): capacity must hold today's demand D and the growth G that the next load time may bring, the
+q-quantile of max(0, demand at t + L - demand at t), L the load time. The paper (arXiv 2501.08090) sets Θ from
+historical bursts; this estimator is reconstructed. Growth counts in requests and not as a factor, because
+what arrives within a load time does not depend on how many requests run already: a quiet moment that doubled
+is no reason to expect that a busy one will. Only times count whose demand was at least half of today's, so
+that a night says nothing about a day. The first load times after nothing was asked do not count either: then
+demand fills up, however steady the arrivals are.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ class Theta:
 
     value: float
     growth: float
-    """The quantile of growth within one load time that it rests on, >= 1; of a default, its inverse."""
+    """The growth within one load time that it leaves room for, in requests, >= 0."""
     measured: bool
     """False: there is too little history, and this is the configured default."""
 
@@ -60,12 +63,13 @@ class DemandHistory:
         """Θ at this demand, in requests; not below `smallest`."""
         span = self._times[-1] - self._times[0] if self._times else 0.0
         if span < self._warmup_loads * load_time_s:
-            return Theta(default, 1 / default, measured=False)
+            return Theta(default, demand * (1 / default - 1), measured=False)
         growths = _growths(np.asarray(self._times), np.asarray(self._demands), load_time_s, demand)
         if not len(growths):
-            return Theta(default, 1 / default, measured=False)
+            return Theta(default, demand * (1 / default - 1), measured=False)
         growth = float(np.quantile(growths, quantile))
-        return Theta(max(smallest, 1 / growth), growth, measured=True)
+        value = max(smallest, demand / (demand + growth) if demand else 0.0)
+        return Theta(value, demand * (1 / value - 1), measured=True)
 
 
 def _growths(
@@ -74,5 +78,5 @@ def _growths(
     # Sampling jitter must not turn "one load time later" into one sample more.
     later = np.searchsorted(times, times + load_time_s * (1 - 1e-6))
     paired = (later < len(times)) & (demands > 0) & (demands >= _COMPARABLE * demand)
-    grown: NDArray[np.float64] = np.maximum(1.0, demands[later[paired]] / demands[paired])
+    grown: NDArray[np.float64] = np.maximum(0.0, demands[later[paired]] - demands[paired])
     return grown
