@@ -133,12 +133,22 @@ def test_budgets_are_multiples_of_64_within_the_ceiling() -> None:
     assert budgets(50) == (50,)
 
 
-def test_a_sample_that_is_no_evidence_teaches_nothing() -> None:
+def test_an_engine_that_may_have_idled_teaches_nothing() -> None:
     learning = Learning()
     for _ in range(10):
-        learning.observe(sample(saturated=False))
+        learning.observe(sample(saturated=False, running_interactive=5))
     assert learning.samples == 0
     assert not learning.trusted
+
+
+def test_a_busy_engine_with_spare_slots_teaches_what_a_step_costs() -> None:
+    learning = Learning()
+    for _ in range(10):
+        learning.observe(sample(saturated=False, running_interactive=100))
+    assert learning.trusted
+    # 1 s / 50 steps, of (5,000 + 2,400) / 50 = 148 tokens each.
+    base_s = learning.fit.base_s(148)
+    assert base_s + learning.fit.kv_s * 0.3 * 430_000 == pytest.approx(0.02)
 
 
 def test_preemptions_lower_the_kv_share_at_once() -> None:

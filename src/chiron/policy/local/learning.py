@@ -15,6 +15,9 @@ STEADY_WITHIN = 0.02
 """Running requests may change so much in an interval that still counts as steady."""
 MOVING = 0.1
 """Running requests may change so much in an interval that is held against the prediction for its mean."""
+BUSY_REQUESTS = 32
+"""Requests running at both ends of an interval from which on the engine is taken to have run steps all along,
+and its mix of young and old requests to be the usual one."""
 TRUST_AFTER = 3
 """Samples before the fit may be trusted."""
 TRUST_ERROR = 0.1
@@ -142,7 +145,7 @@ class Learning:
         return low
 
     def observe(self, sample: InstanceSample) -> None:
-        """Learn from a sample that is evidence; from another only that the comparison has ended."""
+        """Learn from a sample that is evidence, and from one of an engine with spare slots but no idle moment."""
         kv_tokens = sample.kv_usage * sample.kv_capacity_tokens
         if not self.samples:
             self.fit = StepFit(sample.kv_capacity_tokens)
@@ -153,7 +156,9 @@ class Learning:
             self.kv_share *= 0.95
         else:
             self.kv_share = min(1.0, self.kv_share * 1.002)
-        if not is_evidence(sample) or sample.itl_mean_s <= 0:
+        evidence = is_evidence(sample)
+        busy = running >= BUSY_REQUESTS and sample.steps > 0 and sample.output_tokens > 0
+        if not (evidence or busy) or sample.itl_mean_s <= 0:
             self._running = None
             return
         if before is None:
@@ -168,9 +173,9 @@ class Learning:
             kv_tokens=kv_tokens,
             kv_grown=kv_tokens - kv_before,
         )
-        self._learn(sample, (kv_before + kv_tokens) / 2, running - before)
+        self._learn(sample, (kv_before + kv_tokens) / 2, running - before, evidence)
 
-    def _learn(self, sample: InstanceSample, kv_tokens: float, changed: int) -> None:
+    def _learn(self, sample: InstanceSample, kv_tokens: float, changed: int, evidence: bool) -> None:
         tokens = (sample.output_tokens + sample.prompt_tokens) / sample.steps
         decoding = sample.output_tokens / sample.steps
         step_s = sample.interval_s / sample.steps
@@ -183,7 +188,7 @@ class Learning:
         self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
         if self.fit.points and abs(changed) <= MOVING * decoding:
             self._compare(step_s, tokens, decoding, budget, kv_tokens, even)
-        if abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
+        if evidence and abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
             self._measure_spread(sample, even)
         self.fit.observe(tokens, kv_tokens, step_s, even)
         self.samples += 1

@@ -65,13 +65,17 @@ def fit_batch(learning: Learning, budget: int, slo_s: float, most: int) -> Pair:
         itl_s, tokens_per_s = learning.filled(budget)
         filled_s = learning.target_s(slo_s, True)
         if itl_s <= filled_s:
-            headroom = min(1.0, (filled_s - itl_s) / (HEADROOM * filled_s))
-            slots = math.ceil((1 + (SLACK - 1) * headroom) * learning.knee(budget))
-            return Pair(slots, budget, itl_s, tokens_per_s, True)
+            return Pair(_slots(learning, budget, itl_s, filled_s), budget, itl_s, tokens_per_s, True)
     target_s = learning.target_s(slo_s, False)
     batch_size = learning.largest_within(budget, target_s, most)
     itl_s, tokens_per_s = learning.predict(batch_size, budget)
     return Pair(batch_size, budget, itl_s, tokens_per_s, itl_s <= target_s)
+
+
+def _slots(learning: Learning, budget: int, itl_s: float, target_s: float) -> int:
+    """Slots for filled steps whose ITL is on target: the knee, with the more slack the farther from it."""
+    headroom = min(1.0, (target_s - itl_s) / (HEADROOM * target_s))
+    return math.ceil((1 + (SLACK - 1) * headroom) * learning.knee(budget))
 
 
 def best_pair(learning: Learning, candidates: Sequence[int], slo_s: float, most: int) -> Pair:
@@ -101,16 +105,20 @@ def largest_batch(learning: Learning, grid: Sequence[int], slo_s: float, most: i
     budget carries besides is less than what it would carry when on target itself.
     """
     target_s = learning.target_s(slo_s, True)
-    largest = 0
+    largest, first_missed = 0, len(grid)
     # The first budget that fills its steps with `most` requests is the last one worth a look.
-    place = min(len(grid), bisect_right(grid, most * (1 + learning.mix.prompt_share) / SLACK) + 1)
-    while place and not largest:
-        if learning.filled(grid[place - 1])[0] <= target_s:
-            largest = full_batch(learning, grid[place - 1])
-        else:
-            place -= 1
-    if largest < most and place < len(grid):
-        largest = max(largest, fit_batch(learning, grid[place], slo_s, most).batch_size)
+    last = min(len(grid), bisect_right(grid, most * (1 + learning.mix.prompt_share) / SLACK) + 1)
+    for index in range(last - 1, -1, -1):
+        budget = grid[index]
+        if full_batch(learning, budget) <= largest:
+            break
+        itl_s, _ = learning.filled(budget)
+        if itl_s <= target_s:
+            largest = max(largest, _slots(learning, budget, itl_s, target_s))
+        elif not largest:
+            first_missed = index
+    if largest < most and first_missed < len(grid):
+        largest = max(largest, fit_batch(learning, grid[first_missed], slo_s, most).batch_size)
     return max(1, min(largest, most))
 
 
