@@ -159,8 +159,10 @@ class Worker:
             load = self.occupancy()
             running = load.running.interactive + load.running.batch
             waiting = load.waiting.interactive + load.waiting.batch
-            full = waiting > 0 or running >= self.engine.stats().batch_size
-            self.saturation.note(full, time.monotonic())
+            batch_size = self.engine.stats().batch_size
+            self.saturation.note(
+                running=running, waiting=waiting, batch_size=batch_size, now=time.monotonic()
+            )
 
     async def watch_readers(self) -> None:
         """Ends streams whose client has taken nothing for config.reader_stall_s; idle, it sets no timer."""

@@ -11,6 +11,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 from services.worker.core import Worker
 from services.worker.engines.base import EngineStats
 from services.worker.meter import Reading, mean_itl_ms, quantile_itl_ms
+from services.worker.saturation import saturated
 
 _NO_STATS = EngineStats(0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -23,6 +24,8 @@ class Mark:
     meter: Reading
     stats: EngineStats
     own_preemptions: int
+    full_s: float
+    """See Saturation."""
 
 
 class Statistics:
@@ -71,8 +74,14 @@ def load_response(worker: Worker, started: list[str], finished: list[str]) -> wo
 
 def _mark(worker: Worker) -> Mark:
     worker.note_saturation()
-    stats = _stats(worker)
-    return Mark(time.monotonic(), worker.meter.read(), stats, worker.own_preemptions.total(stats.preemptions))
+    now, stats = time.monotonic(), _stats(worker)
+    return Mark(
+        time=now,
+        meter=worker.meter.read(),
+        stats=stats,
+        own_preemptions=worker.own_preemptions.total(stats.preemptions),
+        full_s=worker.saturation.full_s(now),
+    )
 
 
 def _load(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
@@ -135,7 +144,7 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         prompt_tokens=new.prompt_tokens - old.prompt_tokens,
         cached_prompt_tokens=new.cached_prompt_tokens - old.cached_prompt_tokens,
         tightest_itl_slo_ms=occupancy.tightest_itl_slo_ms,
-        saturated=worker.saturation.throughout(begin.time),
+        saturated=saturated(end.full_s - begin.full_s, interval_s),
         finished=types_pb2.ClassCounts(interactive=finished[0], batch=finished[1]),
         max_batch_size=info.max_batch_size if info else 0,
         max_step_token_budget=info.max_step_token_budget if info else 0,

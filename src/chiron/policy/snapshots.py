@@ -16,6 +16,9 @@ from chiron.policy.words import Phase, Role
 
 NEVER_S = 1e9
 """Stands for no deadline and for no SLO, in seconds: finite, so that it can be calculated with."""
+HANDED_OVER = 0.9
+"""Share of the slots, or of an interval, from which all are taken: the router fills a slot that has become
+free a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class InstanceSample:
     preemptions: int
     """Requests preempted in the interval for lack of KV space, not by command."""
     saturated: bool
-    """All slots were taken or requests waited throughout the interval."""
+    """All slots were taken or requests waited throughout the interval: HANDED_OVER of both is enough."""
 
 
 @dataclass(frozen=True, slots=True)

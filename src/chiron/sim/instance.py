@@ -10,6 +10,7 @@ from math import isnan
 import numpy as np
 
 from chiron.engine import EngineModel, RequestPhase, StepOutcome
+from chiron.policy.snapshots import HANDED_OVER
 from chiron.policy.words import Phase, Role
 from chiron.sim.agenda import Agenda
 from chiron.sim.gaps import LongestStep
@@ -21,9 +22,6 @@ _NOISE_BLOCK = 256
 _SMOOTHING = 0.1
 DEFAULT_SERVICE_S = 2.0
 """Assumed time that a request keeps its slot until one has ended, as the router assumes it."""
-HANDED_OVER = 0.9
-"""Share of the slots, or of an interval, from which all are taken: the router fills a slot that has become
-free a moment later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from chiron.policy.snapshots import FleetInstance, InstanceSample, Traffic
+from chiron.policy.snapshots import HANDED_OVER, FleetInstance, InstanceSample, Traffic
 from chiron.policy.words import Phase
-from chiron.sim.instance import HANDED_OVER, SimInstance
+from chiron.sim.instance import SimInstance
 from chiron.sim.settings import SimSettings
 
 Report = TypeVar("Report")

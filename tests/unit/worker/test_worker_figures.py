@@ -8,7 +8,7 @@ from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import ChoiceDelta, EngineOutput
 from services.worker.meter import Meter, mean_itl_ms, quantile_itl_ms
 from services.worker.pace import Pace
-from services.worker.saturation import Saturation
+from services.worker.saturation import Saturation, saturated
 
 
 def output(time: float, tokens: int, choice: int = 0, **options: float) -> EngineOutput:
@@ -79,12 +79,19 @@ def test_one_token_has_no_time_between_tokens() -> None:
     assert pace.timing("i") == pb.Timing(ttft_ms=1000, total_ms=1000, instance_id="i")
 
 
-def test_saturation_must_have_held_throughout() -> None:
+def test_time_counts_as_full_while_requests_wait_or_slots_are_taken() -> None:
     saturation = Saturation()
-    saturation.note(True, 10.0)
-    saturation.note(True, 12.0)
-    assert saturation.throughout(10.0)
-    assert not saturation.throughout(9.9)
-    saturation.note(False, 13.0)
-    saturation.note(True, 13.1)
-    assert not saturation.throughout(12.0)
+    saturation.note(running=8, waiting=0, batch_size=10, now=10.0)
+    assert saturation.full_s(11.0) == 0.0, "a fifth of the slots is free"
+    saturation.note(running=9, waiting=0, batch_size=10, now=11.0)
+    assert saturation.full_s(12.0) == 1.0, "one slot is being handed over"
+    saturation.note(running=1, waiting=1, batch_size=10, now=13.0)
+    assert saturation.full_s(14.0) == 3.0, "somebody waits: for KV cache, if not for a slot"
+    saturation.note(running=0, waiting=0, batch_size=10, now=15.0)
+    assert saturation.full_s(20.0) == 4.0
+
+
+def test_an_interval_is_saturated_that_was_full_but_for_moments() -> None:
+    assert saturated(full_s=0.95, interval_s=1.0)
+    assert not saturated(full_s=0.85, interval_s=1.0)
+    assert not saturated(full_s=0.0, interval_s=0.0), "it covers no time"

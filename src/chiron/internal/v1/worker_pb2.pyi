@@ -160,7 +160,9 @@ class WatchStatisticsResponse(_message.Message):
     tightest_itl_slo_ms: _builtins.float
     """Tightest ITL SLO among the requests that run now, in milliseconds; 0: none runs."""
     saturated: _builtins.bool
-    """True when all slots were taken or requests waited throughout the interval."""
+    """True when all slots were taken or requests waited throughout the interval. Nine tenths of the slots for nine
+    tenths of the time are enough: a slot that is handed over is free for a moment.
+    """
     max_batch_size: _builtins.int
     """Ceilings that the engine allocated for, in requests and in tokens; 0 before it has loaded."""
     max_step_token_budget: _builtins.int
