@@ -17,6 +17,7 @@ from chiron.sim.gaps import LongestStep
 from chiron.sim.ledger import Ledger
 from chiron.sim.seen import Seen
 from chiron.sim.settings import SimModel, SimSettings
+from chiron.sim.step_history import StepHistory
 
 _NOISE_BLOCK = 256
 _SMOOTHING = 0.1
@@ -108,6 +109,7 @@ class SimInstance:
         self.finished_since: list[int] = []
         self._full_at = model.initial_batch_size * HANDED_OVER
         self._longest = LongestStep()
+        self._history = StepHistory()
         self._agenda = agenda
         self._ledger = ledger
         self._on_change = on_change
@@ -309,7 +311,12 @@ class SimInstance:
         if positions:
             # Steps of a run lengthen evenly with the KV tokens that they read.
             growth_s = self._kv_read_s * positions / steps * self._factor
-            self._longest.add(end_s, duration_s / steps + growth_s * (steps - 1) / 2)
+            mean_s = duration_s / steps
+            self._longest.add(end_s, mean_s + growth_s * (steps - 1) / 2)
+            history = self._history
+            history.ends_s.append(end_s)
+            history.durations_s.append(mean_s)
+            history.steps.append(steps)
         if first_tokens:
             first = self._ledger.first_token_s
             for request_id in first_tokens:
@@ -358,6 +365,8 @@ class SimInstance:
                 gap_s = self._longest.since(ledger.first_token_s[request_id])
                 if gap_s > ledger.longest_gap_s[request_id]:
                     ledger.longest_gap_s[request_id] = gap_s
+                if not request_id % ledger.look_every:
+                    ledger.looked_at.append((request_id, self._history))
             self.finished_since.append(request_id)
         self._batch_changed = True
         self.kv_free_tokens = self.engine.kv_free_tokens

@@ -8,6 +8,7 @@ from math import isnan, nan
 from chiron.engine import EngineRequest
 from chiron.policy.words import RequestClass
 from chiron.sim.settings import SimSettings
+from chiron.sim.step_history import REQUESTS, Stretch
 from chiron.sim.workload import InvalidWorkloadError, Workload
 
 OPEN, FINISHED, REFUSED = 0, 1, 2
@@ -41,9 +42,15 @@ class Ledger:
         """Tokens that earlier engines emitted for a request that was put back."""
         self.last_token_s: dict[int, float] = {}
         """When a request that was put back stopped receiving tokens."""
+        self.resumed_s: dict[int, float] = {}
+        """When a request that had lost its slot got one back for the last time."""
         self.times_preempted: dict[int, int] = {}
         self.home: dict[int, tuple[str, int]] = {}
         """Instance whose host keeps the KV cache of a request that was preempted, and its tokens."""
+        self.look_every = max(1, count // REQUESTS)
+        """The steps of each so-manieth request are looked at."""
+        self.looked_at: list[Stretch] = []
+        """Interactive requests among those that have finished."""
         self.open_interactive = count - sum(self.is_batch)
         self.open_batch = sum(self.is_batch)
         self.refused = 0
@@ -88,6 +95,7 @@ class Ledger:
         """Note that a request that lost its slot has one again, and receives tokens from now on."""
         since = self.last_token_s.pop(request_id, None)
         if since is not None and not isnan(self.first_token_s[request_id]):
+            self.resumed_s[request_id] = now
             gap_s = now - since
             if gap_s > self.longest_gap_s[request_id]:
                 self.longest_gap_s[request_id] = gap_s

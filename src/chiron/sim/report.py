@@ -37,6 +37,7 @@ def run_table(done: Run) -> Table:
     for name, figure in (
         ("TTFT", result.ttft_ms),
         ("ITL", result.itl_ms),
+        ("ITL p99 of each", result.itl_p99_per_request_ms),
         ("longest gap", result.longest_gap_ms),
     ):
         spread = " · ".join(_number(value, ",.1f") for value in (figure.p50, figure.p90, figure.p99))

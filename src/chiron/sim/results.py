@@ -157,6 +157,9 @@ class SimResult:
     """Of the mean ITL of counted interactive requests that finished, over those with two tokens or more."""
     longest_gap_ms: Percentiles
     """Of the longest time between two tokens of the same requests."""
+    itl_p99_per_request_ms: Percentiles
+    """Of the 99th percentile of the times between one request's tokens, over about 4,000 of the same: every
+    so-manieth, all of them in a small run."""
     scaling_actions: int
     """Starts, retirements, role changes, wakes and sleeps carried out."""
     reversals: int
