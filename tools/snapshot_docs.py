@@ -26,7 +26,8 @@ on a change of state, and agents and routers the controller likewise.
 
 What arrives is counted by routers, what finished by workers: a router passes answers on unread, and the
 client of a lookaside request streams from the worker. A worker's sums only grow, so that a report that is
-lost loses no count; what ends between a worker's last report and its own end is not counted.
+lost loses no count; what ends between a worker's last report and its own end is not counted. Routers tell
+differences: what was on its way when a stream broke is lost, what could not be sent is told later.
 """
 
 

@@ -90,4 +90,9 @@ class ControllerLink:
             await asyncio.sleep(self._report_interval_s)
             sequence += 1
             report = self._placer.report(sequence)
-            await call.write(control_pb2.ConnectRouterRequest(report=report))
+            try:
+                await call.write(control_pb2.ConnectRouterRequest(report=report))
+            except BaseException:
+                # However the stream ends, what was counted is told on the next one.
+                self._placer.demand.take_back(report)
+                raise

@@ -25,6 +25,10 @@ class _Counts:
         else:
             self.interactive += 1
 
+    def add_all(self, counts: types_pb2.ClassCounts) -> None:
+        self.interactive += counts.interactive
+        self.batch += counts.batch
+
     def message(self) -> types_pb2.ClassCounts:
         return types_pb2.ClassCounts(interactive=self.interactive, batch=self.batch)
 
@@ -109,3 +113,15 @@ class Demand:
             )
         self._since, self._models = now, {}
         return report
+
+    def take_back(self, report: control_pb2.RouterReport) -> None:
+        """The report could not be sent: the next one covers its time too."""
+        self._since -= report.interval_ms / 1000
+        for told in report.demand:
+            counts = self.of(told.model)
+            counts.arrived.add_all(told.arrived)
+            counts.finished.add_all(told.finished)
+            counts.refused.add_all(told.refused)
+            counts.failed.add_all(told.failed)
+            counts.ttft_met += told.ttft_met
+            counts.ttft_seen += told.ttft_seen

@@ -51,6 +51,28 @@ def test_what_ends_after_a_report_is_in_the_next_one() -> None:
     assert (second.arrived, second.finished) == (types_pb2.ClassCounts(), one)
 
 
+def test_a_report_that_could_not_be_sent_is_part_of_the_next_one() -> None:
+    demand = Demand(now=10.0)
+    for kind in (INTERACTIVE, BATCH):
+        tally = demand.tally("m", kind)
+        tally.arrived()
+        tally.finished()
+        tally.refused()
+        tally.failed()
+    demand.of("m").ttft_seen, demand.of("m").ttft_met = 2, 1
+    unsent = demand.report(1, {"m": queue(batch=1)}, now=11.0)
+    demand.take_back(unsent)
+    demand.tally("m", BATCH).arrived()
+    later = demand.report(1, {}, now=11.5)
+    assert later.interval_ms == 1500.0
+    [both] = later.demand
+    one_each = types_pb2.ClassCounts(interactive=1, batch=1)
+    assert both.arrived == types_pb2.ClassCounts(interactive=1, batch=2)
+    assert (both.finished, both.refused, both.failed) == (one_each, one_each, one_each)
+    assert (both.ttft_seen, both.ttft_met) == (2, 1)
+    assert both.queued == types_pb2.ClassCounts(), "what waits is told as it is now"
+
+
 def batch_request(deadline: float | None, prompt_tokens: int) -> PendingRequest:
     return PendingRequest("r", "m", BATCH, 0.0, prompt_tokens=prompt_tokens, deadline=deadline)
 
