@@ -16,6 +16,11 @@ from statistics import NormalDist
 from chiron.policy.words import RequestClass
 
 _NORMAL = NormalDist()
+_PRIOR_S = 600.0
+"""Waiting, in seconds, that the starting values of the learned errors count as."""
+_PRIOR_ERROR = 0.08
+"""Relative error presumed at first; from the benchmark's runs on seeds that are not reported."""
+_MOST_S = 36_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,10 @@ class WaitEstimate:
     quantile: float
     request_class: RequestClass = RequestClass.BATCH
     """Of the request that waits."""
+    ratio: float = 1.0
+    """Learned factor that is in it: what earlier waits were of their estimates."""
+    excess: float = 0.0
+    """Learned squared relative error that is in it."""
 
     def at(self, quantile: float) -> float:
         """The wait that is not exceeded with another probability, in seconds."""
@@ -55,7 +64,7 @@ class LengthModel:
     Starts from a prior that counts as `prior_weight` observations.
     """
 
-    __slots__ = ("_decay", "_sum", "_sum_sq", "_weight")
+    __slots__ = ("_decay", "_made", "_sum", "_sum_sq", "_weight")
 
     def __init__(
         self,
@@ -76,6 +85,8 @@ class LengthModel:
         self._decay = -math.log(2.0) / half_life
         self._weight = prior_weight
         self._sum = prior_mean * prior_weight
+        # Tokens of all requests, ended or not; None: not told.
+        self._made: float | None = None
         self._sum_sq = prior_mean**2 * (1 + prior_cv**2) * prior_weight
 
     def observe(self, requests: int, output_tokens: float, output_tokens_sq: float) -> None:
@@ -90,7 +101,17 @@ class LengthModel:
         squares = output_tokens_sq if output_tokens_sq > 0 else output_tokens**2 / requests * (1 + self.cv**2)
         self._weight = self._weight * keep + requests
         self._sum = self._sum * keep + output_tokens
+        if self._made is not None:
+            self._made *= keep
         self._sum_sq = self._sum_sq * keep + squares
+
+    def made(self, tokens: float) -> None:
+        """Learn of tokens made for requests that have ended or are under way, once this is known at all.
+
+        Where load has just risen, long requests are under way still and those that ended are short: tokens
+        made per request that ended is the mean without that bias (each renewal of a slot is worth one mean).
+        """
+        self._made = (self._sum if self._made is None else self._made) + tokens
 
     @property
     def weight(self) -> float:
@@ -100,12 +121,12 @@ class LengthModel:
     @property
     def mean(self) -> float:
         """Mean output length, in tokens."""
-        return self._sum / self._weight
+        return (self._sum if self._made is None else self._made) / self._weight
 
     @property
     def variance(self) -> float:
         """Variance of output lengths, in tokens²."""
-        return max(0.0, self._sum_sq / self._weight - self.mean**2)
+        return max(0.0, self._sum_sq / self._weight - (self._sum / self._weight) ** 2)
 
     @property
     def cv(self) -> float:
@@ -122,27 +143,32 @@ class LengthModel:
 class WaitErrors:
     """How far estimates for one class have been off: the ratio of the waits to them, and its scatter."""
 
-    __slots__ = ("_seen", "excess", "ratio")
+    __slots__ = ("_seen_s", "excess", "ratio")
 
     def __init__(self) -> None:
-        self._seen = 1.0
+        # Seconds of waiting that the figures rest on: long waits teach more than short ones.
+        self._seen_s = _PRIOR_S
         self.ratio = 1.0
         """By which estimated work is multiplied."""
-        self.excess = 0.0
+        self.excess = _PRIOR_ERROR**2
         """Squared relative error beyond what the spread of lengths explains."""
 
-    def observe(self, estimate: WaitEstimate, actual_s: float) -> None:
+    def observe(self, estimate: WaitEstimate, actual_s: float, weight: float = 1.0) -> None:
         """Learn from an estimate that has come true; one without a finite positive mean says nothing."""
         if not 0 < estimate.mean_s < math.inf or actual_s < 0:
             return
-        share = 1 / (1 + min(self._seen, 200.0))
-        self._seen += 1
-        relative = actual_s / estimate.mean_s
-        expected = (estimate.sd_s / estimate.mean_s) ** 2 - self.excess
+        seen_s = weight * actual_s
+        self._seen_s = min(self._seen_s + seen_s, _MOST_S)
+        share = seen_s / self._seen_s
+        # Against the estimate as it would have been without the ratio: many waits are under way at once, and
+        # what the first of them taught must not be learned again from the others.
+        relative = actual_s / estimate.mean_s * estimate.ratio
         # A bounded step: one wait that spans a failure must not double every estimate.
-        self.ratio *= 1 + share * (min(max(relative, 0.5), 2.0) - 1)
-        surplus = min((relative - 1) ** 2, 1.0) - max(0.0, expected)
-        self.excess = max(0.0, self.excess + share * (surplus - self.excess))
+        relative = min(max(relative, self.ratio / 2), self.ratio * 2)
+        error = relative / self.ratio - 1
+        self.ratio += share * (relative - self.ratio)
+        expected = max(0.0, (estimate.sd_s / estimate.mean_s) ** 2 - estimate.excess)
+        self.excess = max(0.0, self.excess + share * (error**2 - expected - self.excess))
 
 
 class WaitingTimeEstimator:
@@ -194,11 +220,15 @@ class WaitingTimeEstimator:
         known_tokens: float = 0.0,
         *,
         later: Sequence[LaterCapacity] = (),
+        noise: float = 0.0,
+        drift: float = 0.0,
         request_class: RequestClass = RequestClass.BATCH,
     ) -> WaitEstimate:
         """The same, at another throughput than the measured one, in tokens per second.
 
-        later: capacity that will be added, in the order of its times.
+        later: capacity that will be added, in the order of its times. noise and drift: how uncertain the
+        throughput is: variance per second of what others take of it, in tokens²/s, and the standard error of
+        its mean, in tokens per second.
         """
         mean, sd, _ = self.work(ahead, known_tokens)
         if mean <= 0:
@@ -208,8 +238,12 @@ class WaitingTimeEstimator:
         mean_s, rate = _served(mean * errors.ratio, max(0.0, tokens_per_s), each, later)
         if not mean_s < math.inf:
             return WaitEstimate(math.inf, math.inf, math.inf, self.quantile, request_class)
+        sd = math.sqrt(sd**2 + noise * mean_s + (drift * mean_s) ** 2)
         sd_s = math.hypot(sd / rate if rate > 0 else 0.0, mean_s * math.sqrt(errors.excess))
-        return WaitEstimate(mean_s, sd_s, max(0.0, mean_s + self._z * sd_s), self.quantile, request_class)
+        quantile_s = max(0.0, mean_s + self._z * sd_s)
+        return WaitEstimate(
+            mean_s, sd_s, quantile_s, self.quantile, request_class, errors.ratio, errors.excess
+        )
 
     def work(
         self, ahead: Mapping[RequestClass, int], known_tokens: float = 0.0
@@ -224,9 +258,12 @@ class WaitingTimeEstimator:
         sd = math.sqrt(variance)
         return mean, sd, max(0.0, mean + self._z * sd)
 
-    def observe_wait(self, estimate: WaitEstimate, actual_s: float) -> None:
-        """Learn from an estimate that has come true: how far estimates are off, and in which direction."""
-        self.errors[estimate.request_class].observe(estimate, actual_s)
+    def observe_wait(self, estimate: WaitEstimate, actual_s: float, weight: float = 1.0) -> None:
+        """Learn from an estimate that has come true: how far estimates are off, and in which direction.
+
+        weight: above 0, at most 1; less where the wait overlaps with others, which the same events shape.
+        """
+        self.errors[estimate.request_class].observe(estimate, actual_s, weight)
 
 
 def _served(

@@ -100,6 +100,8 @@ class SimInstance:
         """As of the last change in the batch."""
         self.service_s = DEFAULT_SERVICE_S
         self.itl_s = 0.0
+        self.tokens_per_s = 0.0
+        """Output tokens per second over the last sample, as measured."""
         self.safe_batch_size = model.initial_batch_size
         self.message_due = False
         self.seen = Seen(self)

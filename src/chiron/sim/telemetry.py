@@ -69,7 +69,7 @@ class Sampler:
         mean_s, p95_s = self._itl(steps)
         instance.itl_s = mean_s
         output_tokens = totals.emitted_tokens - before.emitted_tokens
-        self.tokens_per_s = self._noise.measured(output_tokens / interval_s)
+        self.tokens_per_s = instance.tokens_per_s = self._noise.measured(output_tokens / interval_s)
         self.kv_usage = min(1.0, self._noise.measured(engine.kv_used_tokens / engine.kv_total_tokens))
         full_s = sum(duration_s for duration_s, _, _, full in steps if full)
         model = instance.model

@@ -49,6 +49,7 @@ class RouterWaits:
         self._instances: dict[str, SimInstance] = {}
         self._loading_since: dict[str, float] = {}
         self._loads = (model.profile.load_s if model.load_time_s is None else model.load_time_s, 0)
+        self._learned_s: dict[RequestClass, float] = {}
         self._arrived_before = 0
         self._sampled_s = 0.0
 
@@ -73,6 +74,15 @@ class RouterWaits:
             return
         arrived = arrived_interactive - self._arrived_before
         serving = [each for each in self._serving(now) if each.ready_in_s <= 0]
+        for instance in self._instances.values():
+            seen = instance.seen
+            running = seen.running_interactive + seen.running_batch
+            if running:
+                # Whose tokens they are is taken to go by who runs.
+                each = instance.tokens_per_s * interval_s / running
+                lengths = self.estimator.lengths
+                lengths[RequestClass.INTERACTIVE].made(each * seen.running_interactive)
+                lengths[RequestClass.BATCH].made(each * seen.running_batch)
         self.rates.observe(serving, arrived, interval_s)
         self._arrived_before, self._sampled_s = arrived_interactive, now
 
@@ -98,7 +108,12 @@ class RouterWaits:
         tokens = self.estimator.lengths[RequestClass.INTERACTIVE].mean
         capacity = self.rates.capacity(self._serving(now), request_class, tokens)
         return self.estimator.at_rate(
-            ahead, capacity.tokens_per_s, later=capacity.later, request_class=request_class
+            ahead,
+            capacity.tokens_per_s,
+            later=capacity.later,
+            noise=capacity.noise,
+            drift=capacity.drift,
+            request_class=request_class,
         )
 
     def queued(
@@ -117,8 +132,14 @@ class RouterWaits:
         if waited is None:
             return
         at_s, ahead, estimate = waited
-        self.pairs.append(WaitPair(at_s, ahead, estimate, now - at_s))
-        self.estimator.observe_wait(estimate, now - at_s)
+        wait_s = now - at_s
+        self.pairs.append(WaitPair(at_s, ahead, estimate, wait_s))
+        if wait_s > 0:
+            # Together, the waits that end within one wait's time count as one.
+            kind = estimate.request_class
+            weight = min(1.0, max(1e-6, (now - self._learned_s.get(kind, -wait_s)) / wait_s))
+            self._learned_s[kind] = now
+            self.estimator.observe_wait(estimate, wait_s, weight)
 
     @property
     def unanswered(self) -> int:
@@ -140,6 +161,6 @@ class RouterWaits:
                 ready_in_s = max(expected_s - (now - since), 0.1)
             running = seen.running_interactive + seen.running_batch
             found.append(
-                ServingInstance(key, seen.role, seen.batch_size, running, seen.itl_ms / 1e3, ready_in_s)
+                ServingInstance(key, seen.role, seen.batch_size, running, instance.tokens_per_s, ready_in_s)
             )
         return found

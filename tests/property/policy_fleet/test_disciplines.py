@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chiron.policy.batch_queue import BatchQueue
 from chiron.policy.disciplines import UnknownDisciplineError, Waiting, load_discipline
+from chiron.policy.groups import GroupedRequest
 
 STARVATION_S = 50.0
 names = st.sampled_from(["fcfs", "edf", "mlfq"])
@@ -58,6 +61,75 @@ def test_who_has_waited_the_bound_is_passed_only_by_those_who_came_before(
     for position, request in enumerate(taken):
         if now_s - request.arrived_s >= STARVATION_S:
             assert all(earlier.arrived_s <= request.arrived_s for earlier in taken[:position])
+
+
+batches = st.lists(
+    st.tuples(st.floats(0, 40), st.floats(0, 1_000), st.integers(0, 5_000)), min_size=1, max_size=40
+)
+
+
+def batch_order(
+    name: str, rows: list[tuple[float, float, int]], now_s: float
+) -> list[tuple[float, float, int]]:
+    queue = BatchQueue(name, STARVATION_S)
+    for number, (arrived_s, deadline_s, tokens) in enumerate(rows):
+        queue.add(GroupedRequest(number, deadline_s, arrived_s), tokens)
+    taken = []
+    while (number := queue.pop(now_s)) is not None:
+        assert isinstance(number, int)
+        taken.append(rows[number])
+    assert len(queue) == 0
+    return taken
+
+
+@given(names, batches, st.floats(40.0, 200.0))
+def test_a_batch_request_that_has_waited_the_bound_is_passed_only_by_those_who_came_before(
+    name: str, rows: list[tuple[float, float, int]], now_s: float
+) -> None:
+    taken = batch_order(name, rows, now_s)
+    assert sorted(taken) == sorted(rows)
+    for position, (arrived_s, _, _) in enumerate(taken):
+        if now_s - arrived_s >= STARVATION_S:
+            assert all(earlier <= arrived_s for earlier, _, _ in taken[:position])
+
+
+@given(names, st.integers(1, 30))
+def test_nobody_is_passed_for_longer_than_the_bound_however_many_come(name: str, every: int) -> None:
+    # Long attained service and a late deadline: every discipline but fcfs lets the newcomers pass.
+    queue = BatchQueue(name, STARVATION_S)
+    queue.add(GroupedRequest("old", 1e6, 0.0), 10_000)
+    now_s, number = 0.0, 0
+    while "old" in queue:
+        now_s += 1.0
+        for _ in range(every):
+            number += 1
+            queue.add(GroupedRequest(number, now_s + 10.0, now_s))
+        queue.pop(now_s)
+        assert now_s <= STARVATION_S + 1.0
+
+
+@given(batches)
+def test_before_anybody_starves_a_batch_queue_keeps_its_order(rows: list[tuple[float, float, int]]) -> None:
+    fcfs, mlfq = batch_order("fcfs", rows, 40.0), batch_order("mlfq", rows, 40.0)
+    assert [row[0] for row in fcfs] == sorted(row[0] for row in rows)
+    levels = [(row[2] // 256).bit_length() for row in mlfq]
+    assert levels == sorted(levels)
+    # Groups span at most 4 cells of 30 s.
+    edf = batch_order("edf", rows, 40.0)
+    assert all(later[1] > earlier[1] - 120.0 for earlier, later in pairwise(edf))
+
+
+@given(names, batches)
+def test_groups_are_told_whatever_the_discipline(name: str, rows: list[tuple[float, float, int]]) -> None:
+    queue = BatchQueue(name, STARVATION_S)
+    for number, (arrived_s, deadline_s, tokens) in enumerate(rows):
+        queue.add(GroupedRequest(number, deadline_s, arrived_s), tokens)
+    assert sum(group.requests for group in queue.groups()) == len(rows) == len(queue)
+    assert queue.ahead(1e9) == len(rows)
+    for number in range(len(rows)):
+        queue.remove(number)
+    assert queue.groups() == ()
+    assert queue.peek(1_000.0) is None
 
 
 @given(names, queues, st.sets(st.integers(0, 39)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal, Admitted, RefusalKind
-from chiron.policy.waiting import LengthModel, WaitEstimate, WaitingTimeEstimator
+from chiron.policy.waiting import LaterCapacity, LengthModel, WaitEstimate, WaitingTimeEstimator
 from chiron.policy.words import RequestClass
 
 BATCH = RequestClass.BATCH
@@ -26,10 +26,39 @@ def taught(quantile: float = 0.95) -> WaitingTimeEstimator:
 
 def test_the_wait_is_work_ahead_over_throughput_with_the_normal_quantile() -> None:
     estimate = taught(0.95).estimate({BATCH: 400})
-    # 400 × 100 tokens at 2,000/s; √400 × 50 = 1,000 tokens, that is 0.5 s; z(0.95) = 1.645.
+    # 400 × 100 tokens at 2,000/s; √400 × 50 = 1,000 tokens, that is 0.5 s, and 8 % of 20 s for what nobody
+    # has seen yet; z(0.95) = 1.645.
     assert estimate.mean_s == pytest.approx(20.0)
-    assert estimate.sd_s == pytest.approx(0.5, rel=1e-3)
-    assert estimate.quantile_s == pytest.approx(20.0 + 1.645 * 0.5, rel=1e-3)
+    assert estimate.sd_s == pytest.approx(math.hypot(0.5, 1.6), rel=1e-3)
+    assert estimate.quantile_s == pytest.approx(20.0 + 1.645 * math.hypot(0.5, 1.6), rel=1e-3)
+    assert estimate.at(0.5) == pytest.approx(20.0)
+    assert estimate.at(0.95) == pytest.approx(estimate.quantile_s)
+
+
+def test_an_instance_that_loads_takes_its_slots_at_once_and_its_throughput_from_then_on() -> None:
+    later = (LaterCapacity(5.0, 2_000.0, slots=100.0),)
+    # 40,000 tokens: 10,000 in 5 s, 100 requests of 100 into the free slots, the rest at 4,000/s.
+    assert taught().at_rate({BATCH: 400}, 2_000.0, later=later).mean_s == pytest.approx(5.0 + 5.0)
+    # Served before it is ready: it makes no difference.
+    assert taught().at_rate({BATCH: 40}, 2_000.0, later=later).mean_s == pytest.approx(2.0)
+    # From zero: whoever fits into the slots waits for the load alone.
+    assert taught().at_rate({BATCH: 100}, 0.0, later=later).mean_s == pytest.approx(5.0)
+    assert taught().at_rate({BATCH: 300}, 0.0, later=later).mean_s == pytest.approx(5.0 + 10.0)
+
+
+def test_uncertain_throughput_widens_the_estimate() -> None:
+    estimate = taught().at_rate({BATCH: 400}, 2_000.0, noise=50_000.0, drift=100.0)
+    # Over 20 s: √(50,000 × 20) = 1,000 tokens, and 100 × 20 = 2,000 tokens, that is 0.5 s and 1 s.
+    assert estimate.sd_s == pytest.approx(math.sqrt(0.5**2 + 0.5**2 + 1.0**2 + 1.6**2), rel=1e-3)
+
+
+def test_tokens_of_requests_under_way_lengthen_the_mean_of_those_that_ended() -> None:
+    lengths = LengthModel(prior_mean=100.0)
+    lengths.made(0.0)
+    lengths.made(3_000.0)
+    lengths.observe(10, 1_000.0, 100_000.0)
+    # The prior counts as 10 requests of 100; 3,000 tokens for the 10 that ended since.
+    assert lengths.mean == pytest.approx((1_000.0 + 3_000.0) / 20, rel=1e-3)
 
 
 def test_classes_and_known_work_add_up() -> None:
@@ -48,8 +77,7 @@ def test_few_observations_widen_the_estimate() -> None:
     for estimator, count in ((unsure, 20), (sure, 20_000)):
         lengths = estimator.lengths[BATCH]
         lengths.observe(count, 256.0 * count, 256.0**2 * (1 + 1.3**2) * count)
-        estimator.observe_throughput(1_000.0, 1.0)
-    assert unsure.estimate({BATCH: 1000}).sd_s > 5 * sure.estimate({BATCH: 1000}).sd_s
+    assert unsure.work({BATCH: 1000})[1] > 5 * sure.work({BATCH: 1000})[1]
 
 
 def test_throughput_follows_a_change_within_a_few_half_lives() -> None:
@@ -61,10 +89,26 @@ def test_throughput_follows_a_change_within_a_few_half_lives() -> None:
     assert 3_700.0 < estimator.tokens_per_s < 4_000.0
 
 
+def test_many_waits_under_way_teach_the_same_lesson_once() -> None:
+    estimator = taught()
+    made = [estimator.estimate({BATCH: 400}) for _ in range(500)]
+    for estimate in made:
+        estimator.observe_wait(estimate, 30.0)
+    assert estimator.estimate({BATCH: 400}).mean_s == pytest.approx(30.0, rel=0.05)
+
+
+def test_the_errors_of_one_class_leave_the_other_alone() -> None:
+    estimator = taught()
+    for _ in range(500):
+        estimator.observe_wait(estimator.estimate({BATCH: 400}), 30.0)
+    interactive = estimator.estimate({BATCH: 400}, request_class=RequestClass.INTERACTIVE)
+    assert interactive.mean_s == pytest.approx(20.0)
+
+
 def test_estimates_that_come_true_too_late_lengthen_the_next_ones() -> None:
     estimator = taught()
     before = estimator.estimate({BATCH: 400})
-    for _ in range(200):
+    for _ in range(1_000):
         estimator.observe_wait(estimator.estimate({BATCH: 400}), 30.0)
     after = estimator.estimate({BATCH: 400})
     assert before.mean_s == pytest.approx(20.0)

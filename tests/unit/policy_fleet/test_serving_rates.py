@@ -1,0 +1,83 @@
+"""What serves a queue, by hand-worked fleets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from chiron.policy.serving import ServingInstance, ServingRates
+from chiron.policy.words import RequestClass, Role
+
+INTERACTIVE, BATCH = RequestClass.INTERACTIVE, RequestClass.BATCH
+MIXED = ServingInstance("a", Role.MIXED, batch_size=100, running=100, tokens_per_s=5_000.0)
+FLEET = (
+    MIXED,
+    ServingInstance("b", Role.INTERACTIVE, 100, 100, 4_000.0),
+    ServingInstance("c", Role.BATCH, 100, 100, 6_000.0),
+)
+
+
+def seen(*instances: ServingInstance, arrived: int = 0, seconds: int = 120) -> ServingRates:
+    rates = ServingRates()
+    for _ in range(seconds):
+        rates.observe(instances, arrived, 1.0)
+    return rates
+
+
+def test_each_class_has_the_instances_that_take_it() -> None:
+    rates = seen(*FLEET)
+    assert rates.capacity(FLEET, INTERACTIVE, 100.0).tokens_per_s == pytest.approx(9_000.0)
+    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(11_000.0)
+
+
+def test_batch_work_gets_what_arriving_interactive_requests_leave() -> None:
+    rates = seen(*FLEET, arrived=20)
+    assert rates.interactive_per_s == pytest.approx(20.0)
+    # 20 a second of 100 tokens each.
+    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(9_000.0)
+    # However many come, the batch instance is left.
+    assert rates.capacity(FLEET, BATCH, 1_000.0).tokens_per_s == pytest.approx(6_000.0)
+
+
+def test_arrivals_that_fluctuate_make_the_rest_uncertain() -> None:
+    rates = ServingRates()
+    for second in range(600):
+        rates.observe(FLEET, 10 if second // 30 % 2 else 30, 1.0)
+    uneven = rates.capacity(FLEET, BATCH, 100.0)
+    # Blocks of 30 s at 10 and at 30 a second: a standard deviation of 10 × 100 tokens/s.
+    assert uneven.noise == pytest.approx(1_000.0**2 * 30.0, rel=0.02)
+    assert 0 < uneven.drift < 1_000.0
+    even = seen(*FLEET, arrived=20, seconds=600).capacity(FLEET, BATCH, 100.0)
+    assert even.noise == pytest.approx(0.0, abs=1e-3)
+    assert rates.capacity(FLEET, INTERACTIVE, 100.0).noise == 0.0
+
+
+def test_a_loading_instance_comes_later_with_all_its_slots_free() -> None:
+    rates = seen(MIXED)
+    loading = replace(MIXED, instance_id="new", running=0, tokens_per_s=0.0, ready_in_s=12.0)
+    capacity = rates.capacity((MIXED, loading), INTERACTIVE, 100.0)
+    assert capacity.tokens_per_s == pytest.approx(5_000.0)
+    (step,) = capacity.later
+    assert (step.in_s, step.slots) == (12.0, 100)
+    assert step.tokens_per_s == pytest.approx(5_000.0)
+
+
+def test_what_an_instance_made_while_half_empty_says_nothing_of_its_capacity() -> None:
+    rates = seen(MIXED)
+    for _ in range(60):
+        rates.observe((replace(MIXED, running=50, tokens_per_s=3_500.0),), 0, 1.0)
+    assert rates.capacity((MIXED,), INTERACTIVE, 100.0).tokens_per_s == pytest.approx(5_000.0)
+
+
+def test_an_instance_that_was_never_full_is_judged_by_the_curve_and_an_unknown_one_presumed() -> None:
+    half = replace(MIXED, running=50, tokens_per_s=3_500.0)
+    by_curve = seen(half).capacity((half,), INTERACTIVE, 100.0).tokens_per_s
+    assert 3_500.0 < by_curve < 7_000.0
+    assert ServingRates().capacity((half,), INTERACTIVE, 100.0).tokens_per_s == 1_000.0
+
+
+@pytest.mark.parametrize("key", ["half_life_s", "arrivals_half_life_s"])
+def test_a_half_life_out_of_range_is_named(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        ServingRates(**{key: 0.0})
