@@ -5,8 +5,11 @@
 
 One saturated engine (8B on an A100, ShareGPT-like lengths, step times varied by up to 2 %), a decision each
 second. A pair keeps the SLO when at least 99 % of the requests that finish have a mean ITL within it.
-`settled` is the last decision after which the batch size stays within 10 % of the final one and the budget
-stays the same, probes included.
+`settled` is, for both autoscalers alike, the last decision after which the batch size stays within 10 % of
+the final one and the budget stays the same; the decisions of probes count. It says nothing of how good the
+final pair is: that is `of_best_static`, the throughput after the warm-up over that of the best pair of the
+sweep with the same seed. `static_of_best` is the same for the final pair when held from the start, so that it
+leaves out how the limits moved.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,12 +102,15 @@ def converge(size: Size, policy: str, slo_s: float, batch_size: int, seed: int) 
         get_profile(size.profile), batch_size=batch_size, step_token_budget=size.start_budget, seed=seed
     )
     autoscaler = load_local(policy)
-    measured, limits = Tally(), []
+    measured, limits, spent_s = Tally(), [], 0.0
     for second in range(size.warm_up_s + size.measured_s):
         interval = engine.run(1.0)
         if second >= size.warm_up_s:
             measured.add(interval)
-        decision = autoscaler.decide(engine.sample(interval, slo_s))
+        sample = engine.sample(interval, slo_s)
+        begun_s = time.process_time()
+        decision = autoscaler.decide(sample)
+        spent_s += time.process_time() - begun_s
         engine.apply(decision)
         limits.append((decision.batch_size, decision.step_token_budget))
     last_batch_size, last_budget = limits[-1]
@@ -122,6 +130,7 @@ def converge(size: Size, policy: str, slo_s: float, batch_size: int, seed: int) 
         "itl_mean_ms": measured.itl_mean_s * 1e3,
         "itl_attainment": measured.attained(slo_s),
         "preemptions": measured.preemptions,
+        "decision_us": spent_s / len(limits) * 1e6,
     }
 
 
@@ -136,9 +145,17 @@ def run(size: Size) -> dict[str, Any]:
                     found = converge(size, policy, slo_s, batch_size, seed)
                     found["best_static"] = best.get(slo_s)
                     if slo_s in best:
-                        found["of_best_static"] = found["tokens_per_s"] / best[slo_s]["tokens_per_s"]
+                        best_tokens_per_s = best[slo_s]["tokens_per_s"]
+                        held = static(size, found["batch_size"], found["step_token_budget"], seed)
+                        found["of_best_static"] = found["tokens_per_s"] / best_tokens_per_s
+                        found["static_of_best"] = held.tokens_per_s / best_tokens_per_s
                     runs.append(found)
     return {"parameters": asdict(size), "summary": summary(runs), "runs": runs}
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Least, median and most; None of nothing."""
+    return (min(values), statistics.median(values), max(values)) if values else None
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,16 +165,23 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for policy in POLICIES:
             mine = [r for r in runs if r["policy"] == policy and r["itl_slo_ms"] == slo_s * 1e3]
             shares = [r["of_best_static"] for r in mine if "of_best_static" in r]
+            held = [r["static_of_best"] for r in mine if "static_of_best" in r]
             lines.append(
                 {
                     "policy": policy,
                     "itl_slo_ms": slo_s * 1e3,
-                    "settled_median": statistics.median(r["settled_after_decisions"] for r in mine),
-                    "settled_most": max(r["settled_after_decisions"] for r in mine),
-                    "of_best_static_median": statistics.median(shares) if shares else None,
-                    "of_best_static_least": min(shares, default=None),
+                    "settled": spread([r["settled_after_decisions"] for r in mine]),
+                    "settled_by_start": {
+                        start: spread(
+                            [r["settled_after_decisions"] for r in mine if r["start_batch_size"] == start]
+                        )
+                        for start in sorted({r["start_batch_size"] for r in mine})
+                    },
+                    "of_best_static": spread(shares),
+                    "static_of_best": spread(held),
                     "itl_attainment_least": min(r["itl_attainment"] for r in mine),
                     "preemptions": sum(r["preemptions"] for r in mine),
+                    "decision_us": spread([r["decision_us"] for r in mine]),
                 }
             )
     return lines

@@ -24,9 +24,9 @@ TRUST_ERROR = 0.1
 """Mean relative error up to which it is."""
 FORGET_AFTER = 20
 """Samples from which on a larger error means that the engine has changed, not that it is little known."""
-SPREADS = 1.2
-"""Margin under the SLO, in standard deviations of the ITL between intervals: 14 in 15 intervals keep it, and
-a request, which averages over several, keeps it nearly always."""
+SPREADS = 1.1
+"""Margin under the SLO, in standard deviations of the ITL between intervals: 6 in 7 intervals keep it, and a
+request, which averages over several, keeps it nearly always."""
 EVEN_SPREAD = 0.02
 UNEVEN_SPREAD = 0.04
 """Relative standard deviation of the ITL assumed at first: prompts come in lumps where steps are uneven."""
@@ -112,6 +112,11 @@ class Learning:
         step_s = base_factor * fit.base_s(budget) + fit.kv_s * self.mix.kv_per_request * decoding
         return step_s * self._itl_per_step, decoding / step_s
 
+    def all_decoding_s(self, batch_size: int, budget: int) -> float:
+        """Mean ITL in seconds of steps filled to the budget while the KV of so many requests is read."""
+        kv_tokens = batch_size * self.mix.kv_per_request
+        return self.step_s(batch_size, budget, kv_tokens, budget) * self._itl_per_step
+
     def largest_within(self, budget: int, target_s: float, most: int) -> int:
         """Return the largest batch, 1 to `most` and no larger than the knee, whose predicted ITL is within.
 
@@ -145,7 +150,7 @@ class Learning:
         return low
 
     def observe(self, sample: InstanceSample) -> None:
-        """Learn from a sample that is evidence, and from one of an engine with spare slots but no idle moment."""
+        """Learn from a sample that is evidence, and from one with spare slots but no idle moment."""
         kv_tokens = sample.kv_usage * sample.kv_capacity_tokens
         if not self.samples:
             self.fit = StepFit(sample.kv_capacity_tokens)

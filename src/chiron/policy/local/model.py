@@ -11,10 +11,10 @@ from chiron.policy.local.pairs import (
     Pair,
     best_pair,
     budgets,
+    burst_pair,
     fillable,
     fit_batch,
     largest_batch,
-    smallest_budget,
 )
 from chiron.policy.local.probes import Probes
 from chiron.policy.local.reactive import ReactiveAutoscaler
@@ -22,6 +22,9 @@ from chiron.policy.snapshots import InstanceSample
 
 BURST = 1.0
 """Interactive requests that wait per one that runs, from which on the wait counts more than throughput."""
+BURST_DECISIONS = 60
+"""Decisions for which slots that have just run out count as a burst, however few requests wait at the engine
+(routers hold the others back): about as long as GPUs load. After that the overload lasts."""
 BETTER_BY = 1.01
 """A new budget must promise so much more throughput than the one in force."""
 LASTING_LEAD = 1 / 3
@@ -59,12 +62,15 @@ class ModelAutoscaler:
         self._base: Pair | None = None
         self._lead = 0
         self._held = 0
+        self._since_spare = BURST_DECISIONS
+        self._bursting = False
 
     def decide(self, sample: InstanceSample) -> Limits:
         """See `LocalAutoscaler.decide`."""
         check(sample)
         learning = self._learning
         learning.observe(sample)
+        self._since_spare = self._since_spare + 1 if is_evidence(sample) else 0
         fallback = self._reactive.decide(sample)
         most = self._most(sample)
         if not learning.trusted:
@@ -95,7 +101,8 @@ class ModelAutoscaler:
         learning, slo_s = self._learning, sample.itl_slo_s
         if self._base is not None and self._overloaded(sample, self._base):
             self._probes.stop()
-            pair = smallest_budget(learning, grid, slo_s, safe)
+            self._bursting = True
+            pair = burst_pair(learning, grid, slo_s, safe)
             return pair, "burst: the largest batch predicted to keep the ITL SLO takes up the wait"
         usable = fillable(learning, grid, most)
         best = self._best_known(sample, usable, most)
@@ -115,6 +122,7 @@ class ModelAutoscaler:
     def _best_known(self, sample: InstanceSample, usable: Sequence[int], most: int) -> Pair:
         """The pair in force, corrected, or that of a better budget, of those measured if there are any."""
         learning, slo_s = self._learning, sample.itl_slo_s
+        self._bursting = False
         current = sample.step_token_budget if self._base is None else self._base.budget
         best = fit_batch(learning, min(current, usable[-1]), slo_s, most)
         known = [budget for budget in usable if learning.fit.measured(budget)]
@@ -128,9 +136,10 @@ class ModelAutoscaler:
     def _spare(self, sample: InstanceSample, most: int, safe: int) -> tuple[Pair, str]:
         """Slots are spare: end a probe, shrink if need be, never grow."""
         batch_size, budget = sample.batch_size, sample.step_token_budget
-        if self._probes.stop() and self._base is not None:
+        if (self._probes.stop() or self._bursting) and self._base is not None:
             batch_size = min(batch_size, self._base.batch_size)
             budget = min(self._base.budget, sample.max_step_token_budget)
+        self._bursting = False
         if batch_size > safe:
             pair = fit_batch(self._learning, budget, sample.itl_slo_s, min(most, batch_size))
             return pair, "slots are spare, but the ITL SLO needs fewer"
@@ -152,8 +161,15 @@ class ModelAutoscaler:
         return True
 
     def _overloaded(self, sample: InstanceSample, base: Pair) -> bool:
-        """Tell whether, with the best batch in use, at least as many interactive requests wait as run."""
+        """Tell whether interactive requests wait that a larger batch would take up.
+
+        That is so when with the best batch in use as many wait as run, and for a while after the slots have
+        run out.
+        """
         running = sample.running_interactive + sample.running_batch
+        taken = running + sample.waiting_interactive
+        if taken >= sample.batch_size and sample.waiting_interactive and self._since_spare < BURST_DECISIONS:
+            return True
         return running >= BATCH_IN_USE * base.batch_size and sample.waiting_interactive >= BURST * running
 
     def _near_enough(self, before: int, best: Pair) -> bool:

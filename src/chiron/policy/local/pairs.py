@@ -122,8 +122,18 @@ def largest_batch(learning: Learning, grid: Sequence[int], slo_s: float, most: i
     return max(1, min(largest, most))
 
 
-def smallest_budget(learning: Learning, grid: Sequence[int], slo_s: float, batch_size: int) -> Pair:
-    """Return the pair of this batch size and the smallest budget that lets all of it decode."""
+def burst_pair(learning: Learning, grid: Sequence[int], slo_s: float, batch_size: int) -> Pair:
+    """Return the pair of this batch size and the largest budget whose ITL is on target with all decoding.
+
+    While prompts wait it computes them as fast as the SLO lets it; later steps are filled less.
+    """
+    target_s = learning.target_s(slo_s, True)
+    for budget in reversed(grid):
+        if learning.knee(budget) * SLACK < batch_size:
+            break
+        itl_s = learning.all_decoding_s(batch_size, budget)
+        if itl_s <= target_s:
+            return Pair(batch_size, budget, itl_s, batch_size / itl_s, True)
     for budget in grid:
         if learning.knee(budget) * SLACK >= batch_size:
             return Pair(batch_size, budget, *learning.predict(batch_size, budget), True)
