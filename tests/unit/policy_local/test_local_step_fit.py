@@ -105,16 +105,17 @@ def test_prediction_with_every_step_filled_to_the_budget() -> None:
 
 def test_prediction_below_the_knee_mixes_filled_steps_and_plain_decodes() -> None:
     # 96 decodes owe 48 prompt tokens a step into a room of 96: half the steps are filled. Base at 96 tokens:
-    # 10 ms less 32 tokens of 0.3 times the slope 5 ms / 64 = 9.25 ms. (15 + 9.25) / 2 + 96 x 500 x 0.1 us.
+    # 10 ms less 32 tokens of 0.3 times the slope 5 ms / 64 = 9.25 ms. Nothing is known of the bias: 1.02.
+    # 1.02 x (15 + 9.25) / 2 + 96 x 500 x 0.1 us.
     itl_s, _ = learned().predict(96, 192)
-    assert itl_s == pytest.approx(0.016925)
+    assert itl_s == pytest.approx(0.0171675)
 
 
 def test_batch_size_for_a_budget_is_the_knee_with_slack_or_what_the_slo_allows() -> None:
     learning = learned()
     assert fit_batch(learning, 192, 1.0, 1024).batch_size == full_batch(learning, 192) == 148
-    pair = fit_batch(learning, 192, 0.01772, 1024)
-    # The margin for uneven steps is 1.1 x 4 %: the target is 16.94 ms, which 96 requests just keep.
+    pair = fit_batch(learning, 192, 0.01797, 1024)
+    # The margin for uneven steps is 1.1 x 4 %: the target is 17.18 ms, which 96 requests just keep.
     assert pair.batch_size == 96
     assert pair.on_target
 

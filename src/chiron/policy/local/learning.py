@@ -30,6 +30,9 @@ request, which averages over several, keeps it nearly always."""
 EVEN_SPREAD = 0.02
 UNEVEN_SPREAD = 0.04
 """Relative standard deviation of the ITL assumed at first: prompts come in lumps where steps are uneven."""
+UNSEEN_BIAS = 1.02
+"""Bias of a budget under which no uneven step has been seen: steps filled in part cost more on a staircase
+than the line between the filled and the empty says."""
 BIAS_WEIGHT = 0.2
 """Weight of the newest interval in the bias."""
 LEAST_MARGIN = 0.01
@@ -47,7 +50,7 @@ class Learning:
         self.forgotten = 0
         """Times that everything was forgotten because predictions had stopped coming true."""
         self.bias: dict[int, float] = {}
-        """Budget → observed over predicted base where steps are uneven; 1 where none has been observed."""
+        """Budget → observed over predicted base where steps are uneven."""
         self.mix = WorkMix()
         self.kv_share = 1.0
         """Share of the KV headroom that preemptions have left."""
@@ -89,7 +92,7 @@ class Learning:
         else:
             low_s = fit.upper_s(decode_tokens)
             high_s = max(low_s, fit.base_s(budget))
-            base_s = (low_s + (high_s - low_s) * owed / room) * self.bias.get(budget, 1.0)
+            base_s = (low_s + (high_s - low_s) * owed / room) * self.bias.get(budget, UNSEEN_BIAS)
         return base_s + fit.kv_s * kv_tokens
 
     def predict(self, batch_size: float, budget: int) -> tuple[float, float]:
@@ -126,7 +129,7 @@ class Learning:
         step_target_s = target_s / self._itl_per_step
         kv_s = fit.kv_s * self.mix.kv_per_request
         filled_s = fit.base_s(budget)
-        bias = self.bias.get(budget, 1.0)
+        bias = self.bias.get(budget, UNSEEN_BIAS)
         low, high = 1, max(1, min(most, math.floor(self.knee(budget))))
         low_off = high_off = 0.0
         bisect = False
@@ -212,7 +215,7 @@ class Learning:
             if not fit.reaches(decoding):
                 return
             expected_s = self.step_s(decoding, budget, kv_tokens, prompt_tokens=tokens - decoding)
-            bias = self.bias.get(budget, 1.0)
+            bias = self.bias.get(budget, UNSEEN_BIAS)
             off = (step_s - kv_read_s) / (expected_s - kv_read_s)
             self.bias[budget] = min(1.2, max(0.8, bias * (1 + BIAS_WEIGHT * (off - 1))))
         if even or fit.near(decoding) or not fit.measured(budget):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from chiron.policy.decisions import Limits
 from chiron.policy.local.base import check, is_evidence, untried_safe
-from chiron.policy.local.learning import Learning
+from chiron.policy.local.learning import UNSEEN_BIAS, Learning
 from chiron.policy.local.pairs import (
     Pair,
     best_pair,
@@ -26,7 +26,9 @@ BURST_DECISIONS = 60
 """Decisions for which slots that have just run out count as a burst, however few requests wait at the engine
 (routers hold the others back): about as long as GPUs load. After that the overload lasts."""
 BETTER_BY = 1.01
-"""A new budget must promise so much more throughput than the one in force."""
+"""A larger budget must promise so much more throughput than the one in force."""
+NOT_WORSE_BY = 0.995
+"""A smaller one, which keeps the lower ITL, this share of it."""
 LASTING_LEAD = 1 / 3
 """Samples in a row on which it must promise that, per decision for which the one in force has been held."""
 MOST_LEAD = 40
@@ -151,7 +153,7 @@ class ModelAutoscaler:
         Of two that yield about the same, the smaller keeps the lower ITL. While probes go on the budget in
         force is provisional; after that, the longer it has been held the longer another must have led.
         """
-        needed = BETTER_BY if other.budget > best.budget else 1 / BETTER_BY
+        needed = BETTER_BY if other.budget > best.budget else NOT_WORSE_BY
         ahead = other.budget != best.budget and other.tokens_per_s > needed * best.tokens_per_s
         self._lead = self._lead + 1 if ahead else 0
         self._held = self._held + 1 if self._probes.done else 0
@@ -201,6 +203,6 @@ class ModelAutoscaler:
             "kv_s_per_token": learning.fit.kv_s,
             "kv_per_request": learning.mix.kv_per_request,
             "prompt_share": learning.mix.prompt_share,
-            "bias": learning.bias.get(pair.budget, 1.0),
+            "bias": learning.bias.get(pair.budget, UNSEEN_BIAS),
             "error": learning.error,
         }
