@@ -170,6 +170,17 @@ def test_a_trace_is_replayed_and_its_bad_rows_are_told(tmp_path: Path) -> None:
         (("replay", "t.csv", "--format", "azure", "--slo-itl", "1"), "can never be kept"),
         (("replay", "t.csv", "--format", "azure", "--rate", "-1"), "rate_per_s: must be a number > 0"),
         (("run", TINY, "--json", "/nowhere/x.json"), "cannot write /nowhere/x.json"),
+        (("run", TINY, "--plots", TINY), "cannot write plots to"),
+        (("run", TINY, "--autoscaler", ""), "unknown autoscaler ''"),
+        (("compare", TINY, "--policies", "chiron,chiron"), "--policies: 'chiron' is there twice"),
+        (("replay", "t.csv", "--format", "azure", "--rate", "nan"), "'rate_per_s' must be a number, not nan"),
+        (("replay", "t.csv", "--format", "azure", "--deadline", "0"), "deadline_in_s: must be a number > 0"),
+        (("replay", "t.csv", "--format", "azure", "--profile", "x"), "'profile': unknown engine profile 'x'"),
+        (("replay", "nowhere.csv", "--format", "azure"), "nowhere.csv: No such file"),
+        (
+            ("replay", "t.csv", "--format", "azure", "--profile", "llama3-70b@4xa100", "--gpus", 2),
+            "gpus_per_node: 'model' needs 4 GPUs on one node",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(arguments: tuple[object, ...], said: str) -> None:

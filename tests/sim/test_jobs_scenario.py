@@ -103,7 +103,7 @@ def test_a_trace_is_found_beside_the_scenario_and_its_bad_rows_are_counted(tmp_p
         ("seed = 3", "seed = -1", "'seed' must be a whole number >= 0, not -1"),
         ("seed = 3", 'seed = "x"', "'seed' must be a whole number"),
         ("duration_s = 100", "", "key 'duration_s' is required with"),
-        ("duration_s = 100", "duration_s = -1", "duration_s: must be a number >= 0"),
+        ("duration_s = 100", "duration_s = -1", "duration_s: must be a number from 0 to"),
         ("nodes = 2", "nodes = 0", r"\[\[cluster\.gpus\]\] #1: nodes: must be positive"),
         ("gpus_per_node = 4", "gpus_per_node = 0", r"#1: gpus_per_node: must be positive"),
         ("gpu_budget = 8", "gpu_budget = 0", "'gpu_budget' must be a whole number >= 1, not 0"),
@@ -115,7 +115,11 @@ def test_a_trace_is_found_beside_the_scenario_and_its_bad_rows_are_counted(tmp_p
         ("initial = {", "itl_slo_s = 0.005\ninitial = {", "itl_slo_s: 0.005 s can never be kept"),
         ("initial = {", "ttft_slo_s = 0\ninitial = {", "ttft_slo_s: must be positive"),
         ("initial = {", "ttft_slo_s = nan\ninitial = {", "'ttft_slo_s' must be a number, not nan"),
-        ("rate_per_s = 20", "rate_per_s = -20", r"\[\[traffic\]\] #1: rate_per_s: must be a number >= 0"),
+        (
+            "rate_per_s = 20",
+            "rate_per_s = -20",
+            r"\[\[traffic\]\] #1: rate_per_s: must be a number from 0 to",
+        ),
         ("rate_per_s = 20", 'rate_per_s = "20"', "'rate_per_s' must be a number, not '20'"),
         ("rate_per_s = 20", "", "key 'rate_per_s' is required"),
         ("rate_per_s = 20", 'rate_per_s = 20\nmodel = "x"', "'model': unknown name 'x'; known are m"),
@@ -129,6 +133,78 @@ def test_a_trace_is_found_beside_the_scenario_and_its_bad_rows_are_counted(tmp_p
         ("[cluster]", "[telemetry]\nloss = 2\n[cluster]", r"\[telemetry\]: loss: must be at least 0"),
         ("[cluster]", '[[faults.planned]]\nat_s = 1\nkind = "x"\n[cluster]', r"#1: 'kind' must be one of"),
         ("[cluster]", "[cluster", r"s\.toml: Expected"),
+        (
+            "rate_per_s = 20",
+            "rate_per_s = 20\nswing = 0.5",
+            r"#1: 'swing' goes with shape = 'diurnal', not 'cons",
+        ),
+        (
+            "rate_per_s = 20",
+            'rate_per_s = 20\nshape = "spike"\nstep_at_s = 5',
+            "'step_at_s' goes with shape = 'st",
+        ),
+        (
+            "rate_per_s = 20",
+            'rate_per_s = 20\nshape = "spike"\nspike_factor = -3',
+            "factor: must be a number >= 0",
+        ),
+        ("rate_per_s = 20", 'rate_per_s = 20\nshape = "diurnal"\nswing = 2', "swing: must be from 0 to 1"),
+        (
+            "rate_per_s = 20",
+            "rate_per_s = 20\nstart_s = 100",
+            "'start_s' must be below duration_s = 100, not 100",
+        ),
+        ("rate_per_s = 20", "rate_per_s = 20\ncv = -1", "cv: must be a number from 0"),
+        ("rate_per_s = 20", "rate_per_s = inf", "rate_per_s: must be a number from 0 to"),
+        (
+            "rate_per_s = 20",
+            "rate_per_s = 20\ndeadline_in_s = 5",
+            "deadline_in_s: interactive requests have SLOs",
+        ),
+        ("requests = 50", "requests = 1_000_000_000", "requests: must be at least 1 and at most 100,000,000"),
+        ("duration_s = 100", "duration_s = 0", "'duration_s' must be above 0"),
+        ("duration_s = 100", "duration_s = nan", "'duration_s' must be a number, not nan"),
+        ("nodes = 2", "nodes = 2_000_000", "'nodes': with gpus_per_node 8,000,000 GPUs, at most 1,000,000"),
+        ("nodes = 2", "nodes = 2.5", "'nodes' must be a whole number, not 2.5"),
+        ("nodes = 2", "nodes = 2\nprice_per_gpu_hour = -1", "price_per_gpu_hour: must be at least 0"),
+        (
+            "initial = {",
+            "min_instances = 9\ninitial = {",
+            "'min_instances': the fewest instances need 9 GPUs",
+        ),
+        (
+            "initial = {",
+            'gpu_type = "h100"\ninitial = {',
+            "gpu_type: 'h100' of model 'm' is unknown; known: a100",
+        ),
+        ("initial = {", "sleep_level = 3\ninitial = {", "'sleep_level' must be one of 0, 1, 2, not 3"),
+        (
+            "initial = {",
+            "load_time_spread = 9\ninitial = {",
+            "load_time_spread: must be at least 0 and at most 3",
+        ),
+        ("initial = {", "batch_itl_slo_s = 0.001\ninitial = {", "batch_itl_slo_s: 0.001 s can never be kept"),
+        ("initial = {", "engine = { block_size = 0 }\ninitial = {", "engine: block_size: must be positive"),
+        (
+            "initial = {",
+            "engine = { draft_tokens = 3 }\ninitial = {",
+            "'draft_tokens' and 'acceptance_rate' go toget",
+        ),
+        (
+            "[cluster]",
+            '[policy]\nautoscaler = "best"\n[cluster]',
+            r"\[policy\]: 'autoscaler': .*also fixed, llumnix",
+        ),
+        ("[cluster]", '[policy]\nlocal = ""\n[cluster]', r"\[policy\]: 'local': unknown .*also static"),
+        (
+            "[cluster]",
+            "[simulation]\nstep_noise = 40\n[cluster]",
+            "step_noise: must be at least 0 and at most 3",
+        ),
+        ("[cluster]", "[simulation]\ntick_s = 0\n[cluster]", "tick_s: must be positive"),
+        ("[cluster]", "[telemetry]\nview_delay_s = 3\n[cluster]", "view_delay_s: must be below 2"),
+        ("[cluster]", "[faults]\nnode_mtbf_s = -1\n[cluster]", r"\[faults\]: node_mtbf_s: must be positive"),
+        ("[cluster]", "telemetry = 3\n[cluster]", "'telemetry' must be a table"),
     ],
 )
 def test_a_mistake_is_one_error_that_names_file_and_key(
@@ -141,6 +217,36 @@ def test_a_mistake_is_one_error_that_names_file_and_key(
 
     assert str(caught.value).startswith(str(tmp_path / "s.toml"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "rate_per_s = 20",
+            "rate_per_s = 1e9",
+            "rate_per_s: 1e\\+11 requests in 100 s, more than 100,000,000",
+        ),
+        (
+            "[cluster]",
+            "[simulation]\nwarmup_s = 1000\n[cluster]",
+            "'warmup_s': no request arrives after 1000 s",
+        ),
+        ("rate_per_s = 20\n[[backlog]]\nrequests = 50", "rate_per_s = 0\n[[backlog]]\nrequests = 50", None),
+    ],
+)
+def test_a_workload_that_cannot_be_is_one_error(
+    tmp_path: Path, old: str, new: str, problem: str | None
+) -> None:
+    assert old in BASE
+    scenario = read(tmp_path, BASE.replace(old, new, 1))
+    if problem is None:
+        # A source may be silent as long as another one is not.
+        assert len(scenario.reading().workload) == 50
+        return
+    with pytest.raises(ConfigError, match=problem) as caught:
+        scenario.reading()
+    assert str(caught.value).startswith(str(tmp_path / "s.toml"))
 
 
 def test_a_scenario_needs_requests_and_a_file(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def guarded(work: Callable[[], None]) -> None:
 
 def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: OutputOptions) -> None:
     """`chiron sim run`."""
+    _check(output)
     scenario = read_scenario(file)
     _run(scenario, _choice(scenario, policy), seed, output)
 
@@ -91,6 +92,7 @@ def run_replay(
     options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: OutputOptions
 ) -> None:
     """`chiron sim replay`."""
+    _check(output)
     engine = {} if options.max_context_tokens is None else {"max_context_tokens": options.max_context_tokens}
     source: dict[str, Any] = {
         "file": str(options.trace.absolute()),
@@ -122,9 +124,14 @@ def run_replay(
 
 def run_compare(options: CompareOptions, output: OutputOptions) -> None:
     """`chiron sim compare`."""
+    _check(output)
     _find_modules_here(*options.policies)
     scenario = read_scenario(options.scenario)
-    choices = [PolicyChoice(name.strip()) for name in options.policies]
+    names = [name.strip() for name in options.policies]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--policies: {name!r} is there twice")
+    choices = [PolicyChoice(name) for name in names]
     first = scenario.settings.seed if options.first_seed is None else options.first_seed
     seeds = range(first, first + options.seeds)
     _report_reading(scenario.with_seed(first).reading(), scenario)
@@ -226,6 +233,21 @@ def _wide_console() -> Console:
     """stdout, wide enough for the tables when it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def _check(output: OutputOptions) -> None:
+    """Raises CliError before a long run when its findings could not be written."""
+    file = output.json_file
+    if file is not None and not output.json_on_stdout:
+        if file.is_dir():
+            raise CliError(f"cannot write {file}: Is a directory")
+        if not file.parent.is_dir():
+            raise CliError(f"cannot write {file}: no such folder as {file.parent}")
+    if output.plots is not None:
+        try:
+            output.plots.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CliError(f"cannot write plots to {output.plots}: {error.strerror}") from error
 
 
 def _write(output: OutputOptions, figures: Mapping[str, Any]) -> None:

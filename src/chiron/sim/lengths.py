@@ -31,6 +31,10 @@ class LengthModel(Protocol):
         ...
 
 
+LONGEST = 10_000_000
+"""Tokens that a mean length may have at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lognormal:
     """Independent lognormal lengths, rounded to whole tokens, at least 1. Raises ValueError by field.
@@ -47,8 +51,8 @@ class Lognormal:
 
     def __post_init__(self) -> None:
         for key in ("prompt_mean", "output_mean"):
-            if not 1 <= getattr(self, key) < math.inf:
-                raise ValueError(f"{key}: must be at least 1 token, not {getattr(self, key):g}")
+            if not 1 <= getattr(self, key) <= LONGEST:
+                raise ValueError(f"{key}: must be from 1 to {LONGEST:,} tokens, not {getattr(self, key):g}")
         if not 0 <= self.sigma <= 4:
             raise ValueError(f"sigma: must be from 0 to 4, not {self.sigma:g}")
 
@@ -89,8 +93,8 @@ def quantile(knots: tuple[tuple[float, float], ...], probability: NDArray[np.flo
 
 
 def whole_tokens(lengths: NDArray[np.float64]) -> Lengths:
-    """Rounded, at least 1."""
-    return np.maximum(1, np.rint(lengths)).astype(np.int32)
+    """Rounded, at least 1, and no longer than a billion, which no context holds."""
+    return np.clip(np.rint(lengths), 1, 1e9).astype(np.int32)
 
 
 def _normal_cdf(values: NDArray[np.float64]) -> NDArray[np.float64]:

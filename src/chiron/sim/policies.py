@@ -134,7 +134,9 @@ class PolicyChoice:
                 load_local(parts.local)
                 local = partial(load_local, parts.local)
         except (UnknownAutoscalerError, UnknownDispatcherError, UnknownLocalAutoscalerError) as error:
-            raise ConfigError(str(error)) from error
+            own = {UnknownAutoscalerError: _AUTOSCALERS, UnknownDispatcherError: _DISPATCHERS}
+            further = ", ".join(own.get(type(error), {STATIC: None}))
+            raise ConfigError(f"{error}; in the simulator also {further}") from error
         return Policy(self.label, autoscaler, dispatcher, local, parts)
 
 

@@ -8,7 +8,6 @@ are the fields of the classes named in docs/simulator.md; any error names the ke
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,14 +18,22 @@ import numpy as np
 
 from chiron.config import ConfigError
 from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
-from chiron.engine.step_time import step_time_table
 from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.words import Role
 from chiron.sim.demand import Demand, fit_to_context, merge
 from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
-from chiron.sim.settings import Fault, FaultSettings, GpuType, SimModel, SimSettings, TelemetrySettings
-from chiron.sim.sources import Backlog, Replay, Traffic
+from chiron.sim.scenario_checks import check_room, check_shape_keys, check_slos, check_traffic
+from chiron.sim.settings import (
+    LARGEST,
+    Fault,
+    FaultSettings,
+    GpuType,
+    SimModel,
+    SimSettings,
+    TelemetrySettings,
+)
+from chiron.sim.sources import Backlog, InvalidSourceError, Replay, Traffic
 from chiron.sim.tables import fill, only, table_of, tables_of
 from chiron.sim.trace_formats import TraceError
 from chiron.sim.traces import BadRow
@@ -101,18 +108,20 @@ class Scenario:
             )
             index = models[source.model]
             profile = self.settings.models[index].profile
-            if isinstance(source, Traffic):
-                demand = source.demand(index, self.duration_s, arrivals, lengths)
-            elif isinstance(source, Backlog):
-                demand = source.demand(index, arrivals, lengths)
-            else:
-                try:
+            try:
+                if isinstance(source, Traffic):
+                    demand = source.demand(index, self.duration_s, arrivals, lengths)
+                elif isinstance(source, Backlog):
+                    demand = source.demand(index, arrivals, lengths)
+                else:
                     trace = source.read(self.file.parent)
                     demand = source.demand(index, profile, trace, arrivals)
-                except TraceError as error:
-                    raise ConfigError(str(error)) from error
-                bad_rows += trace.bad_rows
-                skipped += trace.skipped
+                    bad_rows += trace.bad_rows
+                    skipped += trace.skipped
+            except TraceError as error:
+                raise ConfigError(str(error)) from error
+            except InvalidSourceError as error:
+                raise ConfigError(f"{self.file}: {error}") from error
             demand = dataclasses.replace(demand, refuse_late=source.refuse_late)
             fitted, cut = _fitted(demand, profile)
             demands.append(fitted)
@@ -120,6 +129,10 @@ class Scenario:
         workload = merge(demands)
         if not len(workload):
             raise ConfigError(f"{self.file}: no request arrives in {self.duration_s:g} s")
+        if workload.arrival_s[-1] < self.settings.warmup_s:
+            raise ConfigError(
+                f"{self.file} [simulation]: 'warmup_s': no request arrives after {self.settings.warmup_s:g} s"
+            )
         return Reading(workload, shortened, tuple(bad_rows), skipped)
 
 
@@ -175,8 +188,7 @@ def scenario_from(document: Mapping[str, Any], file: Path) -> Scenario:
     )
     if not (scenario.traffic or scenario.backlogs or scenario.replays):
         raise ConfigError(f"{where}: no requests: needs [[traffic]], [[backlog]] or [[replay]]")
-    if scenario.traffic and "duration_s" not in document:
-        raise ConfigError(f"{where}: key 'duration_s' is required with [[traffic]]")
+    check_traffic(scenario.traffic, head.duration_s if "duration_s" in document else None, where)
     return scenario
 
 
@@ -189,8 +201,8 @@ class _Head:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name: must not be empty")
-        if not 0 <= self.duration_s < math.inf:
-            raise ValueError(f"duration_s: must be a number >= 0, not {self.duration_s:g}")
+        if not 0 <= self.duration_s <= LARGEST:
+            raise ValueError(f"duration_s: must be a number from 0 to {LARGEST:g}, not {self.duration_s:g}")
 
 
 def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
@@ -222,8 +234,8 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
         load_discipline(settings.discipline)
     except UnknownDisciplineError as error:
         raise ConfigError(f"{where} [simulation]: 'discipline': {error}") from error
-    _check_room(settings, where)
-    _check_slos(settings, where)
+    check_room(settings, where)
+    check_slos(settings, where)
     return settings
 
 
@@ -302,34 +314,6 @@ def _faults(document: Mapping[str, Any], where: str) -> FaultSettings:
     return fill(FaultSettings, rest, f"{where} [faults]", planned=planned)
 
 
-def _check_room(settings: SimSettings, where: str) -> None:
-    """Raises ConfigError unless the first instances, and one of each model, fit the GPUs there are."""
-    there_are = sum(kind.nodes * kind.gpus_per_node for kind in settings.gpu_types)
-    most = min(there_are, settings.gpu_budget or there_are)
-    for model in settings.models:
-        if model.profile.gpus > most:
-            raise ConfigError(
-                f"{where} [cluster]: 'gpu_budget': {most} GPUs, an instance of {model.name} needs "
-                f"{model.profile.gpus}"
-            )
-    needed = sum(sum(model.initial.values()) * model.profile.gpus for model in settings.models)
-    if needed > most:
-        raise ConfigError(f"{where}: 'initial': the first instances need {needed} GPUs, there are {most}")
-
-
-def _check_slos(settings: SimSettings, where: str) -> None:
-    """Raises ConfigError for an SLO that an idle engine cannot keep."""
-    for model in settings.models:
-        points = step_time_table(model.profile.step_time_ms)
-        shortest_s = points.seconds(1) * settings.step_time_factor
-        for key in ("ttft_slo_s", "itl_slo_s", "batch_itl_slo_s"):
-            if getattr(model, key) < shortest_s:
-                raise ConfigError(
-                    f"{where} [models.{model.name}]: {key}: {getattr(model, key):g} s can never be kept: one "
-                    f"step of {model.profile.name} over one token takes {shortest_s:.4g} s"
-                )
-
-
 def _sources(
     kind: type[Any], document: Mapping[str, Any], key: str, settings: SimSettings, where: str
 ) -> tuple[Any, ...]:
@@ -339,6 +323,8 @@ def _sources(
         at = f"{where} [[{key}]] #{number}"
         # With one model there is nothing to choose.
         source = fill(kind, {"model": names[0], **table} if len(names) == 1 else table, at)
+        if isinstance(source, Traffic):
+            check_shape_keys(table, source.shape, at)
         if source.model not in names:
             raise ConfigError(f"{at}: 'model': unknown name {source.model!r}; known are {', '.join(names)}")
         found.append(source)
@@ -351,4 +337,12 @@ def _policy(table: Mapping[str, Any], where: str) -> PolicyChoice:
         raise ConfigError(
             f"{where}: 'name': unknown {choice.name!r}; known are {', '.join(sorted(POLICIES))}"
         )
+    for key in ("autoscaler", "dispatcher", "local"):
+        name = getattr(choice, key)
+        # A class of one's own is looked for when it is used, where the modules are.
+        if name is not None and ":" not in name:
+            try:
+                PolicyChoice(choice.name, **{key: name}).make()
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {key!r}: {error}") from error
     return choice

@@ -16,18 +16,31 @@ BATCH_CREDIT_S = 2.0
 """How long a worker's offer of slots for batch work stands."""
 
 
+LARGEST = 1e12
+"""What any number of a setting may be at most: beyond it is a slip of the pen."""
+_WIDEST = 3.0
+"""What a relative spread may be at most."""
+
+
 def _positive(owner: object, *keys: str) -> None:
     for key in keys:
         value = getattr(owner, key)
-        if not 0 < value < inf:
-            raise InvalidSettingError(key, f"must be positive and finite, got {value}")
+        if not 0 < value <= LARGEST:
+            raise InvalidSettingError(key, f"must be positive and at most {LARGEST:g}, got {value}")
 
 
 def _not_negative(owner: object, *keys: str) -> None:
     for key in keys:
         value = getattr(owner, key)
-        if not 0 <= value < inf:
-            raise InvalidSettingError(key, f"must be finite and not negative, got {value}")
+        if not 0 <= value <= LARGEST:
+            raise InvalidSettingError(key, f"must be at least 0 and at most {LARGEST:g}, got {value}")
+
+
+def _spread(owner: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(owner, key)
+        if not 0 <= value <= _WIDEST:
+            raise InvalidSettingError(key, f"must be at least 0 and at most {_WIDEST:g}, got {value}")
 
 
 def _share(owner: object, *keys: str) -> None:
@@ -89,7 +102,8 @@ class SimModel:
     def __post_init__(self) -> None:
         if not self.name:
             raise InvalidSettingError("name", "must not be empty")
-        _not_negative(self, "min_instances", "max_instances", "initial_step_token_budget", "load_time_spread")
+        _not_negative(self, "min_instances", "max_instances", "initial_step_token_budget")
+        _spread(self, "load_time_spread")
         _positive(self, "ttft_slo_s", "itl_slo_s", "batch_itl_slo_s", "initial_batch_size", "max_batch_size")
         _positive(self, "max_step_token_budget")
         if self.max_instances and self.max_instances < self.min_instances:
@@ -182,7 +196,8 @@ class TelemetrySettings:
 
     def __post_init__(self) -> None:
         _positive(self, "interval_s")
-        _not_negative(self, "delay_s", "noise", "view_delay_s")
+        _not_negative(self, "delay_s", "view_delay_s")
+        _spread(self, "noise")
         _share(self, "loss")
         if self.view_delay_s >= BATCH_CREDIT_S:
             raise InvalidSettingError(
@@ -296,7 +311,10 @@ class SimSettings:
                     f"{kind.name!r} has {kind.gpus_per_node}",
                 )
         _positive(self, "tick_s", "local_interval_s", "step_time_factor", "kv_reload_bytes_per_s")
-        _not_negative(self, "seed", "gpu_budget", "step_noise", "warmup_s", "queue_limit", "engine_queue")
+        _not_negative(self, "gpu_budget", "warmup_s", "queue_limit", "engine_queue")
+        _spread(self, "step_noise")
+        if self.seed < 0:
+            raise InvalidSettingError("seed", f"must not be negative, got {self.seed}")
         if self.horizon_s is not None:
             _positive(self, "horizon_s")
         if self.resume_cost not in ("recompute", "kv-reload"):

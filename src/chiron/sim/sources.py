@@ -15,6 +15,7 @@ from chiron.sim.arrivals import arrival_times
 from chiron.sim.demand import Demand
 from chiron.sim.lengths import LENGTH_MODELS, LengthModel, Lognormal
 from chiron.sim.rates import Constant, Diurnal, RateCurve, Steps, spikes
+from chiron.sim.settings import LARGEST
 from chiron.sim.traces import (
     Trace,
     arrivals_of,
@@ -24,6 +25,15 @@ from chiron.sim.traces import (
     prefix_hashes,
     read_trace,
 )
+
+MOST_REQUESTS = 100_000_000
+"""That one source may bring: more do not fit into memory."""
+SHAPE_KEYS = {
+    "diurnal": ("swing", "period_s", "peak_s"),
+    "step": ("step_at_s", "step_rate_per_s"),
+    "spike": ("spike_factor", "spike_at_s", "spike_length_s", "spike_every_s"),
+}
+"""The keys of traffic that mean something for one shape only."""
 
 
 class InvalidSourceError(ValueError):
@@ -121,9 +131,14 @@ class Traffic(LengthChoice):
     def demand(
         self, model: int, duration_s: float, arrivals: np.random.Generator, lengths: np.random.Generator
     ) -> Demand:
-        """The requests that arrive before `duration_s`."""
+        """The requests that arrive before `duration_s`. Raises InvalidSourceError for too many."""
         span = max(0.0, duration_s - self.start_s)
-        times = self.start_s + arrival_times(self.curve(span), arrivals, until_s=span, cv=self.cv)
+        curve = self.curve(span)
+        if curve.expected(span) > MOST_REQUESTS:
+            raise InvalidSourceError(
+                f"rate_per_s: {curve.expected(span):.3g} requests in {span:g} s, more than {MOST_REQUESTS:,}"
+            )
+        times = self.start_s + arrival_times(curve, arrivals, until_s=span, cv=self.cv)
         prompt, output = self.length_model().sample(lengths, len(times))
         kind = RequestClass[self.request_class.upper()]
         return Demand(model, kind, times, prompt, output, _deadline(self.deadline_in_s))
@@ -146,10 +161,11 @@ class Backlog(LengthChoice):
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
         _not_negative(self, "arrive_s", "deadline_spread_s")
-        if self.requests < 1:
-            raise InvalidSourceError(f"requests: must be at least 1, not {self.requests}")
-        if not 0 < self.deadline_in_s < math.inf:
-            raise InvalidSourceError(f"deadline_in_s: must be a number > 0, not {self.deadline_in_s:g}")
+        if not 1 <= self.requests <= MOST_REQUESTS:
+            raise InvalidSourceError(
+                f"requests: must be at least 1 and at most {MOST_REQUESTS:,}, not {self.requests}"
+            )
+        _check_deadline("batch", self.deadline_in_s)
 
     def demand(self, model: int, arrivals: np.random.Generator, lengths: np.random.Generator) -> Demand:
         """The requests."""
@@ -203,6 +219,13 @@ class Replay:
             if self.rate_per_s is not None and self.scaling == "compress":
                 trace = compressed(trace, self.rate_per_s)
             elif self.rate_per_s is not None:
+                recorded_s = arrivals_of(trace)
+                span_s = float(recorded_s[-1] - recorded_s[0]) if len(trace) else 0.0
+                if self.rate_per_s * span_s > MOST_REQUESTS:
+                    raise InvalidSourceError(
+                        f"rate_per_s: {self.rate_per_s:g} over the {span_s:g} s of {self.file} are more than "
+                        f"{MOST_REQUESTS:,}"
+                    )
                 trace = multiplied(trace, self.rate_per_s, arrivals)
             times = arrivals_of(trace)
         kind = RequestClass[self.request_class.upper()]
@@ -222,7 +245,7 @@ def _check_deadline(request_class: str, deadline_in_s: float | None) -> None:
         raise InvalidSourceError("deadline_in_s: batch requests need it")
     if request_class == "interactive" and deadline_in_s is not None:
         raise InvalidSourceError("deadline_in_s: interactive requests have SLOs instead")
-    if deadline_in_s is not None and not 0 < deadline_in_s < math.inf:
+    if deadline_in_s is not None and not 0 < deadline_in_s <= LARGEST:
         raise InvalidSourceError(f"deadline_in_s: must be a number > 0, not {deadline_in_s:g}")
 
 
@@ -233,5 +256,5 @@ def _deadline(deadline_in_s: float | None) -> float:
 def _not_negative(owner: object, *keys: str) -> None:
     for key in keys:
         number = getattr(owner, key)
-        if not 0 <= number < math.inf:
-            raise InvalidSourceError(f"{key}: must be a number >= 0, not {number:g}")
+        if not 0 <= number <= LARGEST:
+            raise InvalidSourceError(f"{key}: must be a number from 0 to {LARGEST:g}, not {number:g}")

@@ -64,8 +64,10 @@ def value(given: Any, hint: Any, key: str, where: str) -> Any:
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
-        if given not in choices:
-            raise ConfigError(f"{where}: {key!r} must be one of {', '.join(choices)}, not {given!r}")
+        if given not in choices or type(given) is not type(choices[0]):
+            raise ConfigError(
+                f"{where}: {key!r} must be one of {', '.join(map(str, choices))}, not {given!r}"
+            )
         return given
     if hint is float and isinstance(given, int | float) and not isinstance(given, bool):
         if math.isnan(given):

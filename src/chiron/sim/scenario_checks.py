@@ -1,0 +1,78 @@
+"""What of a scenario cannot be, although each key by itself can. Errors name the key, the table, the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chiron.config import ConfigError
+from chiron.engine.step_time import step_time_table
+from chiron.sim.settings import SimSettings
+from chiron.sim.sources import SHAPE_KEYS, Traffic
+
+MOST_GPUS = 1_000_000
+"""Of a cluster."""
+
+
+def check_room(settings: SimSettings, where: str) -> None:
+    """Raises ConfigError unless the instances that there must be, and one of each model, fit the GPUs."""
+    there_are = sum(kind.nodes * kind.gpus_per_node for kind in settings.gpu_types)
+    if there_are > MOST_GPUS:
+        raise ConfigError(
+            f"{where} [[cluster.gpus]]: 'nodes': with gpus_per_node {there_are:,} GPUs, at most {MOST_GPUS:,}"
+        )
+    most = min(there_are, settings.gpu_budget or there_are)
+    for model in settings.models:
+        if model.profile.gpus > most:
+            raise ConfigError(
+                f"{where} [cluster]: 'gpu_budget': {most} GPUs, an instance of {model.name} needs "
+                f"{model.profile.gpus}"
+            )
+    for key, counts in (
+        ("initial", [sum(model.initial.values()) for model in settings.models]),
+        ("min_instances", [model.min_instances for model in settings.models]),
+    ):
+        needed = sum(count * model.profile.gpus for count, model in zip(counts, settings.models, strict=True))
+        if needed > most:
+            what = "first" if key == "initial" else "fewest"
+            raise ConfigError(f"{where}: {key!r}: the {what} instances need {needed} GPUs, there are {most}")
+
+
+def check_slos(settings: SimSettings, where: str) -> None:
+    """Raises ConfigError for an SLO that an idle engine cannot keep."""
+    for model in settings.models:
+        points = step_time_table(model.profile.step_time_ms)
+        shortest_s = points.seconds(1) * settings.step_time_factor
+        for key in ("ttft_slo_s", "itl_slo_s", "batch_itl_slo_s"):
+            if getattr(model, key) < shortest_s:
+                slower = ""
+                if settings.step_time_factor != 1:
+                    slower = f" with step_time_factor {settings.step_time_factor:g}"
+                raise ConfigError(
+                    f"{where} [models.{model.name}]: {key}: {getattr(model, key):g} s can never be kept: one "
+                    f"step of {model.profile.name} over one token takes {shortest_s:.4g} s{slower}"
+                )
+
+
+def check_traffic(traffic: Sequence[Traffic], duration_s: float | None, where: str) -> None:
+    """Raises ConfigError for traffic without a time in which it arrives; None: the scenario tells none."""
+    if not traffic:
+        return
+    if duration_s is None:
+        raise ConfigError(f"{where}: key 'duration_s' is required with [[traffic]]")
+    if not duration_s:
+        raise ConfigError(f"{where}: 'duration_s' must be above 0 with [[traffic]]")
+    for number, source in enumerate(traffic, start=1):
+        if source.start_s >= duration_s:
+            raise ConfigError(
+                f"{where} [[traffic]] #{number}: 'start_s' must be below duration_s = {duration_s:g}, "
+                f"not {source.start_s:g}"
+            )
+
+
+def check_shape_keys(table: Mapping[str, Any], shape: str, where: str) -> None:
+    """Raises ConfigError for a key that means nothing for the shape of the traffic."""
+    for owner, keys in SHAPE_KEYS.items():
+        for key in keys:
+            if key in table and owner != shape:
+                raise ConfigError(f"{where}: {key!r} goes with shape = {owner!r}, not {shape!r}")
