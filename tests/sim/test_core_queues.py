@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from chiron.policy.words import Role
+from chiron.config import ConfigError
+from chiron.policy.words import RequestClass, Role
 from chiron.sim.queue_settings import InvalidSettingError, QueueSettings
+from chiron.sim.scenario import read_scenario
 from chiron.sim.workload import InvalidWorkloadError, Workload
 from tests.support.sim_worlds import requests, run, world
 
@@ -169,3 +171,58 @@ def test_who_asks_must_be_said_for_every_request():
     arrays = {name: getattr(workload, name) for name in Workload.__slots__}
     with pytest.raises(InvalidWorkloadError, match="refuse_late"):
         Workload(**arrays | {"refuse_late": np.array([True])})
+
+
+SCENARIO = """
+name = "queues"
+duration_s = 60
+[[cluster.gpus]]
+name = "a100"
+nodes = 1
+gpus_per_node = 2
+[models.m]
+profile = "llama3-8b@a100"
+initial = { mixed = 1 }
+[[traffic]]
+rate_per_s = 5
+refuse_late = true
+[[backlog]]
+requests = 10
+[simulation]
+discipline = "mlfq"
+[queues]
+shared = true
+estimate_every = 5
+"""
+
+
+def scenario(folder, text=SCENARIO):
+    file = folder / "s.toml"
+    file.write_text(text, encoding="utf-8")
+    return read_scenario(file)
+
+
+def test_a_scenario_says_how_its_queues_are_kept_and_who_asks(tmp_path):
+    found = scenario(tmp_path)
+    workload = found.reading().workload
+    assert found.settings.queues == QueueSettings(shared=True, estimate_every=5)
+    assert found.settings.discipline == "mlfq"
+    interactive = workload.request_class == RequestClass.INTERACTIVE
+    assert (workload.refuse_late == interactive).all()
+    nobody = scenario(tmp_path, SCENARIO.replace("refuse_late = true", "")).reading().workload
+    assert nobody.refuse_late is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("estimate_every = 5", "estimate_every = -1", r"\[queues\].*estimate_every"),
+        ("estimate_every = 5", "every = 5", r"\[queues\].*'every'"),
+        ("shared = true", "shared = 1", r"\[queues\].*'shared'"),
+        ("refuse_late = true", 'refuse_late = "yes"', r"\[\[traffic\]\] #1.*'refuse_late'"),
+        ('"mlfq"', '"lifo"', r"'discipline'.*edf, fcfs, mlfq"),
+    ],
+)
+def test_a_mistake_in_a_scenario_names_its_key(tmp_path, old, new, named):
+    with pytest.raises(ConfigError, match=named):
+        scenario(tmp_path, SCENARIO.replace(old, new))

@@ -16,7 +16,7 @@ from statistics import NormalDist
 from chiron.policy.words import RequestClass
 
 _NORMAL = NormalDist()
-_PRIOR_S = 600.0
+_PRIOR_S = 3_600.0
 """Waiting, in seconds, that the starting values of the learned errors count as."""
 _PRIOR_ERROR = 0.08
 """Relative error presumed at first; from the benchmark's runs on seeds that are not reported."""

@@ -91,7 +91,7 @@ def test_throughput_follows_a_change_within_a_few_half_lives() -> None:
 
 def test_many_waits_under_way_teach_the_same_lesson_once() -> None:
     estimator = taught()
-    made = [estimator.estimate({BATCH: 400}) for _ in range(500)]
+    made = [estimator.estimate({BATCH: 400}) for _ in range(2_000)]
     for estimate in made:
         estimator.observe_wait(estimate, 30.0)
     assert estimator.estimate({BATCH: 400}).mean_s == pytest.approx(30.0, rel=0.05)
@@ -108,7 +108,7 @@ def test_the_errors_of_one_class_leave_the_other_alone() -> None:
 def test_estimates_that_come_true_too_late_lengthen_the_next_ones() -> None:
     estimator = taught()
     before = estimator.estimate({BATCH: 400})
-    for _ in range(1_000):
+    for _ in range(2_000):
         estimator.observe_wait(estimator.estimate({BATCH: 400}), 30.0)
     after = estimator.estimate({BATCH: 400})
     assert before.mean_s == pytest.approx(20.0)
