@@ -45,14 +45,15 @@ class DecodeGroup:
 
     def join(self, sequence: Sequence) -> None:
         """Add a sequence whose prompt is computed and that has tokens left to emit."""
-        sequence.offset = sequence.computed - self.clock
-        sequence.finish_at = self.clock + sequence.output - sequence.emitted
-        sequence.membership = self._memberships
-        self._memberships += 1
+        clock, computed = self.clock, sequence.computed
+        offset = sequence.offset = computed - clock
+        finish_at = sequence.finish_at = clock + sequence.output - sequence.emitted
+        membership = sequence.membership = self._memberships
+        self._memberships = membership + 1
         self.members[sequence.request_id] = sequence
-        self.context += sequence.computed
-        self._phases[-sequence.offset % self._block_size] += 1
-        heappush(self._finish_heap, (sequence.finish_at, sequence.membership, sequence))
+        self.context += computed
+        self._phases[-offset % self._block_size] += 1
+        heappush(self._finish_heap, (finish_at, membership, sequence))
 
     def leave(self, sequence: Sequence) -> None:
         """Remove a sequence and settle its counts."""
@@ -88,9 +89,10 @@ class DecodeGroup:
     def steps_to_finish(self) -> int:
         """Steps until the first member finishes, that step included; the group must not be empty."""
         heap = self._finish_heap
-        while heap[0][2].membership != heap[0][1]:
+        target, membership, sequence = heap[0]
+        while sequence.membership != membership:
             heappop(heap)
-        target = heap[0][0]
+            target, membership, sequence = heap[0]
         if self.positions == 1:
             return target - self.clock
         steps = max(1, ceil(target / self._tokens_per_step) - self._steps)
@@ -104,11 +106,17 @@ class DecodeGroup:
     def blocks_until(self, clock: int) -> int:
         """Blocks that the members need beyond those they have, for the clock to reach this value."""
         size = self._block_size
-        cycles, rest = divmod(clock - self.clock, size)
-        blocks = cycles * len(self.members)
+        now = self.clock
+        first = now % size
+        phases = self._phases
+        rest = clock - now
+        if rest == 1:
+            return phases[first]
+        blocks = 0
+        if rest >= size:
+            cycles, rest = divmod(rest, size)
+            blocks = cycles * len(self.members)
         if rest:
-            first = self.clock % size
-            phases = self._phases
             if first + rest <= size:
                 blocks += sum(phases[first : first + rest])
             else:
@@ -147,16 +155,32 @@ class DecodeGroup:
         received = sum(self.clock_after(step) - clock for step in range(1, steps + 1))
         return steps * self.context + size * received
 
-    def advance(self, steps: int) -> list[Sequence]:
-        """Take steps in which nobody finishes before the last; return who finishes, still members."""
-        clock = self.clock + steps if self.positions == 1 else self.clock_after(steps)
-        self.context += (clock - self.clock) * len(self.members)
+    def advance(self, steps: int, clock: int) -> tuple[int, list[Sequence] | None]:
+        """Take steps, after which the clock shows this, and in which nobody finishes before the last.
+
+        Return the tokens emitted, and who has finished and is a member no more; None: nobody.
+        """
+        members = self.members
+        emitted = (clock - self.clock) * len(members)
+        self.context += emitted
         self.clock = clock
         self._steps += steps
         heap = self._finish_heap
+        if not heap or heap[0][0] > clock:
+            return emitted, None
         finished: list[Sequence] = []
         while heap and heap[0][0] <= clock:
             _, membership, sequence = heappop(heap)
             if sequence.membership == membership:
+                # As leave() does, once for every request that is served.
+                del members[sequence.request_id]
+                offset = sequence.offset
+                sequence.computed = computed = clock + offset
+                sequence.emitted = sequence.output
+                sequence.membership = NOT_JOINED
+                self.context -= computed
+                self._phases[-offset % self._block_size] -= 1
+                # Accepted drafts beyond the last token do not count.
+                emitted -= clock - sequence.finish_at
                 finished.append(sequence)
-        return finished
+        return emitted, finished

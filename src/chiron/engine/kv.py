@@ -27,18 +27,25 @@ class BlockPool:
         return len(self._users)
 
     @property
+    def caching(self) -> bool:
+        """Whether the prefix cache holds any block."""
+        return bool(self._users)
+
+    @property
     def idle(self) -> int:
         """Blocks in the prefix cache that nobody uses."""
         return len(self._idle)
 
     def take(self, blocks: int) -> None:
         """Take private blocks, evicting idle cached ones; ValueError when fewer are available."""
-        if blocks > self.available:
+        available = self.available - blocks
+        if available < 0:
             raise ValueError(f"{blocks} KV blocks asked for, {self.available} available")
-        self.available -= blocks
-        while len(self._idle) > self.available:
-            evicted, _ = self._idle.popitem(last=False)
-            del self._users[evicted]
+        self.available = available
+        if self._idle:
+            while len(self._idle) > available:
+                evicted, _ = self._idle.popitem(last=False)
+                del self._users[evicted]
 
     def give_back(self, blocks: int) -> None:
         """Return private blocks."""

@@ -2,6 +2,7 @@
 
 from math import inf
 
+from chiron.engine.ahead import RunAhead
 from chiron.engine.errors import (
     ContextExceededError,
     DuplicateRequestError,
@@ -20,8 +21,6 @@ from chiron.engine.sequence import Sequence
 from chiron.engine.steps import Stepper
 
 DEFAULT_BATCH_SIZE = 256
-_NO_RUN = DecodeRun(0, 0.0)
-"""Announced when the next step must be scheduled."""
 
 
 class EngineModel:
@@ -57,10 +56,10 @@ class EngineModel:
         self._stepper = Stepper(profile, self._scheduler, report_emissions)
         self._lifecycle = Lifecycle(profile)
         self._block_size = profile.block_size
+        self._kv_total_tokens = self._scheduler.pool.total * profile.block_size
         self._arrivals = 0
-        # What decode_run() has announced, and for which time factor; None: something has changed since.
-        self._announced: DecodeRun | None = None
-        self._announced_factor = 1.0
+        self.ahead = RunAhead(self._stepper)
+        """Runs planned ahead, for a driver that sleeps until something happens."""
         self.set_batch_size(batch_size)
         self.set_step_token_budget(
             profile.default_step_token_budget if step_token_budget is None else step_token_budget
@@ -73,25 +72,26 @@ class EngineModel:
         InvalidRequestError for more prefix hashes than full blocks, EngineStateError while asleep. While
         the engine loads or wakes, requests wait.
         """
+        scheduler = self._scheduler
         if self._lifecycle.sleep_level:
             raise EngineStateError("cannot submit: the engine is asleep")
-        if request.request_id in self._scheduler.sequences:
+        if request.request_id in scheduler.sequences:
             raise DuplicateRequestError(request.request_id)
         total = request.prompt_tokens + request.output_tokens
         if total > self.profile.max_context_tokens:
             raise ContextExceededError(total, self.profile.max_context_tokens)
         # Drafts beyond the last token occupy blocks until the step ends.
-        most = total + self._scheduler.decoding.positions - 1
-        if most > self.kv_total_tokens:
-            raise KvCapacityExceededError(most, self.kv_total_tokens)
-        full_blocks = (request.prompt_tokens + request.resumed_tokens) // self._block_size
-        if len(request.prefix_hashes) > full_blocks:
-            raise InvalidRequestError(
-                "prefix_hashes", f"{len(request.prefix_hashes)} given for {full_blocks} full prompt blocks"
-            )
-        if not self.full:
-            self._announced = None
-        self._scheduler.add(Sequence(request, self._arrivals))
+        most = total + scheduler.decoding.positions - 1
+        if most > self._kv_total_tokens:
+            raise KvCapacityExceededError(most, self._kv_total_tokens)
+        if request.prefix_hashes:
+            full_blocks = (request.prompt_tokens + request.resumed_tokens) // self._block_size
+            if len(request.prefix_hashes) > full_blocks:
+                raise InvalidRequestError(
+                    "prefix_hashes",
+                    f"{len(request.prefix_hashes)} given for {full_blocks} full prompt blocks",
+                )
+        scheduler.add(Sequence(request, self._arrivals))
         self._arrivals += 1
 
     def preempt(self, request_id: int) -> bool:
@@ -103,14 +103,14 @@ class EngineModel:
         sequence = self._find(request_id)
         if sequence.phase is RequestPhase.WAITING:
             return False
-        self._announced = None
+        self.ahead.steps = 0
         self._scheduler.preempt(sequence)
         return True
 
     def abort(self, request_id: int) -> RequestProgress:
         """End a request now and free what it holds; return how far it came. Raises UnknownRequestError."""
         sequence = self._find(request_id)
-        self._announced = None
+        self.ahead.steps = 0
         self._scheduler.end(sequence)
         return self._progress(sequence)
 
@@ -131,7 +131,7 @@ class EngineModel:
         """Set the batch size, >= 1, from the next admission on; lowering it drains and evicts nobody."""
         if batch_size < 1:
             raise InvalidLimitError("batch_size", f"must be at least 1, got {batch_size}")
-        self._announced = None
+        self.ahead.steps = 0
         self._scheduler.batch_size = batch_size
 
     @property
@@ -143,7 +143,7 @@ class EngineModel:
         """Set the step-token budget, >= 1, from the next step on."""
         if step_token_budget < 1:
             raise InvalidLimitError("step_token_budget", f"must be at least 1, got {step_token_budget}")
-        self._announced = None
+        self.ahead.steps = 0
         self._scheduler.step_token_budget = step_token_budget
 
     def state(self, now: float) -> EngineState:
@@ -194,7 +194,7 @@ class EngineModel:
     @property
     def kv_total_tokens(self) -> int:
         """Tokens that the KV cache holds, whole blocks."""
-        return self._scheduler.pool.total * self._block_size
+        return self._kv_total_tokens
 
     @property
     def kv_free_tokens(self) -> int:
@@ -240,7 +240,12 @@ class EngineModel:
         time_factor multiplies the step's duration: the caller's place for noise. Raises EngineStateError
         before the engine is ready.
         """
-        return self.advance(now, max_steps=1, time_factor=time_factor)
+        if now < self._lifecycle.ready_at:
+            raise EngineStateError(f"cannot step: the engine is {self._lifecycle.state(now)}")
+        if time_factor <= 0:
+            raise InvalidLimitError("time_factor", f"must be positive, got {time_factor}")
+        self.ahead.steps = 0
+        return self._stepper.take_mixed(time_factor) if self._scheduler.sequences else None
 
     def advance(
         self, now: float, *, until: float = inf, max_steps: int | None = None, time_factor: float = 1.0
@@ -262,41 +267,22 @@ class EngineModel:
             raise InvalidLimitError("max_steps", f"must be at least 1, got {max_steps}")
         if not self._scheduler.sequences:
             return None
+        self.ahead.steps = 0
         stepper = self._stepper
-        announced, self._announced = self._announced, None
-        if announced is None:
-            steps = stepper.run_steps(max_steps)
-        else:
-            steps = announced.steps
-            if max_steps is not None and max_steps < steps:
-                steps = max_steps
+        steps = stepper.run_steps(max_steps)
         if not steps:
             return stepper.take_mixed(time_factor)
         if until < inf:
             steps = stepper.steps_begun_within(until - now, steps, time_factor)
-        if announced is not None and steps == announced.steps and time_factor == self._announced_factor:
-            return stepper.take_run(steps, announced.duration_s)
         return stepper.take_run(steps, stepper.run_seconds(steps, time_factor))
 
     def decode_run(self, time_factor: float = 1.0, max_steps: int | None = None) -> DecodeRun | None:
         """Return the run that advance() would take with no other bound than max_steps, without taking it;
         None if it is no decode run.
-
-        For a caller that schedules ahead: it sets its alarm to the run's end and, if something happens
-        before, catches up with advance(start, until=that instant).
         """
-        self._announced = None
-        if not self._scheduler.sequences:
-            return None
-        steps = self._stepper.run_steps(max_steps)
-        if not steps:
-            self._announced = _NO_RUN
-            return None
-        run = DecodeRun(steps, self._stepper.run_seconds(steps, time_factor))
-        if max_steps is None:
-            self._announced = run
-            self._announced_factor = time_factor
-        return run
+        stepper = self._stepper
+        steps = stepper.run_steps(max_steps)
+        return DecodeRun(steps, stepper.run_seconds(steps, time_factor)) if steps else None
 
     def decoding_progress(self, min_emitted_tokens: int = 0) -> list[tuple[int, int, int]]:
         """Return (request id, tokens in the KV cache, emitted tokens) of the decoding requests.

@@ -56,7 +56,7 @@ class EngineTotals:
 
 
 class DecodeRun(NamedTuple):
-    """Identical decode steps ahead, valid until something is submitted, changed or stepped."""
+    """Identical decode steps ahead."""
 
     steps: int
     """Steps up to the first in which a request finishes, or the last before KV blocks run out."""

@@ -11,6 +11,12 @@ from chiron.engine.request import RequestPhase
 from chiron.engine.sequence import Sequence
 from chiron.engine.waiting import WaitingQueue
 
+_new = tuple.__new__
+"""Makes a named tuple without the call that its class adds."""
+
+_WAITING, _PREFILLING, _DECODING, _ENDED = RequestPhase
+"""Without the look-up in the enumeration: each request passes through all of them."""
+
 
 def _by_key(sequence: Sequence) -> tuple[int, int]:
     return sequence.key
@@ -49,25 +55,34 @@ class Scheduler:
         self._stop_running(sequence)
         sequence.preemptions += 1
         self.preemptions += 1
-        sequence.phase = RequestPhase.WAITING
+        sequence.phase = _WAITING
         self.waiting.push(sequence)
 
     def end(self, sequence: Sequence) -> None:
         """Drop a sequence, waiting or running, and free what it holds."""
-        was_waiting = sequence.phase is RequestPhase.WAITING
+        was_waiting = sequence.phase is _WAITING
         if not was_waiting:
             self._stop_running(sequence)
-        sequence.phase = RequestPhase.ENDED
+        sequence.phase = _ENDED
         if was_waiting:
             self.waiting.discard(sequence)
         del self.sequences[sequence.request_id]
 
-    def finish(self, sequence: Sequence) -> None:
-        """End a decoding sequence that has emitted its last token."""
-        self._stop_running(sequence)
-        sequence.phase = RequestPhase.ENDED
-        del self.sequences[sequence.request_id]
-        self.finished += 1
+    def finish(self, ended: list[Sequence]) -> list[int]:
+        """End sequences that have emitted their last token and left the decode group; return their ids."""
+        pool, sequences, block_size = self.pool, self.sequences, self._block_size
+        finished = []
+        for sequence in ended:
+            sequence.phase = _ENDED
+            held = sequence.held
+            pool.available += -(-sequence.computed // block_size) - len(held)
+            if held:
+                pool.release(held)
+            request_id = sequence.request_id
+            del sequences[request_id]
+            finished.append(request_id)
+        self.finished += len(finished)
+        return finished
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
@@ -90,7 +105,7 @@ class Scheduler:
             room = self.prefill_room(scheduled)
             if room <= 0:
                 break
-            if sequence.phase is not RequestPhase.PREFILLING:
+            if sequence.phase is not _PREFILLING:
                 continue
             chunk = min(room, sequence.target - sequence.computed)
             blocks = self._blocks(sequence.computed + chunk) - self._blocks(sequence.computed)
@@ -102,54 +117,57 @@ class Scheduler:
                 scheduled += chunk
         return scheduled
 
-    def admissible(self, room: int) -> tuple[Sequence, int] | None:
-        """Return the queue's head and its cached leading blocks, if it may take a slot now."""
-        if room <= 0 or len(self.decoding.members) + len(self.prefilling) >= self.batch_size:
-            return None
+    def admissible(self, decode_blocks: int) -> int:
+        """Cached leading blocks of the queue's head if a slot and KV blocks are free for it now, else -1.
+
+        decode_blocks: what the decoding sequences need in this step.
+        """
+        if len(self.decoding.members) + len(self.prefilling) >= self.batch_size:
+            return -1
         sequence = self.waiting.head()
         if sequence is None:
-            return None
+            return -1
         target = sequence.prompt + sequence.emitted
         hits = idle = 0
         if sequence.hashes:
             # The last token is always computed: its output is what the first token is sampled from.
             hits, idle = self.pool.match(sequence.hashes, (target - 1) // self._block_size)
         blocks = -(-target // self._block_size) - hits + idle
-        if blocks + self.decoding.next_blocks() > self.pool.available:
-            return None
-        return sequence, hits
+        return hits if blocks + decode_blocks <= self.pool.available else -1
 
-    def admit(self, scheduled: int, admitted: list[Admission]) -> int:
+    def admit(self, scheduled: int, decode_blocks: int, admitted: list[Admission]) -> int:
         """Admit from the queue beside prompt tokens scheduled already; return the tokens added."""
-        added = 0
-        while self.waiting.size:
-            room = self.prefill_room(scheduled + added)
-            head = self.admissible(room)
-            if head is None:
-                break
-            sequence, hits = head
-            self.waiting.pop()
+        waiting, prefilling, block_size = self.waiting, self.prefilling, self._block_size
+        group = self.decoding
+        room = left = self.step_token_budget - group.positions * len(group.members) - scheduled
+        while left > 0 and waiting.size and (hits := self.admissible(decode_blocks)) >= 0:
+            sequence = waiting.pop()
+            computed = 0
             if hits:
                 self.pool.acquire(sequence.hashes[:hits])
                 sequence.held = list(sequence.hashes[:hits])
+                computed = hits * block_size
+                self.cached_tokens += computed
             sequence.published = hits
-            sequence.computed = hits * self._block_size
             if not sequence.preemptions:
-                sequence.cached_tokens = sequence.computed
-            self.cached_tokens += sequence.computed
-            if sequence.restored > sequence.computed:
-                sequence.computed = sequence.restored
-            sequence.restored = 0
-            sequence.phase = RequestPhase.PREFILLING
-            if self.prefilling:
-                insort(self.prefilling, sequence, key=_by_key)
+                sequence.cached_tokens = computed
+            if sequence.restored:
+                if sequence.restored > computed:
+                    computed = sequence.restored
+                sequence.restored = 0
+            admitted.append(_new(Admission, (sequence.request_id, computed)))
+            chunk = sequence.prompt + sequence.emitted - computed
+            if chunk > left:
+                chunk = left
+            left -= chunk
+            sequence.computed = computed
+            sequence.phase = _PREFILLING
+            self._compute(sequence, chunk, -(-(computed + chunk) // block_size) - hits)
+            if prefilling:
+                insort(prefilling, sequence, key=_by_key)
             else:
-                self.prefilling.append(sequence)
-            admitted.append(Admission(sequence.request_id, sequence.computed))
-            chunk = min(room, sequence.target - sequence.computed)
-            self._compute(sequence, chunk, self._blocks(sequence.computed + chunk) - hits)
-            added += chunk
-        return added
+                prefilling.append(sequence)
+        return room - left
 
     def _compute(self, sequence: Sequence, chunk: int, blocks: int) -> None:
         self.pool.take(blocks)
@@ -167,19 +185,21 @@ class Scheduler:
         """Let each sequence whose prompt is computed emit one token and decode from now on; return them."""
         done: list[Sequence] = []
         under_way: list[Sequence] = []
+        join = self.decoding.join
         for sequence in self.prefilling:
-            ended = sequence.computed == sequence.prompt + sequence.emitted
-            (done if ended else under_way).append(sequence)
+            if sequence.computed == sequence.prompt + sequence.emitted:
+                sequence.emitted += 1
+                sequence.phase = _DECODING
+                join(sequence)
+                done.append(sequence)
+            else:
+                under_way.append(sequence)
         self.prefilling = under_way
-        for sequence in done:
-            sequence.emitted += 1
-            sequence.phase = RequestPhase.DECODING
-            self.decoding.join(sequence)
         return done
 
     def _stop_running(self, sequence: Sequence) -> None:
         """Take a running sequence's slot and blocks away."""
-        if sequence.phase is RequestPhase.DECODING:
+        if sequence.phase is _DECODING:
             self.decoding.leave(sequence)
         else:
             self.prefilling.remove(sequence)

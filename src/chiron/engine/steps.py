@@ -25,6 +25,8 @@ class Stepper:
         self.prefill_tokens = 0
         self.emitted_tokens = 0
         self._scheduler = scheduler
+        self.group = scheduler.decoding
+        self._block_size = profile.block_size
         self._report_emissions = report_emissions
         table = step_time_table(profile.step_time_ms)
         self._base_s = table.seconds
@@ -33,46 +35,55 @@ class Stepper:
 
     def run_steps(self, max_steps: int | None) -> int:
         """Identical decode steps that can be taken at once; 0 when the next step must be scheduled."""
-        scheduler = self._scheduler
-        group = scheduler.decoding
-        if scheduler.prefilling or not group.members:
+        scheduler, group = self._scheduler, self.group
+        size = len(group.members)
+        if not size or scheduler.prefilling:
             return 0
         # Blocks and slots only get scarcer during the run: a head kept out now is kept out until its end.
-        if scheduler.waiting.size and scheduler.admissible(scheduler.prefill_room(0)) is not None:
+        if (
+            scheduler.waiting.size
+            and size < scheduler.batch_size
+            and scheduler.prefill_room(0) > 0
+            and scheduler.admissible(group.next_blocks()) >= 0
+        ):
             return 0
         steps = group.steps_to_finish()
         if max_steps is not None and max_steps < steps:
             steps = max_steps
-        return group.steps_within(scheduler.pool.available, steps)
+        # A member needs at most one block more than the whole blocks that it fills.
+        available = scheduler.pool.available
+        if size * (steps * group.positions // self._block_size + 1) <= available:
+            return steps
+        return group.steps_within(available, steps)
 
     def run_seconds(self, steps: int, time_factor: float) -> float:
         """Seconds that a run of decode steps takes."""
-        group = self._scheduler.decoding
+        group = self.group
         size = len(group.members)
-        if group.positions == 1:
+        if group.positions == 1 and size < DENSE_TOKENS:
             read = steps * group.context + size * (steps * (steps + 1) // 2)
-        else:
-            read = group.context_read(steps)
-        positions = size * group.positions
-        base_s = self._dense_s[positions] if positions < DENSE_TOKENS else self._base_s(positions)
-        return time_factor * (steps * base_s + read * self._kv_read_s)
+            return time_factor * (steps * self._dense_s[size] + read * self._kv_read_s)
+        read = group.context_read(steps)
+        return time_factor * (steps * self._base_s(size * group.positions) + read * self._kv_read_s)
 
     def steps_begun_within(self, span_s: float, steps: int, time_factor: float) -> int:
         """Steps of the run that begin less than span_s from now."""
 
         if steps == 1:
             return 1
-        group = self._scheduler.decoding
+        group = self.group
         if group.positions > 1:
             return 1 + bisect_left(
                 range(1, steps), span_s, key=lambda count: self.run_seconds(count, time_factor)
             )
         # k steps take k (a + b k) seconds; the root is off by rounding alone, so neighbours settle it.
         read_s = time_factor * self._kv_read_s
-        b = read_s * len(group.members) / 2
-        a = time_factor * self._base_s(len(group.members)) + read_s * group.context + b
+        size = len(group.members)
+        b = read_s * size / 2
+        a = time_factor * self._base_s(size) + read_s * group.context + b
         count = int(2 * span_s / (a + sqrt(a * a + 4 * b * span_s)))
-        count = min(max(count, 0), steps - 1)
+        if count >= steps:
+            count = steps - 1
         while count < steps - 1 and (count + 1) * (a + b * (count + 1)) < span_s:
             count += 1
         while count > 0 and count * (a + b * count) >= span_s:
@@ -83,66 +94,123 @@ class Stepper:
         """Take a run no longer than run_steps() allows, which takes so many seconds."""
         group = self._scheduler.decoding
         positions = steps * group.positions * len(group.members)
-        emissions: list[tuple[int, int]] = []
-        emitted, finished = self._decode(steps, emissions)
-        self.steps += steps
-        self.emitted_tokens += emitted
+        emissions = self._emissions(steps) if self._report_emissions else []
+        before = self.emitted_tokens
+        finished = self.decode(steps)
+        emitted = self.emitted_tokens - before
         return _new(StepOutcome, (duration_s, steps, 0, positions, emitted, [], [], finished, [], emissions))
 
-    def _decode(self, steps: int, emissions: list[tuple[int, int]]) -> tuple[int, list[int]]:
-        """Advance the decoding requests; return how many tokens they emitted and who finished."""
-        group = self._scheduler.decoding
-        before = group.clock
-        after = before + steps if group.positions == 1 else group.clock_after(steps)
-        emitted = (after - before) * len(group.members)
-        blocks = group.next_blocks() if steps == 1 else group.blocks_until(after)
+    def decode(self, steps: int) -> list[int]:
+        """Take a run no longer than run_steps() allows; return who finished."""
+        group = self.group
+        self.steps += steps
+        clock = group.clock + steps if group.positions == 1 else group.clock_after(steps)
+        return self._decode(steps, clock, group.blocks_until(clock))
+
+    def _decode(self, steps: int, clock: int, blocks: int) -> list[int]:
+        """Advance the decoding requests to a clock, which takes so many blocks; return who finished."""
+        scheduler, group = self._scheduler, self.group
         if blocks:
-            self._scheduler.pool.take(blocks)
-        ended = group.advance(steps)
-        if self._report_emissions:
-            clock = group.clock
-            emissions.extend(
-                (request_id, (clock if clock < sequence.finish_at else sequence.finish_at) - before)
-                for request_id, sequence in group.members.items()
-            )
-        finished = []
-        for sequence in ended:
-            emitted -= group.clock - sequence.finish_at
-            self._scheduler.finish(sequence)
-            finished.append(sequence.request_id)
-        return emitted, finished
+            scheduler.pool.take(blocks)
+        emitted, ended = group.advance(steps, clock)
+        self.emitted_tokens += emitted
+        return scheduler.finish(ended) if ended else []
+
+    def _emissions(self, steps: int) -> list[tuple[int, int]]:
+        """What each decoding request emits in so many steps to come."""
+        group = self._scheduler.decoding
+        before, after = group.clock, group.clock_after(steps)
+        return [
+            (request_id, (after if after < sequence.finish_at else sequence.finish_at) - before)
+            for request_id, sequence in group.members.items()
+        ]
 
     def take_mixed(self, time_factor: float) -> StepOutcome:
         """Schedule and take one step: decodes, prompts under way, admissions."""
         scheduler = self._scheduler
+        group = scheduler.decoding
         preempted: list[int] = []
-        scheduler.make_room_for_decodes(preempted)
+        blocks = group.next_blocks()
+        if blocks > scheduler.pool.available:
+            scheduler.make_room_for_decodes(preempted)
         scheduled = scheduler.continue_prefills(preempted) if scheduler.prefilling else 0
         admitted: list[Admission] = []
-        if not preempted:
-            scheduled += scheduler.admit(scheduled, admitted)
+        if preempted:
+            blocks = group.next_blocks()
+        elif scheduler.waiting.size:
+            scheduled += scheduler.admit(scheduled, blocks, admitted)
+        return self._take_scheduled(1, blocks, scheduled, admitted, preempted, time_factor)
+
+    def take_admitting(self, before: int, time_factor: float) -> StepOutcome | None:
+        """Take decode steps of a run and one that admits as well; tell of that one alone.
+
+        before: decode steps of a run, no prompt being under way, in which nobody finishes. None, and nothing
+        is taken, if nobody is admissible then or single steps could do otherwise.
+        """
+        scheduler = self._scheduler
+        group, pool = scheduler.decoding, scheduler.pool
+        # Blocks that the run takes could evict cached ones that an admission would find.
+        if group.positions > 1 or pool.caching or self._report_emissions:
+            return None
+        blocks = group.blocks_until(group.clock + before + 1)
+        if blocks > pool.available or not scheduler.waiting.size:
+            return None
+        admitted: list[Admission] = []
+        scheduled = scheduler.admit(0, blocks, admitted)
+        if not admitted:
+            return None
+        self.steps += before
+        return self._take_scheduled(before + 1, blocks, scheduled, admitted, [], time_factor)
+
+    def _take_scheduled(
+        self,
+        steps: int,
+        blocks: int,
+        scheduled: int,
+        admitted: list[Admission],
+        preempted: list[int],
+        time_factor: float,
+    ) -> StepOutcome:
+        """Compute the tokens scheduled, in the last of so many decode steps, and tell of that one."""
+        scheduler = self._scheduler
         group = scheduler.decoding
-        positions = group.positions * len(group.members)
+        size = len(group.members)
+        positions = group.positions * size
         seconds = self._base_s(positions + scheduled)
-        emitted = 0
         finished: list[int] = []
         emissions: list[tuple[int, int]] = []
-        if positions:
-            seconds += group.context_read(1) * self._kv_read_s
-            emitted, finished = self._decode(1, emissions)
-        first_tokens = []
-        for sequence in scheduler.end_prefills():
-            emitted += 1
-            if sequence.emitted == 1:
-                first_tokens.append(sequence.request_id)
+        emitted = 0
+        if size:
+            if group.positions == 1:
+                clock = group.clock + steps
+                read = group.context + size * steps
+            else:
+                clock = group.clock_after(steps)
+                read = group.context_read(1)
+            seconds += read * self._kv_read_s
             if self._report_emissions:
-                emissions.append((sequence.request_id, 1))
-            if sequence.emitted == sequence.output:
-                scheduler.finish(sequence)
-                finished.append(sequence.request_id)
+                emissions = self._emissions(1)
+            emitted -= self.emitted_tokens
+            finished = self._decode(steps, clock, blocks)
+            emitted += self.emitted_tokens - (steps - 1) * size
+        first_tokens = []
+        if scheduler.prefilling:
+            ended = []
+            done = scheduler.end_prefills()
+            self.emitted_tokens += len(done)
+            emitted += len(done)
+            for sequence in done:
+                if sequence.emitted == 1:
+                    first_tokens.append(sequence.request_id)
+                if self._report_emissions:
+                    emissions.append((sequence.request_id, 1))
+                if sequence.emitted == sequence.output:
+                    group.leave(sequence)
+                    ended.append(sequence)
+            if ended:
+                finished += scheduler.finish(ended)
         self.steps += 1
         self.prefill_tokens += scheduled
-        self.emitted_tokens += emitted
         return _new(
             StepOutcome,
             (

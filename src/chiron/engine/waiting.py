@@ -6,6 +6,8 @@ from chiron.engine.request import RequestPhase
 from chiron.engine.sequence import Sequence
 
 COMPACT_FROM = 64
+_WAITING = RequestPhase.WAITING
+"""Without the look-up in the enumeration, as head() is asked before most steps."""
 
 
 class WaitingQueue:
@@ -31,7 +33,7 @@ class WaitingQueue:
         heap = self._heap
         while heap:
             sequence = heap[0][1]
-            if sequence.phase is RequestPhase.WAITING:
+            if sequence.phase is _WAITING:
                 return sequence
             heappop(heap)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from math import inf
 
 
 class LongestStep:
@@ -12,23 +13,19 @@ class LongestStep:
     it: O(1) per step on average, O(log n) per question.
     """
 
-    __slots__ = ("_durations", "_ends")
+    __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        self._ends: list[float] = []
-        self._durations: list[float] = []
+        self._kept: list[tuple[float, float]] = []
 
     def add(self, end_s: float, duration_s: float) -> None:
         """Note a step, or the longest of several, that ends at `end_s`."""
-        durations = self._durations
-        ends = self._ends
-        while durations and durations[-1] <= duration_s:
-            durations.pop()
-            ends.pop()
-        durations.append(duration_s)
-        ends.append(end_s)
+        kept = self._kept
+        while kept and kept[-1][1] <= duration_s:
+            kept.pop()
+        kept.append((end_s, duration_s))
 
     def since(self, moment_s: float) -> float:
         """Duration of the longest step that ended after the moment; 0 when there was none."""
-        first = bisect_right(self._ends, moment_s)
-        return self._durations[first] if first < len(self._durations) else 0.0
+        first = bisect_right(self._kept, (moment_s, inf))
+        return self._kept[first][1] if first < len(self._kept) else 0.0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappush
 from math import isnan
-
-import numpy as np
 
 from chiron.engine import EngineModel, RequestPhase, StepOutcome
 from chiron.policy.snapshots import HANDED_OVER
@@ -15,12 +13,15 @@ from chiron.policy.words import Phase, Role
 from chiron.sim.agenda import Agenda
 from chiron.sim.gaps import LongestStep
 from chiron.sim.ledger import Ledger
+from chiron.sim.noise import StepNoise
 from chiron.sim.seen import Seen
 from chiron.sim.settings import SimModel, SimSettings
 from chiron.sim.step_history import StepHistory
 
-_NOISE_BLOCK = 256
 _SMOOTHING = 0.1
+_NOBODY: Sequence[int] = ()
+_READY = Phase.READY
+"""A ready instance whose load message is under way has nobody to tell of another change."""
 DEFAULT_SERVICE_S = 2.0
 """Assumed time that a request keeps its slot until one has ended, as the router assumes it."""
 
@@ -35,27 +36,6 @@ class Identity:
     model_index: int
     node_id: str
     gpu_indexes: tuple[int, ...]
-
-
-class StepNoise:
-    """Lognormal factors of mean 1 on step times; a stream of its own for each instance."""
-
-    __slots__ = ("_factor", "_ready", "_rng", "_sigma")
-
-    def __init__(self, settings: SimSettings, number: int) -> None:
-        self._factor = settings.step_time_factor
-        self._sigma = settings.step_noise
-        self._rng = np.random.default_rng((settings.seed, 1, number))
-        self._ready: list[float] = []
-
-    def draw(self) -> float:
-        """Return the next factor."""
-        if not self._sigma:
-            return self._factor
-        if not self._ready:
-            exponents = self._rng.normal(-(self._sigma**2) / 2, self._sigma, _NOISE_BLOCK)
-            self._ready = (self._factor * np.exp(exponents)).tolist()
-        return self._ready.pop()
 
 
 class SimInstance:
@@ -120,10 +100,13 @@ class SimInstance:
         self._kv_read_s = model.profile.kv_read_s_per_token
         self._factor = self._noise.draw()
         self._batch_changed = False
-        # Steps of the planned run, and when it begins; 0: no run is planned.
-        self._steps = 0
+        # The planned run, when it begins, and whether it is known to end with the step under way.
+        self._ahead = self.engine.ahead
         self._start = 0.0
-        self._finished: Iterable[int] = ()
+        self._interrupted = False
+        self._was_full = False
+        self._on_alarm = self._wake
+        self._finished: Sequence[int] = _NOBODY
         self._idle = True
         self._alarm = 0
         self._served_any = False
@@ -146,8 +129,8 @@ class SimInstance:
     def submit(self, request_id: int, now: float, restored_tokens: int = 0) -> None:
         """Take a request; the engine considers it when its next step begins."""
         engine = self.engine
-        if self._steps and not engine.full:
-            self.settle(now)
+        if self._ahead.steps and not self._interrupted and not engine.full:
+            self._interrupt(now)
         engine.submit(self._ledger.engine_request(request_id, restored_tokens))
         self._ledger.submitted_s[request_id] = now
         if self._ledger.is_batch[request_id]:
@@ -158,7 +141,8 @@ class SimInstance:
         if self._idle:
             self._idle = False
             self._begin(now)
-        self._on_change(self, now)
+        if not self.message_due or self.phase is not _READY:
+            self._on_change(self, now)
 
     def reload(self, request_id: int, tokens: int, takes_s: float, now: float) -> None:
         """Take a request whose KV cache is copied back first, beside the engine's steps."""
@@ -227,24 +211,35 @@ class SimInstance:
 
     def settle(self, now: float) -> None:
         """Bring the engine up to the boundary at which its next step begins."""
-        if not self._steps:
+        if not self._ahead.steps:
             return
-        boundary = self._start
-        if now > boundary:
-            outcome = self.engine.advance(
-                boundary, until=now, max_steps=self._steps, time_factor=self._factor
-            )
-            if outcome is None:
-                raise AssertionError(f"{self.instance_id} planned a run and has nothing to run")
-            boundary += outcome.duration_s
-            self._finished = outcome.finished
-            self._book(outcome, now, boundary)
-        self._steps = 0
-        self._set_alarm(boundary)
+        if not self._interrupted:
+            self._interrupt(now)
+        if self._ahead.steps:
+            self._finished = self._take_run()
+
+    def _interrupt(self, now: float) -> None:
+        """End the planned run with the step under way; the engine's next step begins then."""
+        ahead = self._ahead
+        if now > self._start:
+            ahead.cut(now - self._start)
+            self._interrupted, self._was_full = True, self._full()
+            if ahead.cut_short:
+                self._set_alarm(self._start + ahead.duration_s)
+        else:
+            ahead.steps = 0
+            self._set_alarm(self._start)
+
+    def _take_run(self) -> list[int]:
+        """Take the planned run; return whom it finishes, to be published at its end."""
+        ahead = self._ahead
+        end_s = self._start + ahead.duration_s
+        self._book(end_s, ahead.duration_s, ahead.steps, ahead.positions, self._was_full)
+        return ahead.take()
 
     def publish_now(self, now: float) -> None:
         """Publish what the step under way finishes without waiting for its end."""
-        finished, self._finished = self._finished, ()
+        finished, self._finished = self._finished, _NOBODY
         if finished:
             self._publish(finished, now)
 
@@ -257,68 +252,50 @@ class SimInstance:
     def _set_alarm(self, time_s: float) -> None:
         # As Agenda.at does: every step comes by here.
         agenda = self._agenda
-        agenda.count += 1
-        self._alarm = alarm = agenda.count
-        heappush(agenda.heap, (time_s, alarm, self._wake, alarm))
+        agenda.count = self._alarm = alarm = agenda.count + 1
+        heappush(agenda.heap, (time_s, alarm, self._on_alarm, alarm))
 
     def _wake(self, now: float, alarm: int) -> None:
         if alarm != self._alarm:
             return
         finished = self._finished
-        if self._steps:
-            outcome = self.engine.advance(self._start, max_steps=self._steps, time_factor=self._factor)
-            if outcome is None:
-                raise AssertionError(f"{self.instance_id} planned a run and has nothing to run")
-            self._steps = 0
-            finished = outcome.finished
-            self._book(outcome, now, now)
+        ahead = self._ahead
+        if ahead.steps:
+            full = self._was_full if self._interrupted else self._full()
+            run = now, ahead.duration_s, ahead.steps, ahead.positions, full
+            outcome = ahead.take_into_step(self._factor)
+            self._book(*run)
+            if outcome is not None:
+                self._follow(outcome, now)
+                return
+            finished = ahead.take()
         if finished:
-            self._finished = ()
+            self._finished = _NOBODY
             self._publish(finished, now)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        """Take the step that begins now, or plan the run that does."""
-        engine = self.engine
+        """Plan the run that begins now, or take the step that does."""
         if self._batch_changed:
             self._batch_changed = False
             self._factor = self._noise.draw()
-        run = engine.decode_run(self._factor, self._single)
-        if run is None:
-            outcome = engine.advance(now, time_factor=self._factor)
-            if outcome is None:
-                self._idle = True
-                self._on_change(self, now)
-                return
-            end_s = now + outcome.duration_s
-            self._book(outcome, now, end_s)
-            now = end_s
-            if outcome.finished:
-                self._finished = outcome.finished
-                self._batch_changed = True
-                self._set_alarm(now)
-                return
-            self._factor = self._noise.draw()
-            run = engine.decode_run(self._factor, self._single)
-            if run is None:
-                self._set_alarm(now)
-                return
-        self._steps = run.steps
-        self._start = now
-        self._set_alarm(now + run.duration_s)
+        ahead = self._ahead
+        if ahead.plan(self._factor, self._single):
+            self._start = now
+            self._interrupted = False
+            self._set_alarm(now + ahead.duration_s)
+            return
+        outcome = self.engine.step(now, self._factor)
+        if outcome is not None:
+            self._follow(outcome, now)
+        else:
+            self._idle = True
+            self._on_change(self, now)
 
-    def _book(self, outcome: StepOutcome, now: float, end_s: float) -> None:
-        """Note a step or run that ends at `end_s`; what it finishes is published then."""
-        duration_s, steps, _, positions, _, admitted, first_tokens, _, preempted, _ = outcome
-        if positions:
-            # Steps of a run lengthen evenly with the KV tokens that they read.
-            growth_s = self._kv_read_s * positions / steps * self._factor
-            mean_s = duration_s / steps
-            self._longest.add(end_s, mean_s + growth_s * (steps - 1) / 2)
-            history = self._history
-            history.ends_s.append(end_s)
-            history.durations_s.append(mean_s)
-            history.steps.append(steps)
+    def _follow(self, outcome: StepOutcome, now: float) -> None:
+        """Note a step that begins now, and plan the run that begins when it ends."""
+        duration_s, _, _, positions, _, admitted, first_tokens, finished, preempted, _ = outcome
+        end_s = now + duration_s
         if first_tokens:
             first = self._ledger.first_token_s
             for request_id in first_tokens:
@@ -326,9 +303,39 @@ class SimInstance:
                     first[request_id] = end_s
         if admitted or preempted:
             self._move(outcome, now, end_s)
+        self._book(end_s, duration_s, 1, positions, self._full())
+        if finished:
+            self._finished = finished
+            self._batch_changed = True
+            self._set_alarm(end_s)
+            return
+        self._factor = factor = self._noise.draw()
+        ahead = self._ahead
+        if ahead.plan(factor, self._single):
+            self._start = end_s
+            self._interrupted = False
+            end_s += ahead.duration_s
+        self._set_alarm(end_s)
+
+    def _full(self) -> bool:
+        """Whether slots are taken or requests wait."""
         running = self.running_interactive + self.running_batch
-        full = running >= self._full_at or self.waiting_interactive + self.waiting_batch > 0
+        return running >= self._full_at or self.waiting_interactive + self.waiting_batch > 0
+
+    def _book(self, end_s: float, duration_s: float, steps: int, positions: int, full: bool) -> None:
+        """Note steps that end then; what they finish is published then."""
         self.steps_taken.append((duration_s, steps, positions, full))
+        if not positions:
+            return
+        longest_s = mean_s = duration_s / steps
+        if steps > 1:
+            # Steps of a run lengthen evenly with the KV tokens that they read.
+            longest_s += self._kv_read_s * positions / steps * self._factor * (steps - 1) / 2
+        self._longest.add(end_s, longest_s)
+        history = self._history
+        history.ends_s.append(end_s)
+        history.durations_s.append(mean_s)
+        history.steps.append(steps)
 
     def _move(self, outcome: StepOutcome, now: float, end_s: float) -> None:
         """Note who gets a slot and who loses one in a step that begins now."""
@@ -338,8 +345,9 @@ class SimInstance:
             self._count(request_id, False, 1)
             ledger.preemptions += 1
             ledger.last_token_s[request_id] = now
+        is_batch = ledger.is_batch
         for request_id, _ in outcome.admitted:
-            if ledger.is_batch[request_id]:
+            if is_batch[request_id]:
                 self.waiting_batch -= 1
                 self.running_batch += 1
             else:
@@ -348,9 +356,10 @@ class SimInstance:
             if ledger.last_token_s:
                 ledger.end_gap(request_id, end_s)
         self.kv_free_tokens = self.engine.kv_free_tokens
-        self._on_change(self, now)
+        if not self.message_due or self.phase is not _READY:
+            self._on_change(self, now)
 
-    def _publish(self, finished: Iterable[int], now: float) -> None:
+    def _publish(self, finished: Sequence[int], now: float) -> None:
         ledger = self._ledger
         for request_id in finished:
             ledger.finish(request_id, now)
@@ -369,10 +378,11 @@ class SimInstance:
                     ledger.longest_gap_s[request_id] = gap_s
                 if not request_id % ledger.look_every:
                     ledger.looked_at.append((request_id, self._history))
-            self.finished_since.append(request_id)
+        self.finished_since += finished
         self._batch_changed = True
         self.kv_free_tokens = self.engine.kv_free_tokens
-        self._on_change(self, now)
+        if not self.message_due or self.phase is not _READY:
+            self._on_change(self, now)
 
     def _count(self, request_id: int, running: bool, change: int) -> None:
         if self._ledger.is_batch[request_id]:

@@ -53,6 +53,7 @@ class Ledger:
         """Interactive requests among those that have finished."""
         self.open_interactive = count - sum(self.is_batch)
         self.open_batch = sum(self.is_batch)
+        self.has_batch = self.open_batch > 0
         self.refused = 0
         self.preemptions = 0
         self.retries = 0

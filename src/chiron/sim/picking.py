@@ -22,6 +22,11 @@ class Pick(IntEnum):
     """A place for a batch request."""
 
 
+_BATCH_PICK, _YIELDING_PICK = Pick.BATCH, Pick.YIELDING
+_INTERACTIVE, _BATCH, _MIXED = Role.INTERACTIVE, Role.BATCH, Role.MIXED
+# Names of their own, for an index entry is made after every change.
+
+
 class Picker(Protocol):
     """Chooses among the instances of one model that it was told of."""
 
@@ -95,22 +100,25 @@ class IndexedPicker:
         self._allowance = queue_allowance
         self._seen: dict[str, Seen] = {}
         self._heaps: list[list[_Entry]] = [[], [], []]
-        self._stale: list[dict[str, Seen]] = [{}, {}, {}]
+        # What to mend in each heap that has been asked for.
+        self._stale: dict[Pick, list[Seen]] = {}
 
     def changed(self, seen: Seen) -> None:
         """See `Picker.changed`."""
-        key = seen.instance_id
         if seen.accepts:
-            self._seen[key] = seen
+            self._seen[seen.instance_id] = seen
         else:
-            self._seen.pop(key, None)
-        first, second, third = self._stale
-        first[key] = second[key] = third[key] = seen
+            self._seen.pop(seen.instance_id, None)
+        for stale in self._stale.values():
+            stale.append(seen)
 
     def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
         """See `Picker.pick`."""
-        if self._stale[kind]:
-            self._mend(kind)
+        stale = self._stale.get(kind)
+        if stale:
+            self._mend(kind, stale)
+        elif stale is None:
+            self._mend(kind, list(self._seen.values()))
         heap = self._heaps[kind]
         while heap:
             entry = heap[0]
@@ -125,14 +133,17 @@ class IndexedPicker:
             return seen, False
         return None
 
-    def _mend(self, kind: Pick) -> None:
+    def _mend(self, kind: Pick, stale: list[Seen]) -> None:
         heap = self._heaps[kind]
-        for seen in self._stale[kind].values():
+        for seen in stale:
             entry = self._entry(seen, kind, 0) if seen.accepts else None
-            seen.entries[kind] = entry
-            if entry is not None:
-                heappush(heap, entry)
-        self._stale[kind] = {}
+            entries = seen.entries
+            # A request that was sent there and one that runs there count alike.
+            if entry != entries[kind]:
+                entries[kind] = entry
+                if entry is not None:
+                    heappush(heap, entry)
+        self._stale[kind] = []
         if len(heap) > 4 * len(self._seen) + 64:
             heap[:] = [entry for entry in heap if entry[-1].entries[kind] is entry]
             heapify(heap)
@@ -140,30 +151,29 @@ class IndexedPicker:
     def _entry(self, seen: Seen, kind: Pick, prompt_tokens: int) -> _Entry | None:
         role = seen.role
         batch_size = seen.batch_size
-        mixed = role is Role.MIXED
-        if kind is Pick.BATCH:
-            if role is Role.INTERACTIVE:
+        mixed = role is _MIXED
+        allowance = self._allowance
+        waiting = seen.waiting_interactive
+        if kind is _BATCH_PICK:
+            if role is _INTERACTIVE:
                 return None
-            waiting = seen.waiting_interactive + seen.waiting_batch
-            allowance = 0 if mixed else self._allowance
-        else:
-            if role is Role.BATCH:
-                return None
-            waiting = seen.waiting_interactive
-            allowance = self._allowance
+            waiting += seen.waiting_batch
+            if mixed:
+                allowance = 0
+        elif role is _BATCH:
+            return None
         ahead = seen.running_interactive + waiting + seen.reserved
-        if not mixed or kind is not Pick.YIELDING:
+        if not mixed or kind is not _YIELDING_PICK:
             ahead += seen.running_batch
+        if ahead < batch_size and not (waiting and seen.kv_free_tokens < prompt_tokens):
+            return mixed, ahead / batch_size, seen.itl_ms, seen.instance_id, seen
         if ahead >= batch_size + allowance:
             return None
         excess = ahead + 1 - batch_size
-        if excess <= 0 and waiting and seen.kv_free_tokens < prompt_tokens:
+        if excess <= 0:
             excess = waiting + 1
-        share = ahead / batch_size
-        if excess > 0:
-            wait_s = excess * seen.service_s / batch_size
-            return _WAITS, wait_s, int(mixed), share, seen.itl_ms, seen.instance_id, seen
-        return int(mixed), share, seen.itl_ms, seen.instance_id, seen
+        wait_s = excess * seen.service_s / batch_size
+        return _WAITS, wait_s, mixed, ahead / batch_size, seen.itl_ms, seen.instance_id, seen
 
     def _scan(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
         entries = (self._entry(seen, kind, prompt_tokens) for seen in self._seen.values())

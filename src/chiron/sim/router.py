@@ -98,10 +98,11 @@ class ModelRouter:
     def told(self, instance: SimInstance, now: float) -> None:
         """Take an instance's load message, and serve the queues if that made room."""
         seen = instance.seen
-        before = seen.accepts and seen.role is Role.MIXED and seen.running_batch > 0
+        before = seen.yields
         seen.refresh()
-        seen.accepts = instance.phase is Phase.READY and not instance.dead
-        self.yielding += (seen.accepts and seen.role is Role.MIXED and seen.running_batch > 0) - before
+        seen.accepts = accepts = instance.phase is Phase.READY and not instance.dead
+        seen.yields = accepts and seen.running_batch > 0 and seen.role is Role.MIXED
+        self.yielding += seen.yields - before
         self.picker.changed(seen)
         self._full_interactive = self._full_batch = False
         if self._queued:

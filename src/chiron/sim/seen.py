@@ -29,17 +29,20 @@ class Seen:
         "service_s",
         "waiting_batch",
         "waiting_interactive",
+        "yields",
     )
 
     def __init__(self, instance: SimInstance) -> None:
         self.instance = instance
         self.instance_id = instance.identity.instance_id
-        self.accepts = False
-        """The router may send requests there."""
         self.reserved = 0
         """Requests sent there that no load message has told of yet."""
         self.entries: list[tuple[object, ...] | None] = [None, None, None]
         """What an index holds of it, by kind of pick."""
+        self.accepts = False
+        """The router may send requests there."""
+        self.yields = False
+        """It has batch work that gives way to interactive requests."""
         self.refresh()
 
     def refresh(self) -> None:

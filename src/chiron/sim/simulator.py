@@ -131,21 +131,20 @@ class Simulation:
         heap, messages = self.agenda.heap, self._messages
         arrivals, models = ledger.arrival_s, ledger.model
         count = len(ledger)
-        arrived = 0
+        arrived = told = 0
         next_arrival = arrivals[0] if count else inf
         horizon_s, last_deadline_s = self._horizon_s, self._last_deadline_s
-        events = 0
         now = 0.0
-        while True:
-            if not ledger.open_interactive and (not ledger.open_batch or now >= last_deadline_s):
-                break
-            time_s = heap[0][0] if heap else inf
-            events += 1
+        while ledger.open_interactive or (ledger.open_batch and now < last_deadline_s):
+            # The agenda is never empty: there is always a next tick.
+            event = heap[0]
+            time_s = event[0]
             if messages and messages[0][0] <= time_s and messages[0][0] <= next_arrival:
                 now, instance = messages.popleft()
                 if now > horizon_s:
                     now = horizon_s
                     break
+                told += 1
                 instance.message_due = False
                 routers[instance.identity.model_index].told(instance, now)
             elif next_arrival <= time_s:
@@ -160,9 +159,10 @@ class Simulation:
                 if time_s > horizon_s:
                     now = horizon_s
                     break
-                now, _, handler, argument = heappop(heap)
-                handler(now, argument)
-        self.loop_events = events
+                now = time_s
+                heappop(heap)
+                event[2](now, event[3])
+        self.loop_events = arrived + told + self.agenda.count - len(heap)
         return now
 
     def _nothing(self, now: float, _: object) -> None:
@@ -287,22 +287,25 @@ class _Finished:
 
     def add(self, finished: list[int], ledger: Ledger) -> None:
         """Add requests that have finished."""
-        batch = sum(ledger.is_batch[request_id] for request_id in finished)
+        all_outputs, all_prompts = ledger.output_tokens, ledger.prompt_tokens
+        finish_s, submitted_s, is_batch = ledger.finish_s, ledger.submitted_s, ledger.is_batch
+        outputs = [all_outputs[request_id] for request_id in finished]
+        self._output_tokens += sum(outputs)
+        self._output_tokens_sq += sum([tokens * tokens for tokens in outputs])
+        self._prompt_tokens += sum([all_prompts[request_id] for request_id in finished])
+        services = [finish_s[request_id] - submitted_s[request_id] for request_id in finished]
+        self._service_s = sum(services, self._service_s)
+        batch = 0
+        if ledger.has_batch:
+            for request_id, output_tokens, service_s in zip(finished, outputs, services, strict=True):
+                if is_batch[request_id]:
+                    batch += 1
+                    self._batch_output_tokens += output_tokens
+                    self._batch_output_tokens_sq += output_tokens * output_tokens
+                    self._batch_prompt_tokens += all_prompts[request_id]
+                    self._batch_service_s += service_s
         self._batch += batch
         self._interactive += len(finished) - batch
-        for request_id in finished:
-            output_tokens = ledger.output_tokens[request_id]
-            prompt_tokens = ledger.prompt_tokens[request_id]
-            service_s = ledger.finish_s[request_id] - ledger.submitted_s[request_id]
-            self._output_tokens += output_tokens
-            self._output_tokens_sq += output_tokens * output_tokens
-            self._prompt_tokens += prompt_tokens
-            self._service_s += service_s
-            if ledger.is_batch[request_id]:
-                self._batch_output_tokens += output_tokens
-                self._batch_output_tokens_sq += output_tokens * output_tokens
-                self._batch_prompt_tokens += prompt_tokens
-                self._batch_service_s += service_s
 
     def traffic(self, router: ModelRouter, now: float) -> Traffic:
         """The counts since the beginning."""
