@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "examples" / "scenarios" / "tiny.toml"
 GUIDE = ROOT / "docs" / "writing-a-policy.md"
+REPLAY = ("--format", "azure", "--profile", "toy", "--rate", 5)
 KEYS = {
     "policy",
     "seed",
@@ -70,12 +71,82 @@ def test_a_run_reports_every_figure() -> None:
     assert found["parameters"]["policy"]["local"] == "model"
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+SHARE, NUMBER = "share", "number"
+TYPES: dict[str, Any] = {
+    "policy": str,
+    "seed": int,
+    "requests": int,
+    "slo_attainment": {"interactive": SHARE, "batch": SHARE, "all": SHARE},
+    "refused": int,
+    "gpu_hours": NUMBER,
+    "gpus_peak": int,
+    "gpu_cost": NUMBER,
+    "throughput": {"requests_per_s": NUMBER, "tokens_per_s": NUMBER, "requests_per_gpu_hour": NUMBER},
+    "ttft_ms": {"p50": NUMBER, "p90": NUMBER, "p99": NUMBER},
+    "itl_ms": {"p50": NUMBER, "p90": NUMBER, "p99": NUMBER},
+    "itl_p99_per_request_ms": {"p50": NUMBER, "p90": NUMBER, "p99": NUMBER},
+    "longest_gap_ms": {"p50": NUMBER, "p90": NUMBER, "p99": NUMBER},
+    "scaling_actions": int,
+    "reversals": int,
+    "preemptions": int,
+    "wall_s": NUMBER,
+    "events": int,
+}
+
+
+def check_type(path: str, value: Any, wanted: Any) -> None:
+    if isinstance(wanted, dict):
+        assert set(value) == set(wanted), path
+        for key, each in wanted.items():
+            check_type(f"{path}.{key}", value[key], each)
+    elif wanted in (SHARE, NUMBER):
+        assert type(value) is float, path
+        assert 0 <= value <= (1 if wanted == SHARE else 1e12), path
+    else:
+        assert type(value) is wanted, path
+        assert wanted is str or value >= 0, path
+
+
+def test_every_figure_has_its_type_and_its_unit() -> None:
+    found = figures("run", TINY)
+
+    assert set(TYPES) >= KEYS
+    for key, wanted in TYPES.items():
+        check_type(key, found[key], wanted)
+    # Everything is counted in this scenario: GPU-hours, seconds and requests belong together.
+    finished = found["requests"] - found["refused"] - found["unfinished"]
+    throughput = found["throughput"]
+    assert throughput["requests_per_gpu_hour"] * found["gpu_hours"] == pytest.approx(finished)
+    assert throughput["requests_per_s"] * found["simulated_s"] == pytest.approx(finished)
+    assert found["gpu_hours"] <= found["gpus_peak"] * found["simulated_s"] / 3600
+    # Toy engines take 2 to 12 ms a step; the first token of an idle one comes within the first steps.
+    assert 2 <= found["itl_ms"]["p50"] <= 12
+    assert 2 <= found["ttft_ms"]["p50"] <= 1000
+
+
+def without_wall_time(text: str) -> str:
+    assert '"wall_s": ' in text
+    return re.sub(r'"wall_s": [0-9.e-]+', '"wall_s": 0', text)
+
+
+def azure_trace(file: Path) -> Path:
+    rows = "".join(f"2023-11-16 18:15:{second:02},100,20\n" for second in range(60))
+    file.write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}", encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("command", ["run", "replay", "compare"])
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(command: str, tmp_path: Path) -> None:
+    arguments: dict[str, tuple[object, ...]] = {
+        "run": ("run", TINY, "--seed"),
+        "replay": ("replay", azure_trace(tmp_path / "t.csv"), *REPLAY, "--seed"),
+        "compare": ("compare", TINY, "--policies", "chiron,llumnix", "--jobs", 1, "--first-seed"),
+    }
     texts = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        assert chiron("run", TINY, "--seed", seed, "--json", tmp_path / name).returncode == 0
-        text = (tmp_path / name).read_text(encoding="utf-8")
-        texts.append(re.sub(r'"wall_s": [0-9.e-]+', '"wall_s": 0', text))
+        done = chiron(*arguments[command], seed, "--json", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        texts.append(without_wall_time((tmp_path / name).read_text(encoding="utf-8")))
 
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
