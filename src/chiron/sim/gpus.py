@@ -32,8 +32,10 @@ class _Gpu:
 
     def room(self, share: float, instance_id: str = "") -> bool:
         """Whether an instance that takes this share of the memory may own it now."""
+        if self.owner or not self.residues:
+            return not self.owner
         others = sum(kept for sleeper, kept in self.residues.items() if sleeper != instance_id)
-        return not self.owner and others + share <= 1 + _ROUNDING
+        return others + share <= 1 + _ROUNDING
 
 
 class Gpus:
@@ -52,6 +54,7 @@ class Gpus:
         self._gpus: dict[str, tuple[_Gpu, ...]] = {
             node: tuple(_Gpu() for _ in range(kind.gpus_per_node)) for node, kind in self.nodes.items()
         }
+        self._sleepers: set[str] = set()
         self._host_gb: dict[str, dict[str, float]] = {node: {} for node in self.nodes}
         self._held_by_type = dict.fromkeys(self._types, 0)
         self._since_s = 0.0
@@ -103,7 +106,7 @@ class Gpus:
             counts[node] = counts.get(node, 0) + 1
         want = Want(model.name, model.profile.gpus, 1, counts)
         names = [name for name, of in self.nodes.items() if of is kind]
-        for shared_only in (True, False):
+        for shared_only in (True, False) if self._sleepers else (False,):
             plan = place([self._node(name, model, shared_only) for name in names], [want])
             if plan.placements:
                 claim = plan.placements[0].node_id, plan.placements[0].gpu_indexes
@@ -138,6 +141,7 @@ class Gpus:
         for gpu in self._of(claim):
             gpu.owner = ""
             gpu.residues[instance_id] = model.sleep_residual_share
+        self._sleepers.add(instance_id)
 
     def release(self, claim: Claim, instance_id: str, now: float) -> None:
         """Take back from an instance all that it has, awake or asleep."""
@@ -206,6 +210,7 @@ class Gpus:
             if gpu.residues.pop(instance_id, None) is not None:
                 self._held_by_type[self.nodes[claim[0]].name] -= not gpu.held
         self._host_gb[claim[0]].pop(instance_id, None)
+        self._sleepers.discard(instance_id)
 
     def _node(self, name: str, model: SimModel, shared_only: bool) -> NodeGpus:
         gpus = self._gpus[name]
