@@ -8,6 +8,7 @@ import pytest
 
 from chiron.policy.decisions import ChangeRole, Retire, Start, Wake
 from chiron.policy.fleet import Chiron, ChironPaper, ChironSettings, UnknownAutoscalerError, load_autoscaler
+from chiron.policy.fleet.arrivals import Arrivals
 from chiron.policy.fleet.backpressure import (
     BatchSupply,
     GroupWork,
@@ -106,6 +107,42 @@ def test_demand_above_theta_adds_the_fewest_instances_that_bring_it_below() -> N
     assert start.numbers["ibp"] == pytest.approx(0.95)
     assert start.numbers["theta"] == 0.5
     assert "demand exceeds the target" in start.reason
+
+
+@pytest.mark.parametrize(("ttft_slo_s", "starts"), [(10.0, 0), (1.0, 1)])
+def test_requests_that_wait_within_half_of_the_ttft_slo_have_room(ttft_slo_s: float, starts: int) -> None:
+    # About 9 requests a second end: in 5 s some 45 may wait beyond the 100 slots, in half a second 4. At the
+    # default Θ of 0.85 that is room for 123 or for 89 requests; there are 120.
+    ended = Traffic(1.0, queued_interactive=25, finished_interactive=100, finished_output_tokens=10_000)
+    busy = instance("a", running_interactive=95, tokens_per_s=1_000.0)
+    actions = Chiron().decide(snapshot(fleet("m", busy, traffic=ended, ttft_slo_s=ttft_slo_s))).actions
+    assert [type(action) for action in actions] == [Start] * starts
+
+
+def test_arrivals_settle_over_as_many_load_times_as_agree() -> None:
+    arrivals = Arrivals()
+    for second in range(400):
+        arrivals.record(90 if second % 10 < 5 else 110, 1.0, load_time_s=20.0)
+    calm = arrivals.rate(confidence=2.0)
+    assert calm is not None
+    assert calm.settled == pytest.approx(100.0)
+    # Blocks of 5 s at 90 and 110: the spread between neighbours is 20 / √2, over 80 blocks.
+    assert calm.settled_error == pytest.approx(20 / math.sqrt(2) / math.sqrt(80))
+    for _ in range(20):
+        arrivals.record(300, 1.0, load_time_s=20.0)
+    risen = arrivals.rate(confidence=2.0)
+    assert risen is not None
+    assert risen.settled == risen.likely == pytest.approx(300.0)
+    assert 200.0 < risen.rising < 300.0
+
+
+def test_an_empty_batch_instance_goes_while_another_ends_what_it_runs() -> None:
+    autoscaler = Chiron(ChironSettings(batch_idle_s=5.0))
+    model = fleet("m", instance("busy", Role.BATCH, running_batch=3), instance("empty", Role.BATCH))
+    assert autoscaler.decide(FleetSnapshot(0.0, (model,), {"n": 10})).actions == ()
+    (retire,) = autoscaler.decide(FleetSnapshot(5.0, (model,), {"n": 10})).actions
+    assert isinstance(retire, Retire)
+    assert retire.instance_id == "empty"
 
 
 def test_waiting_requests_count_and_loading_instances_are_supply() -> None:

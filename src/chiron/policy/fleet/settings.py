@@ -14,13 +14,13 @@ class ChironSettings:
     default_theta: float = 0.85
     """Θ until `theta_warmup_loads` load times of demand have been seen."""
     min_theta: float = 0.3
-    """Θ is never below this, however much a tiny demand once multiplied."""
+    """Θ is never below this, however much demand has grown."""
     theta_warmup_loads: float = 20.0
     """In load times."""
     theta_history_loads: float = 90.0
     """Demand older than this is forgotten, in load times."""
     ttft_share: float = 0.5
-    """Share of the TTFT SLO that growth beyond the slots may spend in the queue while instances load."""
+    """Share of the TTFT SLO that requests beyond the slots may spend in the queue; the rest is for surprises."""
     hysteresis: float = 0.08
     """What a scale-down leaves must be this much (relative) below the target."""
     payback: float = 2.0
