@@ -49,12 +49,14 @@ class ModelAutoscaler:
     """Chooses the pair of limits with the most throughput whose predicted ITL keeps a margin under the SLO.
 
     Reconstructed throughout: the paper has no such autoscaler. Until the fit has proved itself on a few
-    saturated samples, `reactive` decides. Then, per saturated sample: learn; try budgets that could beat the
-    best one known, each for an interval or a few, also past budgets that are worse (the step time is a
-    staircase); then hold the best pair, correcting the batch size as KV use and bias are learned. Within a
-    burst, when at least as many interactive requests wait as run, the largest batch that keeps the SLO is
-    used on purpose. Nothing grows on a sample that is no evidence; a batch size too large for the SLO in
-    force shrinks on any.
+    samples, `reactive` decides. Every sample of a busy engine teaches what a step costs, so that the safe
+    batch size is an estimate also while slots are spare. Then, per saturated sample: try budgets that could
+    beat the best one known, each for an interval or a few, also past budgets that are worse (the step time is
+    a staircase); then hold the best pair, correcting the batch size as KV use and bias are learned. In a
+    burst, when slots have just run out or at least as many interactive requests wait as run, the batch is as
+    large as the ITL SLO allows and prompts are computed as fast as it allows, on purpose: that takes requests
+    up while GPUs load. Nothing grows on a sample that is no evidence; a batch size too large for the SLO in
+    force shrinks on any, and what a probe or a burst opened is taken back once slots are spare.
     """
 
     def __init__(self) -> None:
