@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiron.engine import EngineModel, EngineRequest, Speculation, get_profile
+from chiron.engine import EngineModel, EngineRequest, EngineStateError, Speculation, get_profile
 
 PROFILE = get_profile("toy").replace(
     block_size=4, kv_capacity_tokens=4 * 30, max_context_tokens=100, kv_bytes_per_token=10**8
@@ -18,9 +18,9 @@ requests = st.lists(
 speculations = st.none() | st.builds(Speculation, st.integers(1, 4), st.floats(0, 1))
 
 
-def make_engine(population, batch_size, budget, speculation):
+def make_engine(population, batch_size, budget, speculation, report=True):
     profile = PROFILE.replace(speculation=speculation)
-    engine = EngineModel(profile, batch_size=batch_size, step_token_budget=budget)
+    engine = EngineModel(profile, batch_size=batch_size, step_token_budget=budget, report_emissions=report)
     for request_id, (prompt, output, priority, shared) in enumerate(population):
         hashes = tuple(f"shared-{i}" for i in range(prompt // 4)) if shared else ()
         engine.submit(EngineRequest(request_id, prompt, output, priority, prefix_hashes=hashes))
@@ -91,3 +91,38 @@ def test_announced_run_is_the_one_taken(population, batch_size, budget, speculat
             break
         if ahead is not None:
             assert (run.steps, run.duration_s) == (ahead.steps, ahead.duration_s)
+
+
+@given(
+    requests, st.integers(1, 8), st.integers(10, 60), st.lists(st.floats(0.001, 0.5), min_size=1, max_size=6)
+)
+def test_runs_cut_short_for_newcomers_equal_single_steps(population, batch_size, budget, spans):
+    fast, slow = (make_engine(population, batch_size, budget, None, report=False) for _ in range(2))
+    for newcomer, span_s in enumerate(spans, start=100):
+        if fast.ahead.plan(1.0):
+            planned = fast.ahead.steps
+            fast.ahead.cut(span_s)
+            steps = fast.ahead.steps
+            assert fast.ahead.cut_short == (steps < planned)
+            fast.submit(EngineRequest(newcomer, 5, 7))
+            for _ in range(steps):
+                slow.step(0.0)
+            slow.submit(EngineRequest(newcomer, 5, 7))
+            together = fast.ahead.take_into_step(1.0)
+            if together is None:
+                fast.ahead.take()
+                assert snapshot(fast) == snapshot(slow)
+            else:
+                assert together == slow.step(0.0)
+        else:
+            assert fast.step(0.0) == slow.step(0.0)
+        assert snapshot(fast) == snapshot(slow)
+
+
+def test_a_run_is_not_taken_after_the_engine_has_changed():
+    engine = make_engine([(10, 20, 0, False)], 2, 60, None)
+    engine.step(0.0)
+    assert engine.ahead.plan(1.0)
+    engine.set_batch_size(1)
+    with pytest.raises(EngineStateError, match="none is planned"):
+        engine.ahead.take()
