@@ -228,6 +228,9 @@ def main() -> None:
         "seeds": [first, last],
         "calm": arguments.calm,
         "all": summary(pairs),
+        "without_autoscaler": summary([pair for pair in pairs if "chiron" not in pair.trouble]),
+        "interactive": summary([pair for pair in pairs if "backlog" not in pair.trouble]),
+        "batch": summary([pair for pair in pairs if "backlog" in pair.trouble]),
         "by_trouble": {
             trouble: summary([pair for pair in pairs if pair.trouble == trouble])
             for trouble in sorted({pair.trouble for pair in pairs})
