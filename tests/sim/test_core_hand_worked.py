@@ -52,6 +52,19 @@ def test_a_batch_request_without_progress_keeps_its_slot():
     assert list(result.outcomes.finish_s) == pytest.approx([0.3, 0.31])
 
 
+def test_a_batch_request_does_not_stay_queued_in_an_engine_where_interactive_ones_go_first():
+    # One runs until 5, one waits behind it in an engine that becomes mixed. A credit stands for 2 s, so that
+    # the second is at the router when the new instance is ready at 3, which is seen there 20 ms later.
+    script = Script(
+        {1.0: [ChangeRole("m", "m-00000", Role.MIXED, "x"), Start("m", Role.MIXED, 1, "x")]},
+    )
+    settings = world({Role.BATCH: 1}, batch_size=1, engine_queue=1)
+    result = run(settings, requests((0.0, 10, 500, 60.0), (0.0, 10, 10, 60.0)), script)
+    assert result.outcomes.finish_s[0] == pytest.approx(5.0)
+    assert result.outcomes.first_token_s[1] == pytest.approx(3.03)
+    assert result.preemptions == 0
+
+
 def test_an_instance_serves_once_it_has_loaded_and_counts_from_its_placement():
     script = Script({1.0: [Start("m", Role.MIXED, 1, "first")]})
     result = run(world({}), requests((0.0, 10, 2)), script)

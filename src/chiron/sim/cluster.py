@@ -13,7 +13,7 @@ from chiron.sim.agenda import Agenda
 from chiron.sim.gpus import Gpus, check_initial
 from chiron.sim.instance import Identity, SimInstance
 from chiron.sim.ledger import Ledger
-from chiron.sim.settings import InvalidSettingError, SimSettings
+from chiron.sim.settings import BATCH_CREDIT_S, InvalidSettingError, SimSettings
 
 
 @dataclass(slots=True)
@@ -118,6 +118,24 @@ class Cluster:
             self._remove(instance, now)
         else:
             self._drain(instance, now)
+
+    def expire_credits(self, instance: SimInstance, now: float) -> None:
+        """Give back batch requests that have waited in a mixed instance's engine for the life of a credit.
+
+        Interactive requests go before them there, so that they might wait for ever; the router sends them to
+        whatever instance has a slot.
+        """
+        if not instance.waiting_batch or instance.role is Role.BATCH or not self._settings.queues.preemption:
+            return
+        ledger = self._ledger
+        latest_s = now - BATCH_CREDIT_S
+        expired = [
+            request_id
+            for request_id in instance.engine.waiting_ids()
+            if ledger.is_batch[request_id] and ledger.submitted_s[request_id] <= latest_s
+        ]
+        if expired:
+            self._give_back(instance, expired, now)
 
     def may_sleep(self, instance: SimInstance) -> bool:
         """Whether a ready instance may be put to sleep now."""

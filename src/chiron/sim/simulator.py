@@ -229,6 +229,7 @@ class Simulation:
                 limits = local.decide(sample)
                 instance.safe_batch_size = limits.safe_batch_size
                 instance.set_limits(limits.batch_size, limits.step_token_budget, now)
+            self.cluster.expire_credits(instance, now)
         self.agenda.at(now + self._settings.local_interval_s, self._sample)
 
     def _report(self, now: float, _: object) -> None:
