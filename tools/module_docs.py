@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from generated_page import write_or_check
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "modules.md"
 PARTS = (
@@ -45,17 +47,5 @@ def _summary(path: Path) -> str:
     return re.split(r"(?<=[.])\s", paragraph)[0].replace("|", "\\|")
 
 
-def main() -> int:
-    """Writes or checks the page."""
-    page = render()
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text(encoding="utf-8") != page:
-            print("error: docs/modules.md is stale; run 'make docs' and commit it", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(page, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, render()))

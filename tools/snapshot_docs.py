@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from generated_page import write_or_check
+
 from chiron.policy.sources import SOURCES, Live, Source
 
 PAGE = Path(__file__).parents[1] / "docs" / "snapshots.md"
@@ -50,17 +52,5 @@ def _table(sources: Mapping[str, Source]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Writes or checks the page."""
-    page = render()
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text(encoding="utf-8") != page:
-            print("error: docs/snapshots.md is stale; run 'make docs' and commit it", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(page, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, render()))
