@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chiron.engine.errors import EngineStateError
 from chiron.engine.outcome import StepOutcome
+from chiron.engine.step_time import DENSE_TOKENS
 from chiron.engine.steps import Stepper
 
 
@@ -16,10 +17,20 @@ class RunAhead:
     changes the engine drops the plan, and taking it is refused.
     """
 
-    __slots__ = ("_factor", "_group", "_stepper", "cut_short", "duration_s", "positions", "steps")
+    __slots__ = (
+        "_factor",
+        "_group",
+        "_scheduler",
+        "_stepper",
+        "cut_short",
+        "duration_s",
+        "positions",
+        "steps",
+    )
 
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper
+        self._scheduler = stepper.scheduler
         self._group = stepper.group
         self._factor = 1.0
         self.steps = 0
@@ -36,14 +47,34 @@ class RunAhead:
 
         time_factor: multiplies the duration of its steps.
         """
-        stepper, group = self._stepper, self._group
         self.cut_short = False
-        self.steps = steps = stepper.run_steps(max_steps)
+        self._factor = time_factor
+        stepper, scheduler, group = self._stepper, self._scheduler, self._group
+        size = len(group.members)
+        if not size or ((scheduler.prefilling or scheduler.waiting.size) and stepper.must_schedule()):
+            self.steps = 0
+            return False
+        if group.positions > 1 or size > DENSE_TOKENS:
+            self.steps = steps = stepper.run_steps(max_steps)
+            if not steps:
+                return False
+            self.duration_s = stepper.run_seconds(steps, time_factor)
+            self.positions = steps * group.positions * size
+            return True
+        # What run_steps() and run_seconds() do, in one: a run is planned for nearly every request.
+        finish_at, membership, sequence = group.finish_heap[0]
+        steps = finish_at - group.clock if sequence.membership == membership else group.steps_to_finish()
+        if max_steps is not None and max_steps < steps:
+            steps = max_steps
+        available = scheduler.pool.available
+        if size * (steps // stepper.block_size + 1) > available:
+            steps = group.steps_within(available, steps)
+        self.steps = steps
         if not steps:
             return False
-        self._factor = time_factor
-        self.duration_s = stepper.run_seconds(steps, time_factor)
-        self.positions = steps * group.positions * len(group.members)
+        self.positions = steps * size
+        read = steps * group.context + size * (steps * (steps + 1) // 2)
+        self.duration_s = time_factor * (steps * stepper.dense_s[size] + read * stepper.kv_read_s)
         return True
 
     def cut(self, span_s: float) -> None:

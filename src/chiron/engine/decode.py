@@ -18,15 +18,15 @@ class DecodeGroup:
 
     __slots__ = (
         "_block_size",
-        "_finish_heap",
         "_memberships",
-        "_phases",
-        "_steps",
         "_tokens_per_step",
         "clock",
         "context",
+        "finish_heap",
         "members",
+        "phases",
         "positions",
+        "steps",
     )
 
     def __init__(self, block_size: int, speculation: Speculation | None) -> None:
@@ -37,10 +37,13 @@ class DecodeGroup:
         # Token positions that one member occupies in a step: one, and its draft tokens.
         self.positions = 1 if speculation is None else 1 + speculation.draft_tokens
         self._tokens_per_step = 1.0 if speculation is None else speculation.tokens_per_step
-        self._steps = 0
+        # Decode steps taken.
+        self.steps = 0
+        # Members by phase: how many need a block when the clock, modulo the block size, shows the index.
+        self.phases = [0] * block_size
+        # (clock at the last token, membership, sequence); one whose membership has ended is skipped.
+        self.finish_heap: list[tuple[int, int, Sequence]] = []
         self._block_size = block_size
-        self._phases = [0] * block_size
-        self._finish_heap: list[tuple[int, int, Sequence]] = []
         self._memberships = 0
 
     def join(self, sequence: Sequence) -> None:
@@ -52,11 +55,11 @@ class DecodeGroup:
         self._memberships = membership + 1
         self.members[sequence.request_id] = sequence
         self.context += computed
-        self._phases[-offset % self._block_size] += 1
-        heappush(self._finish_heap, (finish_at, membership, sequence))
+        self.phases[-offset % self._block_size] += 1
+        heappush(self.finish_heap, (finish_at, membership, sequence))
 
     def leave(self, sequence: Sequence) -> None:
-        """Remove a sequence and settle its counts."""
+        """Remove a sequence and settle its counts. `Stepper` does so by itself for those that finish."""
         del self.members[sequence.request_id]
         clock = self.clock
         computed = clock + sequence.offset
@@ -65,7 +68,7 @@ class DecodeGroup:
         sequence.emitted = sequence.output - left if left > 0 else sequence.output
         sequence.membership = NOT_JOINED
         self.context -= computed
-        self._phases[-sequence.offset % self._block_size] -= 1
+        self.phases[-sequence.offset % self._block_size] -= 1
 
     def emitted(self, sequence: Sequence) -> int:
         """Tokens that a member has emitted; accepted drafts beyond its last token do not count."""
@@ -84,18 +87,18 @@ class DecodeGroup:
         """Return what the clock shows after this many more steps."""
         if self.positions == 1:
             return self.clock + steps
-        return floor((self._steps + steps) * self._tokens_per_step)
+        return floor((self.steps + steps) * self._tokens_per_step)
 
     def steps_to_finish(self) -> int:
         """Steps until the first member finishes, that step included; the group must not be empty."""
-        heap = self._finish_heap
+        heap = self.finish_heap
         target, membership, sequence = heap[0]
         while sequence.membership != membership:
             heappop(heap)
             target, membership, sequence = heap[0]
         if self.positions == 1:
             return target - self.clock
-        steps = max(1, ceil(target / self._tokens_per_step) - self._steps)
+        steps = max(1, ceil(target / self._tokens_per_step) - self.steps)
         # The division rounds; the clock itself decides.
         while steps > 1 and self.clock_after(steps - 1) >= target:
             steps -= 1
@@ -108,7 +111,7 @@ class DecodeGroup:
         size = self._block_size
         now = self.clock
         first = now % size
-        phases = self._phases
+        phases = self.phases
         rest = clock - now
         if rest == 1:
             return phases[first]
@@ -126,7 +129,7 @@ class DecodeGroup:
     def next_blocks(self) -> int:
         """Blocks that the members need beyond those they have for one more step."""
         if self.positions == 1:
-            return self._phases[self.clock % self._block_size]
+            return self.phases[self.clock % self._block_size]
         return self.blocks_until(self.clock_after(1))
 
     def steps_within(self, blocks: int, most_steps: int) -> int:
@@ -154,33 +157,3 @@ class DecodeGroup:
         clock = self.clock
         received = sum(self.clock_after(step) - clock for step in range(1, steps + 1))
         return steps * self.context + size * received
-
-    def advance(self, steps: int, clock: int) -> tuple[int, list[Sequence] | None]:
-        """Take steps, after which the clock shows this, and in which nobody finishes before the last.
-
-        Return the tokens emitted, and who has finished and is a member no more; None: nobody.
-        """
-        members = self.members
-        emitted = (clock - self.clock) * len(members)
-        self.context += emitted
-        self.clock = clock
-        self._steps += steps
-        heap = self._finish_heap
-        if not heap or heap[0][0] > clock:
-            return emitted, None
-        finished: list[Sequence] = []
-        while heap and heap[0][0] <= clock:
-            _, membership, sequence = heappop(heap)
-            if sequence.membership == membership:
-                # As leave() does, once for every request that is served.
-                del members[sequence.request_id]
-                offset = sequence.offset
-                sequence.computed = computed = clock + offset
-                sequence.emitted = sequence.output
-                sequence.membership = NOT_JOINED
-                self.context -= computed
-                self._phases[-offset % self._block_size] -= 1
-                # Accepted drafts beyond the last token do not count.
-                emitted -= clock - sequence.finish_at
-                finished.append(sequence)
-        return emitted, finished
