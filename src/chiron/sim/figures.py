@@ -12,7 +12,7 @@ from chiron.policy.words import Phase, RequestClass
 from chiron.sim.ledger import FINISHED, OPEN, REFUSED, Ledger
 from chiron.sim.results import Outcomes, Percentiles, SimResult, SloAttainment, Throughput
 from chiron.sim.settings import SimSettings
-from chiron.sim.step_history import p99_itl_s
+from chiron.sim.step_history import note_longest_gaps, p99_itl_s
 from chiron.sim.wait_figures import estimator_figures, refusals_of
 from chiron.sim.workload import Workload
 
@@ -43,7 +43,7 @@ def conclude(
     itl_s = mean_itl_s(workload, outcomes)
     streamed = counted & interactive & ~np.isnan(itl_s) & (workload.output_tokens > 1)
     got_token = counted & interactive & ~np.isnan(outcomes.first_token_s)
-    looked_at = [stretch for stretch in ledger.looked_at if streamed[stretch[0]]]
+    looked_at = [stretch for stretch in note_longest_gaps(ledger) if streamed[stretch[0]]]
     gaps_s = np.frombuffer(ledger.longest_gap_s, dtype=np.float64)
     state = np.frombuffer(bytes(ledger.state), dtype=np.uint8)
     return SimResult(

@@ -1,31 +1,26 @@
-"""The longest step since any moment, for the longest gap in each request's stream."""
+"""The longest of the steps between two moments, for the longest gap in each request's stream."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from math import inf
+import numpy as np
+from numpy.typing import NDArray
 
 
-class LongestStep:
-    """Steps of one engine, of which only those are kept that no later one outlasts.
+def longest_between(
+    values: NDArray[np.float64], first: NDArray[np.int64], last: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The largest of values[first:last] for each pair of bounds; 0 where there is none.
 
-    What is left has falling durations, so the longest after a moment is the first one kept that ended after
-    it: O(1) per step on average, O(log n) per question.
+    A range is covered by two of a power of two. Values are taken together over 1, 2, 4, ... neighbours, so
+    this takes O(n log n) for n values, and O(1) for each pair.
     """
-
-    __slots__ = ("_kept",)
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[float, float]] = []
-
-    def add(self, end_s: float, duration_s: float) -> None:
-        """Note a step, or the longest of several, that ends at `end_s`."""
-        kept = self._kept
-        while kept and kept[-1][1] <= duration_s:
-            kept.pop()
-        kept.append((end_s, duration_s))
-
-    def since(self, moment_s: float) -> float:
-        """Duration of the longest step that ended after the moment; 0 when there was none."""
-        first = bisect_right(self._kept, (moment_s, inf))
-        return self._kept[first][1] if first < len(self._kept) else 0.0
+    found = np.zeros(len(first))
+    lengths = last - first
+    # The exponent of the largest power of two within each length; -1 for an empty range.
+    levels = np.frexp(np.maximum(lengths, 0))[1] - 1
+    for level in range(int(levels.max(initial=-1)) + 1):
+        width = 1 << level
+        asked = levels == level
+        found[asked] = np.maximum(values[first[asked]], values[last[asked] - width])
+        values = np.maximum(values[:-width], values[width:])
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from math import isnan, nan
 
 from chiron.engine import EngineRequest
 from chiron.policy.words import RequestClass
 from chiron.sim.settings import SimSettings
-from chiron.sim.step_history import REQUESTS, Stretch
+from chiron.sim.step_history import REQUESTS, StepHistory
 from chiron.sim.workload import InvalidWorkloadError, Workload
 
 OPEN, FINISHED, REFUSED = 0, 1, 2
@@ -48,9 +49,9 @@ class Ledger:
         self.home: dict[int, tuple[str, int]] = {}
         """Instance whose host keeps the KV cache of a request that was preempted, and its tokens."""
         self.look_every = max(1, count // REQUESTS)
-        """The steps of each so-manieth request are looked at."""
-        self.looked_at: list[Stretch] = []
-        """Interactive requests among those that have finished."""
+        """The steps of each so-manieth request are looked at for the percentile of its gaps."""
+        self.histories: list[StepHistory] = []
+        """What each engine did, in the order of their start."""
         self.open_interactive = count - sum(self.is_batch)
         self.open_batch = sum(self.is_batch)
         self.has_batch = self.open_batch > 0
@@ -74,13 +75,27 @@ class Ledger:
             restored_tokens,
         )
 
-    def finish(self, request_id: int, now: float) -> None:
-        """Note that the last token came."""
-        self._close(request_id, FINISHED)
-        self.finish_s[request_id] = now
-        self.finished_tokens += self.output_tokens[request_id]
-        if self.delivered:
-            self.delivered.pop(request_id, None)
+    def finish(self, request_ids: Sequence[int], now: float) -> None:
+        """Note that the last tokens of these requests came."""
+        states, finish_s, output_tokens, is_batch = (
+            self.state,
+            self.finish_s,
+            self.output_tokens,
+            self.is_batch,
+        )
+        for request_id in request_ids:
+            # As _close() does, for every request that is served.
+            if states[request_id]:
+                raise AssertionError(f"request {request_id} ended twice")
+            states[request_id] = FINISHED
+            finish_s[request_id] = now
+            self.finished_tokens += output_tokens[request_id]
+            if is_batch[request_id]:
+                self.open_batch -= 1
+            else:
+                self.open_interactive -= 1
+            if self.delivered:
+                self.delivered.pop(request_id, None)
 
     def refuse(self, request_id: int) -> None:
         """Note that admission turned the request away."""

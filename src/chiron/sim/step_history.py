@@ -1,4 +1,4 @@
-"""Each engine's steps, for the 99th percentile of the times between one request's tokens."""
+"""Each engine's steps, for the longest times between one request's tokens and their 99th percentile."""
 
 from __future__ import annotations
 
@@ -9,27 +9,94 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from chiron.sim.gaps import longest_between
+
 if TYPE_CHECKING:
     from chiron.sim.ledger import Ledger
 
 REQUESTS = 4000
-"""About so many requests of a run are looked at: every so-manieth by index."""
+"""About so many requests of a run are looked at for the percentile: every so-manieth by index."""
 _TOP_SHARE = 0.01
+
+Taken = tuple[float, float, int, int, bool, float]
+"""Steps of one engine: when they end, seconds together, their number, decode positions, whether slots were
+taken or requests waited, and the factor on their time."""
 
 
 class StepHistory:
-    """The steps of one engine in which it decoded: runs of steps by their end, number and mean duration."""
+    """The steps of one engine, runs of steps as one, and the requests that finished there."""
 
-    __slots__ = ("durations_s", "ends_s", "steps")
+    __slots__ = (
+        "durations_s",
+        "ends_s",
+        "factors",
+        "finished",
+        "kv_read_s",
+        "pending",
+        "positions",
+        "steps",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, kv_read_s: float) -> None:
+        self.pending: list[Taken] = []
+        """Those since the last take()."""
+        self.finished = array("q")
+        """Requests whose last token came from here."""
+        self.kv_read_s = kv_read_s
         self.ends_s = array("d")
         self.durations_s = array("d")
         self.steps = array("i")
+        self.positions = array("q")
+        self.factors = array("d")
+
+    def take(self) -> list[Taken]:
+        """Put what is pending on record and return it."""
+        taken = self.pending.copy()
+        self.pending.clear()
+        if taken:
+            ends_s, durations_s, steps, positions, _, factors = zip(*taken, strict=True)
+            self.ends_s.extend(ends_s)
+            self.durations_s.extend(durations_s)
+            self.steps.extend(steps)
+            self.positions.extend(positions)
+            self.factors.extend(factors)
+        return taken
+
+    def longest_since(self, moment_s: float) -> float:
+        """The longest step that ended after a moment; looks at all, for the rare case."""
+        self.take()
+        table = _Table(self)
+        return float(table.longest_s[table.ends_s > moment_s].max(initial=0.0))
 
 
 Stretch = tuple[int, StepHistory]
 """A request, and the steps of the engine that finished it."""
+
+
+def note_longest_gaps(ledger: Ledger) -> list[Stretch]:
+    """Put the longest step into the record of each interactive request that has finished.
+
+    Steps lengthen evenly along a run with the KV tokens that they read. Return those of these requests whose
+    percentile is looked at.
+    """
+    looked_at = []
+    is_batch = np.frombuffer(ledger.is_batch, dtype=np.uint8)
+    first_token_s = np.frombuffer(ledger.first_token_s, dtype=np.float64)
+    finish_s = np.frombuffer(ledger.finish_s, dtype=np.float64)
+    longest_gap_s = np.frombuffer(ledger.longest_gap_s, dtype=np.float64)
+    for history in ledger.histories:
+        history.take()
+        requests = np.array(history.finished, dtype=np.int64)
+        requests = requests[is_batch[requests] == 0]
+        table = _Table(history)
+        first = np.searchsorted(table.ends_s, first_token_s[requests], side="right")
+        last = np.searchsorted(table.ends_s, finish_s[requests], side="right")
+        longest_s = longest_between(table.longest_s, first, last)
+        longest_gap_s[requests] = np.maximum(longest_gap_s[requests], longest_s)
+        looked_at += [
+            (int(request_id), history) for request_id in requests[requests % ledger.look_every == 0]
+        ]
+    return looked_at
 
 
 def p99_itl_s(stretches: Sequence[Stretch], ledger: Ledger) -> NDArray[np.float64]:
@@ -62,16 +129,23 @@ def p99_itl_s(stretches: Sequence[Stretch], ledger: Ledger) -> NDArray[np.float6
 
 
 class _Table:
-    """A history as arrays."""
+    """The steps of a history in which it decoded, as arrays."""
 
     def __init__(self, history: StepHistory) -> None:
-        self._ends_s = np.frombuffer(history.ends_s, dtype=np.float64)
-        self._durations_s = np.frombuffer(history.durations_s, dtype=np.float64)
-        self._steps = np.frombuffer(history.steps, dtype=np.int32)
+        positions = np.array(history.positions)
+        decoding = positions > 0
+        positions = positions[decoding]
+        steps = np.array(history.steps)[decoding]
+        factors = np.array(history.factors)[decoding]
+        self._durations_s = np.array(history.durations_s)[decoding] / steps
+        self._steps = steps
+        self.ends_s = np.array(history.ends_s)[decoding]
+        bend_s = history.kv_read_s * positions / steps * factors * (steps - 1) / 2
+        self.longest_s = self._durations_s + bend_s
 
     def exceeded_by(self, steps: int, since_s: float, until_s: float) -> float:
         """The least duration that no more than so many of the steps between two moments exceed; 0: none."""
-        first, last = np.searchsorted(self._ends_s, (since_s, until_s), side="right")
+        first, last = np.searchsorted(self.ends_s, (since_s, until_s), side="right")
         durations_s = self._durations_s[first:last]
         order = np.argsort(-durations_s, kind="stable")
         counted = np.cumsum(self._steps[first:last][order])

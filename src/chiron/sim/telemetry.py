@@ -12,6 +12,7 @@ from chiron.policy.snapshots import HANDED_OVER, FleetInstance, InstanceSample, 
 from chiron.policy.words import Phase
 from chiron.sim.instance import SimInstance
 from chiron.sim.settings import SimSettings
+from chiron.sim.step_history import Taken
 
 Report = TypeVar("Report")
 
@@ -65,13 +66,13 @@ class Sampler:
         engine = instance.engine
         totals, before = engine.totals, self._before
         self._before = totals
-        steps, instance.steps_taken = instance.steps_taken, []
+        steps = instance.history.take()
         mean_s, p95_s = self._itl(steps)
         instance.itl_s = mean_s
         output_tokens = totals.emitted_tokens - before.emitted_tokens
         self.tokens_per_s = instance.tokens_per_s = self._noise.measured(output_tokens / interval_s)
         self.kv_usage = min(1.0, self._noise.measured(engine.kv_used_tokens / engine.kv_total_tokens))
-        full_s = sum(duration_s for duration_s, _, _, full in steps if full)
+        full_s = sum(duration_s for _, duration_s, _, _, full, _ in steps if full)
         model = instance.model
         slo_s = model.batch_itl_slo_s if instance.running_batch else 0.0
         return InstanceSample(
@@ -96,12 +97,12 @@ class Sampler:
             saturated=full_s >= HANDED_OVER * interval_s,
         )
 
-    def _itl(self, steps: list[tuple[float, int, int, bool]]) -> tuple[float, float]:
+    def _itl(self, steps: list[Taken]) -> tuple[float, float]:
         """Mean and 95th percentile of the times between tokens, each token counted once."""
         gaps: list[tuple[float, int]] = []
         total = 0
         waited_s = 0.0
-        for duration_s, count, positions, _ in steps:
+        for _, duration_s, count, positions, _, _ in steps:
             if positions:
                 gap_s = duration_s / count
                 gaps.append((gap_s, positions))

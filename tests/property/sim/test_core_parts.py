@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chiron.engine import EngineModel, get_profile
 from chiron.policy.dispatch import LeastExpectedWait
 from chiron.policy.words import Role
-from chiron.sim.gaps import LongestStep
+from chiron.sim.gaps import longest_between
 from chiron.sim.picking import IndexedPicker, Pick, ScanningPicker
 from chiron.sim.seen import Seen
 
@@ -64,10 +65,10 @@ def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_to
             assert index.pick(kind, prompt_tokens) == scan.pick(kind, prompt_tokens)
 
 
-@given(st.lists(st.floats(0.001, 1.0), max_size=40), st.floats(0, 50))
-def test_the_longest_step_since_a_moment(durations, moment):
-    longest = LongestStep()
-    for end, duration in enumerate(durations, start=1):
-        longest.add(float(end), duration)
-    after = [duration for end, duration in enumerate(durations, start=1) if end > moment]
-    assert longest.since(moment) == max(after, default=0.0)
+@given(st.lists(st.floats(0.001, 1.0), max_size=40), st.data())
+def test_the_longest_of_the_steps_between_two_moments(durations, data):
+    bounds = st.tuples(*[st.integers(0, len(durations))] * 2)
+    pairs = data.draw(st.lists(bounds, max_size=20))
+    first, last = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    found = longest_between(np.array(durations), first, last)
+    assert found.tolist() == [max(durations[begin:end], default=0.0) for begin, end in pairs]
