@@ -2,7 +2,7 @@
 
 import pytest
 
-from chiron.policy.decisions import Limits
+from chiron.policy.decisions import ChangeRole, Limits
 from chiron.policy.fleet import load_autoscaler
 from chiron.policy.words import Role
 from chiron.sim.settings import InvalidSettingError, TelemetrySettings
@@ -68,6 +68,15 @@ def test_samples_tell_what_an_interval_held():
     assert first.saturated
     assert second.saturated
     assert script.snapshots[2].models[0].instances[0].safe_batch_size == 5
+
+
+def test_a_change_of_role_does_not_cut_a_sample_short():
+    # One request runs throughout, a token each 10 ms; the role changes in the middle of the second interval.
+    watcher = Watcher()
+    script = Script({1.5: [ChangeRole("m", "m-00000", Role.INTERACTIVE, "x")]})
+    run(world(tick_s=0.5), requests((0.0, 10, 390)), script, local=lambda: watcher)
+    for sample in watcher.samples[1:3]:
+        assert (sample.interval_s, sample.output_tokens) == (pytest.approx(1.0), 100)
 
 
 def test_an_interval_is_saturated_when_slots_were_taken_throughout_it():

@@ -105,7 +105,8 @@ class Ledger:
     def put_back(self, request_id: int, emitted_tokens: int, now: float) -> None:
         """Note that an engine gave the request up after so many tokens; they are not emitted again."""
         self.delivered[request_id] = self.delivered.get(request_id, 0) + emitted_tokens
-        self.last_token_s[request_id] = now
+        # Who waited there has been without tokens since before.
+        self.last_token_s.setdefault(request_id, now)
 
     def end_gap(self, request_id: int, now: float) -> None:
         """Note that a request that lost its slot has one again, and receives tokens from now on."""

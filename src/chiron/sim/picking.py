@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol
@@ -101,7 +102,7 @@ class IndexedPicker:
         self._seen: dict[str, Seen] = {}
         self._heaps: list[list[_Entry]] = [[], [], []]
         # What to mend in each heap that has been asked for.
-        self._stale: dict[Pick, list[Seen]] = {}
+        self._stale: dict[Pick, dict[str, Seen]] = {}
 
     def changed(self, seen: Seen) -> None:
         """See `Picker.changed`."""
@@ -110,7 +111,7 @@ class IndexedPicker:
         else:
             self._seen.pop(seen.instance_id, None)
         for stale in self._stale.values():
-            stale.append(seen)
+            stale[seen.instance_id] = seen
 
     def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
         """See `Picker.pick`."""
@@ -118,7 +119,7 @@ class IndexedPicker:
         if stale:
             self._mend(kind, stale)
         elif stale is None:
-            self._mend(kind, list(self._seen.values()))
+            self._mend(kind, self._seen)
         heap = self._heaps[kind]
         while heap:
             entry = heap[0]
@@ -133,9 +134,9 @@ class IndexedPicker:
             return seen, False
         return None
 
-    def _mend(self, kind: Pick, stale: list[Seen]) -> None:
+    def _mend(self, kind: Pick, stale: Mapping[str, Seen]) -> None:
         heap = self._heaps[kind]
-        for seen in stale:
+        for seen in stale.values():
             entry = self._entry(seen, kind, 0) if seen.accepts else None
             entries = seen.entries
             # A request that was sent there and one that runs there count alike.
@@ -143,7 +144,7 @@ class IndexedPicker:
                 entries[kind] = entry
                 if entry is not None:
                     heappush(heap, entry)
-        self._stale[kind] = []
+        self._stale[kind] = {}
         if len(heap) > 4 * len(self._seen) + 64:
             heap[:] = [entry for entry in heap if entry[-1].entries[kind] is entry]
             heapify(heap)

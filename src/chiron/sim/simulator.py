@@ -190,7 +190,8 @@ class Simulation:
             # Placed or woken by the controller, which need not be told.
             self.controller.note(report)
         self.controller.instance_mail.send(report, now)
-        if instance.phase is Phase.READY:
+        if instance.phase is Phase.READY and instance.phase_since_s == now:
+            # It has become ready; a change of its role goes on with the interval.
             sampler.begin(now)
         if instance.dead:
             self._collect(instance)
