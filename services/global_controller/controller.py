@@ -192,6 +192,9 @@ class Controller:
         starts_leaving = report.leaving and not link.leaving
         link.leaving, link.left = report.leaving, has_left(report)
         await self.write(build)
+        if not self.registry.is_current(link):
+            # Another stream of the node has joined meanwhile: what it tells is newer.
+            return
         heard = self.registry.hear(link, report)
         if heard.standing or starts_leaving or unknown != link.unknown:
             self._stirred.beat()

@@ -98,12 +98,15 @@ class Demand:
 
 
 def _count(into: _Finished, before: _Finished, now: _Finished) -> None:
-    """Adds what has come since `before`, and brings that up to date."""
-    into.requests += now.requests - before.requests
-    into.output_tokens += now.output_tokens - before.output_tokens
-    into.prompt_tokens += now.prompt_tokens - before.prompt_tokens
-    into.output_tokens_sq += now.output_tokens_sq - before.output_tokens_sq
-    into.service_ms += now.service_ms - before.service_ms
+    """Adds what has come since `before`, and brings that up to date.
+
+    Within an incarnation sums only grow; where one is smaller than before, counting goes on from there.
+    """
+    into.requests += max(0, now.requests - before.requests)
+    into.output_tokens += max(0, now.output_tokens - before.output_tokens)
+    into.prompt_tokens += max(0, now.prompt_tokens - before.prompt_tokens)
+    into.output_tokens_sq += max(0.0, now.output_tokens_sq - before.output_tokens_sq)
+    into.service_ms += max(0.0, now.service_ms - before.service_ms)
     before.CopyFrom(now)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Self
 
+from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
 
 _BACKOFF_MAX_S = 30.0
@@ -67,6 +69,12 @@ class Heard:
     load: cluster_pb2.InstanceLoad | None = None
     load_at: float = 0.0
     """When the worker told `load`: monotonic time, in seconds."""
+
+    @classmethod
+    def of(cls, message: worker_pb2.WatchStatisticsResponse, now: float) -> Self:
+        """What a worker's statistics say; a worker that has failed tells no load."""
+        load = message.load if message.HasField("load") else None
+        return cls(message.state, message.reason, message.role, message.address, load, now)
 
 
 @dataclass(frozen=True, slots=True)

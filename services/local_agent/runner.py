@@ -195,7 +195,7 @@ class Runner:
 
     def _on_statistics(self, message: worker_pb2.WatchStatisticsResponse) -> None:
         now = time.monotonic()
-        heard = Heard(message.state, message.reason, message.role, message.address, message.load, now)
+        heard = Heard.of(message, now)
         before = self._have.heard
         self._have = self._have.told(heard, now)
         if (before.state, before.role) != (heard.state, heard.role):

@@ -17,6 +17,11 @@ from services.global_controller.registry import AgentLink
 from tests.support.wait import eventually
 
 
+def _hello(node_id: str) -> control_pb2.AgentHello:
+    gpu = cluster_pb2.Gpu(index=0, uuid="u", healthy=True)
+    return control_pb2.AgentHello(node_id=node_id, host="h", gpus=[gpu])
+
+
 class World:
     """Two nodes of one GPU each, and a model that runs on the first."""
 
@@ -31,12 +36,11 @@ class World:
         self.running = asyncio.create_task(self.controller.run())
 
     async def join(self, node_id: str) -> AgentLink:
-        gpu = cluster_pb2.Gpu(index=0, uuid="u", healthy=True)
-        link = await self.controller.join(control_pb2.AgentHello(node_id=node_id, host="h", gpus=[gpu]))
+        link = await self.controller.join(_hello(node_id))
         await self.report(link)
         return link
 
-    async def report(self, link: AgentLink) -> None:
+    async def report(self, link: AgentLink) -> control_pb2.AgentReport:
         """All that is wanted of the node is ready."""
         wanted = self.controller.desired(link)
         report = control_pb2.AgentReport(applied_revision=wanted.revision)
@@ -50,6 +54,7 @@ class World:
             )
             report.instances.add(status=status, known=True)
         await self.controller.report(link, report)
+        return report
 
     async def apply(self, name: str, gpus: int = 1) -> None:
         spec = cluster_pb2.ModelSpec(name=name, engine="sim", gpus_per_instance=gpus, min_instances=1)
@@ -62,6 +67,11 @@ class World:
 
     def nodes_used(self) -> list[str]:
         return sorted(one.node_id for one in self.controller.snapshot.instances.values())
+
+    def finished(self, name: str) -> int:
+        """Interactive requests that a model has finished since this was last asked."""
+        models = self.controller.fleet.take(self.controller.snapshot).models
+        return next(model.traffic.finished_interactive for model in models if model.name == name)
 
     async def run_on_a(self) -> tuple[AgentLink, AgentLink]:
         """A settled cluster at 1006 s that runs one instance on node a; node b has room."""
@@ -110,6 +120,18 @@ async def test_after_standing_still_the_controller_waits_for_reports_before_it_r
     await world.a_pass("settled-again")
     assert not world.controller.registry.settling()
     assert world.nodes_used() == ["a"]
+
+
+async def test_a_report_that_another_stream_overtakes_changes_no_figures(world: World) -> None:
+    a, _ = await world.run_on_a()
+    assert world.finished("chat") == 0
+    late = await world.report(a)
+    late.instances[0].status.state = types_pb2.INSTANCE_STATE_PENDING
+    late.instances[0].status.load.finished_interactive.requests = 5
+    controller = world.controller
+    _, newer = await asyncio.gather(controller.report(a, late), controller.join(_hello("a")))
+    assert controller.registry.is_current(newer)
+    assert world.finished("chat") == 0
 
 
 async def test_a_controller_whose_term_has_ended_stops(world: World) -> None:

@@ -108,3 +108,12 @@ def test_the_batch_size_in_force_counts_as_safe_while_nobody_judges() -> None:
     assert (status.load.batch_size, status.load.safe_batch_size) == (24, 24)
     assert heard.load is not None
     assert heard.load.safe_batch_size == 0, "what was heard stays as it was"
+
+
+def test_a_worker_that_has_failed_tells_no_load_and_none_is_made_up() -> None:
+    failed = worker_pb2.WatchStatisticsResponse(state=types_pb2.INSTANCE_STATE_FAILED, reason="no memory")
+    heard = Heard.of(failed, 7.0)
+    assert heard == Heard(types_pb2.INSTANCE_STATE_FAILED, "no memory", load_at=7.0)
+    want = Want("toy-1", Goal.RUNNING, cluster_pb2.ModelSpec(name="toy", engine="sim"))
+    assert not status_of(want, Have(process=Process.ALIVE, heard=heard), "node").HasField("load")
+    assert Heard.of(statistics(), 8.0).load == statistics().load

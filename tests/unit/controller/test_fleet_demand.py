@@ -99,6 +99,16 @@ def test_a_new_incarnation_counts_from_zero() -> None:
     assert take(demand).finished_interactive == 7
 
 
+def test_sums_that_shrink_count_as_nothing_and_are_where_counting_goes_on() -> None:
+    demand = Demand()
+    demand.hear_agent([status(5, batch=4)])
+    demand.hear_agent([status(0, batch=1)])
+    assert take(demand) == Traffic(interval_s=0.0)
+    demand.hear_agent([status(2, batch=1)])
+    traffic = take(demand)
+    assert (traffic.finished_interactive, traffic.finished_batch) == (2, 0)
+
+
 def test_what_ended_before_an_instance_was_first_heard_does_not_count() -> None:
     demand = Demand()
     demand.hear_agent([status(1000)])
