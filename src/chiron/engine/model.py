@@ -57,6 +57,9 @@ class EngineModel:
         self._lifecycle = Lifecycle(profile)
         self._block_size = profile.block_size
         self._kv_total_tokens = self._scheduler.pool.total * profile.block_size
+        # Tokens of the longest request that fits.
+        drafts = self._scheduler.decoding.positions - 1
+        self._longest = min(profile.max_context_tokens, self._kv_total_tokens - drafts)
         self._arrivals = 0
         self.ahead = RunAhead(self._stepper)
         """Runs planned ahead, for a driver that sleeps until something happens."""
@@ -91,8 +94,34 @@ class EngineModel:
                     "prefix_hashes",
                     f"{len(request.prefix_hashes)} given for {full_blocks} full prompt blocks",
                 )
-        scheduler.add(Sequence(request, self._arrivals))
+        prompt = request.prompt_tokens + request.resumed_tokens
+        output = request.output_tokens - request.resumed_tokens
+        key = request.priority, self._arrivals
         self._arrivals += 1
+        given = request.prefix_hashes, request.restored_tokens
+        scheduler.add(Sequence(request.request_id, key, prompt, output, *given))
+
+    def submit_plain(
+        self, request_id: int, prompt_tokens: int, output_tokens: int, priority: int, resumed_tokens: int
+    ) -> None:
+        """Queue a request without prefix hashes and restored tokens.
+
+        As submit() does, for a caller that has millions of them: the ranges of the figures are the caller's
+        to check.
+        """
+        scheduler = self._scheduler
+        if (
+            prompt_tokens + output_tokens > self._longest
+            or request_id in scheduler.sequences
+            or self._lifecycle.sleep_level
+        ):
+            # Tells what is wrong.
+            self.submit(EngineRequest(request_id, prompt_tokens, output_tokens, priority, (), resumed_tokens))
+            return
+        arrival = self._arrivals
+        self._arrivals = arrival + 1
+        prompt, output = prompt_tokens + resumed_tokens, output_tokens - resumed_tokens
+        scheduler.add(Sequence(request_id, (priority, arrival), prompt, output))
 
     def preempt(self, request_id: int) -> bool:
         """Put a running request back to wait; its tokens are kept. Return False if it waits already.

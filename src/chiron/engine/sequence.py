@@ -2,9 +2,10 @@
 
 from collections.abc import Hashable
 
-from chiron.engine.request import EngineRequest, RequestPhase
+from chiron.engine.request import RequestPhase
 
 NOT_JOINED = -1
+_WAITING = RequestPhase.WAITING
 
 
 class Sequence:
@@ -33,15 +34,28 @@ class Sequence:
         "restored",
     )
 
-    def __init__(self, request: EngineRequest, arrival: int) -> None:
-        self.request_id = request.request_id
-        self.key = (request.priority, arrival)
+    offset: int
+    """Computed tokens minus the decode group's clock; set by the group."""
+    finish_at: int
+    """The group's clock at the last token; set by the group."""
+
+    def __init__(
+        self,
+        request_id: int,
+        key: tuple[int, int],
+        prompt: int,
+        output: int,
+        hashes: tuple[Hashable, ...] = (),
+        restored: int = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.key = key
         # Resumed tokens are computed like prompt and are not emitted again.
-        self.prompt = request.prompt_tokens + request.resumed_tokens
-        self.output = request.output_tokens - request.resumed_tokens
-        self.hashes = request.prefix_hashes
-        self.restored = request.restored_tokens
-        self.phase = RequestPhase.WAITING
+        self.prompt = prompt
+        self.output = output
+        self.hashes = hashes
+        self.restored = restored
+        self.phase = _WAITING
         self.emitted = 0
         self.computed = 0
         self.cached_tokens = 0
@@ -50,11 +64,8 @@ class Sequence:
         # far.
         self.held: list[Hashable] = []
         self.published = 0
-        # Decode group: which stay in it this is, computed tokens minus the clock, clock value at the last
-        # token.
+        # Which stay in the decode group this is.
         self.membership = NOT_JOINED
-        self.offset = 0
-        self.finish_at = 0
 
     @property
     def target(self) -> int:

@@ -92,9 +92,19 @@ class SimInstance(Driver):
         engine = self.engine
         if self._ahead.steps and not self._interrupted and not engine.full:
             self._interrupt(now)
-        engine.submit(self._ledger.engine_request(request_id, restored_tokens))
-        self._ledger.submitted_s[request_id] = now
-        if self._ledger.is_batch[request_id]:
+        ledger = self._ledger
+        if restored_tokens or ledger.prefix is not None:
+            engine.submit(ledger.engine_request(request_id, restored_tokens))
+        else:
+            engine.submit_plain(
+                request_id,
+                ledger.prompt_tokens[request_id],
+                ledger.output_tokens[request_id],
+                ledger.priority[request_id],
+                ledger.delivered.get(request_id, 0),
+            )
+        ledger.submitted_s[request_id] = now
+        if ledger.is_batch[request_id]:
             self.waiting_batch += 1
             self.batch_ids[request_id] = None
         else:
