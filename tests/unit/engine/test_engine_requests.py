@@ -114,3 +114,17 @@ def test_abort_in_the_queue_leaves_the_others_in_order():
 def test_progress_of_an_unknown_request_is_a_typed_error():
     with pytest.raises(UnknownRequestError, match="request 3"):
         toy_engine().progress(3)
+
+
+def test_a_request_without_an_object_is_refused_for_the_same_reasons():
+    engine = toy_engine(max_context_tokens=100, kv_capacity_tokens=64)
+    engine.submit_plain(1, 10, 5, 0, 2)
+    assert engine.progress(1).remaining_tokens == 3
+    for arguments, error in (
+        ((1, 10, 5, 0, 0), DuplicateRequestError),
+        ((2, 91, 10, 0, 0), ContextExceededError),
+        ((2, 60, 5, 0, 0), KvCapacityExceededError),
+    ):
+        with pytest.raises(error):
+            engine.submit_plain(*arguments)
+    assert engine.waiting_ids() == [1]
