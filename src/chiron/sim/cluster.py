@@ -120,7 +120,7 @@ class Cluster:
             self._drain(instance, now)
 
     def expire_credits(self, instance: SimInstance, now: float) -> None:
-        """Give back batch requests that wait in a mixed instance's engine and came longer ago than a credit lasts.
+        """Give back batch requests that came to a mixed instance's engine a credit's life ago and wait there.
 
         Interactive requests go before them there, so that they might wait for ever; the router sends them to
         whatever instance has a slot.
