@@ -6,6 +6,7 @@ the controller's monotonic clock, in seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,8 +21,8 @@ _Finished = cluster_pb2.FinishedRequests
 class _Counts:
     """One model's, since the last snapshot."""
 
-    arrived_interactive: int = 0
-    arrived_batch: int = 0
+    arrived_interactive: float = 0.0
+    arrived_batch: float = 0.0
     interactive: _Finished = field(default_factory=_Finished)
     batch: _Finished = field(default_factory=_Finished)
 
@@ -36,23 +37,40 @@ class _Seen:
 
 
 class Demand:
-    """Counts since the last snapshot, over all routers and workers."""
+    """Counts since the last snapshot, over all routers and workers.
 
-    def __init__(self) -> None:
+    A router that was cut off tells at once what came in all that time. Of such a report the part counts that
+    falls into the interval that runs, as if its requests had come evenly: the rest came in intervals that
+    have been told, and told now it would look like a burst. A report may reach back by one report's usual
+    length before the interval, because routers report at different moments; they are taken to report equally
+    often.
+    """
+
+    def __init__(self, now: float) -> None:
+        """Begins to count at `now`; what came before belongs to nobody here."""
         self._models: dict[str, _Counts] = {}
         self._seen: dict[str, _Seen] = {}
-        self._from_s = 0.0
+        self._from_s = now
         self._to_s: float | None = None
+        self._shortest_s = math.inf
+        """Shortest time that a report has covered: the usual length of one."""
+        self._reach_s = 0.0
+        """How far before the interval a report may begin and count whole; in the first one not at all."""
 
     def hear_router(self, report: control_pb2.RouterReport, now: float) -> None:
         """A router's report has come."""
+        covers_s = report.interval_ms / 1e3
         if self._to_s is None:
-            self._from_s = now - report.interval_ms / 1e3
+            self._from_s = max(self._from_s, now - covers_s)
         self._to_s = now
+        share = 1.0
+        if covers_s > 0:
+            self._shortest_s = min(self._shortest_s, covers_s)
+            share = min(1.0, (now - self._from_s + self._reach_s) / covers_s)
         for demand in report.demand:
             counts = self._models.setdefault(demand.model, _Counts())
-            counts.arrived_interactive += demand.arrived.interactive
-            counts.arrived_batch += demand.arrived.batch
+            counts.arrived_interactive += share * demand.arrived.interactive
+            counts.arrived_batch += share * demand.arrived.batch
 
     def hear_agent(self, statuses: Iterable[cluster_pb2.InstanceStatus]) -> None:
         """An agent's report has come.
@@ -88,8 +106,10 @@ class Demand:
             queued_interactive: model → interactive requests that wait in the routers now; models without any
                 traffic are in it too.
         """
-        interval_s = 0.0 if self._to_s is None else self._to_s - self._from_s
-        self._from_s = self._to_s or 0.0
+        interval_s = 0.0
+        if self._to_s is not None:
+            interval_s = self._to_s - self._from_s
+            self._from_s, self._reach_s = self._to_s, self._shortest_s
         models, self._models = self._models, {}
         return {
             name: _traffic(models.get(name) or _Counts(), queued, interval_s)
@@ -114,8 +134,8 @@ def _traffic(counts: _Counts, queued_interactive: int, interval_s: float) -> Tra
     interactive, batch = counts.interactive, counts.batch
     return Traffic(
         interval_s=interval_s,
-        arrived_interactive=counts.arrived_interactive,
-        arrived_batch=counts.arrived_batch,
+        arrived_interactive=round(counts.arrived_interactive),
+        arrived_batch=round(counts.arrived_batch),
         queued_interactive=queued_interactive,
         finished_interactive=interactive.requests,
         finished_batch=batch.requests,

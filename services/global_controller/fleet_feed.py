@@ -23,7 +23,7 @@ class FleetFeed:
         self._registry = registry
         self._clock = clock
         self._phases = Phases()
-        self._demand = Demand()
+        self._demand = Demand(clock())
 
     def hear_agent(self, report: control_pb2.AgentReport) -> None:
         """An agent has reported."""

@@ -52,6 +52,7 @@ _RECORD = "now"
 _SPEC = "now; as last applied"
 _ROUTER = "routers' last reports, 1 Hz"
 _AGENT = "agents' last reports, 1 Hz"
+_ARRIVALS = "router; of what it tells late, the interval's part"
 _ANSWERS = "worker, as each answer ends; the controller takes differences"
 _WORKER = "worker"
 _MEASURED = "controller, from when it recorded an instance and when its agent reported it ready"
@@ -151,8 +152,10 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "interval_s": Live(
                 ("RouterReport.interval_ms",), "controller: from newest report to newest", _ROUTER
             ),
-            "arrived_interactive": Live(("ModelDemand.arrived",), "router", _ROUTER),
-            "arrived_batch": Live(("ModelDemand.arrived",), "router", _ROUTER),
+            "arrived_interactive": Live(
+                ("ModelDemand.arrived", "RouterReport.interval_ms"), _ARRIVALS, _ROUTER
+            ),
+            "arrived_batch": Live(("ModelDemand.arrived", "RouterReport.interval_ms"), _ARRIVALS, _ROUTER),
             "queued_interactive": Live(("ModelDemand.queued",), "router", _ROUTER),
             "finished_interactive": _answers(_INTERACTIVE, "requests"),
             "finished_batch": _answers(_BATCH, "requests"),
