@@ -7,10 +7,11 @@
 
 Every seed draws another cluster, other lengths and another kind of trouble: a spike or a step of interactive
 requests, or a batch backlog beside bursty ones that preempt it; the autoscaler `chiron` adds and removes
-instances meanwhile, or a script does without warning, or nodes fail. From each run at most three estimates
-count, of requests behind more than 2,000 others, drawn at random: R², the median relative error and coverage
-are over those of all runs. The baseline is position alone: requests ahead over the mean rate of all pairs,
-known in hindsight.
+instances meanwhile, or a script does without warning, or nodes fail. How many requests are to wait is drawn
+evenly on a logarithmic scale from 3,000 to 50,000; a file's requests arrive at 1,000 a second. From each run
+at most three estimates count, of requests behind more than 2,000 others, drawn at random: R², the median
+relative error and coverage are over those of all runs. The baseline is position alone: requests ahead over
+the mean rate of all pairs, known in hindsight.
 """
 
 from __future__ import annotations
@@ -48,7 +49,12 @@ from chiron.sim.wait_figures import LONG_QUEUE, median_relative_error, r_squared
 RESULTS = Path(__file__).parent / "results"
 NOMINAL = (0.5, 0.9, 0.95, 0.99)
 PAIRS_PER_RUN = 3
-WARM_UP_S = 180.0
+WARM_UP_S = 300.0
+SIZES = (3_000.0, 50_000.0)
+"""Requests meant to wait: beyond what a fleet of the first size serves, or in files."""
+SUBMITTED_PER_S = 1_000.0
+"""Pace at which a file's requests arrive: who waits first is first, also after having been preempted."""
+SMOKE_SIZES = (3_000.0, 6_000.0)
 PROFILE = get_profile("llama3-8b@a100")
 TOKENS_PER_GPU_S = 5_000.0
 """Rough throughput of an 8B model on an A100, to draw loads by."""
@@ -64,6 +70,7 @@ class Pair:
     mean_s: float
     sd_s: float
     actual_s: float
+    scores: tuple[float, ...]
 
 
 class Unannounced:
@@ -92,10 +99,15 @@ class Unannounced:
         return FleetDecision(tuple(actions), ())
 
 
-def run(seed: int, *, smoke: bool = False, calm: bool = False) -> tuple[str, SimResult]:
-    """One run: its kind of trouble, and what came. calm: what nobody can know does not happen."""
+def run(
+    seed: int, *, smoke: bool = False, calm: bool = False, means: str | None = None
+) -> tuple[str, SimResult]:
+    """One run: its kind of trouble, and what came. calm: what nobody can know does not happen.
+
+    means: what changes the fleet, if not as drawn.
+    """
     rng = np.random.default_rng((0xE57, seed))
-    instances = int(rng.integers(2, 3 if smoke else 7))
+    instances = int(rng.integers(2, 3 if smoke else 6))
     gpus = 2 * instances + int(rng.integers(0, 5))
     sigma = float(rng.uniform(0.6, 1.1))
     ours = Lognormal(float(rng.uniform(80, 400)), float(rng.uniform(150, 500)), sigma)
@@ -104,34 +116,33 @@ def run(seed: int, *, smoke: bool = False, calm: bool = False) -> tuple[str, Sim
     base = capacity / ours.output_mean * float(rng.uniform(0.2, 0.5))
     trouble = ("spike", "step", "backlog", "backlog")[int(rng.integers(4))]
     cv = float(rng.choice([1.0, 2.0, 4.0, 8.0]))
+    size = float(np.exp(rng.uniform(*np.log(SMOKE_SIZES if smoke else SIZES))))
     at_s = WARM_UP_S + float(rng.uniform(0, 60))
-    length_s = float(rng.uniform(60, 180))
-    height = float(rng.uniform(1.5, 3.0)) * capacity / ours.output_mean
+    overload = float(rng.uniform(1.5, 3.0)) / (1.5 if trouble == "step" else 1.0)
+    height = max(overload, 1.2) * capacity / ours.output_mean
+    length_s = size / (height - capacity / ours.output_mean)
     end_s = at_s + length_s + 300
-    steps = [(0.0, base), (at_s, height), (at_s + length_s, base)]
-    if trouble == "step":
-        steps = [(0.0, base), (at_s, height / 1.5), (at_s + 2 * length_s, base * 0.3)]
+    steps = [(0.0, base), (at_s, height), (at_s + length_s, base * (0.3 if trouble == "step" else 1.0))]
     # Batch work has come before: enough to have filled every instance once.
     files = [(20.0, 400 * instances)]
     if trouble == "backlog":
-        end_s = at_s + 1500.0
+        end_s = at_s + 900.0 + 2.5 * size * theirs.output_mean / capacity
         steps, moment = [(0.0, base)], WARM_UP_S
         while moment < end_s:
             steps.append((moment, base * float(rng.uniform(0.6, 1.4))))
             moment += float(rng.exponential(90.0)) + 1.0
-        files += [
-            (at_s + float(rng.uniform(0, 600)), int(rng.integers(500, 2_500) * instances))
-            for _ in range(int(rng.integers(1, 2 if smoke else 5)))
-        ]
+        shares = rng.dirichlet(np.ones(int(rng.integers(1, 2 if smoke else 5))))
+        files += [(at_s + float(rng.uniform(0, 600)), max(1, int(size * share))) for share in shares]
     if calm:
         cv, steps = 1.0, steps if trouble != "backlog" else steps[:1]
     arrivals = arrival_times(Steps(tuple(steps)), rng, until_s=end_s, cv=cv)
     demands = [Demand(0, RequestClass.INTERACTIVE, arrivals, *_lengths(ours, rng, len(arrivals)))]
     due_s = float(rng.uniform(600, 3600))
     for arrives_s, count in files:
-        times = np.full(count, arrives_s)
+        times = arrives_s + np.arange(count) / SUBMITTED_PER_S
         demands.append(Demand(0, RequestClass.BATCH, times, *_lengths(theirs, rng, count), due_s))
-    means = "fixed" if calm else ("chiron", "unannounced", "failures")[int(rng.integers(3))]
+    drawn = ("chiron", "unannounced", "failures")[int(rng.integers(3))]
+    means = "fixed" if calm else means or drawn
     faults = FaultSettings()
     local = None
     autoscaler: GlobalAutoscaler = FixedFleet()
@@ -156,7 +167,7 @@ def run(seed: int, *, smoke: bool = False, calm: bool = False) -> tuple[str, Sim
         step_noise=0.02,
         faults=faults,
         queues=QueueSettings(estimate_every=20),
-        horizon_s=end_s if trouble == "backlog" else end_s + 1800.0,
+        horizon_s=end_s + 3600.0,
     )
     result = simulate(
         settings, merge(demands), autoscaler=autoscaler, dispatcher=LeastExpectedWait(), local=local
@@ -176,7 +187,10 @@ def pairs_of(seed: int, trouble: str, result: SimResult) -> list[Pair]:
     assert result.estimator is not None
     long = [pair for pair in result.estimator.pairs if pair[1] > LONG_QUEUE]
     chosen = np.random.default_rng((0xC4, seed)).permutation(len(long))[:PAIRS_PER_RUN]
-    return [Pair(seed, trouble, long[at][1], long[at][2], long[at][3], long[at][5]) for at in sorted(chosen)]
+    return [
+        Pair(seed, trouble, ahead, mean_s, sd_s, actual_s, scores)
+        for _, ahead, mean_s, sd_s, _, actual_s, scores in (long[at] for at in sorted(chosen))
+    ]
 
 
 def summary(pairs: list[Pair]) -> dict[str, Any]:
@@ -191,7 +205,8 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
         str(nominal): float(
             np.mean(
                 [
-                    pair.actual_s <= WaitEstimate(pair.mean_s, pair.sd_s, inf, nominal).at(nominal)
+                    pair.actual_s
+                    <= WaitEstimate(pair.mean_s, pair.sd_s, inf, nominal, scores=pair.scores).at(nominal)
                     for pair in pairs
                 ]
             )

@@ -20,6 +20,12 @@ from chiron.policy.words import Phase, RequestClass, Role
 _FULL = 0.9
 _BLOCK_S = 30.0
 _PRESUMED_TOKENS_PER_SLOT_S = 10.0
+_DRAIN_HALF_LIFE_S = 60.0
+_PRESUMED_S = 10.0
+"""Time that the share presumed at first, all, counts as, in seconds."""
+_PRESUMED_FULL = 0.05
+_OTHERS = 0.5
+"""What others made while full counts as so much of the weight of what an instance made itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +49,11 @@ class _Full:
     """Discounted sums over the time in which an instance was full."""
 
     rate: float = 0.0
-    running: float = 0.0
-    weight: float = 0.0
+    """Tokens per second over those that the curve tells, and """
+    expected: float = 0.0
 
-    def after(self, rate: float, running: int, keep: float) -> _Full:
-        return _Full(
-            self.rate * keep + rate * (1 - keep),
-            self.running * keep + running * (1 - keep),
-            self.weight * keep + 1 - keep,
-        )
+    def after(self, ratio: float, keep: float) -> _Full:
+        return _Full(self.rate * keep + ratio * (1 - keep), self.expected * keep + 1 - keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class ServingRates:
         # Blocks of arrivals: those under way, and discounted weight, sum and sum of squares of their rates.
         self._block = (0.0, 0.0)
         self._blocks = (0.0, 0.0, 0.0)
+        # Output tokens of what was sent while interactive requests waited, and what full instances make.
+        self._admitted = (0.0, 0.0)
 
     def observe(
         self, instances: Iterable[ServingInstance], arrived_interactive: int, interval_s: float
@@ -99,12 +103,31 @@ class ServingRates:
         for instance in instances:
             known = before.get(instance.instance_id)
             if instance.tokens_per_s > 0 and instance.running >= _FULL * instance.batch_size:
-                rate = instance.tokens_per_s
-                known = (known or _Full()).after(rate, instance.running, keep)
-                self._typical = self._typical.after(rate, instance.running, keep)
+                ratio = instance.tokens_per_s / self._by_curve(instance.running)
+                known = (known or _Full()).after(ratio, keep)
+                self._typical = self._typical.after(ratio, keep)
             if known is not None:
                 self._full[instance.instance_id] = known
         self._arrive(arrived_interactive, interval_s)
+        keep = 0.5 ** (interval_s / _DRAIN_HALF_LIFE_S)
+        self._admitted = self._admitted[0] * keep, self._admitted[1] * keep
+
+    def admitted(self, instances: Iterable[ServingInstance], tokens: float, interval_s: float) -> None:
+        """Learn from an interval throughout which interactive requests waited.
+
+        tokens: expected output tokens of the interactive requests that were sent to instances. The queue is
+        drained at the pace of what is sent, and not of what a full batch makes: batches fill up at the pace
+        of prefill, and one that is larger than a limit just lowered makes most and takes nobody in.
+        """
+        most = sum(self._rate(each) for each in instances if each.role is not Role.BATCH)
+        done, possible = self._admitted
+        self._admitted = done + tokens, possible + most * interval_s
+
+    def _drained(self, most: float) -> float:
+        """Share of what full instances would make at which the interactive queue is drained."""
+        done, possible = self._admitted
+        presumed = most * _PRESUMED_S
+        return (done + presumed) / (possible + presumed) if possible + presumed > 0 else 1.0
 
     def _arrive(self, arrived: int, interval_s: float) -> None:
         count, length_s = self._block
@@ -133,10 +156,12 @@ class ServingRates:
         other = Role.BATCH if request_class is RequestClass.INTERACTIVE else Role.INTERACTIVE
         now = mixed = 0.0
         later = []
-        for instance in instances:
-            if instance.role is other:
-                continue
-            rate = self._rate(instance)
+        able = [(each, self._rate(each)) for each in instances if each.role is not other]
+        share = 1.0
+        if request_class is RequestClass.INTERACTIVE:
+            share = self._drained(sum(rate for each, rate in able if each.ready_in_s <= 0))
+        for instance, full_rate in able:
+            rate = full_rate * share
             if instance.ready_in_s > 0:
                 later.append(LaterCapacity(instance.ready_in_s, rate, instance.batch_size))
                 continue
@@ -158,11 +183,14 @@ class ServingRates:
         by_curve = self._by_curve(instance.batch_size)
         if by_curve <= 0:
             return _PRESUMED_TOKENS_PER_SLOT_S * instance.batch_size
-        full = self._full.get(instance.instance_id, self._typical)
-        if not full.weight:
-            return by_curve
-        # Measured with as many requests, or nearly so; the curve bridges a change of the batch size.
-        return full.rate / full.weight * by_curve / self._by_curve(full.running / full.weight)
+        # What instances made when as full, of what the curve tells, which bridges a change of the batch size;
+        # an instance that was full for a moment only is taken to be like the others.
+        typical = self._typical
+        usual = _PRESUMED_FULL + typical.rate
+        expected = _PRESUMED_FULL + typical.expected
+        known = self._full.get(instance.instance_id, _Full())
+        like_others = _OTHERS * usual / expected
+        return by_curve * (known.rate + like_others) / (known.expected + _OTHERS)
 
     def _by_curve(self, running: float) -> float:
         gap_s = self._curve.itl_s(running)

@@ -9,6 +9,7 @@ estimates that have come true.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -21,11 +22,16 @@ _PRIOR_S = 3_600.0
 _PRIOR_ERROR = 0.08
 """Relative error presumed at first; from the benchmark's runs on seeds that are not reported."""
 _MOST_S = 36_000.0
+_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_PRESUMED_SCORES = (-2.1, -0.6, -0.2, 0.1, 0.5, 1.05, 2.2, 6.0)
+"""Quantiles, at these levels, of (wait - mean) / standard deviation: most waits come close, a few are far
+off, where capacity changes. From the benchmark's runs on seeds that are not reported."""
+_SCORE_STEP = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class WaitEstimate:
-    """A wait, as a normal distribution cut off at zero, in seconds; inf where no throughput is known."""
+    """A wait, as a distribution cut off at zero, in seconds; inf where no throughput is known."""
 
     mean_s: float
     sd_s: float
@@ -38,12 +44,14 @@ class WaitEstimate:
     """Learned factor that is in it: what earlier waits were of their estimates."""
     excess: float = 0.0
     """Learned squared relative error that is in it."""
+    scores: tuple[float, ...] = _PRESUMED_SCORES
+    """Learned quantiles of (wait - mean_s) / sd_s, at fixed levels from 0.05 to 0.99."""
 
     def at(self, quantile: float) -> float:
-        """The wait that is not exceeded with another probability, in seconds."""
+        """The wait that is not exceeded with another probability, 0.05 to 0.99, in seconds."""
         if not self.mean_s < math.inf:
             return self.mean_s
-        return max(0.0, self.mean_s + _NORMAL.inv_cdf(quantile) * self.sd_s)
+        return max(0.0, self.mean_s + _score(self.scores, quantile) * self.sd_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ class LengthModel:
 class WaitErrors:
     """How far estimates for one class have been off: the ratio of the waits to them, and its scatter."""
 
-    __slots__ = ("_seen_s", "excess", "ratio")
+    __slots__ = ("_seen_s", "excess", "ratio", "scores")
 
     def __init__(self) -> None:
         # Seconds of waiting that the figures rest on: long waits teach more than short ones.
@@ -152,11 +160,25 @@ class WaitErrors:
         """By which estimated work is multiplied."""
         self.excess = _PRIOR_ERROR**2
         """Squared relative error beyond what the spread of lengths explains."""
+        self.scores: tuple[float, ...] = _PRESUMED_SCORES
+        """Quantiles of the standardised errors. Each moves up when a wait exceeds it and down when none does,
+        by steps that balance at its level whatever the distribution (online conformal prediction, Gibbs and
+        Candès, arXiv 2106.00170)."""
 
     def observe(self, estimate: WaitEstimate, actual_s: float, weight: float = 1.0) -> None:
         """Learn from an estimate that has come true; one without a finite positive mean says nothing."""
         if not 0 < estimate.mean_s < math.inf or actual_s < 0:
             return
+        if estimate.sd_s > 0:
+            score = (actual_s - estimate.mean_s) / estimate.sd_s
+            step = _SCORE_STEP * weight
+            # Sorted, for steps of different sizes could make neighbours cross.
+            self.scores = tuple(
+                sorted(
+                    known + step * max(1.0, abs(known)) * (level - (score <= known))
+                    for level, known in zip(_LEVELS, self.scores, strict=True)
+                )
+            )
         seen_s = weight * actual_s
         self._seen_s = min(self._seen_s + seen_s, _MOST_S)
         share = seen_s / self._seen_s
@@ -240,9 +262,10 @@ class WaitingTimeEstimator:
             return WaitEstimate(math.inf, math.inf, math.inf, self.quantile, request_class)
         sd = math.sqrt(sd**2 + noise * mean_s + (drift * mean_s) ** 2)
         sd_s = math.hypot(sd / rate if rate > 0 else 0.0, mean_s * math.sqrt(errors.excess))
-        quantile_s = max(0.0, mean_s + self._z * sd_s)
+        scores = errors.scores
+        quantile_s = max(0.0, mean_s + _score(scores, self.quantile) * sd_s)
         return WaitEstimate(
-            mean_s, sd_s, quantile_s, self.quantile, request_class, errors.ratio, errors.excess
+            mean_s, sd_s, quantile_s, self.quantile, request_class, errors.ratio, errors.excess, scores
         )
 
     def work(
@@ -264,6 +287,15 @@ class WaitingTimeEstimator:
         weight: above 0, at most 1; less where the wait overlaps with others, which the same events shape.
         """
         self.errors[estimate.request_class].observe(estimate, actual_s, weight)
+
+
+def _score(scores: Sequence[float], quantile: float) -> float:
+    """Between the levels by a line; beyond them the outermost."""
+    above = bisect_left(_LEVELS, quantile)
+    if above in (0, len(_LEVELS)):
+        return scores[min(above, len(_LEVELS) - 1)]
+    low, high = _LEVELS[above - 1], _LEVELS[above]
+    return scores[above - 1] + (quantile - low) / (high - low) * (scores[above] - scores[above - 1])
 
 
 def _served(

@@ -89,11 +89,18 @@ class ModelRouter:
 
     def take_back(self, request_id: int, now: float) -> None:
         """Queue a request that has left its instance; it is placed when there is room."""
+        if self.waits is not None:
+            self.waits.returned(request_id)
         if self._ledger.is_batch[request_id]:
             self._queue_batch(request_id)
         else:
             self._queue_interactive(request_id)
         self._full_interactive = self._full_batch = False
+
+    def sample(self, now: float) -> None:
+        """Measure what waits depend on, once per report interval."""
+        if self.waits is not None:
+            self.waits.sample(self.arrived_interactive, len(self.interactive), now)
 
     def told(self, instance: SimInstance, now: float) -> None:
         """Take an instance's load message, and serve the queues if that made room."""

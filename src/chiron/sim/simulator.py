@@ -240,8 +240,7 @@ class Simulation:
                 report = report_of(instance, self._samplers[instance.instance_id], now)
                 self.controller.instance_mail.send(report, now)
         for index, router in enumerate(self.routers):
-            if router.waits is not None:
-                router.waits.sample(router.arrived_interactive, now)
+            router.sample(now)
             if not self._noise.lost():
                 totals = self._totals[index].traffic(router, now)
                 groups = tuple(

@@ -55,6 +55,7 @@ def estimator_figures(routers: Sequence[ModelRouter], queues: QueueSettings) -> 
                 pair.estimate.sd_s,
                 pair.estimate.quantile_s,
                 pair.actual_s,
+                pair.estimate.scores,
             )
             for pair in pairs
         ),

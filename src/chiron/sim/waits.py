@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 
 from chiron.policy.serving import ServingInstance, ServingRates
 from chiron.policy.waiting import WaitEstimate, WaitingTimeEstimator
@@ -25,7 +26,7 @@ class WaitPair:
     """Requests that were to be served before."""
     estimate: WaitEstimate
     actual_s: float
-    """Until the request was sent to an instance."""
+    """Until the request was sent to the instance where it began."""
 
 
 class RouterWaits:
@@ -46,12 +47,17 @@ class RouterWaits:
         self._every = every
         self._queued = 0
         self._open: dict[int, tuple[float, int, WaitEstimate]] = {}
+        # Sent, and when: whether the request began there is seen later.
+        self._taken: dict[int, float] = {}
         self._instances: dict[str, SimInstance] = {}
         self._loading_since: dict[str, float] = {}
         self._loads = (model.profile.load_s if model.load_time_s is None else model.load_time_s, 0)
         self._learned_s: dict[RequestClass, float] = {}
         self._arrived_before = 0
         self._sampled_s = 0.0
+        # Interactive requests sent since the last report, less those that came back; whether any waited then.
+        self._sent = 0
+        self._stood = False
 
     def instance_changed(self, instance: SimInstance, now: float) -> None:
         """Take a change of phase or role from the routing table."""
@@ -67,8 +73,8 @@ class RouterWaits:
             mean_s, loads = self._loads
             self._loads = ((mean_s * loads + now - since) / (loads + 1), loads + 1)
 
-    def sample(self, arrived_interactive: int, now: float) -> None:
-        """Measure, once per report interval."""
+    def sample(self, arrived_interactive: int, queued_interactive: int, now: float) -> None:
+        """Measure, once per report interval. queued_interactive: interactive requests that wait."""
         interval_s = now - self._sampled_s
         if interval_s <= 0:
             return
@@ -84,7 +90,12 @@ class RouterWaits:
                 lengths[RequestClass.INTERACTIVE].made(each * seen.running_interactive)
                 lengths[RequestClass.BATCH].made(each * seen.running_batch)
         self.rates.observe(serving, arrived, interval_s)
+        if self._stood and queued_interactive:
+            tokens = self._sent * self.estimator.lengths[RequestClass.INTERACTIVE].mean
+            self.rates.admitted(serving, tokens, interval_s)
+        self._stood, self._sent = queued_interactive > 0, 0
         self._arrived_before, self._sampled_s = arrived_interactive, now
+        self._confirm()
 
     def finished(self, requests: list[int]) -> None:
         """Learn from requests that have ended: their lengths, and their time in the engine."""
@@ -126,20 +137,33 @@ class RouterWaits:
         estimate = self.estimate(request_class, ahead, now)
         self._open[request_id] = (now, sum(ahead.values()), estimate)
 
+    def returned(self, request_id: int) -> None:
+        """Note that a request comes back from an instance: one that had not begun waits still."""
+        self._sent -= not self._ledger.is_batch[request_id]
+        if isnan(self._ledger.first_token_s[request_id]):
+            self._taken.pop(request_id, None)
+
     def sent(self, request_id: int, now: float) -> None:
-        """Note that a request leaves the queue."""
-        waited = self._open.pop(request_id, None)
-        if waited is None:
-            return
-        at_s, ahead, estimate = waited
-        wait_s = now - at_s
-        self.pairs.append(WaitPair(at_s, ahead, estimate, wait_s))
-        if wait_s > 0:
-            # Together, the waits that end within one wait's time count as one.
-            kind = estimate.request_class
-            weight = min(1.0, max(1e-6, (now - self._learned_s.get(kind, -wait_s)) / wait_s))
-            self._learned_s[kind] = now
-            self.estimator.observe_wait(estimate, wait_s, weight)
+        """Note that a request is sent to an instance."""
+        self._sent += not self._ledger.is_batch[request_id]
+        if request_id in self._open:
+            self._taken[request_id] = now
+
+    def _confirm(self) -> None:
+        """Take note of the waits that are over: their requests have begun."""
+        first_token_s = self._ledger.first_token_s
+        begun = [each for each in self._taken if not isnan(first_token_s[each])]
+        for request_id in begun:
+            ended_s = self._taken.pop(request_id)
+            at_s, ahead, estimate = self._open.pop(request_id)
+            wait_s = ended_s - at_s
+            self.pairs.append(WaitPair(at_s, ahead, estimate, wait_s))
+            if wait_s > 0:
+                # Together, the waits that end within one wait's time count as one.
+                kind = estimate.request_class
+                weight = min(1.0, max(1e-6, (ended_s - self._learned_s.get(kind, at_s)) / wait_s))
+                self._learned_s[kind] = max(ended_s, self._learned_s.get(kind, ended_s))
+                self.estimator.observe_wait(estimate, wait_s, weight)
 
     @property
     def unanswered(self) -> int:

@@ -27,17 +27,18 @@ def seen(*instances: ServingInstance, arrived: int = 0, seconds: int = 120) -> S
 
 def test_each_class_has_the_instances_that_take_it() -> None:
     rates = seen(*FLEET)
-    assert rates.capacity(FLEET, INTERACTIVE, 100.0).tokens_per_s == pytest.approx(9_000.0)
-    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(11_000.0)
+    # A third of what is taken for an instance's own is what all three make on average, 5,000.
+    assert rates.capacity(FLEET, INTERACTIVE, 100.0).tokens_per_s == pytest.approx(9_333.0, rel=0.03)
+    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(10_667.0, rel=0.03)
 
 
 def test_batch_work_gets_what_arriving_interactive_requests_leave() -> None:
     rates = seen(*FLEET, arrived=20)
     assert rates.interactive_per_s == pytest.approx(20.0)
     # 20 a second of 100 tokens each.
-    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(9_000.0)
+    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(8_667.0, rel=0.03)
     # However many come, the batch instance is left.
-    assert rates.capacity(FLEET, BATCH, 1_000.0).tokens_per_s == pytest.approx(6_000.0)
+    assert rates.capacity(FLEET, BATCH, 1_000.0).tokens_per_s == pytest.approx(5_667.0, rel=0.03)
 
 
 def test_arrivals_that_fluctuate_make_the_rest_uncertain() -> None:
@@ -67,7 +68,26 @@ def test_what_an_instance_made_while_half_empty_says_nothing_of_its_capacity() -
     rates = seen(MIXED)
     for _ in range(60):
         rates.observe((replace(MIXED, running=50, tokens_per_s=3_500.0),), 0, 1.0)
-    assert rates.capacity((MIXED,), INTERACTIVE, 100.0).tokens_per_s == pytest.approx(5_000.0)
+    assert rates.capacity((MIXED,), INTERACTIVE, 100.0).tokens_per_s == pytest.approx(5_000.0, rel=1e-3)
+
+
+def test_an_interactive_queue_is_drained_at_the_pace_of_what_is_sent() -> None:
+    rates = seen(MIXED)
+    for _ in range(600):
+        rates.observe((MIXED,), 0, 1.0)
+        rates.admitted((MIXED,), 3_000.0, 1.0)
+    # 3,000 of 5,000 a second, of late: over 60 s / ln 2 = 87 s, against 10 s at which all is presumed.
+    share = (3_000.0 * 87 + 5_000.0 * 10) / (5_000.0 * 97)
+    interactive = rates.capacity((MIXED,), INTERACTIVE, 100.0).tokens_per_s
+    assert interactive == pytest.approx(5_000.0 * share, rel=0.01)
+    assert rates.capacity((MIXED,), BATCH, 100.0).tokens_per_s == pytest.approx(5_000.0)
+
+
+def test_an_instance_that_was_full_for_a_moment_is_taken_to_be_like_the_others() -> None:
+    rates = seen(MIXED)
+    new = replace(MIXED, instance_id="new", tokens_per_s=1_000.0)
+    rates.observe((MIXED, new), 0, 1.0)
+    assert rates.capacity((new,), INTERACTIVE, 100.0).tokens_per_s > 4_000.0
 
 
 def test_an_instance_that_was_never_full_is_judged_by_the_curve_and_an_unknown_one_presumed() -> None:
