@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ class Pick(IntEnum):
     """A place for a batch request."""
 
 
-_BATCH_PICK, _YIELDING_PICK = Pick.BATCH, Pick.YIELDING
+_INTERACTIVE_PICK, _YIELDING_PICK, _BATCH_PICK = Pick
 _INTERACTIVE, _BATCH, _MIXED = Role.INTERACTIVE, Role.BATCH, Role.MIXED
 # Names of their own, for an index entry is made after every change.
 
@@ -103,6 +102,7 @@ class IndexedPicker:
         self._heaps: list[list[_Entry]] = [[], [], []]
         # What to mend in each heap that has been asked for.
         self._stale: dict[Pick, dict[str, Seen]] = {}
+        self._asked: list[dict[str, Seen]] = []
 
     def changed(self, seen: Seen) -> None:
         """See `Picker.changed`."""
@@ -110,16 +110,17 @@ class IndexedPicker:
             self._seen[seen.instance_id] = seen
         else:
             self._seen.pop(seen.instance_id, None)
-        for stale in self._stale.values():
+        for stale in self._asked:
             stale[seen.instance_id] = seen
 
     def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
         """See `Picker.pick`."""
         stale = self._stale.get(kind)
+        if stale is None:
+            stale = self._stale[kind] = self._seen.copy()
+            self._asked.append(stale)
         if stale:
             self._mend(kind, stale)
-        elif stale is None:
-            self._mend(kind, self._seen)
         heap = self._heaps[kind]
         while heap:
             entry = heap[0]
@@ -134,17 +135,28 @@ class IndexedPicker:
             return seen, False
         return None
 
-    def _mend(self, kind: Pick, stale: Mapping[str, Seen]) -> None:
+    def _mend(self, kind: Pick, stale: dict[str, Seen]) -> None:
         heap = self._heaps[kind]
+        interactive = kind is _INTERACTIVE_PICK
         for seen in stale.values():
-            entry = self._entry(seen, kind, 0) if seen.accepts else None
             entries = seen.entries
+            batch_size, role = seen.batch_size, seen.role
+            ahead = batch_size
+            if interactive and seen.accepts and role is not _BATCH:
+                ahead = seen.running_interactive + seen.running_batch
+                ahead += seen.waiting_interactive + seen.reserved
+            entry: _Entry | None
+            if ahead < batch_size:
+                # As _entry() does, for nearly every change of an instance.
+                entry = role is _MIXED, ahead / batch_size, seen.itl_ms, seen.instance_id, seen
+            else:
+                entry = self._entry(seen, kind, 0) if seen.accepts else None
             # A request that was sent there and one that runs there count alike.
             if entry != entries[kind]:
                 entries[kind] = entry
                 if entry is not None:
                     heappush(heap, entry)
-        self._stale[kind] = {}
+        stale.clear()
         if len(heap) > 4 * len(self._seen) + 64:
             heap[:] = [entry for entry in heap if entry[-1].entries[kind] is entry]
             heapify(heap)

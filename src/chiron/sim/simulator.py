@@ -224,8 +224,8 @@ class Simulation:
         for instance in list(self.cluster.instances.values()):
             if instance.dead or instance.phase not in (Phase.READY, Phase.DRAINING):
                 continue
-            sample = self._samplers[instance.instance_id].sample(now)
             local = self._locals.get(instance.instance_id)
+            sample = self._samplers[instance.instance_id].sample(now, local is not None)
             if sample is not None and local is not None:
                 limits = local.decide(sample)
                 instance.safe_batch_size = limits.safe_batch_size

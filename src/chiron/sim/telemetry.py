@@ -21,15 +21,16 @@ class Noise:
     """Relative noise on measured figures, from a stream of its own."""
 
     def __init__(self, settings: SimSettings) -> None:
-        self._relative = settings.telemetry.noise
+        self.relative = settings.telemetry.noise
+        """Standard deviation, as a share of the figure."""
         self._loss = settings.telemetry.loss
         self._rng = np.random.default_rng((settings.seed, 3))
 
     def measured(self, value: float) -> float:
         """The value as an instrument tells it."""
-        if not self._relative:
+        if not self.relative:
             return value
-        return max(0.0, value * (1.0 + self._relative * float(self._rng.standard_normal())))
+        return max(0.0, value * (1.0 + self.relative * float(self._rng.standard_normal())))
 
     def lost(self) -> bool:
         """Whether the next report gets lost."""
@@ -55,8 +56,12 @@ class Sampler:
         """Begin the first interval."""
         self._since_s = now
 
-    def sample(self, now: float) -> InstanceSample | None:
-        """Settle the engine, measure, and begin the next interval; None when no time has passed."""
+    def sample(self, now: float, wanted: bool = True) -> InstanceSample | None:
+        """Settle the engine, measure, and begin the next interval; None when no time has passed.
+
+        wanted: somebody looks at the sample. If not, and there is no noise, only what reports and the router
+        tell is measured, and None returned.
+        """
         interval_s = now - self._since_s
         if interval_s <= 0:
             return None
@@ -67,7 +72,13 @@ class Sampler:
         totals, before = engine.totals, self._before
         self._before = totals
         steps = instance.history.take()
-        mean_s, p95_s = self._itl(steps)
+        if not wanted and not self._noise.relative:
+            instance.itl_s = self._mean(steps)
+            output_tokens = totals.emitted_tokens - before.emitted_tokens
+            self.tokens_per_s = instance.tokens_per_s = output_tokens / interval_s
+            self.kv_usage = min(1.0, engine.kv_used_tokens / engine.kv_total_tokens)
+            return None
+        mean_s, p95_s = self._mean(steps), self._p95(steps)
         instance.itl_s = mean_s
         output_tokens = totals.emitted_tokens - before.emitted_tokens
         self.tokens_per_s = instance.tokens_per_s = self._noise.measured(output_tokens / interval_s)
@@ -97,28 +108,31 @@ class Sampler:
             saturated=full_s >= HANDED_OVER * interval_s,
         )
 
-    def _itl(self, steps: list[Taken]) -> tuple[float, float]:
-        """Mean and 95th percentile of the times between tokens, each token counted once."""
-        gaps: list[tuple[float, int]] = []
+    def _mean(self, steps: list[Taken]) -> float:
+        """Mean of the times between tokens, each token counted once."""
         total = 0
         waited_s = 0.0
         for _, duration_s, count, positions, _, _ in steps:
             if positions:
-                gap_s = duration_s / count
-                gaps.append((gap_s, positions))
                 total += positions
-                waited_s += gap_s * positions
-        if not total:
-            return 0.0, 0.0
+                waited_s += duration_s / count * positions
+        return waited_s / total / self._tokens_per_step if total else 0.0
+
+    def _p95(self, steps: list[Taken]) -> float:
+        """95th percentile of the times between tokens, each token counted once."""
+        gaps = [
+            (duration_s / count, positions) for _, duration_s, count, positions, _, _ in steps if positions
+        ]
+        if not gaps:
+            return 0.0
+        total = sum(positions for _, positions in gaps)
         gaps.sort(reverse=True)
         above = 0
-        p95_s = gaps[-1][0]
         for gap_s, positions in gaps:
             above += positions
             if above >= 0.05 * total:
-                p95_s = gap_s
-                break
-        return waited_s / total / self._tokens_per_step, p95_s / self._tokens_per_step
+                return gap_s / self._tokens_per_step
+        return gaps[-1][0] / self._tokens_per_step
 
 
 @dataclass(frozen=True, slots=True)
