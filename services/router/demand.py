@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from chiron.internal.v1 import control_pb2
 from chiron.policy.words import RequestClass
 from chiron.v1 import types_pb2
-from services.router.backlog import batch_groups
 from services.router.queue import WaitingQueue
 
 _EMPTY = WaitingQueue(0)
@@ -109,7 +108,7 @@ class Demand:
                 ),
                 ttft_met=counts.ttft_met,
                 ttft_seen=counts.ttft_seen,
-                batch_groups=batch_groups(queue.waiting(RequestClass.BATCH), now),
+                batch_groups=queue.backlog.groups(now),
             )
         self._since, self._models = now, {}
         return report

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
 
 from chiron.policy.words import RequestClass
+from services.router.backlog import Backlog
 from services.router.request import PendingRequest
 
 
@@ -17,7 +17,7 @@ class WaitingQueue:
     """Requests ordered by class (interactive first), priority (lower first) and arrival.
 
     The limit is each class's own, so that a pile of batch requests keeps no interactive one out.
-    push and pop are O(log n); remove is O(1), amortised over the pushes.
+    push and pop are O(log n), amortised; so is remove of a batch request, one of an interactive one is O(1).
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,6 +27,8 @@ class WaitingQueue:
             kind: [] for kind in RequestClass
         }
         self._live: dict[RequestClass, set[PendingRequest]] = {kind: set() for kind in RequestClass}
+        self.backlog = Backlog()
+        """The batch requests that wait, in groups."""
 
     def __len__(self) -> int:
         return sum(len(live) for live in self._live.values())
@@ -37,10 +39,6 @@ class WaitingQueue:
     def count(self, kind: RequestClass) -> int:
         """Waiting requests of one class."""
         return len(self._live[kind])
-
-    def waiting(self, kind: RequestClass) -> Collection[PendingRequest]:
-        """Waiting requests of one class, in no order; not to be kept beyond the next change."""
-        return self._live[kind]
 
     def push(self, request: PendingRequest, *, readmit: bool = False) -> None:
         """Adds a request at its place.
@@ -59,17 +57,18 @@ class WaitingQueue:
             heap[:] = [entry for entry in heap if entry[3] in live]
             heapq.heapify(heap)
         live.add(request)
+        if request.request_class is RequestClass.BATCH:
+            self.backlog.add(request)
         # A request that left and came back has a stale entry too; the number keeps the two comparable.
         self._pushes += 1
         heapq.heappush(heap, (request.priority, request.sequence, self._pushes, request))
 
     def pop(self, kind: RequestClass) -> PendingRequest | None:
         """Takes out the first request of a class; None when none waits."""
-        heap, live = self._heaps[kind], self._live[kind]
+        heap = self._heaps[kind]
         while heap:
             request = heapq.heappop(heap)[3]
-            if request in live:
-                live.remove(request)
+            if self.remove(request):
                 return request
         return None
 
@@ -79,6 +78,8 @@ class WaitingQueue:
         if request not in live:
             return False
         live.remove(request)
+        if request.request_class is RequestClass.BATCH:
+            self.backlog.remove(request)
         return True
 
     def clear(self) -> list[PendingRequest]:

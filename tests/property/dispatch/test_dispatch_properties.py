@@ -164,7 +164,11 @@ def test_the_queue_is_ordered_and_bounded(steps: list[tuple]) -> None:
     waiting: list[PendingRequest] = []
     for kind, first, second in steps:
         if kind == "push":
-            request = PendingRequest("r", "m", first, 0.0, priority=second, sequence=len(made) + 1)
+            number = len(made) + 1
+            deadline = None if number % 3 == 0 else 25.0 * number
+            request = PendingRequest(
+                "r", "m", first, 0.0, second, prompt_tokens=number, deadline=deadline, sequence=number
+            )
             made.append(request)
             of_class = sum(other.request_class is first for other in waiting)
             try:
@@ -190,4 +194,10 @@ def test_the_queue_is_ordered_and_bounded(steps: list[tuple]) -> None:
                 queue.push(request, readmit=True)
                 waiting.append(request)
         assert len(queue) == len(waiting)
+        batch = [request for request in waiting if request.request_class is RequestClass.BATCH]
+        groups = queue.backlog.groups(0.0)
+        assert sum(group.requests for group in groups) == len(batch)
+        assert sum(group.prompt_tokens for group in groups) == sum(each.prompt_tokens for each in batch)
+        dated = [group.deadline_in_ms for group in groups if group.HasField("deadline_in_ms")]
+        assert dated[:1] == sorted(1e3 * each.deadline for each in batch if each.deadline is not None)[:1]
     assert queue.clear() == sorted(waiting, key=lambda r: (r.request_class, r.priority, r.sequence))

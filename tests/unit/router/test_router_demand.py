@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from chiron.policy.words import RequestClass
 from chiron.v1 import types_pb2
-from services.router.backlog import batch_groups
+from services.router.backlog import Backlog
 from services.router.demand import Demand
 from services.router.queue import WaitingQueue
 from services.router.request import PendingRequest
@@ -85,12 +87,48 @@ def test_a_backlog_is_told_in_groups_of_similar_deadlines() -> None:
         batch_request(100.0, 8),
         batch_request(None, 16),
     ]
-    due, later, endless = batch_groups(waiting, now=95.0)
+    backlog = Backlog()
+    for request in waiting:
+        backlog.add(request)
+    due, later, endless = backlog.groups(95.0)
     assert (due.deadline_in_ms, due.requests, due.prompt_tokens) == (-5000.0, 2, 12)
     assert (later.deadline_in_ms, later.requests, later.prompt_tokens) == (7_106_000.0, 1, 2)
     assert not endless.HasField("deadline_in_ms")
     assert (endless.requests, endless.prompt_tokens) == (2, 17)
-    assert batch_groups([], now=0.0) == []
+    for request in waiting:
+        backlog.remove(request)
+    assert backlog.groups(0.0) == []
+
+
+def test_a_deadline_beyond_all_numbers_is_none() -> None:
+    backlog = Backlog()
+    endless = batch_request(math.inf, 8)
+    backlog.add(endless)
+    [group] = backlog.groups(0.0)
+    assert not group.HasField("deadline_in_ms")
+    backlog.remove(endless)
+    assert backlog.groups(0.0) == []
+
+
+def test_a_report_reads_groups_and_no_request() -> None:
+    filled = WaitingQueue(100_000)
+
+    class Counted(PendingRequest):
+        """Counts how often its deadline is read."""
+
+        reads = 0
+
+        def __getattribute__(self, name: str) -> object:
+            Counted.reads += name in ("deadline", "prompt_tokens")
+            return super().__getattribute__(name)
+
+    for number in range(1000):
+        filled.push(Counted("r", "m", BATCH, 0.0, prompt_tokens=1, deadline=number % 50))
+    before = Counted.reads
+    assert before > 0
+    [of_m] = Demand(now=0.0).report(1, {"m": filled}, now=1.0).demand
+    assert [group.requests for group in of_m.batch_groups] == [1000]
+    assert Counted.reads == before
 
 
 def test_a_report_holds_the_groups_of_the_batch_requests_alone() -> None:
