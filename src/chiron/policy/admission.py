@@ -64,14 +64,16 @@ class AdmissionPolicy:
         queued: requests that wait already. estimate: of this request's wait. budget_s: time it may wait and
         still keep its SLO, inf if it has none. refuse_if_late: the caller asked for an early refusal.
         The retry delay is the time after which a queue drained at the estimated pace leaves the request
-        room: the wait that is too much, or one place's share of the whole wait if the queue is full.
+        room: the wait that is too much, or one place's share of the whole wait if the queue is full. An
+        infinite estimate means that nothing serves the queue yet: unknown is not never, and a refusal would
+        hide the demand that brings capacity, so that the request waits.
         """
         wait_s = estimate.quantile_s
         if queued >= self.queue_limit:
             delay_s = wait_s / queued
             reason = f"{queued} requests wait, the limit is {self.queue_limit}"
             return AdmissionRefusal(RefusalKind.QUEUE_FULL, reason, estimate, self._bounded(delay_s))
-        if refuse_if_late and wait_s > budget_s:
+        if refuse_if_late and budget_s < wait_s < math.inf:
             delay_s = wait_s - max(0.0, budget_s)
             reason = f"the wait is estimated at {wait_s:.1f} s and may be at most {budget_s:.1f} s"
             return AdmissionRefusal(RefusalKind.SLO_OUT_OF_REACH, reason, estimate, self._bounded(delay_s))
