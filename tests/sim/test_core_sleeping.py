@@ -86,6 +86,31 @@ def test_what_sleepers_keep_must_leave_room_for_who_is_awake(residual, kinds):
     assert script.snapshots[1].free_gpus == {"g-0": len(kinds) - 1}
 
 
+def test_a_narrow_model_wakes_where_its_own_residue_leaves_no_room_for_a_wide_one():
+    class SleepsOnce(Script):
+        """Puts its instance to sleep at 1 s; from 2 s on `chiron` decides."""
+
+        def __init__(self):
+            super().__init__({1.0: [Sleep("a", "a-00000", "x")]})
+            self.chiron = load_autoscaler("chiron")
+
+        def decide(self, snapshot):
+            told = super().decide(snapshot)
+            return self.chiron.decide(snapshot) if snapshot.now_s >= 2.0 else told
+
+    script = SleepsOnce()
+    settings = shared(
+        first={"gpu_memory_share": 0.5, "sleep_residual_share": 0.2},
+        second={"gpu_memory_share": 0.9},
+        horizon_s=60.0,
+    )
+    result = run(settings, of_model(requests((2.5, 10, 1)), 0), script)
+    assert script.snapshots[1].free_gpus == {"g-0": 0}
+    assert phases(script, 2)["a-00000"] == (Phase.SLEEPING, True)
+    assert [action.kind for action in result.actions][:2] == ["sleep", "wake"]
+    assert result.unfinished == 0
+
+
 def test_weights_of_sleepers_at_level_one_need_host_memory_and_at_level_two_none():
     actions = {1.0: [Sleep("a", "a-00000", "x"), Sleep("a", "a-00001", "x")]}
     slept = {}

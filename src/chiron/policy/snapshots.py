@@ -194,7 +194,9 @@ class FleetSnapshot:
     """Monotonic time of the tick."""
     models: tuple[ModelFleet, ...]
     free_gpus: Mapping[str, int] = field(default_factory=dict)
-    """Node → healthy GPUs that no awake instance owns and where sleepers leave room. Freshness: reports."""
+    """Node → healthy GPUs on which an instance of any model may start. No awake instance owns them; of those
+    that sleepers keep a part of, only such as have room for any model are in it, or none at all. Whether a
+    sleeper may have its own GPUs back `can_wake` alone says. Freshness: reports."""
     gpu_types: Mapping[str, str] = field(default_factory=dict)
     """Node → the type of its GPUs; a node that is not listed has the type "". Fixed while a node lives."""
     gpu_budget: int = 0

@@ -193,7 +193,7 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "models": Live((), "controller; see ModelFleet", _RECORD),
             "free_gpus": Live(
                 ("AgentReport.gpus", "InstanceStatus.gpu_indexes"),
-                "agent and controller; nodes that take no instance are left out, and GPUs of sleepers taken",
+                "agent and controller; nodes that take no instance are left out, and all GPUs of sleepers",
                 "nodes' last reports",
             ),
             "gpu_types": Live(

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from chiron.internal.v1 import control_pb2
+from chiron.policy.decisions import Wake
 from chiron.policy.fleet import load_autoscaler
 from chiron.policy.snapshots import NEVER_S, BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
 from chiron.policy.words import Phase, Role
@@ -192,6 +193,14 @@ def test_gpus_are_free_that_nothing_holds_on_nodes_that_take_instances() -> None
         unknown=(instance("b", "sick", 0),),
     )
     assert fleet_snapshot(seen, NOW).free_gpus == {"full": 0, "sick": 1}
+
+
+def test_the_autoscaler_wakes_a_sleeper_of_whose_gpus_none_counts_as_free() -> None:
+    sleeper = instance("a", "full", 0, 1, state=SLEEPING, desired=SLEEP)
+    view = fleet_snapshot(known(CHAT, node("full", gpus=2), sleeper), NOW)
+    assert view.free_gpus == {"full": 0}
+    actions = load_autoscaler("chiron").decide(view).actions
+    assert [(type(action), action.instance_id) for action in actions] == [(Wake, "a")]  # type: ignore[union-attr]
 
 
 def test_a_nodes_gpu_type_is_the_name_that_all_its_gpus_bear() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chiron.policy.decisions import Retire, Sleep, Wake
+from chiron.policy.decisions import Retire, Sleep, Start, Wake
 from chiron.policy.fleet import Chiron, ChironSettings
 from chiron.policy.fleet.contention import FreeGpus
 from chiron.policy.snapshots import FleetInstance, FleetSnapshot, ModelFleet, Traffic
@@ -65,6 +65,39 @@ def test_two_sleepers_on_one_gpu_do_not_both_wake() -> None:
     models = [fleet(name, instance(name, Phase.SLEEPING, can_wake=True), traffic=waiting) for name in "ab"]
     actions = decide(Chiron(), 0.0, *models, free=1)
     assert [(type(action), action.instance_id) for action in actions] == [(Wake, "a")]  # type: ignore[attr-defined]
+
+
+WAITING = Traffic(1.0, arrived_interactive=1, queued_interactive=1)
+
+
+def test_a_sleeper_wakes_on_gpus_that_nobody_counts_as_free() -> None:
+    sleeper = fleet("a", instance("a", Phase.SLEEPING, can_wake=True), traffic=WAITING)
+    (action,) = decide(Chiron(), 0.0, sleeper, free=0)
+    assert (type(action), action.instance_id) == (Wake, "a")  # type: ignore[attr-defined]
+
+
+def test_a_sleeper_wakes_on_gpus_of_which_too_few_are_counted_until_those_are_promised() -> None:
+    sleeper = instance("x", Phase.SLEEPING, can_wake=True)
+    assert FreeGpus(FleetSnapshot(0.0, (), {"n": 1})).wake(sleeper, 2)
+    free = FreeGpus(FleetSnapshot(0.0, (), {"n": 1}))
+    assert free.take(1, "")
+    assert not free.wake(sleeper, 2)
+    free = FreeGpus(FleetSnapshot(0.0, (), {"n": 1}))
+    assert free.wake(sleeper, 1)
+    assert not free.take(1, "")
+    assert not free.wake(sleeper, 1)
+
+
+def test_a_sleeper_stays_while_its_model_waits_for_gpus() -> None:
+    autoscaler = Chiron()
+    sleeper = instance("x", Phase.SLEEPING, can_wake=True)
+    for now_s in (0.0, 30.0, 60.0):
+        urgent, waits = fleet("u", traffic=WAITING), fleet("a", sleeper, traffic=WAITING, priority=1)
+        actions = decide(autoscaler, now_s, urgent, waits, free=1)
+        assert [type(action) for action in actions] == [Start]
+    calm = fleet("a", sleeper)
+    assert not decide(autoscaler, 70.0, calm, fleet("u"))
+    assert [type(action) for action in decide(autoscaler, 90.0, calm, fleet("u"))] == [Retire]
 
 
 def test_a_wake_leaves_the_gpus_to_a_more_urgent_start() -> None:

@@ -63,12 +63,12 @@ class Chiron:
             for (plan, wish), granted in zip(equals, grant(requests, free), strict=True):
                 if granted:
                     starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers))
-                refused = wish.count - granted
-                if refused:
+                wish.count -= granted
+                if wish.count:
                     plan.reason += (
-                        f". {refused} {wish.role.name.lower()} wait for GPUs: none is left for them"
+                        f". {wish.count} {wish.role.name.lower()} wait for GPUs: none is left for them"
                     )
-                    _make_room(plan, refused, plans)
+                    _make_room(plan, wish.count, plans)
         return wakes, starts
 
 

@@ -27,6 +27,7 @@ class FreeGpus:
     def __init__(self, snapshot: FleetSnapshot) -> None:
         # By GPU type: free GPUs of a node → nodes that have so many. A sleeper's node is looked up by name.
         self._nodes: dict[str, dict[int, int]] = {}
+        self._counted = snapshot.free_gpus
         self._free = dict(snapshot.free_gpus)
         self._types = snapshot.gpu_types
         for node, free in snapshot.free_gpus.items():
@@ -46,11 +47,19 @@ class FreeGpus:
         return 1_000_000 if self._budget is None else self._budget // gpus
 
     def wake(self, instance: FleetInstance, gpus: int) -> bool:
-        """Take the GPUs of a sleeping instance for it; False: they are spoken for, or the budget is spent."""
+        """Take the GPUs of a sleeping instance that can wake for it; False: they may have been promised.
+
+        GPUs that its node did not count as free are its own to have back, as `can_wake` says. Those counted
+        may be its own, so that once too few of them are left it waits for the next tick. Also False when the
+        budget is spent.
+        """
         if self.within_budget(gpus) < 1:
             return False
-        free = self._free.get(instance.node_id)
-        if free is not None and (free < gpus or not self._moved(instance.node_id, free, free - gpus)):
+        node = instance.node_id
+        left = self._free.get(node, 0)
+        if left < min(gpus, self._counted.get(node, 0)):
+            return False
+        if left and not self._moved(node, left, max(0, left - gpus)):
             return False
         self._spend(gpus)
         return True

@@ -22,6 +22,7 @@ class Wish:
 
     role: Role
     count: int
+    """Those that are still without GPUs."""
     deficit: float
     """Share of the demand that goes unserved without them, 0 to 1."""
     reason: str
