@@ -79,6 +79,7 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.simulator --smoke
 	@$(BIN)/python -m bench.local_convergence --smoke
 	@$(BIN)/python -m bench.global_tick --smoke
+	@$(BIN)/python -m bench.goals --smoke
 	@$(BIN)/python -m bench.estimator --smoke
 
 soak: setup ## Load a cluster and kill workers for DURATION seconds (default 300), then check every stream
