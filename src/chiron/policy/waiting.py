@@ -72,7 +72,7 @@ class LengthModel:
     Starts from a prior that counts as `prior_weight` observations.
     """
 
-    __slots__ = ("_decay", "_made", "_sum", "_sum_sq", "_weight")
+    __slots__ = ("_decay", "_ended", "_made", "_sum", "_sum_sq", "_under_way", "_weight")
 
     def __init__(
         self,
@@ -95,6 +95,9 @@ class LengthModel:
         self._sum = prior_mean * prior_weight
         # Tokens of all requests, ended or not; None: not told.
         self._made: float | None = None
+        self._under_way = 0
+        # As the weight, but without the prior.
+        self._ended = 0.0
         self._sum_sq = prior_mean**2 * (1 + prior_cv**2) * prior_weight
 
     def observe(self, requests: int, output_tokens: float, output_tokens_sq: float) -> None:
@@ -108,18 +111,22 @@ class LengthModel:
         # Where squares are not reported, lengths have the spread known so far.
         squares = output_tokens_sq if output_tokens_sq > 0 else output_tokens**2 / requests * (1 + self.cv**2)
         self._weight = self._weight * keep + requests
+        self._ended = self._ended * keep + requests
         self._sum = self._sum * keep + output_tokens
         if self._made is not None:
             self._made *= keep
         self._sum_sq = self._sum_sq * keep + squares
 
-    def made(self, tokens: float) -> None:
+    def made(self, tokens: float, under_way: int) -> None:
         """Learn of tokens made for requests that have ended or are under way, once this is known at all.
 
         Where load has just risen, long requests are under way still and those that ended are short: tokens
         made per request that ended is the mean without that bias (each renewal of a slot is worth one mean).
+        under_way: requests that run now. Their tokens count and they do not, which overstates the mean until
+        many more have ended.
         """
         self._made = (self._sum if self._made is None else self._made) + tokens
+        self._under_way = under_way
 
     @property
     def weight(self) -> float:
@@ -128,8 +135,12 @@ class LengthModel:
 
     @property
     def mean(self) -> float:
-        """Mean output length, in tokens."""
-        return (self._sum if self._made is None else self._made) / self._weight
+        """Mean output length, in tokens; from the prior to what was made as requests end (reconstructed)."""
+        ended_alone = self._sum / self._weight
+        if self._made is None or not self._ended:
+            return ended_alone
+        share = self._ended / (self._ended + self._under_way)
+        return ended_alone + share * (self._made / self._weight - ended_alone)
 
     @property
     def variance(self) -> float:

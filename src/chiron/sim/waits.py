@@ -50,8 +50,9 @@ class RouterWaits:
         # Sent, and when: whether the request began there is seen later.
         self._taken: dict[int, float] = {}
         self._instances: dict[str, SimInstance] = {}
-        self._loading_since: dict[str, float] = {}
-        self._loads = (model.profile.load_s if model.load_time_s is None else model.load_time_s, 0)
+        # Instance → since when it loads, and whether it wakes.
+        self._loading: dict[str, tuple[float, bool]] = {}
+        self._loads = (model.load_s, 0)
         self._learned_s: dict[RequestClass, float] = {}
         self._arrived_before = 0
         self._sampled_s = 0.0
@@ -62,16 +63,19 @@ class RouterWaits:
     def instance_changed(self, instance: SimInstance, now: float) -> None:
         """Take a change of phase or role from the routing table."""
         key = instance.instance_id
-        since = self._loading_since.pop(key, None)
         if instance.dead or instance.phase in (Phase.DRAINING, Phase.SLEEPING):
             self._instances.pop(key, None)
+            self._loading.pop(key, None)
             return
         self._instances[key] = instance
         if instance.phase is Phase.LOADING:
-            self._loading_since[key] = now
-        elif since is not None and not instance.waking:
+            # Another role does not begin the load anew.
+            self._loading.setdefault(key, (now, instance.waking))
+            return
+        since_s, waking = self._loading.pop(key, (now, True))
+        if not waking:
             mean_s, loads = self._loads
-            self._loads = ((mean_s * loads + now - since) / (loads + 1), loads + 1)
+            self._loads = ((mean_s * loads + now - since_s) / (loads + 1), loads + 1)
 
     def sample(self, arrived_interactive: int, queued_interactive: int, now: float) -> None:
         """Measure, once per report interval. queued_interactive: interactive requests that wait."""
@@ -79,20 +83,23 @@ class RouterWaits:
         if interval_s <= 0:
             return
         arrived = arrived_interactive - self._arrived_before
-        serving = [each for each in self._serving(now) if each.ready_in_s <= 0]
+        serving = [each for each in self.serving(now) if each.ready_in_s <= 0]
+        tokens, under_way = [0.0, 0.0], [0, 0]
         for instance in self._instances.values():
             seen = instance.seen
             running = seen.running_interactive + seen.running_batch
             if running:
                 # Whose tokens they are is taken to go by who runs.
                 each = instance.tokens_per_s * interval_s / running
-                lengths = self.estimator.lengths
-                lengths[RequestClass.INTERACTIVE].made(each * seen.running_interactive)
-                lengths[RequestClass.BATCH].made(each * seen.running_batch)
+                for kind, count in enumerate((seen.running_interactive, seen.running_batch)):
+                    tokens[kind] += each * count
+                    under_way[kind] += count
+        for kind, of_kind in enumerate((RequestClass.INTERACTIVE, RequestClass.BATCH)):
+            self.estimator.lengths[of_kind].made(tokens[kind], under_way[kind])
         self.rates.observe(serving, arrived, interval_s)
         if self._stood and queued_interactive:
-            tokens = self._sent * self.estimator.lengths[RequestClass.INTERACTIVE].mean
-            self.rates.admitted(serving, tokens, interval_s)
+            expected = self._sent * self.estimator.lengths[RequestClass.INTERACTIVE].mean
+            self.rates.admitted(serving, expected, interval_s)
         self._stood, self._sent = queued_interactive > 0, 0
         self._arrived_before, self._sampled_s = arrived_interactive, now
         self._confirm()
@@ -117,7 +124,7 @@ class RouterWaits:
     ) -> WaitEstimate:
         """The wait of a request of this class behind these."""
         tokens = self.estimator.lengths[RequestClass.INTERACTIVE].mean
-        capacity = self.rates.capacity(self._serving(now), request_class, tokens)
+        capacity = self.rates.capacity(self.serving(now), request_class, tokens)
         return self.estimator.at_rate(
             ahead,
             capacity.tokens_per_s,
@@ -170,19 +177,17 @@ class RouterWaits:
         """Estimates whose requests wait still."""
         return len(self._open)
 
-    def _serving(self, now: float) -> list[ServingInstance]:
+    def serving(self, now: float) -> list[ServingInstance]:
+        """The instances that serve or load, as the router knows them."""
         found = []
         for key, instance in self._instances.items():
             seen = instance.seen
             ready_in_s = 0.0
-            since = self._loading_since.get(key)
-            if since is not None:
-                expected_s = self._loads[0]
-                if instance.waking:
-                    wake_s = self._model.wake_time_s
-                    expected_s = self._model.profile.wake_s[0] if wake_s is None else wake_s
+            if key in self._loading:
+                since_s, waking = self._loading[key]
+                expected_s = self._model.wake_s if waking else self._loads[0]
                 # One that is late is taken to be ready at any moment.
-                ready_in_s = max(expected_s - (now - since), 0.1)
+                ready_in_s = max(expected_s - (now - since_s), 0.1)
             running = seen.running_interactive + seen.running_batch
             found.append(
                 ServingInstance(key, seen.role, seen.batch_size, running, instance.tokens_per_s, ready_in_s)

@@ -57,11 +57,26 @@ def test_uncertain_throughput_widens_the_estimate() -> None:
 
 def test_tokens_of_requests_under_way_lengthen_the_mean_of_those_that_ended() -> None:
     lengths = LengthModel(prior_mean=100.0)
-    lengths.made(0.0)
-    lengths.made(3_000.0)
+    lengths.made(0.0, 0)
     lengths.observe(10, 1_000.0, 100_000.0)
-    # The prior counts as 10 requests of 100; 3,000 tokens for the 10 that ended since.
-    assert lengths.mean == pytest.approx((1_000.0 + 3_000.0) / 20, rel=1e-3)
+    lengths.made(3_000.0, 10)
+    # The prior counts as 10 requests of 100; 3,000 tokens for the 10 that ended since, and these are half of
+    # what ended or runs.
+    by_ended, by_made = (1_000.0 + 1_000.0) / 20, (1_000.0 + 3_000.0) / 20
+    assert lengths.mean == pytest.approx((by_ended + by_made) / 2, rel=1e-3)
+    lengths.made(0.0, 0)
+    assert lengths.mean == pytest.approx(by_made, rel=1e-3)
+
+
+def test_the_prior_holds_until_requests_have_ended() -> None:
+    lengths = LengthModel(prior_mean=100.0)
+    lengths.made(0.0, 0)
+    lengths.made(50_000.0, 500)
+    assert lengths.mean == pytest.approx(100.0)
+    # A tenth of a batch has ended, of 20 tokens each: far less is known than 60,000 / 60 would tell.
+    lengths.observe(50, 1_000.0, 20_000.0)
+    lengths.made(10_000.0, 450)
+    assert 30.0 < lengths.mean < 150.0
 
 
 def test_classes_and_known_work_add_up() -> None:
