@@ -144,6 +144,15 @@ def test_a_batch_request_that_has_waited_the_bound_goes_first():
     assert bounded[1] < 12.0
 
 
+def test_a_preempted_request_goes_before_others_of_its_file():
+    # A file of three, all due at once; the first one makes room for the interactive request.
+    work = requests(*[(0.0, 10, 60, 5_000.0)] * 3, (0.3, 10, 2))
+    result = run(world(batch_size=1, engine_queue=0, discipline="edf"), work)
+    assert result.preemptions == 1
+    finish_s = list(result.outcomes.finish_s[:3])
+    assert finish_s == sorted(finish_s)
+
+
 def test_without_preemption_batch_requests_keep_their_slots():
     work = requests((0.0, 10, 100, 60.0), (0.305, 10, 2))
     result = run(world(batch_size=1, queues=QueueSettings(preemption=False)), work)

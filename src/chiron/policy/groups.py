@@ -27,6 +27,9 @@ class GroupedRequest:
     arrived_s: float
     """When it first arrived; one that was preempted keeps it, and so returns to its place."""
     prompt_tokens: int = 0
+    place: int = 0
+    """Orders those that arrived at the same instant; one that was preempted keeps it. Of equal ones, the
+    first to be added is first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,16 @@ class RequestGroup:
     """Sum over its requests."""
 
 
+_Entry = tuple[float, int, int, GroupedRequest]
+"""By arrival or by deadline, place, and the number of the addition."""
+
+
 @dataclass(slots=True)
 class _Cell:
     """Requests whose deadlines fall into one cell; entries of those that have left are dropped late."""
 
-    by_arrival: list[tuple[float, int, GroupedRequest]] = field(default_factory=list)
-    by_deadline: list[tuple[float, int, GroupedRequest]] = field(default_factory=list)
+    by_arrival: list[_Entry] = field(default_factory=list)
+    by_deadline: list[_Entry] = field(default_factory=list)
     requests: int = 0
     prompt_tokens: int = 0
 
@@ -90,8 +97,8 @@ class RequestGroups:
             insort(self._occupied, index)
         self._added += 1
         self._where[request.request_id] = (index, self._added, request.prompt_tokens)
-        heapq.heappush(cell.by_arrival, (request.arrived_s, self._added, request))
-        heapq.heappush(cell.by_deadline, (request.deadline_s, self._added, request))
+        heapq.heappush(cell.by_arrival, (request.arrived_s, request.place, self._added, request))
+        heapq.heappush(cell.by_deadline, (request.deadline_s, request.place, self._added, request))
         cell.requests += 1
         cell.prompt_tokens += request.prompt_tokens
 
@@ -112,13 +119,13 @@ class RequestGroups:
         """The next to run: the first come of the group with the earliest deadline; None: nothing waits."""
         heads = (self._head(self._cells[index].by_arrival) for index in next(self._runs(), ()))
         first = min(heads, default=None, key=_order)
-        return first[2] if first else None
+        return first[3] if first else None
 
     def oldest(self) -> GroupedRequest | None:
         """Who came first of all groups; None: nothing waits. O(cells)."""
         heads = (self._head(cell.by_arrival) for cell in self._cells.values())
         first = min(heads, default=None, key=_order)
-        return first[2] if first else None
+        return first[3] if first else None
 
     def pop(self) -> GroupedRequest | None:
         """Take the next to run out and return it; None: nothing waits."""
@@ -166,22 +173,20 @@ class RequestGroups:
             sum(cell.prompt_tokens for cell in cells),
         )
 
-    def _head(self, heap: list[tuple[float, int, GroupedRequest]]) -> tuple[float, int, GroupedRequest]:
+    def _head(self, heap: list[_Entry]) -> _Entry:
         while not self._lives(heap[0]):
             heapq.heappop(heap)
         return heap[0]
 
-    def _lives(self, entry: tuple[float, int, GroupedRequest]) -> bool:
-        where = self._where.get(entry[2].request_id)
-        return where is not None and where[1] == entry[1]
+    def _lives(self, entry: _Entry) -> bool:
+        where = self._where.get(entry[3].request_id)
+        return where is not None and where[1] == entry[2]
 
-    def _living(
-        self, heap: list[tuple[float, int, GroupedRequest]]
-    ) -> list[tuple[float, int, GroupedRequest]]:
+    def _living(self, heap: list[_Entry]) -> list[_Entry]:
         living = [entry for entry in heap if self._lives(entry)]
         heapq.heapify(living)
         return living
 
 
-def _order(entry: tuple[float, int, GroupedRequest]) -> tuple[float, int]:
-    return entry[:2]
+def _order(entry: _Entry) -> tuple[float, int, int]:
+    return entry[:3]

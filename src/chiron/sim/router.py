@@ -266,7 +266,7 @@ class ModelRouter:
         arrival_s = ledger.arrival_s[request_id]
         attained_tokens = ledger.delivered.get(request_id, 0)
         self.batch.add(
-            GroupedRequest(request_id, deadline_s, arrival_s, ledger.prompt_tokens[request_id]),
+            GroupedRequest(request_id, deadline_s, arrival_s, ledger.prompt_tokens[request_id], request_id),
             attained_tokens,
         )
         if self._shared is not None:

@@ -132,6 +132,23 @@ def test_a_request_that_returns_after_preemption_keeps_its_place() -> None:
     assert groups.pop() == first
 
 
+def test_a_request_that_returns_keeps_its_place_among_those_that_came_with_it() -> None:
+    groups = RequestGroups(WIDTH_S, SPAN)
+    # A file: all arrive at once and are due at once.
+    for number in range(5):
+        groups.add(GroupedRequest(number, 100.0, arrived_s=0.0, place=number))
+    first, second = groups.pop(), groups.pop()
+    assert first is not None
+    assert second is not None
+    groups.add(second)
+    groups.add(first)
+    assert groups.oldest() == first
+    assert [groups.pop() for _ in range(2)] == [first, second]
+    left = groups.pop()
+    assert left is not None
+    assert left.request_id == 2
+
+
 def test_the_backlog_counts_deadlines_from_now() -> None:
     groups = RequestGroups(WIDTH_S, SPAN)
     groups.add(GroupedRequest("late", 95.0, 0.0, prompt_tokens=5))
