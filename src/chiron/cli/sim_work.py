@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +28,9 @@ from chiron.sim.scenario import Reading, Scenario, read_scenario, scenario_from
 from chiron.sim.settings import InvalidSettingError
 
 _BAD_ROWS_SHOWN = 10
-_WIDTH = 160
+_UNCUT = 10_000
+"""Columns of a pipe or a file: more than any table has, so that no figure is cut."""
+_EXIT_TERMINATED = 128 + signal.SIGTERM
 T = TypeVar("T")
 Told = Callable[[float, int, int], None]
 
@@ -66,6 +69,7 @@ class CompareOptions:
 
 def guarded(work: Callable[[], None]) -> None:
     """Runs a command and ends the process: expected failures are one line and an exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         work()
     except (ConfigError, InvalidSettingError) as error:
@@ -77,8 +81,18 @@ def guarded(work: Callable[[], None]) -> None:
     except BrokenProcessPool:
         print("error: a simulating process was killed; with less memory, try --jobs 1", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED) from None
+    except _Terminated:
+        raise typer.Exit(_EXIT_TERMINATED) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise _Terminated
 
 
 def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: OutputOptions) -> None:
@@ -232,7 +246,7 @@ def _progress(output: OutputOptions, what: str) -> Iterator[Told]:
 def _wide_console() -> Console:
     """stdout, wide enough for the tables when it is no terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+    return console if console.is_terminal else Console(width=_UNCUT)
 
 
 def _check(output: OutputOptions) -> None:

@@ -86,6 +86,8 @@ def _subplots(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     # The same figure is the same SVG: ids come from a fixed salt, not at random.
     matplotlib.rcParams["svg.hashsalt"] = "chiron"
+    # A dollar sign in a name is a dollar sign, not the start of a formula.
+    matplotlib.rcParams["text.parse_math"] = False
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(rows, columns, layout="constrained", **options)

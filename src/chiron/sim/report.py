@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from chiron.sim.ceiling import Ceiling
 from chiron.sim.compare import Entry, Spread
@@ -51,7 +52,8 @@ def run_table(done: Run) -> Table:
         ("events", f"{result.events:,}"),
         ("wall time, s", f"{result.wall_s:.2f}"),
     ]
-    table = Table(title=f"{done.scenario.name} · {result.policy} · seed {result.seed}", show_header=False)
+    title = _title(f"{done.scenario.name} · {result.policy} · seed {result.seed}")
+    table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for row in rows:
@@ -75,11 +77,11 @@ _COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 def comparison_table(scenario: Scenario, entries: Sequence[Entry]) -> Table:
     """One row per policy: means over the seeds, with the least and the most where they differ."""
-    table = Table(title=scenario.name)
+    table = Table(title=_title(scenario.name))
     for heading in ("policy", "attains"):
         table.add_column(heading, no_wrap=True)
     for heading, _, _ in _COLUMNS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for policy, mine in by_policy(entries).items():
         fleets = sorted({entry.fleet for entry in mine if entry.fleet is not None})
         name = policy + (
@@ -88,7 +90,7 @@ def comparison_table(scenario: Scenario, entries: Sequence[Entry]) -> Table:
         cells = [
             _spread(Spread.of(_at(entry.figures, path) for entry in mine), form) for _, path, form in _COLUMNS
         ]
-        table.add_row(name, f"{sum(entry.attains for entry in mine)}/{len(mine)}", *cells)
+        table.add_row(Text(name), f"{sum(entry.attains for entry in mine)}/{len(mine)}", *cells)
     return table
 
 
@@ -101,7 +103,7 @@ def ceiling_table(ceilings: Mapping[str, Sequence[Ceiling]]) -> Table:
         for each in found:
             best = each.best
             table.add_row(
-                model,
+                Text(model),
                 f"{each.itl_slo_s * 1e3:g} ms",
                 f"{each.static.requests_per_gpu_s:.2f}",
                 f"{each.static.batch_size} / {each.static.step_token_budget:,}",
@@ -159,6 +161,11 @@ def by_policy(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     for entry in entries:
         found.setdefault(entry.policy, []).append(entry)
     return found
+
+
+def _title(text: str) -> Text:
+    """As a table's title; names in it may have square brackets, which are markup in a plain string."""
+    return Text(text, style="table.title", justify="center")
 
 
 def _at(figures: Mapping[str, Any] | None, path: Sequence[str]) -> float | None:
