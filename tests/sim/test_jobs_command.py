@@ -274,3 +274,32 @@ def test_the_guide_s_policy_runs_as_written(tmp_path: Path) -> None:
     # It adds an instance when requests queue, so that the step in traffic does not stay unanswered.
     assert found["scaling_actions"] > 0
     assert found["gpus_peak"] > 1
+
+
+def test_a_policy_of_one_s_own_is_compared_from_the_options_or_the_scenario(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_policy.py").write_text(blocks[0], encoding="utf-8")
+    scenario = tmp_path / "s.toml"
+    own = 'autoscaler = "my_policy:QueueLength"'
+    scenario.write_text(f"{TINY.read_text(encoding='utf-8')}\n[policy]\n{own}\n", encoding="utf-8")
+    options = ("--policies", "chiron", "--jobs", 2, "--no-ceiling")
+
+    single = figures("run", scenario, folder=tmp_path)
+    named = figures("compare", scenario, *options, folder=tmp_path)
+    given = figures("compare", TINY, *options, "--autoscaler", "my_policy:QueueLength", folder=tmp_path)
+
+    label = "chiron[autoscaler=my_policy:QueueLength]"
+    assert single["policy"] == label
+    for found in (named, given):
+        assert list(found["policies"]) == ["chiron", label]
+        assert found["policies"][label]["seeds"]["1"]["gpu_hours"] == single["gpu_hours"]
+
+
+def test_a_pipe_gets_every_figure_whole() -> None:
+    part = ("--local", "chiron.policy.local.model:ModelAutoscaler", "--dispatcher", "llumnix")
+    done = chiron("compare", TINY, "--policies", "chiron", "--no-ceiling", "--seeds", 2, "--jobs", 1, *part)
+
+    assert done.returncode == 0, done.stderr
+    assert "…" not in done.stdout
+    # A title, three lines of a heading, one line for each policy, and the end.
+    assert len(done.stdout.splitlines()) == 7

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chiron.cli.sim_options import OutputOptions, PolicyOptions, expanded
+from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions, expanded
 
 app = typer.Typer(
     help="Simulate a cluster: the services' policies on the engine model.", no_args_is_help=True
@@ -91,6 +91,7 @@ def replay(
 @expanded
 def compare(
     scenario: ScenarioFile,
+    parts: PartOptions,
     output: OutputOptions,
     policies: Annotated[
         str, typer.Option(help="Names, comma-separated; fixed ones get the smallest fleet that attains.")
@@ -104,8 +105,12 @@ def compare(
         bool, typer.Option("--ceiling/--no-ceiling", help="Sweep the physical ceiling as well.")
     ] = True,
 ) -> None:
-    """Simulate one scenario under several policies, on the same workloads."""
+    """Simulate one scenario under several policies, on the same workloads.
+
+    With --autoscaler, --dispatcher, --local or --preemption, or a scenario that has a [policy], one more:
+    what `chiron sim run` with the same options runs.
+    """
     from chiron.cli.sim_work import CompareOptions, guarded, run_compare
 
     options = CompareOptions(scenario, tuple(policies.split(",")), seeds, first_seed, jobs, ceiling)
-    guarded(lambda: run_compare(options, output))
+    guarded(lambda: run_compare(options, parts, output))

@@ -15,12 +15,9 @@ import typer
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyOptions:
-    """Who decides, as far as the command line says; the rest is the scenario's."""
+class PartOptions:
+    """Parts that take the place of the policy's own."""
 
-    policy: Annotated[
-        str | None, typer.Option(help="chiron, chiron-paper, llumnix, fixed, …; none: the scenario's.")
-    ] = None
     autoscaler: Annotated[
         str | None, typer.Option(metavar="NAME|module:Class", help="In place of the policy's own.")
     ] = None
@@ -37,6 +34,15 @@ class PolicyOptions:
             "--preemption/--no-preemption",
             help="Batch requests give way to interactive ones; none: as the policy says.",
         ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions(PartOptions):
+    """Who decides, as far as the command line says; the rest is the scenario's."""
+
+    policy: Annotated[
+        str | None, typer.Option(help="chiron, chiron-paper, llumnix, fixed, …; none: the scenario's.")
     ] = None
 
 

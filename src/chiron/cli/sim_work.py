@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, CliError
-from chiron.cli.sim_options import OutputOptions, PolicyOptions
+from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions
 from chiron.config import ConfigError
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.policies import PolicyChoice
@@ -99,7 +99,7 @@ def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: Ou
     """`chiron sim run`."""
     _check(output)
     scenario = read_scenario(file)
-    _run(scenario, _choice(scenario, policy), seed, output)
+    _run(scenario, _chosen(scenario, policy), seed, output)
 
 
 def run_replay(
@@ -133,19 +133,21 @@ def run_replay(
         "replay": [source],
     }
     scenario = scenario_from(document, Path("command line"))
-    _run(scenario, _choice(scenario, policy), seed, output)
+    _run(scenario, _chosen(scenario, policy), seed, output)
 
 
-def run_compare(options: CompareOptions, output: OutputOptions) -> None:
+def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptions) -> None:
     """`chiron sim compare`."""
     _check(output)
-    _find_modules_here(*options.policies)
     scenario = read_scenario(options.scenario)
     names = [name.strip() for name in options.policies]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"--policies: {name!r} is there twice")
     choices = [PolicyChoice(name) for name in names]
+    own = _choice(scenario.policy, parts)
+    if own != PolicyChoice() and own not in choices:
+        choices.append(own)
     first = scenario.settings.seed if options.first_seed is None else options.first_seed
     seeds = range(first, first + options.seeds)
     _report_reading(scenario.with_seed(first).reading(), scenario)
@@ -170,17 +172,21 @@ def run_compare(options: CompareOptions, output: OutputOptions) -> None:
         _tell_files(plot_comparison(scenario.name, entries, output.plots))
 
 
-def _choice(scenario: Scenario, options: PolicyOptions) -> PolicyChoice:
+def _chosen(scenario: Scenario, options: PolicyOptions) -> PolicyChoice:
     """The scenario's policy with what the command line says instead. Raises ConfigError."""
-    choice = scenario.policy if options.policy is None else PolicyChoice(options.policy)
+    return _choice(scenario.policy if options.policy is None else PolicyChoice(options.policy), options)
+
+
+def _choice(choice: PolicyChoice, parts: PartOptions) -> PolicyChoice:
+    """The policy with the parts that the command line says instead. Raises ConfigError."""
     chosen = replace(
         choice,
-        autoscaler=_either(options.autoscaler, choice.autoscaler),
-        dispatcher=_either(options.dispatcher, choice.dispatcher),
-        local=_either(options.local, choice.local),
-        preemption=_either(options.preemption, choice.preemption),
+        autoscaler=_either(parts.autoscaler, choice.autoscaler),
+        dispatcher=_either(parts.dispatcher, choice.dispatcher),
+        local=_either(parts.local, choice.local),
+        preemption=_either(parts.preemption, choice.preemption),
     )
-    _find_modules_here(options.autoscaler, options.dispatcher, options.local)
+    _find_modules_here(chosen.autoscaler, chosen.dispatcher, chosen.local)
     chosen.make()
     return chosen
 
