@@ -24,6 +24,10 @@ _DRAIN_HALF_LIFE_S = 60.0
 _PRESUMED_S = 10.0
 """Time that the share presumed at first, all, counts as, in seconds."""
 _PRESUMED_FULL = 0.05
+_SETTLED_S = 20.0
+"""For how long, in seconds, an instance must have been full until what it makes teaches in full. At first it
+makes less, while it reads prompts, or more, while its requests are young and their KV caches small. From the
+benchmark's runs on seeds that are not reported."""
 _OTHERS = 0.5
 """What others made while full counts as so much of the weight of what an instance made itself."""
 
@@ -81,6 +85,8 @@ class ServingRates:
         # Instance → what it made while full.
         self._full: dict[str, _Full] = {}
         self._typical = _Full()
+        # Instance → for how long it has been full, in seconds.
+        self._full_s: dict[str, float] = {}
         self._curve = ThroughputCurve()
         # Blocks of arrivals: those under way, and discounted weight, sum and sum of squares of their rates.
         self._block = (0.0, 0.0)
@@ -92,7 +98,6 @@ class ServingRates:
         self, instances: Iterable[ServingInstance], arrived_interactive: int, interval_s: float
     ) -> None:
         """Learn from an interval: the load at its end, and the interactive requests that came in it."""
-        keep = 0.5 ** (interval_s / self._half_life_s)
         instances = list(instances)
         curve = self._curve
         for instance in instances:
@@ -100,9 +105,13 @@ class ServingRates:
                 curve.see(_as_report(instance))
         curve.learn(interval_s)
         before, self._full = self._full, {}
+        before_s, self._full_s = self._full_s, {}
         for instance in instances:
             known = before.get(instance.instance_id)
             if instance.tokens_per_s > 0 and instance.running >= _FULL * instance.batch_size:
+                full_s = before_s.get(instance.instance_id, 0.0) + interval_s
+                self._full_s[instance.instance_id] = full_s
+                keep = 0.5 ** (min(1.0, full_s / _SETTLED_S) * interval_s / self._half_life_s)
                 ratio = instance.tokens_per_s / self._by_curve(instance.running)
                 known = (known or _Full()).after(ratio, keep)
                 self._typical = self._typical.after(ratio, keep)

@@ -71,6 +71,19 @@ def test_what_an_instance_made_while_half_empty_says_nothing_of_its_capacity() -
     assert rates.capacity((MIXED,), INTERACTIVE, 100.0).tokens_per_s == pytest.approx(5_000.0, rel=1e-3)
 
 
+def test_what_an_instance_makes_while_its_batch_is_new_teaches_little() -> None:
+    rates = seen(MIXED)
+    rates.observe((replace(MIXED, running=50, tokens_per_s=2_500.0),), 0, 1.0)
+    reading_prompts = replace(MIXED, tokens_per_s=2_500.0)
+    for _ in range(5):
+        rates.observe((reading_prompts,), 0, 1.0)
+    # 5 s of a half-life of 15 s would take a fifth of the way to 2,500, and the curve moves a little.
+    assert rates.capacity((MIXED,), BATCH, 100.0).tokens_per_s > 4_600.0
+    for _ in range(120):
+        rates.observe((reading_prompts,), 0, 1.0)
+    assert rates.capacity((MIXED,), BATCH, 100.0).tokens_per_s == pytest.approx(2_500.0, rel=0.05)
+
+
 def test_an_interactive_queue_is_drained_at_the_pace_of_what_is_sent() -> None:
     rates = seen(MIXED)
     for _ in range(600):
