@@ -11,7 +11,9 @@ instances meanwhile, or a script does without warning, or nodes fail. How many r
 evenly on a logarithmic scale from 3,000 to 50,000; a file's requests arrive at 1,000 a second. From each run
 at most three estimates count, of requests behind more than 2,000 others, drawn at random: R², the median
 relative error and coverage are over those of all runs. The baseline is position alone: requests ahead over
-the mean rate of all pairs, known in hindsight.
+the mean rate of all pairs, known in hindsight. The reference `known_capacity` takes the estimated work ahead
+and divides it by the tokens per second that the queue's class really got until the request began: what it
+gets wrong is lengths and order, what it gets right and the estimate does not is the capacity to come.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from chiron.sim.results import SimResult
 from chiron.sim.settings import FaultSettings, GpuType, SimModel, SimSettings
 from chiron.sim.simulator import simulate
 from chiron.sim.wait_figures import LONG_QUEUE, median_relative_error, r_squared
+from chiron.sim.workload import Workload
 
 RESULTS = Path(__file__).parent / "results"
 NOMINAL = (0.5, 0.9, 0.95, 0.99)
@@ -71,6 +74,8 @@ class Pair:
     sd_s: float
     actual_s: float
     scores: tuple[float, ...]
+    known_capacity_s: float
+    """Work ahead over the tokens per second that came."""
 
 
 class Unannounced:
@@ -101,8 +106,8 @@ class Unannounced:
 
 def run(
     seed: int, *, smoke: bool = False, calm: bool = False, means: str | None = None
-) -> tuple[str, SimResult]:
-    """One run: its kind of trouble, and what came. calm: what nobody can know does not happen.
+) -> tuple[str, Workload, SimResult]:
+    """One run: its kind of trouble, the requests, and what came. calm: what nobody can know does not happen.
 
     means: what changes the fleet, if not as drawn.
     """
@@ -169,10 +174,9 @@ def run(
         queues=QueueSettings(estimate_every=20),
         horizon_s=end_s + 3600.0,
     )
-    result = simulate(
-        settings, merge(demands), autoscaler=autoscaler, dispatcher=LeastExpectedWait(), local=local
-    )
-    return f"{trouble}, {means}", result
+    workload = merge(demands)
+    result = simulate(settings, workload, autoscaler=autoscaler, dispatcher=LeastExpectedWait(), local=local)
+    return f"{trouble}, {means}", workload, result
 
 
 def _lengths(
@@ -182,15 +186,31 @@ def _lengths(
     return prompt, output
 
 
-def pairs_of(seed: int, trouble: str, result: SimResult) -> list[Pair]:
+def pairs_of(seed: int, trouble: str, workload: Workload, result: SimResult) -> list[Pair]:
     """The estimates of one run that count."""
     assert result.estimator is not None
-    long = [pair for pair in result.estimator.pairs if pair[1] > LONG_QUEUE]
+    kind = RequestClass.BATCH if "backlog" in trouble else RequestClass.INTERACTIVE
+    long = [pair for pair in result.estimator.pairs if pair[1] > LONG_QUEUE and pair[5] > 0]
     chosen = np.random.default_rng((0xC4, seed)).permutation(len(long))[:PAIRS_PER_RUN]
     return [
-        Pair(seed, trouble, ahead, mean_s, sd_s, actual_s, scores)
-        for _, ahead, mean_s, sd_s, _, actual_s, scores in (long[at] for at in sorted(chosen))
+        Pair(
+            *(seed, trouble, ahead, mean_s, sd_s, actual_s, scores),
+            tokens / served_per_s(kind, at_s, actual_s, workload, result),
+        )
+        for at_s, ahead, mean_s, sd_s, _, actual_s, scores, tokens in (long[at] for at in sorted(chosen))
     ]
+
+
+def served_per_s(
+    kind: RequestClass, at_s: float, for_s: float, workload: Workload, result: SimResult
+) -> float:
+    """Output tokens per second that a class got, each request's spread evenly from the first to the last."""
+    begun_s, ended_s = result.outcomes.first_token_s, result.outcomes.finish_s
+    served = (workload.request_class == kind) & (ended_s > at_s) & (begun_s < at_s + for_s)
+    begun_s, ended_s = begun_s[served], ended_s[served]
+    inside_s = np.minimum(ended_s, at_s + for_s) - np.maximum(begun_s, at_s)
+    share = np.where(ended_s > begun_s, inside_s / np.maximum(ended_s - begun_s, 1e-9), 1.0)
+    return float(np.sum(workload.output_tokens[served] * share)) / for_s
 
 
 def summary(pairs: list[Pair]) -> dict[str, Any]:
@@ -201,6 +221,7 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
     actual = np.array([pair.actual_s for pair in pairs])
     ahead = np.array([pair.ahead for pair in pairs], dtype=np.float64)
     position = ahead * (actual.sum() / ahead.sum())
+    known = np.array([pair.known_capacity_s for pair in pairs])
     covered = {
         str(nominal): float(
             np.mean(
@@ -219,6 +240,8 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
         "r2": r_squared(estimated, actual),
         "median_relative_error": median_relative_error(estimated, actual),
         "coverage": covered,
+        "known_capacity_r2": r_squared(known, actual),
+        "known_capacity_median_relative_error": median_relative_error(known, actual),
         "position_alone_r2": r_squared(position, actual),
         "position_alone_median_relative_error": median_relative_error(position, actual),
         "wait_s": [float(value) for value in np.percentile(actual, (5, 50, 95))],
@@ -237,8 +260,8 @@ def main() -> None:
     began_s = process_time()
     pairs: list[Pair] = []
     for seed in range(first, last + 1):
-        trouble, result = run(seed, smoke=arguments.smoke, calm=arguments.calm)
-        pairs += pairs_of(seed, trouble, result)
+        trouble, workload, result = run(seed, smoke=arguments.smoke, calm=arguments.calm)
+        pairs += pairs_of(seed, trouble, workload, result)
     found = {
         "seeds": [first, last],
         "calm": arguments.calm,
@@ -254,7 +277,8 @@ def main() -> None:
     print(json.dumps(found, indent=1))
     print(f"{process_time() - began_s:.0f} s of CPU")
     found["pairs"] = [
-        [pair.seed, pair.trouble, pair.ahead, pair.mean_s, pair.sd_s, pair.actual_s] for pair in pairs
+        [pair.seed, pair.trouble, pair.ahead, pair.mean_s, pair.sd_s, pair.actual_s, pair.known_capacity_s]
+        for pair in pairs
     ]
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

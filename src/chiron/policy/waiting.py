@@ -46,6 +46,8 @@ class WaitEstimate:
     """Learned squared relative error that is in it."""
     scores: tuple[float, ...] = _PRESUMED_SCORES
     """Learned quantiles of (wait - mean_s) / sd_s, at fixed levels from 0.05 to 0.99."""
+    tokens: float = 0.0
+    """Expected work ahead, in output tokens, before the learned factor."""
 
     def at(self, quantile: float) -> float:
         """The wait that is not exceeded with another probability, 0.05 to 0.99, in seconds."""
@@ -276,7 +278,7 @@ class WaitingTimeEstimator:
         scores = errors.scores
         quantile_s = max(0.0, mean_s + _score(scores, self.quantile) * sd_s)
         return WaitEstimate(
-            mean_s, sd_s, quantile_s, self.quantile, request_class, errors.ratio, errors.excess, scores
+            mean_s, sd_s, quantile_s, self.quantile, request_class, errors.ratio, errors.excess, scores, mean
         )
 
     def work(

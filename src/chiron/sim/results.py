@@ -126,9 +126,10 @@ class EstimatorFigures:
     """Nominal: the share of waits that the estimated quantile is to cover."""
     coverage: float | None
     """The share that it covers, of the same."""
-    pairs: tuple[tuple[float, int, float, float, float, float, tuple[float, ...]], ...]
-    """(time, requests ahead, estimated mean, its standard deviation, its quantile, wait), in seconds, and the
-    learned quantiles of the standardised error (`chiron.policy.waiting.WaitEstimate.scores`)."""
+    pairs: tuple[tuple[float, int, float, float, float, float, tuple[float, ...], float], ...]
+    """(time, requests ahead, estimated mean, its standard deviation, its quantile, wait), in seconds, the
+    learned quantiles of the standardised error (`chiron.policy.waiting.WaitEstimate.scores`), and the work
+    ahead in output tokens."""
 
 
 @dataclass(frozen=True, slots=True)

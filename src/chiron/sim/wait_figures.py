@@ -56,6 +56,7 @@ def estimator_figures(routers: Sequence[ModelRouter], queues: QueueSettings) -> 
                 pair.estimate.quantile_s,
                 pair.actual_s,
                 pair.estimate.scores,
+                pair.estimate.tokens,
             )
             for pair in pairs
         ),
