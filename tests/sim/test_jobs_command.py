@@ -221,6 +221,7 @@ def test_a_trace_is_replayed_and_its_bad_rows_are_told(tmp_path: Path) -> None:
         "warning: 1 malformed rows left out",
     ]
     assert found["workload"]["malformed_rows"] == 1
+    assert found["workload"]["malformed"] == [f"{trace}:62: 1 cells in a row, 3 in the header"]
     # 60 arrivals over 59 s at 5/s instead: five copies of some, four of others.
     assert 240 <= found["requests"] <= 300
     assert strict.returncode == 2

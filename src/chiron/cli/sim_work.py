@@ -23,7 +23,7 @@ from chiron.config import ConfigError
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
-from chiron.sim.runs import Run, run
+from chiron.sim.runs import MALFORMED_NAMED, Run, run
 from chiron.sim.scenario import Reading, Scenario, read_scenario, scenario_from
 from chiron.sim.settings import InvalidSettingError
 
@@ -216,7 +216,9 @@ def _report_reading(reading: Reading, scenario: Scenario) -> None:
     for bad in reading.bad_rows[:_BAD_ROWS_SHOWN]:
         print(f"warning: {bad}", file=sys.stderr)
     if reading.bad_rows:
-        print(f"warning: {len(reading.bad_rows)} malformed rows left out", file=sys.stderr)
+        more = len(reading.bad_rows) > _BAD_ROWS_SHOWN
+        where = f" (--json names the first {MALFORMED_NAMED:,})" if more else ""
+        print(f"warning: {len(reading.bad_rows)} malformed rows left out{where}", file=sys.stderr)
     if reading.skipped:
         print(f"warning: {reading.skipped} recorded requests that were not served, left out", file=sys.stderr)
     if reading.shortened:

@@ -20,6 +20,8 @@ from chiron.sim.workload import Workload
 
 INTERACTIVE_GOAL = 0.99
 """Share of interactive requests that a fleet must serve within their SLOs to attain."""
+MALFORMED_NAMED = 1000
+"""Rows of traces that the JSON names; all are counted."""
 _ORACLE_SLACK = 1.0 + 1e-9
 
 
@@ -52,6 +54,7 @@ class Run:
             "workload": {
                 "shortened": self.reading.shortened,
                 "malformed_rows": len(self.reading.bad_rows),
+                "malformed": [str(bad) for bad in self.reading.bad_rows[:MALFORMED_NAMED]],
                 "skipped_rows": self.reading.skipped,
             },
             "parameters": parameters(self.scenario, self.policy),

@@ -167,6 +167,9 @@ def _sharegpt_rows(file: Path, stream: IO[str]) -> Entries:
             at = _after(text, at + 1)
         elif text[at : at + 1] != "]":
             raise TraceError(f"{file}:{line}: no comma or ] after the entry that begins here")
+    end = _after(text, at + 1)
+    if end < len(text):
+        yield 1 + text.count("\n", 0, end), f"text after the closing ]: {text[end : end + 20]!r}"
 
 
 def _after(text: str, at: int) -> int:
@@ -194,7 +197,7 @@ def _conversation(entry: Any) -> Row | Skipped | str:
 
 def _tokens(key: str, value: Any) -> int:
     try:
-        if isinstance(value, bool | float):
+        if isinstance(value, bool | float) or not _is_plain(value):
             raise ValueError
         count = int(value)
     except (TypeError, ValueError):
@@ -204,9 +207,14 @@ def _tokens(key: str, value: Any) -> int:
     return count
 
 
+def _is_plain(value: Any) -> bool:
+    """No text, or a number as files spell it: Python also takes 1_0 and the digits of other scripts."""
+    return not isinstance(value, str) or (value.isascii() and "_" not in value)
+
+
 def _seconds(key: str, value: Any) -> float:
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not _is_plain(value):
             raise ValueError
         number = float(value)
     except (TypeError, ValueError):

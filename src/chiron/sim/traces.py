@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 
 from chiron.sim.trace_formats import FORMATS, Row, Skipped, TraceError
 
+MOST_GAP_S = 30 * 86_400.0
+"""Between two requests that follow each other: more is a wrong timestamp, whose replay would not end."""
+MOST_SPAN_S = 366 * 86_400.0
+"""From the first request to the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
@@ -71,28 +76,32 @@ def read_trace(file: Path, trace_format: str, *, strict: bool) -> Trace:
 
     Raises:
         TraceError: unknown format, unreadable file, missing columns, no request at all, or, in strict mode,
-            the first malformed row, by file and line.
+            the first malformed row, by file and line. Also times that are further apart than `MOST_GAP_S` or
+            `MOST_SPAN_S`.
     """
     if trace_format not in FORMATS:
         raise TraceError(f"unknown trace format {trace_format!r}: known are {', '.join(sorted(FORMATS))}")
     kind = FORMATS[trace_format]
-    rows: list[Row] = []
+    numbered: list[tuple[int, Row]] = []
     bad: list[BadRow] = []
     skipped = 0
     for line, row in _entries(file, trace_format):
         if isinstance(row, Row):
-            rows.append(row)
+            numbered.append((line, row))
         elif isinstance(row, Skipped):
             skipped += 1
         elif strict:
             raise TraceError(str(BadRow(file, line, row)))
         else:
             bad.append(BadRow(file, line, row))
-    if not rows:
+    if not numbered:
         raise TraceError(f"{file}: no request in it ({len(bad)} malformed rows, {skipped} skipped)")
     if kind.timed:
-        rows.sort(key=lambda row: row.time_s)
+        numbered.sort(key=lambda entry: entry[1].time_s)
+    rows = [row for _, row in numbered]
     times = np.array([row.time_s for row in rows]) - rows[0].time_s if kind.timed else None
+    if times is not None:
+        _check_span(file, times, [line for line, _ in numbered])
     return Trace(
         file=file,
         format=trace_format,
@@ -105,6 +114,23 @@ def read_trace(file: Path, trace_format: str, *, strict: bool) -> Trace:
         skipped=skipped,
         estimated=kind.estimated,
     )
+
+
+def _check_span(file: Path, times: NDArray[np.float64], lines: list[int]) -> None:
+    gaps = np.diff(times)
+    if len(gaps) and gaps.max() > MOST_GAP_S:
+        at = int(gaps.argmax()) + 1
+        # Of the two sides, the one with fewer requests is likely to be the wrong one.
+        wrong, other, which = (at - 1, at, "before") if at <= len(times) // 2 else (at, at - 1, "after")
+        raise TraceError(
+            f"{file}:{lines[wrong]}: arrives {gaps[at - 1] / 86_400:,.1f} days {which} the next request in "
+            f"time (line {lines[other]}), at most {MOST_GAP_S / 86_400:g} days: a wrong timestamp?"
+        )
+    if times[-1] > MOST_SPAN_S:
+        raise TraceError(
+            f"{file}:{lines[-1]}: arrives {times[-1] / 86_400:,.1f} days after the first request (line "
+            f"{lines[0]}), at most {MOST_SPAN_S / 86_400:g} days"
+        )
 
 
 def _entries(file: Path, trace_format: str) -> Iterator[tuple[int, Row | Skipped | str]]:

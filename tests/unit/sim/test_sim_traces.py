@@ -270,3 +270,53 @@ def test_a_rate_that_cannot_be_is_refused() -> None:
 
 def _turn(speaker: str, characters: int) -> dict[str, str]:
     return {"from": speaker, "value": "x" * characters}
+
+
+@pytest.mark.parametrize(
+    ("times", "line", "other", "which"),
+    [((1, 2, 1_700_000_000), 4, 3, "after"), ((1, 1_700_000_000, 1_700_000_001), 2, 3, "before")],
+)
+def test_a_wild_timestamp_is_named_with_its_line(
+    times: tuple[int, ...], line: int, other: int, which: str, tmp_path: Path
+) -> None:
+    header, *_ = BURSTGPT.splitlines()
+    rows = "\n".join([header, *(f"{time},C,5,5,10,x" for time in times)])
+    file = write(tmp_path, "far.csv", rows)
+
+    said = rf"^{file}:{line}: arrives 19,675\.9 days {which} .*\(line {other}\), at most 30 days"
+    with pytest.raises(TraceError, match=said):
+        read_trace(file, "burstgpt", strict=False)
+
+
+def test_a_trace_of_more_than_a_year_is_refused(tmp_path: Path) -> None:
+    header, *_ = BURSTGPT.splitlines()
+    days = range(0, 361, 20)
+    file = write(tmp_path, "long.csv", "\n".join([header, *(f"{day * 86_400},C,5,5,10,x" for day in days)]))
+
+    assert len(read_trace(write(tmp_path, "ok.csv", file.read_text()), "burstgpt", strict=True)) == 19
+    file.write_text(f"{file.read_text()}\n{380 * 86_400},C,5,5,10,x", encoding="utf-8")
+    with pytest.raises(TraceError, match=r"long\.csv:21: arrives 380\.0 days after the first request"):
+        read_trace(file, "burstgpt", strict=False)
+
+
+def test_text_after_a_sharegpt_list_is_a_malformed_row(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "a" * 8}, {"from": "gpt", "value": "b" * 8}]
+    file = write(tmp_path, "s.json", json.dumps([{"conversations": turns}]) + "\n\ngarbage [] \n")
+
+    trace = read_trace(file, "sharegpt", strict=False)
+
+    assert len(trace) == 1
+    assert [str(bad) for bad in trace.bad_rows] == [f"{file}:3: text after the closing ]: 'garbage [] \\n'"]
+    with pytest.raises(TraceError, match="after the closing"):
+        read_trace(file, "sharegpt", strict=True)
+
+
+@pytest.mark.parametrize("count", ["1_0", "１０", "٣"])
+def test_only_plain_digits_are_a_token_count(count: str, tmp_path: Path) -> None:
+    header, good, *_ = BURSTGPT.splitlines()
+    file = write(tmp_path, "d.csv", f"{header}\n{good}\n6,C,{count},5,10,x\n{count},C,5,5,10,x\n")
+
+    assert [bad.problem for bad in read_trace(file, "burstgpt", strict=False).bad_rows] == [
+        f"Request tokens: not a whole number: {count!r}",
+        f"Timestamp: not a number: {count!r}",
+    ]
