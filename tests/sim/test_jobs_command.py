@@ -304,3 +304,15 @@ def test_a_pipe_gets_every_figure_whole() -> None:
     assert "…" not in done.stdout
     # A title, three lines of a heading, one line for each policy, and the end.
     assert len(done.stdout.splitlines()) == 7
+
+
+def test_requests_beyond_the_horizon_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f"{TINY.read_text(encoding='utf-8')}\n[simulation]\nhorizon_s = 0.001\n", encoding="utf-8"
+    )
+
+    done = chiron("run", file, "--json", "-")
+
+    requests = json.loads(done.stdout)["requests"]
+    assert f" of {requests} requests arrive after horizon_s = 0.001: nothing serves them\n" in done.stderr

@@ -99,6 +99,44 @@ def test_a_trace_is_found_beside_the_scenario_and_its_bad_rows_are_counted(tmp_p
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
+        (
+            "initial = {",
+            "engine.max_context_tokens = 1\ninitial = {",
+            "'max_context_tokens': must hold a token",
+        ),
+        (
+            "initial = {",
+            "max_instances = 2\ninitial = {",
+            "'initial': must not exceed max_instances = 2, not 3",
+        ),
+        (
+            "initial = {",
+            "initial_step_token_budget = 9000\ninitial = {",
+            "'initial_step_token_budget': must not exceed max_step_token_budget = 8192, not 9000",
+        ),
+        (
+            "initial = {",
+            "max_step_token_budget = 1\ninitial = {",
+            "'max_step_token_budget': must not be below the 2048 tokens that instances start with, not 1",
+        ),
+        ("[[cluster.gpus]]", "[[gpus]]", r"'gpus' belongs to the cluster: \[\[cluster\.gpus\]\]"),
+        ("[[cluster.gpus]]", "[cluster.gpus]", r"'gpus' must be an array of tables: \[\[cluster\.gpus\]\]"),
+        (
+            "[[backlog]]",
+            '[[replay]]\nfile = "a\\u0000b"\nformat = "azure"\n[[backlog]]',
+            "file: no file has a na",
+        ),
+        (
+            "[cluster]",
+            "[simulation]\nhorizon_s = 5\nwarmup_s = 5\n[cluster]",
+            "horizon_s: must be above warmup_s",
+        ),
+        ("[cluster]", "[simulation]\nhorizon_s = 1e9\n[cluster]", "horizon_s: .* at most 31622400"),
+        ("[cluster]", "[simulation]\ntick_s = 1e-9\n[cluster]", "tick_s: must be at least 0.001"),
+        ("[cluster]", "[faults]\nnode_mtbf_s = 1e-9\n[cluster]", "node_mtbf_s: must be at least 1"),
+        ("arrive_s = 10", "arrive_s = 1e11", "arrive_s: must be a number from 0 to 31622400"),
+        ("deadline_in_s = 600", "deadline_in_s = 1e11", "deadline_in_s: .* at most 31622400"),
+        ("duration_s = 100", "duration_s = 1e11", "duration_s: must be a number from 0 to 31622400"),
         ("seed = 3", "sead = 3", r"s\.toml: unknown key 'sead'; known are backlog"),
         ("seed = 3", "seed = -1", "'seed' must be a whole number >= 0, not -1"),
         ("seed = 3", 'seed = "x"', "'seed' must be a whole number"),

@@ -226,6 +226,14 @@ def _report_reading(reading: Reading, scenario: Scenario) -> None:
             f"warning: {reading.shortened} of {len(reading.workload)} requests cut to the longest context",
             file=sys.stderr,
         )
+    horizon_s = scenario.settings.horizon_s
+    late = 0 if horizon_s is None else int((reading.workload.arrival_s > horizon_s).sum())
+    if late:
+        print(
+            f"warning: {late} of {len(reading.workload)} requests arrive after horizon_s = {horizon_s:g}: "
+            "nothing serves them",
+            file=sys.stderr,
+        )
     if any(replay.format == "sharegpt" for replay in scenario.replays):
         print("warning: lengths are estimated, one token for 4 characters", file=sys.stderr)
 

@@ -23,9 +23,9 @@ from chiron.policy.words import Role
 from chiron.sim.demand import Demand, fit_to_context, merge
 from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
-from chiron.sim.scenario_checks import check_room, check_shape_keys, check_slos, check_traffic
+from chiron.sim.scenario_checks import check_model, check_room, check_shape_keys, check_slos, check_traffic
 from chiron.sim.settings import (
-    LARGEST,
+    LONGEST_S,
     Fault,
     FaultSettings,
     GpuType,
@@ -170,6 +170,8 @@ def scenario_from(document: Mapping[str, Any], file: Path) -> Scenario:
     Raises ConfigError naming the key, the table and the file.
     """
     where = str(file)
+    if "gpus" in document:
+        raise ConfigError(f"{where}: 'gpus' belongs to the cluster: [[cluster.gpus]]")
     only(document, _KEYS, where)
     settings = _settings(document, where)
     head = fill(
@@ -201,8 +203,10 @@ class _Head:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name: must not be empty")
-        if not 0 <= self.duration_s <= LARGEST:
-            raise ValueError(f"duration_s: must be a number from 0 to {LARGEST:g}, not {self.duration_s:g}")
+        if not 0 <= self.duration_s <= LONGEST_S:
+            raise ValueError(
+                f"duration_s: must be a number from 0 to {LONGEST_S:.0f}, not {self.duration_s:g}"
+            )
 
 
 def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
@@ -211,7 +215,7 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     only(cluster, ("gpu_budget", "gpus"), cluster_where)
     gpu_types = tuple(
         fill(GpuType, table, f"{where} [[cluster.gpus]] #{number}")
-        for number, table in enumerate(tables_of(cluster, "gpus", cluster_where), start=1)
+        for number, table in enumerate(tables_of(cluster, "gpus", cluster_where, "cluster.gpus"), start=1)
     )
     models = tuple(
         _model(name, table_of(table_of(document, "models", where), name, where), f"{where} [models.{name}]")
@@ -220,8 +224,8 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     given: dict[str, Any] = {
         "models": models,
         "gpu_types": gpu_types,
-        "gpu_budget": _budget(cluster, cluster_where),
-        "seed": _seed(document, where),
+        "gpu_budget": _whole(cluster, "gpu_budget", 1, cluster_where),
+        "seed": _whole(document, "seed", 0, where),
         "telemetry": fill(TelemetrySettings, table_of(document, "telemetry", where), f"{where} [telemetry]"),
         "faults": _faults(document, where),
         "queues": fill(QueueSettings, table_of(document, "queues", where), f"{where} [queues]"),
@@ -239,20 +243,13 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     return settings
 
 
-def _budget(cluster: Mapping[str, Any], where: str) -> int:
-    budget = cluster.get("gpu_budget")
-    if budget is None:
+def _whole(table: Mapping[str, Any], key: str, least: int, where: str) -> int:
+    found = table.get(key)
+    if found is None:
         return 0
-    if type(budget) is not int or budget < 1:
-        raise ConfigError(f"{where}: 'gpu_budget' must be a whole number >= 1, not {budget!r}")
-    return budget
-
-
-def _seed(document: Mapping[str, Any], where: str) -> int:
-    seed = document.get("seed", 0)
-    if type(seed) is not int or seed < 0:
-        raise ConfigError(f"{where}: 'seed' must be a whole number >= 0, not {seed!r}")
-    return seed
+    if type(found) is not int or found < least:
+        raise ConfigError(f"{where}: {key!r} must be a whole number >= {least}, not {found!r}")
+    return found
 
 
 def _model(name: str, table: Mapping[str, Any], where: str) -> SimModel:
@@ -268,7 +265,9 @@ def _model(name: str, table: Mapping[str, Any], where: str) -> SimModel:
         if type(count) is not int:
             raise ConfigError(f"{where} initial: {role!r} must be a whole number, not {count!r}")
         initial[roles[role]] = count
-    return fill(SimModel, rest, where, name=name, profile=profile, initial=initial)
+    model = fill(SimModel, rest, where, name=name, profile=profile, initial=initial)
+    check_model(model, longest(profile), where)
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +307,9 @@ def _faults(document: Mapping[str, Any], where: str) -> FaultSettings:
     table = table_of(document, "faults", where)
     planned = tuple(
         fill(Fault, entry, f"{where} [[faults.planned]] #{number}")
-        for number, entry in enumerate(tables_of(table, "planned", f"{where} [faults]"), start=1)
+        for number, entry in enumerate(
+            tables_of(table, "planned", f"{where} [faults]", "faults.planned"), start=1
+        )
     )
     rest = {key: found for key, found in table.items() if key != "planned"}
     return fill(FaultSettings, rest, f"{where} [faults]", planned=planned)

@@ -7,11 +7,41 @@ from typing import Any
 
 from chiron.config import ConfigError
 from chiron.engine.step_time import step_time_table
-from chiron.sim.settings import SimSettings
+from chiron.sim.settings import SimModel, SimSettings
 from chiron.sim.sources import SHAPE_KEYS, Traffic
 
 MOST_GPUS = 1_000_000
 """Of a cluster."""
+
+
+def check_model(model: SimModel, longest: int, where: str) -> None:
+    """Raises ConfigError for first limits beyond the last ones, and an engine without room for a request.
+
+    Args:
+        model: what is checked.
+        longest: most tokens of prompt and output together that its engine takes.
+        where: file and table.
+    """
+    if longest < 2:
+        key = "max_context_tokens" if model.profile.max_context_tokens < 2 else "kv_capacity_tokens"
+        raise ConfigError(f"{where} engine: {key!r}: must hold a token of prompt and one of output, so 2")
+    first = sum(model.initial.values())
+    if model.max_instances and first > model.max_instances:
+        raise ConfigError(
+            f"{where}: 'initial': must not exceed max_instances = {model.max_instances}, not {first}"
+        )
+    most = model.max_step_token_budget
+    if model.initial_step_token_budget > most:
+        raise ConfigError(
+            f"{where}: 'initial_step_token_budget': must not exceed max_step_token_budget = {most}, "
+            f"not {model.initial_step_token_budget}"
+        )
+    if not model.initial_step_token_budget and model.profile.default_step_token_budget > most:
+        raise ConfigError(
+            f"{where}: 'max_step_token_budget': must not be below the "
+            f"{model.profile.default_step_token_budget} tokens that instances start with, not {most}; for "
+            "fewer, set initial_step_token_budget too"
+        )
 
 
 def check_room(settings: SimSettings, where: str) -> None:

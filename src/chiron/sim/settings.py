@@ -18,6 +18,10 @@ BATCH_CREDIT_S = 2.0
 
 LARGEST = 1e12
 """What any number of a setting may be at most: beyond it is a slip of the pen."""
+LONGEST_S = 366 * 86_400.0
+"""Of any simulated time: a run ticks every second or so, and one over longer times would not end."""
+SHORTEST_S = 0.001
+"""Of what happens again and again."""
 _WIDEST = 3.0
 """What a relative spread may be at most."""
 
@@ -34,6 +38,14 @@ def _not_negative(owner: object, *keys: str) -> None:
         value = getattr(owner, key)
         if not 0 <= value <= LARGEST:
             raise InvalidSettingError(key, f"must be at least 0 and at most {LARGEST:g}, got {value}")
+
+
+def _recurring(owner: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(owner, key)
+        if not SHORTEST_S <= value <= LARGEST:
+            limits = f"must be at least {SHORTEST_S:g} and at most {LARGEST:g}"
+            raise InvalidSettingError(key, f"{limits}, got {value}")
 
 
 def _spread(owner: object, *keys: str) -> None:
@@ -195,7 +207,7 @@ class TelemetrySettings:
     life of a batch credit: a router that hears less often sends no batch work."""
 
     def __post_init__(self) -> None:
-        _positive(self, "interval_s")
+        _recurring(self, "interval_s")
         _not_negative(self, "delay_s", "view_delay_s")
         _spread(self, "noise")
         _share(self, "loss")
@@ -241,6 +253,9 @@ class FaultSettings:
         for key in ("instance_mtbf_s", "node_mtbf_s", "node_repair_s"):
             if not getattr(self, key) > 0:
                 raise InvalidSettingError(key, f"must be positive, got {getattr(self, key)}")
+        for key in ("instance_mtbf_s", "node_mtbf_s"):
+            if getattr(self, key) < 1:
+                raise InvalidSettingError(key, f"must be at least 1, got {getattr(self, key)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +325,17 @@ class SimSettings:
                     f"{model.name!r} needs {model.profile.gpus} GPUs on one node, "
                     f"{kind.name!r} has {kind.gpus_per_node}",
                 )
-        _positive(self, "tick_s", "local_interval_s", "step_time_factor", "kv_reload_bytes_per_s")
+        _recurring(self, "tick_s", "local_interval_s")
+        _positive(self, "step_time_factor", "kv_reload_bytes_per_s")
         _not_negative(self, "gpu_budget", "warmup_s", "queue_limit", "engine_queue")
         _spread(self, "step_noise")
         if self.seed < 0:
             raise InvalidSettingError("seed", f"must not be negative, got {self.seed}")
         if self.horizon_s is not None:
             _positive(self, "horizon_s")
+            if not self.warmup_s < self.horizon_s <= LONGEST_S:
+                limits = f"must be above warmup_s = {self.warmup_s:g} and at most {LONGEST_S:.0f}"
+                raise InvalidSettingError("horizon_s", f"{limits}, got {self.horizon_s:g}")
         if self.resume_cost not in ("recompute", "kv-reload"):
             raise InvalidSettingError(
                 "resume_cost", f'must be "recompute" or "kv-reload", got {self.resume_cost!r}'

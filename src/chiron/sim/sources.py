@@ -15,7 +15,7 @@ from chiron.sim.arrivals import arrival_times
 from chiron.sim.demand import Demand
 from chiron.sim.lengths import LENGTH_MODELS, LengthModel, Lognormal
 from chiron.sim.rates import Constant, Diurnal, RateCurve, Steps, spikes
-from chiron.sim.settings import LARGEST
+from chiron.sim.settings import LARGEST, LONGEST_S
 from chiron.sim.traces import (
     Trace,
     arrivals_of,
@@ -160,7 +160,7 @@ class Backlog(LengthChoice):
 
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
-        _not_negative(self, "arrive_s", "deadline_spread_s")
+        _not_negative(self, "arrive_s", "deadline_spread_s", most=LONGEST_S)
         if not 1 <= self.requests <= MOST_REQUESTS:
             raise InvalidSourceError(
                 f"requests: must be at least 1 and at most {MOST_REQUESTS:,}, not {self.requests}"
@@ -200,6 +200,8 @@ class Replay:
     def __post_init__(self) -> None:
         if self.rate_per_s is not None and not 0 < self.rate_per_s < math.inf:
             raise InvalidSourceError(f"rate_per_s: must be a number > 0, not {self.rate_per_s:g}")
+        if "\0" in self.file:
+            raise InvalidSourceError(f"file: no file has a name with a NUL: {self.file!r}")
         if self.limit < 0:
             raise InvalidSourceError(f"limit: must not be negative, got {self.limit}")
         _check_deadline(self.request_class, self.deadline_in_s)
@@ -228,6 +230,11 @@ class Replay:
                     )
                 trace = multiplied(trace, self.rate_per_s, arrivals)
             times = arrivals_of(trace)
+        if len(times) and times[-1] > LONGEST_S:
+            raise InvalidSourceError(
+                f"rate_per_s: at {self.rate_per_s:g} per second {self.file} takes "
+                f"{times[-1] / 86_400:,.0f} days, at most {LONGEST_S / 86_400:g}"
+            )
         kind = RequestClass[self.request_class.upper()]
         return Demand(
             model,
@@ -245,16 +252,18 @@ def _check_deadline(request_class: str, deadline_in_s: float | None) -> None:
         raise InvalidSourceError("deadline_in_s: batch requests need it")
     if request_class == "interactive" and deadline_in_s is not None:
         raise InvalidSourceError("deadline_in_s: interactive requests have SLOs instead")
-    if deadline_in_s is not None and not 0 < deadline_in_s <= LARGEST:
-        raise InvalidSourceError(f"deadline_in_s: must be a number > 0, not {deadline_in_s:g}")
+    if deadline_in_s is not None and not 0 < deadline_in_s <= LONGEST_S:
+        raise InvalidSourceError(
+            f"deadline_in_s: must be a number > 0 and at most {LONGEST_S:.0f}, not {deadline_in_s:g}"
+        )
 
 
 def _deadline(deadline_in_s: float | None) -> float:
     return math.inf if deadline_in_s is None else deadline_in_s
 
 
-def _not_negative(owner: object, *keys: str) -> None:
+def _not_negative(owner: object, *keys: str, most: float = LARGEST) -> None:
     for key in keys:
         number = getattr(owner, key)
-        if not 0 <= number <= LARGEST:
-            raise InvalidSourceError(f"{key}: must be a number from 0 to {LARGEST:g}, not {number:g}")
+        if not 0 <= number <= most:
+            raise InvalidSourceError(f"{key}: must be a number from 0 to {most:.15g}, not {number:g}")

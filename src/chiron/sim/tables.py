@@ -89,9 +89,16 @@ def table_of(document: Mapping[str, Any], key: str, where: str) -> Mapping[str, 
     return found
 
 
-def tables_of(document: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
-    """The tables of an array of tables; none when it is absent. Raises ConfigError."""
+def tables_of(document: Mapping[str, Any], key: str, where: str, header: str = "") -> list[Mapping[str, Any]]:
+    """The tables of an array of tables; none when it is absent. Raises ConfigError.
+
+    Args:
+        document: what has the key.
+        key: its name there.
+        where: file and table, for errors.
+        header: how a file writes it between [[ and ]]; "": as the key.
+    """
     found = document.get(key, [])
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise ConfigError(f"{where}: {key!r} must be an array of tables: [[{key}]]")
+        raise ConfigError(f"{where}: {key!r} must be an array of tables: [[{header or key}]]")
     return found
