@@ -1,7 +1,7 @@
 """How well waits are estimated, over many independent runs that are anything but stationary.
 
     python -m bench.estimator                  # seeds 101 to 150; bench/results/estimator.json
-    python -m bench.estimator --seeds 1 20     # the seeds on which constants are tuned
+    python -m bench.estimator --seeds 1 30     # the seeds on which constants are tuned
     python -m bench.estimator --calm           # the same without what nobody can know
     python -m bench.estimator --smoke          # a few small runs, to see that it works
 
