@@ -132,7 +132,7 @@ def test_a_trace_is_found_beside_the_scenario_and_its_bad_rows_are_counted(tmp_p
             "horizon_s: must be above warmup_s",
         ),
         ("[cluster]", "[simulation]\nhorizon_s = 1e9\n[cluster]", "horizon_s: .* at most 31622400"),
-        ("[cluster]", "[simulation]\ntick_s = 1e-9\n[cluster]", "tick_s: must be at least 0.001"),
+        ("[cluster]", "[simulation]\ntick_s = 1e-9\n[cluster]", "tick_s: must be positive, at least 0.001"),
         ("[cluster]", "[faults]\nnode_mtbf_s = 1e-9\n[cluster]", "node_mtbf_s: must be at least 1"),
         ("arrive_s = 10", "arrive_s = 1e11", "arrive_s: must be a number from 0 to 31622400"),
         ("deadline_in_s = 600", "deadline_in_s = 1e11", "deadline_in_s: .* at most 31622400"),

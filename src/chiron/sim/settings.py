@@ -44,7 +44,7 @@ def _recurring(owner: object, *keys: str) -> None:
     for key in keys:
         value = getattr(owner, key)
         if not SHORTEST_S <= value <= LARGEST:
-            limits = f"must be at least {SHORTEST_S:g} and at most {LARGEST:g}"
+            limits = f"must be positive, at least {SHORTEST_S:g} and at most {LARGEST:g}"
             raise InvalidSettingError(key, f"{limits}, got {value}")
 
 
