@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from chiron.engine import get_profile
+from chiron.policy.custom import PolicyError
 from chiron.policy.decisions import Start
 from chiron.policy.disciplines import UnknownDisciplineError
 from chiron.policy.words import Role
-from chiron.sim.controller import UnknownTargetError
 from chiron.sim.settings import (
     Fault,
     FaultSettings,
@@ -88,7 +88,7 @@ def test_initial_instances_need_gpus():
 def test_unknown_names_are_refused():
     with pytest.raises(UnknownDisciplineError, match="lifo"):
         run(world(discipline="lifo"), requests((0.0, 1, 1)))
-    with pytest.raises(UnknownTargetError, match="'other'"):
+    with pytest.raises(PolicyError, match="'other'"):
         run(world(), requests((2.0, 1, 1)), Script({1.0: [Start("other", Role.MIXED, 1, "x")]}))
 
 

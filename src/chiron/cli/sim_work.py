@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, CliError
 from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions
 from chiron.config import ConfigError
+from chiron.policy.custom import PolicyError
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
@@ -72,7 +73,7 @@ def guarded(work: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         work()
-    except (ConfigError, InvalidSettingError) as error:
+    except (ConfigError, InvalidSettingError, PolicyError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_BAD_START) from None
     except CliError as error:

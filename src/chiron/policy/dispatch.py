@@ -5,12 +5,12 @@ Pure: no clock, no I/O, no randomness. The router passes its freshest view and c
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from chiron.policy.custom import load_custom
 from chiron.policy.words import RequestClass, Role
 
 
@@ -175,18 +175,15 @@ _BUILT_IN: Mapping[str, type[Dispatcher]] = {"least-expected-wait": LeastExpecte
 
 
 def load_dispatcher(name: str) -> Dispatcher:
-    """Makes a dispatcher by its name, or from `module:Class`. Raises UnknownDispatcherError."""
+    """Makes a dispatcher by its name, or from `module:Class`.
+
+    Raises UnknownDispatcherError, and PolicyError when the class's own code fails.
+    """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     module_name, _, class_name = name.partition(":")
     if not (module_name and class_name):
         known = ", ".join(sorted(_BUILT_IN))
         raise UnknownDispatcherError(f"unknown dispatcher {name!r}: known are {known}, or module:Class")
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UnknownDispatcherError(f"dispatcher {name!r}: {error}") from error
-    if not callable(getattr(kind, "pick", None)):
-        raise UnknownDispatcherError(f"dispatcher {name!r}: {class_name} has no method pick")
-    made: Dispatcher = kind()
+    made: Dispatcher = load_custom("dispatcher", name, "pick", UnknownDispatcherError)
     return made

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from chiron.policy.checked import CheckedAutoscaler
 from chiron.policy.decisions import Action, ChangeRole, FleetDecision, Retire, Sleep, Start, Wake
 from chiron.policy.fleet import GlobalAutoscaler
 from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
@@ -21,10 +22,6 @@ _KIND = {Start: "start", Retire: "retire", ChangeRole: "change-role", Wake: "wak
 _UP, _DOWN = ("start", "wake"), ("retire", "sleep")
 
 
-class UnknownTargetError(ValueError):
-    """A decision names a model or an instance that does not exist; the text names it."""
-
-
 class Controller:
     """Runs the global autoscaler on what reports have told."""
 
@@ -32,7 +29,7 @@ class Controller:
         self, settings: SimSettings, autoscaler: GlobalAutoscaler, cluster: Cluster, gpus: Gpus
     ) -> None:
         self._settings = settings
-        self._autoscaler = autoscaler
+        self._autoscaler = CheckedAutoscaler(autoscaler)
         self._cluster = cluster
         self._gpus = gpus
         self._by_name = {model.name: index for index, model in enumerate(settings.models)}
@@ -49,7 +46,7 @@ class Controller:
         self._last: dict[tuple[str, str], float] = {}
 
     def tick(self, now: float) -> None:
-        """Take a snapshot, ask the autoscaler and carry out what it decides."""
+        """Take a snapshot, ask the autoscaler and carry out what it decides. Raises PolicyError."""
         self._receive(now)
         decision: FleetDecision = self._autoscaler.decide(self.snapshot(now))
         for action in decision.actions:
@@ -150,8 +147,6 @@ class Controller:
         return self._settings.models[index].wake_s
 
     def _carry_out(self, action: Action, now: float) -> None:
-        if action.model not in self._by_name:
-            raise UnknownTargetError(f"the autoscaler names model {action.model!r}, which does not exist")
         index = self._by_name[action.model]
         if isinstance(action, Start):
             for _ in range(action.count):
@@ -161,11 +156,7 @@ class Controller:
                 self._record(action, started.instance_id, now)
             return
         instance = self._cluster.instances.get(action.instance_id)
-        if instance is None and action.instance_id not in self._known:
-            raise UnknownTargetError(
-                f"the autoscaler names instance {action.instance_id!r}, which does not exist"
-            )
-        # A command that crosses a change of phase on its way is void.
+        # A command that crosses a change of phase on its way is void; so is one to an instance that is gone.
         if instance is None or instance.dead or not self._command(action, index, instance, now):
             return
         self._record(action, action.instance_id, now)

@@ -6,6 +6,7 @@ from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol
 
+from chiron.policy.checked import CheckedDispatcher
 from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, InstanceView, LeastExpectedWait
 from chiron.policy.words import RequestClass, Role
 from chiron.sim.seen import Seen
@@ -47,10 +48,10 @@ def make_picker(dispatcher: Dispatcher, queue_allowance: int) -> Picker:
 
 
 class ScanningPicker:
-    """Asks a dispatcher, with views made anew only for instances that changed."""
+    """Asks a dispatcher, with views made anew only for instances that changed. Its picks are checked."""
 
     def __init__(self, dispatcher: Dispatcher, queue_allowance: int) -> None:
-        self._dispatcher = dispatcher
+        self._dispatcher = CheckedDispatcher(dispatcher)
         self._allowance = queue_allowance
         self._seen: dict[str, Seen] = {}
         self._views: list[dict[str, InstanceView]] = [{}, {}]

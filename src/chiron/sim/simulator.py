@@ -9,6 +9,7 @@ from heapq import heappop
 from math import inf, isfinite
 from time import perf_counter
 
+from chiron.policy.checked import CheckedLocal
 from chiron.policy.dispatch import Dispatcher
 from chiron.policy.fleet import GlobalAutoscaler
 from chiron.policy.local import LocalAutoscaler
@@ -47,7 +48,8 @@ def simulate(
 
     local: makes one local autoscaler per instance; None: batch size and step-token budget stay as set.
     policy: what the result calls the autoscaler; None: the name of its class. Raises InvalidWorkloadError
-    and InvalidSettingError naming what does not fit, AssertionError if an invariant is broken.
+    and InvalidSettingError naming what does not fit, PolicyError when a policy fails or its answer cannot be
+    carried out, AssertionError if an invariant is broken.
     """
     began_s = perf_counter()
     # Nothing here forms cycles while it runs, and scanning millions of live objects for them takes time.
@@ -184,7 +186,7 @@ class Simulation:
         if sampler is None:
             sampler = self._samplers[key] = Sampler(instance, self._noise)
             if self._local is not None:
-                self._locals[key] = self._local()
+                self._locals[key] = CheckedLocal(self._local(), key)
         report = report_of(instance, sampler, now)
         if instance.phase is Phase.LOADING and not instance.dead:
             # Placed or woken by the controller, which need not be told.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 
+from chiron.policy.custom import load_custom
 from chiron.policy.fleet.chiron import Chiron
 from chiron.policy.fleet.paper import ChironPaper
 from chiron.policy.fleet.protocol import GlobalAutoscaler
@@ -18,18 +18,15 @@ _BUILT_IN: Mapping[str, Callable[[], GlobalAutoscaler]] = {"chiron": Chiron, "ch
 
 
 def load_autoscaler(name: str) -> GlobalAutoscaler:
-    """Makes a global autoscaler by its name, or from `module:Class`. Raises UnknownAutoscalerError."""
+    """Makes a global autoscaler by its name, or from `module:Class`.
+
+    Raises UnknownAutoscalerError, and PolicyError when the class's own code fails.
+    """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     module_name, _, class_name = name.partition(":")
     if not (module_name and class_name):
         known = ", ".join(sorted(_BUILT_IN))
         raise UnknownAutoscalerError(f"unknown autoscaler {name!r}: known are {known}, or module:Class")
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UnknownAutoscalerError(f"autoscaler {name!r}: {error}") from error
-    if not callable(getattr(kind, "decide", None)):
-        raise UnknownAutoscalerError(f"autoscaler {name!r}: {class_name} has no method decide")
-    made: GlobalAutoscaler = kind()
+    made: GlobalAutoscaler = load_custom("autoscaler", name, "decide", UnknownAutoscalerError)
     return made

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 
+from chiron.policy.custom import load_custom
 from chiron.policy.local.base import LocalAutoscaler
 from chiron.policy.local.model import ModelAutoscaler
 from chiron.policy.local.reactive import ReactiveAutoscaler
@@ -21,7 +21,10 @@ class UnknownLocalAutoscalerError(ValueError):
 
 
 def load_local(name: str = DEFAULT) -> LocalAutoscaler:
-    """Make a new local autoscaler, one for each instance. Raises UnknownLocalAutoscalerError."""
+    """Make a new local autoscaler, one for each instance.
+
+    Raises UnknownLocalAutoscalerError, and PolicyError when the class's own code fails.
+    """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     module_name, _, class_name = name.partition(":")
@@ -30,11 +33,5 @@ def load_local(name: str = DEFAULT) -> LocalAutoscaler:
         raise UnknownLocalAutoscalerError(
             f"unknown local autoscaler {name!r}: known are {known}, or module:Class"
         )
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UnknownLocalAutoscalerError(f"local autoscaler {name!r}: {error}") from error
-    if not callable(getattr(kind, "decide", None)):
-        raise UnknownLocalAutoscalerError(f"local autoscaler {name!r}: {class_name} has no method decide")
-    made: LocalAutoscaler = kind()
+    made: LocalAutoscaler = load_custom("local autoscaler", name, "decide", UnknownLocalAutoscalerError)
     return made

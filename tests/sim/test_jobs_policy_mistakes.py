@@ -1,0 +1,79 @@
+"""A mistake in a policy of one's own, as `chiron sim run` tells it: one line and exit status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).parents[2] / "examples" / "scenarios" / "tiny.toml"
+MAIN = "from chiron.cli.main import main; main()"
+POLICIES = """
+from chiron.policy.decisions import FleetDecision, Limits, Start
+from chiron.policy.dispatch import Decision
+
+
+class Raises:
+    def decide(self, snapshot):
+        return 1 / 0
+
+
+class Minus:
+    def decide(self, snapshot):
+        return FleetDecision((Start("toy", snapshot.models[0].instances[0].role, -1, "why"),), ())
+
+
+class Nobody:
+    def pick(self, request, instances):
+        return None
+
+
+class Negative:
+    def decide(self, sample):
+        return Limits(8, 512, -7, "why")
+
+
+class NoArgument:
+    def __init__(self, wanted):
+        self.decide = wanted
+
+    def decide(self, snapshot): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "kind", "line"),
+    [
+        (
+            "--autoscaler",
+            "Raises",
+            "autoscaler mine:Raises failed at 1 s: ZeroDivisionError: division by zero (",
+        ),
+        ("--autoscaler", "Minus", "autoscaler mine:Minus at 1 s: actions[0]: Start.count is -1; "),
+        ("--autoscaler", "NoArgument", "autoscaler mine:NoArgument: NoArgument() failed: TypeError: "),
+        ("--dispatcher", "Nobody", "dispatcher mine:Nobody for an interactive request with "),
+        (
+            "--local",
+            "Negative",
+            "local autoscaler mine:Negative for instance toy-00000: Limits.safe_batch_size",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(option: str, kind: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICIES, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MAIN, "sim", "run", TINY, option, f"mine:{kind}"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {line}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
