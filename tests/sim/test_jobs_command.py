@@ -238,20 +238,26 @@ def test_a_trace_is_replayed_and_its_bad_rows_are_told(tmp_path: Path) -> None:
         (("run", TINY, "--dispatcher", "none"), "unknown dispatcher 'none'"),
         (("run", TINY, "--local", "none"), "unknown local autoscaler 'none'"),
         (("compare", TINY, "--policies", "chiron,best"), "unknown policy 'best'"),
-        (("replay", "t.csv", "--format", "csv"), "'format' must be one of azure, burstgpt"),
-        (("replay", "t.csv", "--format", "azure", "--slo-itl", "1"), "can never be kept"),
-        (("replay", "t.csv", "--format", "azure", "--rate", "-1"), "rate_per_s: must be a number > 0"),
+        (("replay", "t.csv", "--format", "csv"), "--format must be one of azure, burstgpt"),
+        (("replay", "t.csv", "--format", "azure", "--slo-itl", "1"), "--slo-itl: 0.001 s can never be kept"),
+        (("replay", "t.csv", "--format", "azure", "--rate", "-1"), "--rate: must be a number > 0"),
         (("run", TINY, "--json", "/nowhere/x.json"), "cannot write /nowhere/x.json"),
         (("run", TINY, "--plots", TINY), "cannot write plots to"),
         (("run", TINY, "--autoscaler", ""), "unknown autoscaler ''"),
         (("compare", TINY, "--policies", "chiron,chiron"), "--policies: 'chiron' is there twice"),
-        (("replay", "t.csv", "--format", "azure", "--rate", "nan"), "'rate_per_s' must be a number, not nan"),
-        (("replay", "t.csv", "--format", "azure", "--deadline", "0"), "deadline_in_s: must be a number > 0"),
-        (("replay", "t.csv", "--format", "azure", "--profile", "x"), "'profile': unknown engine profile 'x'"),
+        (("replay", "t.csv", "--format", "azure", "--rate", "nan"), "--rate must be a number, not nan"),
+        (("replay", "t.csv", "--format", "azure", "--deadline", "0"), "--deadline: must be a number > 0"),
+        (("replay", "t.csv", "--format", "azure", "--profile", "x"), "--profile: unknown engine profile 'x'"),
+        (
+            ("replay", "t.csv", "--format", "azure", "--instances", 57),
+            "--instances: the first instances need 57",
+        ),
+        (("replay", "t.csv", "--format", "azure", "--slo-ttft", "-1"), "--slo-ttft: must be positive"),
+        (("replay", "t.csv", "--format", "azure", "--price", "-1"), "--price: must be at least 0"),
         (("replay", "nowhere.csv", "--format", "azure"), "nowhere.csv: No such file"),
         (
             ("replay", "t.csv", "--format", "azure", "--profile", "llama3-70b@4xa100", "--gpus", 2),
-            "gpus_per_node: 'model' needs 4 GPUs on one node",
+            "--gpus: 'model' needs 4 GPUs on one node",
         ),
     ],
 )
@@ -316,3 +322,13 @@ def test_requests_beyond_the_horizon_are_told(tmp_path: Path) -> None:
 
     requests = json.loads(done.stdout)["requests"]
     assert f" of {requests} requests arrive after horizon_s = 0.001: nothing serves them\n" in done.stderr
+
+
+def test_a_replay_costs_what_its_price_says_and_nothing_is_said_without(tmp_path: Path) -> None:
+    trace = azure_trace(tmp_path / "t.csv")
+
+    priced = figures("replay", trace, *REPLAY, "--price", 2)
+    unpriced = figures("replay", trace, *REPLAY)
+
+    assert priced["gpu_cost"] == pytest.approx(2 * priced["gpu_hours"])
+    assert unpriced["gpu_cost"] is None

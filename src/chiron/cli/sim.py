@@ -57,6 +57,9 @@ def replay(
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 7,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of each node.")] = 8,
+    price: Annotated[
+        float | None, typer.Option(help="Of a GPU-hour, in any currency; none: gpu_cost is null.")
+    ] = None,
     instances: Annotated[int, typer.Option(min=0, help="Instances that are ready at the start.")] = 1,
     slo_ttft: Annotated[float, typer.Option(help="Time to first token, in milliseconds.")] = 10_000.0,
     slo_itl: Annotated[float, typer.Option(help="Time between tokens, in milliseconds.")] = 200.0,
@@ -79,6 +82,7 @@ def replay(
         max_context_tokens=max_context,
         nodes=nodes,
         gpus=gpus,
+        price=price,
         instances=instances,
         slo_ttft_ms=slo_ttft,
         slo_itl_ms=slo_itl,

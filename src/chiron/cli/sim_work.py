@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,24 @@ _BAD_ROWS_SHOWN = 10
 _UNCUT = 10_000
 """Columns of a pipe or a file: more than any table has, so that no figure is cut."""
 _EXIT_TERMINATED = 128 + signal.SIGTERM
+_COMMAND_LINE = "command line"
+_OPTION_OF_KEY = {
+    "format": "format",
+    "rate_per_s": "rate",
+    "scaling": "scaling",
+    "limit": "limit",
+    "profile": "profile",
+    "max_context_tokens": "max-context",
+    "nodes": "nodes",
+    "gpu_budget": "gpus",
+    "gpus_per_node": "gpus",
+    "price_per_gpu_hour": "price",
+    "initial": "instances",
+    "ttft_slo_s": "slo-ttft",
+    "itl_slo_s": "slo-itl",
+    "deadline_in_s": "deadline",
+}
+"""Options of `chiron sim replay` by the keys of a scenario."""
 T = TypeVar("T")
 Told = Callable[[float, int, int], None]
 
@@ -50,6 +69,7 @@ class ReplayOptions:
     max_context_tokens: int | None
     nodes: int
     gpus: int
+    price: float | None
     instances: int
     slo_ttft_ms: float
     slo_itl_ms: float
@@ -127,14 +147,31 @@ def run_replay(
         "ttft_slo_s": options.slo_ttft_ms / 1e3,
         "itl_slo_s": options.slo_itl_ms / 1e3,
     }
+    gpus: dict[str, Any] = {"name": "gpu", "nodes": options.nodes, "gpus_per_node": options.gpus}
+    if options.price is not None:
+        gpus["price_per_gpu_hour"] = options.price
     document = {
         "name": f"replay of {options.trace.name}",
-        "cluster": {"gpus": [{"name": "gpu", "nodes": options.nodes, "gpus_per_node": options.gpus}]},
+        "cluster": {"gpus": [gpus]},
         "models": {"model": model},
         "replay": [source],
     }
-    scenario = scenario_from(document, Path("command line"))
-    _run(scenario, _chosen(scenario, policy), seed, output)
+    with _naming_options():
+        scenario = scenario_from(document, Path(_COMMAND_LINE))
+        _run(scenario, _chosen(scenario, policy), seed, output)
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """An error in a key of the scenario that the options make names the option instead."""
+    try:
+        yield
+    except ConfigError as error:
+        found = re.match(rf"{_COMMAND_LINE}[^:]*: '?(\w+)'?(?=\W)", str(error))
+        option = None if found is None else _OPTION_OF_KEY.get(found[1])
+        if found is None or option is None:
+            raise
+        raise ConfigError(f"--{option}{str(error)[found.end() :]}") from error
 
 
 def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptions) -> None:

@@ -30,7 +30,7 @@ def run_table(done: Run) -> Table:
         ("GPU-hours", f"{result.gpu_hours:.3f}"),
         ("× lower bound (oracle-lb)", _number(done.oracle_ratio, ".3f")),
         ("GPUs at most", str(result.gpus_peak)),
-        ("GPU cost", f"{result.gpu_cost:.2f}"),
+        ("GPU cost", _number(done.gpu_cost, ".2f")),
         ("requests per second", f"{result.throughput.requests_per_s:.2f}"),
         ("output tokens per second", f"{result.throughput.tokens_per_s:,.0f}"),
         ("requests per GPU-hour", f"{result.throughput.requests_per_gpu_hour:,.0f}"),

@@ -45,10 +45,17 @@ class Run:
         """GPU-hours over the bound; None when nothing finished."""
         return self.result.gpu_hours / self.oracle_gpu_hours if self.oracle_gpu_hours else None
 
+    @property
+    def gpu_cost(self) -> float | None:
+        """What the GPUs cost; None when the scenario has no price."""
+        priced = any(kind.price_per_gpu_hour for kind in self.scenario.settings.gpu_types)
+        return self.result.gpu_cost if priced else None
+
     def to_json(self) -> dict[str, Any]:
         """Everything that the run found and was given; the same for the same seed but for `wall_s`."""
         return {
             **self.result.to_json(),
+            "gpu_cost": self.gpu_cost,
             "scenario": self.scenario.name,
             "oracle_lb": {"gpu_hours": self.oracle_gpu_hours, "ratio": self.oracle_ratio},
             "workload": {
