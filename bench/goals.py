@@ -15,17 +15,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chiron.sim.baselines.llumnix import FreenessAutoscaler, FreenessThresholds
 from chiron.sim.compare import model_ceilings
 from chiron.sim.policies import Policy, PolicyChoice
+from chiron.sim.processes import worker_pool
 from chiron.sim.runs import attains, run, smallest_fleet
 from chiron.sim.scenario import Scenario, read_scenario
 
@@ -186,9 +185,8 @@ def ceiling_ratio(row: str) -> float:
 
 def measure(rows: Sequence[str], policies: Sequence[str], seeds: Sequence[int], jobs: int) -> list[Outcome]:
     """Run everything; each outcome is printed as it comes."""
-    context = multiprocessing.get_context("spawn")
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with worker_pool(jobs) as pool:
         plain = [policy for policy in policies if policy != "llumnix-equal"]
         futures = [pool.submit(Task(row, policy, seed)) for row in rows for policy in plain for seed in seeds]
         tuning = {

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import statistics
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -19,6 +14,7 @@ import numpy as np
 from chiron.sim.ceiling import Ceiling, ceilings
 from chiron.sim.demand import fit_to_context
 from chiron.sim.policies import PolicyChoice
+from chiron.sim.processes import worker_pool
 from chiron.sim.results import SimResult, TimelinePoint
 from chiron.sim.runs import Run, attains, run, smallest_fleet
 from chiron.sim.scenario import Scenario, longest
@@ -106,43 +102,14 @@ def compare(
     workers = min(jobs or len(os.sched_getaffinity(0)), len(tasks))
     if workers <= 1:
         return list(_in_turn(tasks, progress))
-    # Spawned, for a forked child would inherit the threads' locks of a progress bar.
-    context = multiprocessing.get_context("spawn")
-    watched, held = context.Pipe(duplex=False)
     done: dict[int, Entry] = {}
-    with (
-        watched,
-        held,
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_leave_with, initargs=(watched,)
-        ) as pool,
-    ):
-        try:
-            futures = {pool.submit(task): number for number, task in enumerate(tasks)}
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                if progress is not None:
-                    progress(len(done), len(tasks))
-        except BaseException:
-            held.close()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(workers) as pool:
+        futures = {pool.submit(task): number for number, task in enumerate(tasks)}
+        for future in as_completed(futures):
+            done[futures[future]] = future.result()
+            if progress is not None:
+                progress(len(done), len(tasks))
     return [done[number] for number in range(len(tasks))]
-
-
-def _leave_with(watched: Connection) -> None:
-    """Makes this process end at once when the parent closes its end of a pipe, as it does when it dies.
-
-    Ctrl-C, which reaches the whole process group, ends it silently too: the parent says what there is to say.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def leave() -> None:
-        with suppress(EOFError, OSError):
-            watched.recv_bytes()
-        os._exit(1)
-
-    threading.Thread(target=leave, name="watches-the-parent", daemon=True).start()
 
 
 def _in_turn(tasks: Sequence[Task], progress: Callable[[int, int], None] | None) -> Iterable[Entry]:
