@@ -15,8 +15,8 @@ from chiron.sim.settings import TelemetrySettings
 from tests.support.sim_worlds import requests, run, world
 
 UNTIL_S = 30.0
-LARGE_STEP_TOKENS = 600
-"""Until then no step is larger than this; prompts that come later are."""
+LARGE_STEP_TOKENS = 1150
+"""Until then no step is larger than this, recomputed answers included; prompts that come later are."""
 PROFILE = get_profile("toy").replace(
     step_time_ms=((1, 20.0), (LARGE_STEP_TOKENS, 60.0), (2000, 200.0)), load_s=2.0, max_context_tokens=4096
 )
