@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -103,9 +103,17 @@ def guarded(work: Callable[[], None]) -> None:
         print("error: a simulating process was killed; with less memory, try --jobs 1", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED) from None
     except _Terminated:
-        raise typer.Exit(_EXIT_TERMINATED) from None
+        _leave(_EXIT_TERMINATED)
     except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        _leave(EXIT_INTERRUPTED)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process without waiting for a pool's thread, which may wait for half a result for ever."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 class _Terminated(BaseException):

@@ -14,23 +14,26 @@ from multiprocessing.connection import Connection
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes end at once when an exception leaves the block, and when this process dies."""
+    """A pool whose processes end at once on Ctrl-C or SystemExit in the block, and when this process dies.
+
+    After any other exception what runs is finished and the rest left. A process that ends at once may leave
+    half a result behind, for which the pool's own thread waits: after Ctrl-C end the program by os._exit.
+    """
     # Spawned, for a forked child would inherit the threads' locks of a progress bar.
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)
-    with (
-        watched,
-        held,
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_leave_with, initargs=(watched,)
-        ) as pool,
-    ):
+    with watched, held:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_with, initargs=(watched,))
         try:
             yield pool
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
         except BaseException:
             held.close()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        pool.shutdown()
 
 
 def _leave_with(watched: Connection) -> None:
