@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -30,6 +32,8 @@ from chiron.sim.scenario import Reading, Scenario, read_scenario, scenario_from
 from chiron.sim.settings import InvalidSettingError
 
 _BAD_ROWS_SHOWN = 10
+_PATIENCE_S = 5.0
+"""Longest wait for each process and thread that ends with an interrupted command."""
 _UNCUT = 10_000
 """Columns of a pipe or a file: more than any table has, so that no figure is cut."""
 _EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -109,11 +113,22 @@ def guarded(work: Callable[[], None]) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process without waiting for a pool's thread, which may wait for half a result for ever."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
-    os._exit(status)
+    """Ends the process in good order, but without waiting for ever for a pool's thread.
+
+    A process that was ended in the middle of a result leaves that thread waiting for the other half.
+    """
+    for child in multiprocessing.active_children():
+        child.join(_PATIENCE_S)
+    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
+    for thread in others:
+        if not thread.daemon:
+            thread.join(_PATIENCE_S)
+    if any(thread.is_alive() and not thread.daemon for thread in others):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(status)
+    raise typer.Exit(status) from None
 
 
 class _Terminated(BaseException):
