@@ -49,12 +49,13 @@ def test_a_signal_to_a_comparison_ends_its_processes_too(number: signal.Signals,
             wait_until(lambda: len(workers_of(running.pid)) == 2)
             running.send_signal(number)
             # Both streams end only when no process holds them any more.
-            running.communicate(timeout=30)
+            _, told = running.communicate(timeout=30)
         except BaseException:
             os.killpg(running.pid, signal.SIGKILL)
             raise
 
     assert running.returncode == status
+    assert b"Traceback" not in told
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
