@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
 
 
@@ -58,7 +59,7 @@ class RouterConfig:
             raise ValueError(f"drain_timeout_s: must be >= 0, not {self.drain_timeout_s:g}")
         try:
             load_dispatcher(self.dispatcher)
-        except UnknownDispatcherError as error:
+        except (UnknownDispatcherError, PolicyError) as error:
             raise ValueError(f"dispatcher: {error}") from error
 
     @property

@@ -29,6 +29,21 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(key: str, value: str) ->
         load_config(RouterConfig, "router", environ={}, overrides={key: value})
 
 
+class NeedsArgument:
+    """A dispatcher that cannot be made as dispatchers are."""
+
+    def __init__(self, wanted: object) -> None: ...
+
+    def pick(self, *_: object) -> None: ...
+
+
+def test_a_dispatcher_whose_own_code_fails_is_refused_by_its_key() -> None:
+    name = f"{__name__}:NeedsArgument"
+    problem = rf"\[router\] dispatcher: dispatcher {name}: NeedsArgument\(\) failed: TypeError: .*'wanted'"
+    with pytest.raises(ConfigError, match=problem):
+        load_config(RouterConfig, "router", environ={}, overrides={"dispatcher": name})
+
+
 def test_an_unnamed_router_is_named_after_host_and_process() -> None:
     assert RouterConfig(router_id="r1").identity == "r1"
     assert RouterConfig().identity == RouterConfig().identity != ""
