@@ -26,7 +26,7 @@ class Finished:
         sums.output_tokens += usage.completion_tokens
         sums.output_tokens_sq += usage.completion_tokens**2
         sums.prompt_tokens += usage.prompt_tokens
-        sums.service_ms += pace.service_ms
+        sums.service_ms += pace.total_ms
 
     def fill(self, load: cluster_pb2.InstanceLoad) -> None:
         """Writes the present sums into a report."""

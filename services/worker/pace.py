@@ -70,9 +70,9 @@ class Pace:
         return 1e3 * self._queue_s
 
     @property
-    def service_ms(self) -> float:
-        """From the first step that ran the request to its last output, in milliseconds."""
-        return 1e3 * max(0.0, self._end - self._arrival - self._queue_s)
+    def total_ms(self) -> float:
+        """From the request's arrival at the worker to its last output, in milliseconds."""
+        return 1e3 * max(0.0, self._end - self._arrival)
 
     def timing(self, instance_id: str) -> pb.Timing:
         """The request's times so far."""
@@ -81,7 +81,7 @@ class Pace:
             queue_ms=self.queue_ms,
             itl_mean_ms=self.itl_mean_ms,
             itl_max_ms=1e3 * self._gap_max,
-            total_ms=1e3 * max(0.0, self._end - self._arrival),
+            total_ms=self.total_ms,
             preemptions=self.preemptions,
             instance_id=instance_id,
         )

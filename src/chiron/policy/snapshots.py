@@ -139,7 +139,8 @@ class Traffic:
     finished_prompt_tokens: int = 0
     """Prompt tokens of the requests that ended."""
     finished_service_s: float = 0.0
-    """Sum of the times for which they held their slots."""
+    """Sum of the times from being sent to the instance that answered to the last token: with the wait in its
+    engine, without the wait in a router."""
     finished_output_tokens_sq: float = 0.0
     """Sum of the squares of their output lengths, in tokens²: what the variance of lengths is made from."""
     finished_batch_output_tokens: int = 0

@@ -10,6 +10,7 @@ from chiron.policy.disciplines import Discipline, Waiting, load_discipline
 from chiron.policy.dispatch import Dispatcher
 from chiron.policy.groups import GroupedRequest
 from chiron.policy.preemption import PreemptionRule
+from chiron.policy.snapshots import NEVER_S
 from chiron.policy.words import Phase, RequestClass, Role
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
@@ -18,8 +19,6 @@ from chiron.sim.preempting import make_room
 from chiron.sim.settings import SimSettings
 from chiron.sim.waits import RouterWaits
 
-NO_DEADLINE_S = 1e9
-"""What stands for a batch request without a deadline: later than all others."""
 _NO_LIMIT = 1 << 62
 
 
@@ -235,7 +234,7 @@ class ModelRouter:
             behind_batch = self._shared is not None and self._fcfs_or_mlfq
             batch = len(self.batch) if behind_batch else 0
         else:
-            batch = self.batch.ahead(min(self._ledger.deadline_s[request_id], NO_DEADLINE_S))
+            batch = self.batch.ahead(min(self._ledger.deadline_s[request_id], NEVER_S))
         return {RequestClass.INTERACTIVE: interactive, RequestClass.BATCH: batch}
 
     def _budget_s(self, request_id: int, waits: RouterWaits, now: float) -> float:
@@ -262,7 +261,7 @@ class ModelRouter:
     def _queue_batch(self, request_id: int) -> None:
         ledger = self._ledger
         self._queued = True
-        deadline_s = min(ledger.deadline_s[request_id], NO_DEADLINE_S)
+        deadline_s = min(ledger.deadline_s[request_id], NEVER_S)
         arrival_s = ledger.arrival_s[request_id]
         attained_tokens = ledger.delivered.get(request_id, 0)
         self.batch.add(

@@ -414,7 +414,7 @@ class FinishedRequests(_message.Message):
     output_tokens_sq: _builtins.float
     """Sum of the squares of each request's output tokens, in tokens squared."""
     service_ms: _builtins.float
-    """Sum of the times from the first engine step that ran each request to its last token, in milliseconds."""
+    """Sum of the times from each request's arrival at the worker to its last token, in milliseconds."""
     def __init__(
         self,
         *,
