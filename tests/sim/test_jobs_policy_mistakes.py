@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.chiron_command import only_error, simulate
+
 TINY = Path(__file__).parents[2] / "examples" / "scenarios" / "tiny.toml"
-MAIN = "from chiron.cli.main import main; main()"
 POLICIES = """
 from chiron.policy.decisions import FleetDecision, Limits, Start
 from chiron.policy.dispatch import Decision
@@ -64,16 +63,7 @@ class NoArgument:
 def test_a_mistake_is_one_line(option: str, kind: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(POLICIES, encoding="utf-8")
 
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", MAIN, "sim", "run", TINY, option, f"mine:{kind}"],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = simulate("run", TINY, option, f"mine:{kind}", folder=tmp_path)
 
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"error: {line}"), done.stderr
-    assert done.stderr.count("\n") == 1
+    assert only_error(done, 2).startswith(line)
     assert done.stdout == ""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -49,6 +50,27 @@ async def chiron(*arguments: str, stdin: str = "", **variables: str) -> Result:
             process.terminate()
             await process.wait()
     return Result(process.returncode or 0, out.decode(), err.decode())
+
+
+def simulate(*arguments: object, folder: Path | None = None) -> Result:
+    """Runs `chiron sim` to its end, in a folder of its own modules."""
+    done = subprocess.run(
+        [sys.executable, "-P", *_COMMAND[1:], "sim", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        cwd=folder,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def only_error(result: Result, *statuses: int) -> str:
+    """The one line that a command told before it ended with one of these statuses, without `error: `."""
+    assert result.status in statuses, result
+    assert result.stderr.startswith("error: "), result
+    assert result.stderr.count("\n") == 1, result
+    return result.stderr.removeprefix("error: ").rstrip("\n")
 
 
 class Up:

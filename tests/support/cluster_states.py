@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import GpuRecord, InstanceRecord, ModelRecord, NodeRecord, Observed
 from chiron.v1 import cluster_pb2, types_pb2
-from services.global_controller.view import ClusterView, Liveness, NodeView
+from services.global_controller.reconcile import reconcile
+from services.global_controller.view import ClusterView, Liveness, NodeView, Plan
 
 PENDING = types_pb2.INSTANCE_STATE_PENDING
 LOADING = types_pb2.INSTANCE_STATE_LOADING
@@ -97,3 +99,37 @@ def numbered() -> Callable[[str], str]:
     """Ids new-1, new-2, ..."""
     count = itertools.count(1)
     return lambda _: f"new-{next(count)}"
+
+
+def decide(view: ClusterView) -> Plan:
+    """One pass, checked to be all that is needed: a second one on its result changes nothing."""
+    ids = numbered()
+    plan = reconcile(view, ids)
+    assert reconcile(after(view, plan), ids).puts == ()
+    return plan
+
+
+def after(view: ClusterView, plan: Plan) -> ClusterView:
+    """The view once the plan is written down."""
+    written = {record.instance_id: record for record in (*view.instances, *plan.puts)}
+    unknown = tuple(one for one in view.unknown if one.instance_id not in written)
+    return dataclasses.replace(view, instances=tuple(written.values()), unknown=unknown)
+
+
+def started(plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Where the plan starts instances, by id: node and GPUs."""
+    return {
+        one.instance_id: (one.node_id, one.gpu_indexes)
+        for one in plan.puts
+        if one.desired == RUNNING and one.observed.state == PENDING
+    }
+
+
+def stopped(plan: Plan) -> set[str]:
+    """Ids of the instances that the plan stops."""
+    return {one.instance_id for one in plan.puts if one.desired == STOPPED}
+
+
+def nothing(plan: Plan) -> bool:
+    """Whether the plan changes nothing."""
+    return not plan.puts and not plan.acts
