@@ -25,6 +25,8 @@ NEAR_TOKENS = 48
 
 FLATTER = 0.3
 """Slope below the first bucket, relative to the curve's: the weights are read however few tokens step."""
+LEAST_SHARE = 0.25
+"""Share of the first bucket's base that a step takes at least."""
 NEAR_SHARE = 0.1
 """So near a bucket, relative to the tokens, the curve counts as known."""
 
@@ -106,6 +108,13 @@ class StepFit:
         """Seconds of a step over so many tokens, KV reads excluded."""
         return self._interpolate(self._base_s, tokens)
 
+    def least_s(self, tokens: float) -> float:
+        """The base that may be hoped for: below the first bucket the curve falls as it does above."""
+        if self._tokens and tokens < self._tokens[0]:
+            fallen_s = self._base_s[0] - self._slope_s * (self._tokens[0] - tokens)
+            return max(LEAST_SHARE * self._base_s[0], fallen_s)
+        return self.base_s(tokens)
+
     def upper_s(self, tokens: float) -> float:
         """The largest base up to so many tokens: never falls as they grow."""
         return self._interpolate(self._upper_s, tokens)
@@ -114,7 +123,7 @@ class StepFit:
         known = self._tokens
         place = bisect_left(known, tokens)
         if place == 0:
-            return max(0.25 * values[0], values[0] - FLATTER * self._slope_s * (known[0] - tokens))
+            return max(LEAST_SHARE * values[0], values[0] - FLATTER * self._slope_s * (known[0] - tokens))
         if place == len(known):
             return values[-1] + self._slope_s * (tokens - known[-1])
         low, high = known[place - 1], known[place]

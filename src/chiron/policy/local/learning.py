@@ -27,9 +27,8 @@ FORGET_AFTER = 20
 SPREADS = 1.1
 """Margin under the SLO, in standard deviations of the ITL between intervals: 6 in 7 intervals keep it, and a
 request, which averages over several, keeps it nearly always."""
-EVEN_SPREAD = 0.02
-UNEVEN_SPREAD = 0.04
-"""Relative standard deviation of the ITL assumed at first: prompts come in lumps where steps are uneven."""
+FIRST_SPREAD = 0.02
+"""Relative standard deviation of the ITL between intervals of even steps that is assumed at first."""
 UNSEEN_BIAS = 1.02
 """Bias of a budget under which no uneven step has been seen: steps filled in part cost more on a staircase
 than the line between the filled and the empty says."""
@@ -37,7 +36,8 @@ BIAS_WEIGHT = 0.2
 """Weight of the newest interval in the bias."""
 LEAST_MARGIN = 0.01
 MOST_MARGIN = 0.1
-"""Bounds of the margin, as a share of the SLO."""
+"""Bounds of the margin, as a share of the SLO. Where only some steps carry prompt it is the least one: the
+ITL held against it allows for times heavy with prompts."""
 
 
 class Learning:
@@ -54,7 +54,7 @@ class Learning:
         self.mix = WorkMix()
         self.kv_share = 1.0
         """Share of the KV headroom that preemptions have left."""
-        self._spread = {True: EVEN_SPREAD, False: UNEVEN_SPREAD}
+        self._spread = FIRST_SPREAD
         self._itl_per_step = 1.0
         self._running: int | None = None
         self._kv_tokens = 0.0
@@ -67,9 +67,9 @@ class Learning:
         """Tell whether its predictions have come true lately."""
         return self.samples >= TRUST_AFTER and self.error <= TRUST_ERROR and self.mix.known
 
-    def target_s(self, slo_s: float, even: bool) -> float:
-        """ITL to aim at: the SLO less a margin for its spread between intervals."""
-        return slo_s * (1 - min(MOST_MARGIN, max(LEAST_MARGIN, SPREADS * self._spread[even])))
+    def target_s(self, slo_s: float) -> float:
+        """ITL to aim at with all steps filled: the SLO less a margin for its spread between intervals."""
+        return slo_s * (1 - min(MOST_MARGIN, max(LEAST_MARGIN, SPREADS * self._spread)))
 
     def knee(self, budget: int) -> float:
         """Requests beyond which a larger batch no longer decodes more: every step is filled to the budget."""
@@ -105,14 +105,16 @@ class Learning:
         """Return what `predict` does for a batch at the knee or beyond; kept until something is learned."""
         known = self._filled.get(budget)
         if known is None:
-            known = self._filled[budget] = self.promised(budget, 1.0)
+            known = self._filled[budget] = self._filled_at(budget, self.fit.base_s(budget))
         return known
 
     def promised(self, budget: int, base_factor: float) -> tuple[float, float]:
-        """Return the same with the base of a step scaled: the optimism of a probe."""
+        """Return the same with the least base of a step, scaled: the optimism of a probe."""
+        return self._filled_at(budget, base_factor * self.fit.least_s(budget))
+
+    def _filled_at(self, budget: int, base_s: float) -> tuple[float, float]:
         decoding = budget / (1 + self.mix.prompt_share)
-        fit = self.fit
-        step_s = base_factor * fit.base_s(budget) + fit.kv_s * self.mix.kv_per_request * decoding
+        step_s = base_s + self.fit.kv_s * self.mix.kv_per_request * decoding
         return step_s * self._itl_per_step, decoding / step_s
 
     def all_decoding_s(self, batch_size: int, budget: int) -> float:
@@ -121,9 +123,11 @@ class Learning:
         return self.step_s(batch_size, budget, kv_tokens, budget) * self._itl_per_step
 
     def largest_within(self, budget: int, target_s: float, most: int) -> int:
-        """Return the largest batch, 1 to `most` and no larger than the knee, whose predicted ITL is within.
+        """Return the largest batch, 1 to `most` and no larger than the knee, whose requests keep within.
 
-        Below the knee the ITL never falls as the batch grows.
+        Prompts come in lumps. Where a share p of the steps carries prompt, the ITL of the requests that see
+        the most of them is taken to be that of the share 1 - (1 - p)^2 (reconstructed). Below the knee it
+        never falls as the batch grows.
         """
         fit, share = self.fit, self.mix.prompt_share
         step_target_s = target_s / self._itl_per_step
@@ -144,7 +148,8 @@ class Learning:
                 step_s = filled_s
             else:
                 low_s = fit.upper_s(middle)
-                step_s = bias * (low_s + max(0.0, filled_s - low_s) * share * middle / room)
+                heavy = 1 - (1 - share * middle / room) ** 2
+                step_s = bias * (low_s + max(0.0, filled_s - low_s) * heavy)
             off = step_s + kv_s * middle - step_target_s
             if off <= 0:
                 low, low_off = middle, off
@@ -196,8 +201,8 @@ class Learning:
         self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
         if self.fit.points and abs(changed) <= MOVING * decoding:
             self._compare(step_s, tokens, decoding, budget, kv_tokens, even)
-        if evidence and abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
-            self._measure_spread(sample, even)
+        if even and evidence and abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
+            self._measure_spread(sample)
         self.fit.observe(tokens, kv_tokens, step_s, even)
         self.samples += 1
 
@@ -227,12 +232,12 @@ class Learning:
             self.bias = {}
             self.forgotten += 1
 
-    def _measure_spread(self, sample: InstanceSample, even: bool) -> None:
+    def _measure_spread(self, sample: InstanceSample) -> None:
         limits = (sample.batch_size, sample.step_token_budget)
         if limits != self._limits:
             self._limits, self._itl_s = limits, sample.itl_mean_s
             return
         off = sample.itl_mean_s / self._itl_s - 1
         self._itl_s *= 1 + 0.1 * off
-        spread = self._spread[even]
-        self._spread[even] = math.sqrt(spread**2 + 0.03 * (min(off**2, 4 * spread**2) - spread**2))
+        spread = self._spread
+        self._spread = math.sqrt(spread**2 + 0.03 * (min(off**2, 4 * spread**2) - spread**2))

@@ -199,7 +199,7 @@ class ModelAutoscaler:
         learning = self._learning
         return {
             "itl_slo_s": sample.itl_slo_s,
-            "target_itl_s": learning.target_s(sample.itl_slo_s, True),
+            "target_itl_s": learning.target_s(sample.itl_slo_s),
             "predicted_itl_s": pair.itl_s,
             "predicted_tokens_per_s": pair.tokens_per_s,
             "kv_s_per_token": learning.fit.kv_s,

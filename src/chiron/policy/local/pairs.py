@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from chiron.policy.local.learning import Learning
+from chiron.policy.local.learning import LEAST_MARGIN, Learning
 
 BUDGET_TOKENS = 64
 """Grid of the budgets: matrix kernels work in tiles of 64 and 128 tokens, so the steps lie there."""
@@ -63,10 +63,10 @@ def fit_batch(learning: Learning, budget: int, slo_s: float, most: int) -> Pair:
     """
     if full_batch(learning, budget) <= most:
         itl_s, tokens_per_s = learning.filled(budget)
-        filled_s = learning.target_s(slo_s, True)
+        filled_s = learning.target_s(slo_s)
         if itl_s <= filled_s:
             return Pair(_slots(learning, budget, itl_s, filled_s), budget, itl_s, tokens_per_s, True)
-    target_s = learning.target_s(slo_s, False)
+    target_s = (1 - LEAST_MARGIN) * slo_s
     batch_size = learning.largest_within(budget, target_s, most)
     itl_s, tokens_per_s = learning.predict(batch_size, budget)
     return Pair(batch_size, budget, itl_s, tokens_per_s, itl_s <= target_s)
@@ -104,7 +104,7 @@ def largest_batch(learning: Learning, grid: Sequence[int], slo_s: float, most: i
     Never smaller for a looser SLO: budgets that fill their steps on target stay so, and what the next larger
     budget carries besides is less than what it would carry when on target itself.
     """
-    target_s = learning.target_s(slo_s, True)
+    target_s = learning.target_s(slo_s)
     largest, first_missed = 0, len(grid)
     # The first budget that fills its steps with `most` requests is the last one worth a look.
     last = min(len(grid), bisect_right(grid, most * (1 + learning.mix.prompt_share) / SLACK) + 1)
@@ -127,7 +127,7 @@ def burst_pair(learning: Learning, grid: Sequence[int], slo_s: float, batch_size
 
     While prompts wait it computes them as fast as the SLO lets it; later steps are filled less.
     """
-    target_s = learning.target_s(slo_s, True)
+    target_s = learning.target_s(slo_s)
     for budget in reversed(grid):
         if learning.knee(budget) * SLACK < batch_size:
             break

@@ -74,15 +74,15 @@ class Probes:
     ) -> int:
         """The budget with the largest promise above the best pair, or 0."""
         decoding = sample.output_tokens / sample.steps
-        target_s = learning.target_s(sample.itl_slo_s, True)
+        target_s = learning.target_s(sample.itl_slo_s)
         needed = WORTHWHILE_LATER if self.done else WORTHWHILE
         sure = best.on_target and learning.fit.measured(best.budget)
         promise, chosen = needed * best.tokens_per_s if sure else 0.0, 0
         for budget in grid:
             if budget in self._tried or budget < CLEARANCE * decoding or learning.fit.measured(budget):
                 continue
-            # The promise is at most this much above the prediction: most budgets are out without more ado.
-            if learning.filled(budget)[1] <= promise * (1 - OPTIMISM):
+            # Within the curve the promise is at most this much above the prediction: most are out at once.
+            if learning.fit.reaches(budget) and learning.filled(budget)[1] <= promise * (1 - OPTIMISM):
                 continue
             if full_batch(learning, budget) > most:
                 break
