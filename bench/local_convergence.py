@@ -1,21 +1,28 @@
 """How the local autoscalers converge, against the best static pair of limits that a sweep finds.
 
-    python -m bench.local_convergence            # a few minutes; bench/results/local_convergence.json
+    python -m bench.local_convergence            # ten minutes of CPU; bench/results/local_convergence.json
     python -m bench.local_convergence --smoke    # a few seconds, to see that it runs
 
 One saturated engine (8B on an A100, ShareGPT-like lengths, step times varied by up to 2 %), a decision each
 second. A pair keeps the SLO when at least 99 % of the requests that finish have a mean ITL within it.
-`settled` is, for both autoscalers alike, the last decision after which the batch size stays within 10 % of
-the final one and the budget stays the same; the decisions of probes count. It says nothing of how good the
-final pair is: that is `of_best_static`, the throughput after the warm-up over that of the best pair of the
-sweep with the same seed. `static_of_best` is the same for the final pair when held from the start, so that it
-leaves out how the limits moved.
+
+How soon, in decisions, in two ways; those of probes count. `settled` is the last decision after which the
+batch size stays within 10 % of the final one and the budget stays the same, however bad the final pair is.
+`arrived` is the last one not followed by 20 seconds that come within 10 % of the best static pair: at least
+90 % of its throughput at a mean ITL of at most 110 % of the SLO; null when the run does not end there. Twenty
+seconds, since the best static pair itself comes down to 93 % in the worst 20 and to 89 % in the worst ten.
+
+How well, against two references: the best pair with the same seed, which is known in hindsight only, and the
+pair that keeps the SLO with every seed and yields the most in all, which an operator could have set. Both are
+compared over the time after the warm-up. `static_of_best` is the share for the final pair when held from the
+start, so that it leaves out how the limits moved.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -32,6 +39,10 @@ SLOS_S = (0.02, 0.05, 0.2, 2.0)
 POLICIES = ("reactive", "model")
 KEEPS = 0.99
 NEAR = 0.10
+WINDOW = 20
+"""Seconds that are judged together."""
+HOW_SOON = ("settled", "arrived")
+HOW_WELL = ("of_best_static", "static_of_best", "of_operators_static")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class Size:
     measured_s: int = 200
     start_batch_sizes: tuple[int, ...] = (32, 256)
     start_budget: int = 2048
-    batch_sizes: tuple[int, ...] = (64, *range(84, 132, 4), 160, 192, 256, *range(304, 408, 8), 512, 640)
+    batch_sizes: tuple[int, ...] = (64, *range(84, 132, 4), 160, 192, 256, *range(288, 408, 8), 512, 640)
     budgets: tuple[int, ...] = (
         112,
         128,
@@ -65,7 +76,7 @@ class Size:
     )
 
 
-SMOKE = Size(seeds=(201,), warm_up_s=5, measured_s=10, batch_sizes=(96, 384), budgets=(128, 512))
+SMOKE = Size(seeds=(201,), warm_up_s=10, measured_s=20, batch_sizes=(96, 384), budgets=(128, 512))
 
 
 def static(size: Size, batch_size: int, budget: int, seed: int) -> Tally:
@@ -77,34 +88,81 @@ def static(size: Size, batch_size: int, budget: int, seed: int) -> Tally:
     return engine.run(size.measured_s)
 
 
-def sweep(size: Size, seed: int) -> dict[float, dict[str, Any]]:
-    """The best pair under each SLO."""
-    best: dict[float, dict[str, Any]] = {}
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """What a static pair yields with one seed."""
+
+    tokens_per_s: float
+    attained: dict[float, float]
+    """SLO in seconds -> share of the requests within it."""
+
+
+Pair = tuple[int, int]
+"""Batch size, step-token budget."""
+
+
+def sweep(size: Size, seed: int) -> dict[Pair, Yield]:
+    """Every pair with one seed."""
+    found = {}
     for batch_size in size.batch_sizes:
         for budget in size.budgets:
-            if budget < batch_size:
-                continue
-            tally = static(size, batch_size, budget, seed)
-            for slo_s in SLOS_S:
-                keeps = tally.attained(slo_s) >= KEEPS
-                if keeps and tally.tokens_per_s > best.get(slo_s, {}).get("tokens_per_s", 0.0):
-                    best[slo_s] = {
-                        "batch_size": batch_size,
-                        "step_token_budget": budget,
-                        "tokens_per_s": tally.tokens_per_s,
-                    }
-    return best
+            if budget >= batch_size:
+                tally = static(size, batch_size, budget, seed)
+                attained = {slo_s: tally.attained(slo_s) for slo_s in SLOS_S}
+                found[batch_size, budget] = Yield(tally.tokens_per_s, attained)
+    return found
 
 
-def converge(size: Size, policy: str, slo_s: float, batch_size: int, seed: int) -> dict[str, Any]:
+def best_pair(sweeps: Sequence[dict[Pair, Yield]], slo_s: float) -> Pair | None:
+    """The pair that keeps the SLO in each of these sweeps and yields the most in all; None if none does."""
+    keeping = [pair for pair in sweeps[0] if all(found[pair].attained[slo_s] >= KEEPS for found in sweeps)]
+    return max(keeping, key=lambda pair: sum(found[pair].tokens_per_s for found in sweeps), default=None)
+
+
+def settled_after(limits: Sequence[Pair]) -> int:
+    """Decisions up to the last with other limits than the final ones, or a batch size 10 % away."""
+    last_batch_size, last_budget = limits[-1]
+    settled = 0
+    for step, (batch_size, budget) in enumerate(limits, start=1):
+        if abs(batch_size - last_batch_size) > NEAR * last_batch_size or budget != last_budget:
+            settled = step
+    return settled
+
+
+def arrived_after(intervals: Sequence[Tally], tokens_per_s: float, slo_s: float) -> int | None:
+    """Decisions up to the last not followed by WINDOW seconds near this yield; None: not at the end.
+
+    Decision n is made after interval n, so that intervals[n:] follow it; there are at least WINDOW of them.
+    """
+    for step in range(len(intervals) - WINDOW, -1, -1):
+        window = Tally()
+        for interval in intervals[step : step + WINDOW]:
+            window.add(interval)
+        if window.tokens_per_s < (1 - NEAR) * tokens_per_s or window.itl_mean_s > (1 + NEAR) * slo_s:
+            return None if step == len(intervals) - WINDOW else step + 1
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
     """One policy in closed loop."""
+
+    limits: list[Pair]
+    intervals: list[Tally]
+    measured: Tally
+    decision_us: float
+
+
+def converge(size: Size, policy: str, slo_s: float, batch_size: int, seed: int) -> Run:
+    """Run one policy in closed loop."""
     engine = SaturatedEngine(
         get_profile(size.profile), batch_size=batch_size, step_token_budget=size.start_budget, seed=seed
     )
     autoscaler = load_local(policy)
-    measured, limits, spent_s = Tally(), [], 0.0
+    measured, limits, intervals, spent_s = Tally(), [], [], 0.0
     for second in range(size.warm_up_s + size.measured_s):
         interval = engine.run(1.0)
+        intervals.append(interval)
         if second >= size.warm_up_s:
             measured.add(interval)
         sample = engine.sample(interval, slo_s)
@@ -113,77 +171,119 @@ def converge(size: Size, policy: str, slo_s: float, batch_size: int, seed: int) 
         spent_s += time.process_time() - begun_s
         engine.apply(decision)
         limits.append((decision.batch_size, decision.step_token_budget))
-    last_batch_size, last_budget = limits[-1]
-    settled = 0
-    for step, (now, budget) in enumerate(limits, start=1):
-        if abs(now - last_batch_size) > NEAR * last_batch_size or budget != last_budget:
-            settled = step
-    return {
-        "policy": policy,
-        "itl_slo_ms": slo_s * 1e3,
-        "start_batch_size": batch_size,
-        "seed": seed,
-        "settled_after_decisions": settled,
-        "batch_size": last_batch_size,
-        "step_token_budget": last_budget,
-        "tokens_per_s": measured.tokens_per_s,
-        "itl_mean_ms": measured.itl_mean_s * 1e3,
-        "itl_attainment": measured.attained(slo_s),
-        "preemptions": measured.preemptions,
-        "decision_us": spent_s / len(limits) * 1e6,
-    }
+    return Run(limits, intervals, measured, spent_s / len(limits) * 1e6)
 
 
 def run(size: Size) -> dict[str, Any]:
     """All of it."""
-    runs = []
-    for seed in size.seeds:
-        best = sweep(size, seed)
-        for slo_s in SLOS_S:
-            for batch_size in size.start_batch_sizes:
-                for policy in POLICIES:
-                    found = converge(size, policy, slo_s, batch_size, seed)
-                    found["best_static"] = best.get(slo_s)
-                    if slo_s in best:
-                        best_tokens_per_s = best[slo_s]["tokens_per_s"]
-                        held = static(size, found["batch_size"], found["step_token_budget"], seed)
-                        found["of_best_static"] = found["tokens_per_s"] / best_tokens_per_s
-                        found["static_of_best"] = held.tokens_per_s / best_tokens_per_s
-                    runs.append(found)
+    sweeps = {seed: sweep(size, seed) for seed in size.seeds}
+    operators = {slo_s: best_pair(list(sweeps.values()), slo_s) for slo_s in SLOS_S}
+    runs = [
+        judged(size, sweeps[seed], operators[slo_s], policy, slo_s, batch_size, seed)
+        for seed in size.seeds
+        for slo_s in SLOS_S
+        for batch_size in size.start_batch_sizes
+        for policy in POLICIES
+    ]
     return {"parameters": asdict(size), "summary": summary(runs), "runs": runs}
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Least, median and most; None of nothing."""
-    return (min(values), statistics.median(values), max(values)) if values else None
+def judged(
+    size: Size,
+    swept: dict[Pair, Yield],
+    operators: Pair | None,
+    policy: str,
+    slo_s: float,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """One run beside the static pairs."""
+    found = converge(size, policy, slo_s, batch_size, seed)
+    measured, last = found.measured, found.limits[-1]
+    line: dict[str, Any] = {
+        "policy": policy,
+        "itl_slo_ms": slo_s * 1e3,
+        "start_batch_size": batch_size,
+        "seed": seed,
+        "settled": settled_after(found.limits),
+        "limits": last,
+        "tokens_per_s": measured.tokens_per_s,
+        "itl_mean_ms": measured.itl_mean_s * 1e3,
+        "itl_attainment": measured.attained(slo_s),
+        "preemptions": measured.preemptions,
+        "decision_us": found.decision_us,
+    }
+    best = best_pair([swept], slo_s)
+    if best is not None:
+        best_tokens_per_s = swept[best].tokens_per_s
+        line |= {
+            "arrived": arrived_after(found.intervals, best_tokens_per_s, slo_s),
+            "best_static": best,
+            "of_best_static": measured.tokens_per_s / best_tokens_per_s,
+            "static_of_best": static(size, *last, seed).tokens_per_s / best_tokens_per_s,
+        }
+    if operators is not None:
+        line |= {
+            "operators_static": operators,
+            "of_operators_static": measured.tokens_per_s / swept[operators].tokens_per_s,
+        }
+    return line
+
+
+def spread(runs: Sequence[dict[str, Any]], key: str) -> tuple[Any, Any, Any] | None:
+    """Least, median and most of a figure; a null is more than any number; None where no run has it."""
+    values = [math.inf if line[key] is None else line[key] for line in runs if key in line]
+    if not values:
+        return None
+    least, median, most = (
+        None if math.isinf(value) else value
+        for value in (min(values), statistics.median(values), max(values))
+    )
+    return least, median, most
+
+
+def half_as_many(runs: Sequence[dict[str, Any]], key: str) -> int:
+    """Runs of `model` that take at most half the decisions of `reactive` with the same seed and start."""
+    of = {policy: {place(line): line for line in runs if line["policy"] == policy} for policy in POLICIES}
+    halves = 0
+    for at, line in of["model"].items():
+        mine, others = line.get(key), of["reactive"][at].get(key)
+        halves += mine is not None and (others is None or mine <= others / 2)
+    return halves
+
+
+def place(line: dict[str, Any]) -> tuple[int, int]:
+    """What two runs compared have in common besides the SLO."""
+    return line["seed"], line["start_batch_size"]
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Median and extremes over seeds and starts, for each policy and SLO."""
     lines = []
     for slo_s in SLOS_S:
+        under = [line for line in runs if line["itl_slo_ms"] == slo_s * 1e3]
         for policy in POLICIES:
-            mine = [r for r in runs if r["policy"] == policy and r["itl_slo_ms"] == slo_s * 1e3]
-            shares = [r["of_best_static"] for r in mine if "of_best_static" in r]
-            held = [r["static_of_best"] for r in mine if "static_of_best" in r]
+            mine = [line for line in under if line["policy"] == policy]
+            by_start = {
+                start: [line for line in mine if line["start_batch_size"] == start]
+                for start in sorted({line["start_batch_size"] for line in mine})
+            }
             lines.append(
                 {
                     "policy": policy,
                     "itl_slo_ms": slo_s * 1e3,
-                    "settled": spread([r["settled_after_decisions"] for r in mine]),
-                    "settled_by_start": {
-                        start: spread(
-                            [r["settled_after_decisions"] for r in mine if r["start_batch_size"] == start]
-                        )
-                        for start in sorted({r["start_batch_size"] for r in mine})
-                    },
-                    "of_best_static": spread(shares),
-                    "static_of_best": spread(held),
-                    "itl_attainment_least": min(r["itl_attainment"] for r in mine),
-                    "preemptions": sum(r["preemptions"] for r in mine),
-                    "decision_us": spread([r["decision_us"] for r in mine]),
+                    "operators_static": mine[0].get("operators_static"),
+                    "itl_attainment_least": min(line["itl_attainment"] for line in mine),
+                    "preemptions": sum(line["preemptions"] for line in mine),
+                }
+                | {key: spread(mine, key) for key in (*HOW_SOON, *HOW_WELL, "decision_us")}
+                | {
+                    f"{key}_by_start": {start: spread(those, key) for start, those in by_start.items()}
+                    for key in HOW_SOON
                 }
             )
+        lines[-1] |= {f"{key}_in_half": half_as_many(under, key) for key in HOW_SOON}
+        lines[-1]["runs"] = len(under) // len(POLICIES)
     return lines
 
 
