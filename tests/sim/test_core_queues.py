@@ -74,8 +74,8 @@ def test_a_bounded_batch_queue_refuses():
 def test_estimates_are_made_at_enqueue_and_come_true():
     burst = requests(*STEADY, *[(60.0 + at / 1000, 10, 100) for at in range(400)])
     found = run(world(model={"ttft_slo_s": 100.0}, queues=QueueSettings(estimate_every=1)), burst).estimator
-    late = [pair for pair in found.pairs if pair[1] > 100]
-    errors = [abs(estimated / actual - 1) for _, _, estimated, _, _, actual, *_ in late]
+    late = [wait for wait in found.waits if wait.ahead > 100]
+    errors = [abs(wait.mean_s / wait.actual_s - 1) for wait in late]
     assert (found.unknown, found.unanswered) == (0, 0)
     assert len(late) > 250
     assert np.median(errors) < 0.1

@@ -23,9 +23,13 @@ _PRIOR_ERROR = 0.08
 """Relative error presumed at first; from the benchmark's runs on seeds that are not reported."""
 _MOST_S = 36_000.0
 _LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-_PRESUMED_SCORES = (-2.1, -0.6, -0.2, 0.1, 0.5, 1.05, 2.2, 6.0)
+_PRESUMED_SCORES = {
+    RequestClass.INTERACTIVE: (-2.4, -1.6, -0.4, 0.1, 0.8, 1.6, 3.0, 5.0),
+    RequestClass.BATCH: (-3.4, -2.8, -1.8, -0.5, 0.0, 0.8, 3.0, 5.0),
+}
 """Quantiles, at these levels, of (wait - mean) / standard deviation: most waits come close, a few are far
-off, where capacity changes. From the benchmark's runs on seeds that are not reported."""
+off, where capacity changes; for a backlog more is added than is taken away. From the benchmark's runs on seeds
+that are not reported."""
 _SCORE_STEP = 0.05
 
 
@@ -44,7 +48,7 @@ class WaitEstimate:
     """Learned factor that is in it: what earlier waits were of their estimates."""
     excess: float = 0.0
     """Learned squared relative error that is in it."""
-    scores: tuple[float, ...] = _PRESUMED_SCORES
+    scores: tuple[float, ...] = _PRESUMED_SCORES[RequestClass.BATCH]
     """Learned quantiles of (wait - mean_s) / sd_s, at fixed levels from 0.05 to 0.99."""
     tokens: float = 0.0
     """Expected work ahead, in output tokens, before the learned factor."""
@@ -58,14 +62,14 @@ class WaitEstimate:
 
 @dataclass(frozen=True, slots=True)
 class LaterCapacity:
-    """Capacity that is there from a known moment on: an instance that loads."""
+    """Capacity that changes at a known moment: an instance that loads by then, or others that take less."""
 
     in_s: float
     """Time until then, in seconds, > 0."""
     tokens_per_s: float
-    """Output tokens per second that it adds."""
+    """Output tokens per second that it adds; below 0: that go."""
     slots: float = 0.0
-    """Requests that it takes in at once, for they find it empty."""
+    """Requests that an instance takes in at once, for they find it empty; 0: no instance comes."""
 
 
 class LengthModel:
@@ -166,14 +170,14 @@ class WaitErrors:
 
     __slots__ = ("_seen_s", "excess", "ratio", "scores")
 
-    def __init__(self) -> None:
+    def __init__(self, request_class: RequestClass) -> None:
         # Seconds of waiting that the figures rest on: long waits teach more than short ones.
         self._seen_s = _PRIOR_S
         self.ratio = 1.0
         """By which estimated work is multiplied."""
         self.excess = _PRIOR_ERROR**2
         """Squared relative error beyond what the spread of lengths explains."""
-        self.scores: tuple[float, ...] = _PRESUMED_SCORES
+        self.scores: tuple[float, ...] = _PRESUMED_SCORES[request_class]
         """Quantiles of the standardised errors. Each moves up when a wait exceeds it and down when none does,
         by steps that balance at its level whatever the distribution (online conformal prediction, Gibbs and
         Candès, arXiv 2106.00170)."""
@@ -207,48 +211,18 @@ class WaitErrors:
 
 
 class WaitingTimeEstimator:
-    """The waits in one model's queues. Learns lengths per class, throughput and its own errors online."""
+    """The waits in one model's queues. Learns lengths per class and its own errors online."""
 
-    def __init__(self, quantile: float = 0.95, throughput_half_life_s: float = 15.0) -> None:
+    def __init__(self, quantile: float = 0.95) -> None:
         """quantile: of the estimates, 0.5 to below 1. Raises ValueError naming what is out of range."""
         if not 0.5 <= quantile < 1:
             raise ValueError(f"quantile must be at least 0.5 and below 1, got {quantile}")
-        if not throughput_half_life_s > 0:
-            raise ValueError(f"throughput_half_life_s must be positive, got {throughput_half_life_s}")
         self.quantile = quantile
         self.lengths: Mapping[RequestClass, LengthModel] = {kind: LengthModel() for kind in RequestClass}
-        self.errors: Mapping[RequestClass, WaitErrors] = {kind: WaitErrors() for kind in RequestClass}
+        self.errors: Mapping[RequestClass, WaitErrors] = {kind: WaitErrors(kind) for kind in RequestClass}
         self._z = _NORMAL.inv_cdf(quantile)
-        self._half_life_s = throughput_half_life_s
-        self._tokens = 0.0
-        self._weight = 0.0
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Measured throughput, discounted; 0 until something was measured."""
-        return self._tokens / self._weight if self._weight else 0.0
-
-    def observe_throughput(self, tokens_per_s: float, interval_s: float) -> None:
-        """Learn the output tokens per second that serve this queue, while it was not empty."""
-        keep = 0.5 ** (interval_s / self._half_life_s)
-        self._tokens = self._tokens * keep + tokens_per_s * (1 - keep)
-        self._weight = self._weight * keep + (1 - keep)
 
     def estimate(
-        self,
-        ahead: Mapping[RequestClass, int],
-        known_tokens: float = 0.0,
-        *,
-        request_class: RequestClass = RequestClass.BATCH,
-    ) -> WaitEstimate:
-        """The wait behind these requests.
-
-        ahead: requests that are served before, by class. known_tokens: further work ahead, in output tokens
-        (the expected rest of running requests). request_class: of the one that waits. Monotone in the work.
-        """
-        return self.at_rate(ahead, self.tokens_per_s, known_tokens, request_class=request_class)
-
-    def at_rate(
         self,
         ahead: Mapping[RequestClass, int],
         tokens_per_s: float,
@@ -259,18 +233,20 @@ class WaitingTimeEstimator:
         drift: float = 0.0,
         request_class: RequestClass = RequestClass.BATCH,
     ) -> WaitEstimate:
-        """The same, at another throughput than the measured one, in tokens per second.
+        """The wait behind these requests. Monotone in the work; inf at no throughput.
 
-        later: capacity that will be added, in the order of its times. noise and drift: how uncertain the
-        throughput is: variance per second of what others take of it, in tokens²/s, and the standard error of
-        its mean, in tokens per second.
+        ahead: requests that are served before, by class. tokens_per_s: what serves this queue
+        (`chiron.policy.serving`). known_tokens: further work ahead, in output tokens (the expected rest of
+        running requests). later: capacity that will change, in the order of its times. noise and drift: how
+        uncertain the throughput is: variance per second of what others take of it, in tokens²/s, and the
+        standard error of its mean, in tokens per second. request_class: of the one that waits.
         """
         mean, sd, _ = self.work(ahead, known_tokens)
         if mean <= 0:
             return WaitEstimate(0.0, 0.0, 0.0, self.quantile, request_class)
         errors = self.errors[request_class]
         each = mean / max(1, sum(ahead.values()))
-        mean_s, rate = _served(mean * errors.ratio, max(0.0, tokens_per_s), each, later)
+        mean_s, rate = time_to_serve(mean * errors.ratio, max(0.0, tokens_per_s), each, later)
         if not mean_s < math.inf:
             return WaitEstimate(math.inf, math.inf, math.inf, self.quantile, request_class)
         sd = math.sqrt(sd**2 + noise * mean_s + (drift * mean_s) ** 2)
@@ -311,16 +287,20 @@ def _score(scores: Sequence[float], quantile: float) -> float:
     return scores[above - 1] + (quantile - low) / (high - low) * (scores[above] - scores[above - 1])
 
 
-def _served(
+def time_to_serve(
     tokens: float, tokens_per_s: float, each: float, later: Sequence[LaterCapacity]
 ) -> tuple[float, float]:
-    """When so much work is done, in seconds, and the throughput by then; each: tokens of one request."""
+    """When so much work is done, in seconds, and the throughput by then, in tokens per second.
+
+    each: tokens of one request. later: in the order of its times. inf where the throughput comes to nothing.
+    """
     at_s, rate = 0.0, tokens_per_s
     for step in later:
-        if rate > 0 and tokens <= rate * (step.in_s - at_s):
+        done = max(0.0, rate) * (step.in_s - at_s)
+        if rate > 0 and tokens <= done:
             break
         # What it takes in at once leaves the queue before a token of it is made.
-        tokens = max(0.0, tokens - rate * (step.in_s - at_s) - step.slots * each)
+        tokens = max(0.0, tokens - done - step.slots * each)
         at_s, rate = step.in_s, rate + step.tokens_per_s
         if tokens <= 0:
             break

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chiron.policy.words import RequestClass
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
@@ -107,6 +109,28 @@ class Refusals:
 
 
 @dataclass(frozen=True, slots=True)
+class EstimatedWait:
+    """One estimate and the wait that came, times in seconds."""
+
+    at_s: float
+    """When it was made: its request was queued."""
+    request_class: RequestClass
+    ahead: int
+    """Requests that were to be served before."""
+    tokens: float
+    """Expected work ahead, in output tokens."""
+    mean_s: float
+    sd_s: float
+    quantile_s: float
+    scores: tuple[float, ...]
+    """Learned quantiles of the standardised error: see `chiron.policy.waiting.WaitEstimate`."""
+    told_s: float | None
+    """The mean as it would have been, had the later fleet been known: see `chiron.sim.told_fleet`. None: the
+    known instances would never have come to this request."""
+    actual_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class EstimatorFigures:
     """Estimated waits in the routers' queues against what came."""
 
@@ -126,10 +150,8 @@ class EstimatorFigures:
     """Nominal: the share of waits that the estimated quantile is to cover."""
     coverage: float | None
     """The share that it covers, of the same."""
-    pairs: tuple[tuple[float, int, float, float, float, float, tuple[float, ...], float], ...]
-    """(time, requests ahead, estimated mean, its standard deviation, its quantile, wait), in seconds, the
-    learned quantiles of the standardised error (`chiron.policy.waiting.WaitEstimate.scores`), and the work
-    ahead in output tokens."""
+    waits: tuple[EstimatedWait, ...]
+    """In the order in which the waits ended, router by router."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from chiron.policy.admission import RefusalKind
 from chiron.sim.queue_settings import QueueSettings
-from chiron.sim.results import EstimatorFigures, Percentiles, Refusals
+from chiron.sim.results import EstimatedWait, EstimatorFigures, Percentiles, Refusals
 from chiron.sim.router import ModelRouter
+from chiron.sim.told_fleet import told_wait_s
+from chiron.sim.waits import FleetChange, WaitPair
 
 LONG_QUEUE = 2000
 """Requests ahead beyond which an estimate counts: sums over fewer are noise of their lengths."""
@@ -47,19 +49,29 @@ def estimator_figures(routers: Sequence[ModelRouter], queues: QueueSettings) -> 
         median_relative_error=median_relative_error(estimated, actual),
         quantile=queues.estimate_quantile,
         coverage=sum(covered) / len(covered) if covered else None,
-        pairs=tuple(
-            (
-                pair.at_s,
-                pair.ahead,
-                pair.estimate.mean_s,
-                pair.estimate.sd_s,
-                pair.estimate.quantile_s,
-                pair.actual_s,
-                pair.estimate.scores,
-                pair.estimate.tokens,
-            )
-            for pair in pairs
+        waits=tuple(
+            _estimated(pair, waits.changes)
+            for waits in found
+            for pair in waits.pairs
+            if pair.estimate.mean_s < inf
         ),
+    )
+
+
+def _estimated(pair: WaitPair, changes: Sequence[FleetChange]) -> EstimatedWait:
+    estimate = pair.estimate
+    told_s = told_wait_s(pair, changes)
+    return EstimatedWait(
+        pair.at_s,
+        estimate.request_class,
+        pair.ahead,
+        estimate.tokens,
+        estimate.mean_s,
+        estimate.sd_s,
+        estimate.quantile_s,
+        estimate.scores,
+        told_s if told_s < inf else None,
+        pair.actual_s,
     )
 
 

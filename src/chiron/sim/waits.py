@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan
 
-from chiron.policy.serving import ServingInstance, ServingRates
+from chiron.policy.serving import QueueCapacity, ServingInstance, ServingRates
 from chiron.policy.waiting import WaitEstimate, WaitingTimeEstimator
-from chiron.policy.words import Phase, RequestClass
+from chiron.policy.words import Phase, RequestClass, Role
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
 from chiron.sim.settings import SimModel
@@ -27,17 +27,33 @@ class WaitPair:
     estimate: WaitEstimate
     actual_s: float
     """Until the request was sent to the instance where it began."""
+    capacity: QueueCapacity
+    """On which the estimate rests."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetChange:
+    """An instance that begins to serve, changes its role or serves no longer."""
+
+    at_s: float
+    instance_id: str
+    role: Role | None
+    """None: it serves no longer."""
+    batch_size: int
 
 
 class RouterWaits:
-    """What one model's router measures, estimates and learns of waits. It sees what a real router sees:
-    load messages, the routing table, its own queue, and the lengths of requests that have ended.
+    """What one model's router measures, estimates and learns of waits: from load messages, the routing table,
+    its own queue, and the lengths of requests that have ended. Of these, phases, throughput and the ended
+    requests reach it without delay.
     """
 
     def __init__(self, model: SimModel, ledger: Ledger, quantile: float, every: int) -> None:
         self.estimator = WaitingTimeEstimator(quantile)
         self.rates = ServingRates()
         self.pairs: list[WaitPair] = []
+        self.changes: list[FleetChange] = []
+        """Of the fleet, in the order of time. Estimates know nothing of those to come."""
         self.start_s = 0.0
         """From being sent to an instance until the first token, in seconds; smoothed."""
         self.service_s = 0.0
@@ -46,7 +62,7 @@ class RouterWaits:
         self._model = model
         self._every = every
         self._queued = 0
-        self._open: dict[int, tuple[float, int, WaitEstimate]] = {}
+        self._open: dict[int, tuple[float, int, WaitEstimate, QueueCapacity]] = {}
         # Sent, and when: whether the request began there is seen later.
         self._taken: dict[int, float] = {}
         self._instances: dict[str, SimInstance] = {}
@@ -66,12 +82,14 @@ class RouterWaits:
         if instance.dead or instance.phase in (Phase.DRAINING, Phase.SLEEPING):
             self._instances.pop(key, None)
             self._loading.pop(key, None)
+            self.changes.append(FleetChange(now, key, None, 0))
             return
         self._instances[key] = instance
         if instance.phase is Phase.LOADING:
             # Another role does not begin the load anew.
             self._loading.setdefault(key, (now, instance.waking))
             return
+        self.changes.append(FleetChange(now, key, instance.role, instance.seen.batch_size))
         since_s, waking = self._loading.pop(key, (now, True))
         if not waking:
             mean_s, loads = self._loads
@@ -123,9 +141,16 @@ class RouterWaits:
         self, request_class: RequestClass, ahead: Mapping[RequestClass, int], now: float
     ) -> WaitEstimate:
         """The wait of a request of this class behind these."""
+        return self._estimate(request_class, ahead, self._capacity(request_class, now))
+
+    def _capacity(self, request_class: RequestClass, now: float) -> QueueCapacity:
         tokens = self.estimator.lengths[RequestClass.INTERACTIVE].mean
-        capacity = self.rates.capacity(self.serving(now), request_class, tokens)
-        return self.estimator.at_rate(
+        return self.rates.capacity(self.serving(now), request_class, tokens)
+
+    def _estimate(
+        self, request_class: RequestClass, ahead: Mapping[RequestClass, int], capacity: QueueCapacity
+    ) -> WaitEstimate:
+        return self.estimator.estimate(
             ahead,
             capacity.tokens_per_s,
             later=capacity.later,
@@ -141,8 +166,9 @@ class RouterWaits:
         self._queued += 1
         if not self._every or self._queued % self._every:
             return
-        estimate = self.estimate(request_class, ahead, now)
-        self._open[request_id] = (now, sum(ahead.values()), estimate)
+        capacity = self._capacity(request_class, now)
+        estimate = self._estimate(request_class, ahead, capacity)
+        self._open[request_id] = (now, sum(ahead.values()), estimate, capacity)
 
     def returned(self, request_id: int) -> None:
         """Note that a request comes back from an instance: one that had not begun waits still."""
@@ -162,9 +188,9 @@ class RouterWaits:
         begun = [each for each in self._taken if not isnan(first_token_s[each])]
         for request_id in begun:
             ended_s = self._taken.pop(request_id)
-            at_s, ahead, estimate = self._open.pop(request_id)
+            at_s, ahead, estimate, capacity = self._open.pop(request_id)
             wait_s = ended_s - at_s
-            self.pairs.append(WaitPair(at_s, ahead, estimate, wait_s))
+            self.pairs.append(WaitPair(at_s, ahead, estimate, wait_s, capacity))
             if wait_s > 0:
                 # Together, the waits that end within one wait's time count as one.
                 kind = estimate.request_class

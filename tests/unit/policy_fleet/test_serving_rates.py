@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -26,14 +27,14 @@ def seen(*instances: ServingInstance, arrived: int = 0, seconds: int = 120) -> S
 
 
 def test_each_class_has_the_instances_that_take_it() -> None:
-    rates = seen(*FLEET)
+    rates = seen(*FLEET, seconds=3_600)
     # A third of what is taken for an instance's own is what all three make on average, 5,000.
     assert rates.capacity(FLEET, INTERACTIVE, 100.0).tokens_per_s == pytest.approx(9_333.0, rel=0.03)
     assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(10_667.0, rel=0.03)
 
 
 def test_batch_work_gets_what_arriving_interactive_requests_leave() -> None:
-    rates = seen(*FLEET, arrived=20)
+    rates = seen(*FLEET, arrived=20, seconds=3_600)
     assert rates.interactive_per_s == pytest.approx(20.0)
     # 20 a second of 100 tokens each.
     assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(8_667.0, rel=0.03)
@@ -77,11 +78,42 @@ def test_what_an_instance_makes_while_its_batch_is_new_teaches_little() -> None:
     reading_prompts = replace(MIXED, tokens_per_s=2_500.0)
     for _ in range(5):
         rates.observe((reading_prompts,), 0, 1.0)
-    # 5 s of a half-life of 15 s would take a fifth of the way to 2,500, and the curve moves a little.
+    # Both its own rate and the curve move slowly, at first even more so.
     assert rates.capacity((MIXED,), BATCH, 100.0).tokens_per_s > 4_600.0
-    for _ in range(120):
+    for _ in range(1_800):
         rates.observe((reading_prompts,), 0, 1.0)
     assert rates.capacity((MIXED,), BATCH, 100.0).tokens_per_s == pytest.approx(2_500.0, rel=0.05)
+
+
+def test_an_instance_that_fills_up_says_nothing_of_its_capacity() -> None:
+    rates = seen(MIXED)
+    for running in (20, 40, 60, 80, 100):
+        # The requests are there, and most of them have no token yet.
+        rates.observe((replace(MIXED, running=running, tokens_per_s=100.0),), 0, 1.0)
+    assert rates.capacity((MIXED,), BATCH, 100.0).tokens_per_s == pytest.approx(5_000.0, rel=1e-9)
+
+
+def test_arrivals_that_are_high_now_are_expected_to_come_back_to_their_mean() -> None:
+    rates = seen(MIXED, arrived=20, seconds=3_600)
+    for _ in range(30):
+        rates.observe((MIXED,), 40, 1.0)
+    capacity = rates.capacity((MIXED,), BATCH, 100.0)
+    mean = rates.interactive_per_s
+    assert 20.0 < mean < 22.0
+    # 80 % of the excess is expected in 30 s, 64 % in 60, 0.8⁴ and 0.8⁸ of it in two and four minutes.
+    left = [
+        0.8 * (40.0 - mean),
+        0.64 * (40.0 - mean),
+        0.4096 * (40.0 - mean),
+        0.16777216 * (40.0 - mean),
+        0.0,
+    ]
+    assert capacity.tokens_per_s == pytest.approx(5_000.0 - 100.0 * (mean + left[0]))
+    assert [step.in_s for step in capacity.later] == [45.0, 75.0, 135.0, 255.0]
+    assert [step.tokens_per_s for step in capacity.later] == pytest.approx(
+        [100.0 * (before - after) for before, after in pairwise(left)]
+    )
+    assert all(step.slots == 0 for step in capacity.later)
 
 
 def test_an_interactive_queue_is_drained_at_the_pace_of_what_is_sent() -> None:
