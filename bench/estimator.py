@@ -10,8 +10,8 @@ requests, or a batch backlog beside bursty ones that preempt it; the autoscaler 
 instances meanwhile, or a script does without warning, or nodes fail. How many requests are to wait is drawn
 evenly on a logarithmic scale from 3,000 to 50,000; a file's requests arrive at 1,000 a second. From each run
 at most three estimates count, of requests behind more than 2,000 others, drawn at random: R², the median
-relative error and coverage are over those of all runs. Before them each run serves interactive requests and two
-files for 15 minutes, so that there is something to learn from.
+relative error and coverage are over those of all runs. Before them each run serves interactive requests and
+two files for 15 minutes, so that there is something to learn from.
 
 The baseline is position alone: requests ahead over the mean rate of all pairs, known in hindsight. Two
 references share the estimate's work ahead. `told_fleet` knows in advance when instances come and go, and

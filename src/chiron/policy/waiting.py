@@ -28,8 +28,8 @@ _PRESUMED_SCORES = {
     RequestClass.BATCH: (-3.4, -2.8, -1.8, -0.5, 0.0, 0.8, 3.0, 5.0),
 }
 """Quantiles, at these levels, of (wait - mean) / standard deviation: most waits come close, a few are far
-off, where capacity changes; for a backlog more is added than is taken away. From the benchmark's runs on seeds
-that are not reported."""
+off, where capacity changes; for a backlog more is added than is taken away. From the benchmark's runs on
+seeds that are not reported."""
 _SCORE_STEP = 0.05
 
 
