@@ -78,8 +78,8 @@ class Pair:
     sd_s: float
     actual_s: float
     scores: tuple[float, ...]
-    told_s: float
-    """The estimate with the fleet as it came."""
+    told_s: float | None
+    """The estimate with the fleet as it came; None: it would never have come to this request."""
     known_capacity_s: float
     """Work ahead over the tokens per second that came."""
 
@@ -208,7 +208,7 @@ def pairs_of(seed: int, trouble: str, workload: Workload, result: SimResult) -> 
     return [
         Pair(
             *(seed, trouble, wait.ahead, wait.mean_s, wait.sd_s, wait.actual_s, wait.scores),
-            inf if wait.told_s is None else wait.told_s,
+            wait.told_s,
             wait.tokens / served_per_s(kind, wait.at_s, wait.actual_s, workload, result),
         )
         for wait in (long[at] for at in sorted(chosen))
@@ -236,7 +236,9 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
     ahead = np.array([pair.ahead for pair in pairs], dtype=np.float64)
     position = ahead * (actual.sum() / ahead.sum())
     known = np.array([pair.known_capacity_s for pair in pairs])
-    told = np.array([pair.told_s for pair in pairs])
+    telling = [pair for pair in pairs if pair.told_s is not None]
+    told = np.array([pair.told_s for pair in telling], dtype=np.float64)
+    told_actual = np.array([pair.actual_s for pair in telling])
     covered = {
         str(nominal): float(
             np.mean(
@@ -255,8 +257,9 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
         "r2": r_squared(estimated, actual),
         "median_relative_error": median_relative_error(estimated, actual),
         "coverage": covered,
-        "told_fleet_r2": r_squared(told, actual),
-        "told_fleet_median_relative_error": median_relative_error(told, actual),
+        "told_fleet_pairs": len(telling),
+        "told_fleet_r2": r_squared(told, told_actual),
+        "told_fleet_median_relative_error": median_relative_error(told, told_actual),
         "known_capacity_r2": r_squared(known, actual),
         "known_capacity_median_relative_error": median_relative_error(known, actual),
         "position_alone_r2": r_squared(position, actual),
@@ -276,12 +279,18 @@ def main() -> None:
     first, last = (1, 3) if arguments.smoke else arguments.seeds
     began_s = process_time()
     pairs: list[Pair] = []
+    unknown = unanswered = 0
     for seed in range(first, last + 1):
         trouble, workload, result = run(seed, smoke=arguments.smoke, calm=arguments.calm)
+        assert result.estimator is not None
+        unknown += result.estimator.unknown
+        unanswered += result.estimator.unanswered
         pairs += pairs_of(seed, trouble, workload, result)
     found = {
         "seeds": [first, last],
         "calm": arguments.calm,
+        "estimates_unknown": unknown,
+        "requests_that_never_began": unanswered,
         "all": summary(pairs),
         "without_autoscaler": summary([pair for pair in pairs if "chiron" not in pair.trouble]),
         "interactive": summary([pair for pair in pairs if "backlog" not in pair.trouble]),

@@ -202,7 +202,8 @@ class ServingRates:
         now = mixed = 0.0
         later = []
         serving = {}
-        able = [(each, self._rate(each)) for each in instances if each.role is not other]
+        rated = [(each, self._rate(each)) for each in instances]
+        able = [pair for pair in rated if pair[0].role is not other]
         share = 1.0
         if request_class is RequestClass.INTERACTIVE:
             share = self._drained(sum(rate for each, rate in able if each.ready_in_s <= 0))
@@ -217,9 +218,11 @@ class ServingRates:
                 mixed += rate
         noise = drift = 0.0
         if request_class is RequestClass.BATCH:
+            # Interactive requests take mixed instances only when those of their own are full.
+            others = sum(rate for each, rate in rated if each.role is other and each.ready_in_s <= 0)
             taken = 0.0
             for in_s, rate in self._expected_arrivals():
-                takes = min(mixed, rate * interactive_tokens)
+                takes = min(mixed, max(0.0, rate * interactive_tokens - others))
                 if in_s > 0:
                     later.append(LaterCapacity(in_s, taken - takes))
                 else:

@@ -233,7 +233,8 @@ class WaitingTimeEstimator:
         drift: float = 0.0,
         request_class: RequestClass = RequestClass.BATCH,
     ) -> WaitEstimate:
-        """The wait behind these requests. Monotone in the work; inf at no throughput.
+        """The wait behind these requests; inf at no throughput. Its mean never falls with more work, and
+        neither mean nor quantile rises with more throughput.
 
         ahead: requests that are served before, by class. tokens_per_s: what serves this queue
         (`chiron.policy.serving`). known_tokens: further work ahead, in output tokens (the expected rest of
@@ -245,12 +246,13 @@ class WaitingTimeEstimator:
         if mean <= 0:
             return WaitEstimate(0.0, 0.0, 0.0, self.quantile, request_class)
         errors = self.errors[request_class]
-        each = mean / max(1, sum(ahead.values()))
-        mean_s, rate = time_to_serve(mean * errors.ratio, max(0.0, tokens_per_s), each, later)
+        each = (mean - max(0.0, known_tokens)) / max(1, sum(ahead.values()))
+        mean_s = time_to_serve(mean * errors.ratio, max(0.0, tokens_per_s), each * errors.ratio, later)
         if not mean_s < math.inf:
             return WaitEstimate(math.inf, math.inf, math.inf, self.quantile, request_class)
         sd = math.sqrt(sd**2 + noise * mean_s + (drift * mean_s) ** 2)
-        sd_s = math.hypot(sd / rate if rate > 0 else 0.0, mean_s * math.sqrt(errors.excess))
+        # At the mean throughput of the wait, so that capacity that comes at its end does not narrow it.
+        sd_s = mean_s * math.hypot(sd / mean, math.sqrt(errors.excess))
         scores = errors.scores
         quantile_s = max(0.0, mean_s + _score(scores, self.quantile) * sd_s)
         return WaitEstimate(
@@ -287,10 +289,8 @@ def _score(scores: Sequence[float], quantile: float) -> float:
     return scores[above - 1] + (quantile - low) / (high - low) * (scores[above] - scores[above - 1])
 
 
-def time_to_serve(
-    tokens: float, tokens_per_s: float, each: float, later: Sequence[LaterCapacity]
-) -> tuple[float, float]:
-    """When so much work is done, in seconds, and the throughput by then, in tokens per second.
+def time_to_serve(tokens: float, tokens_per_s: float, each: float, later: Sequence[LaterCapacity]) -> float:
+    """When so much work is done, in seconds.
 
     each: tokens of one request. later: in the order of its times. inf where the throughput comes to nothing.
     """
@@ -306,4 +306,4 @@ def time_to_serve(
             break
     if tokens > 0:
         at_s += tokens / rate if rate > 0 else math.inf
-    return at_s, rate
+    return at_s

@@ -17,7 +17,8 @@ def told_wait_s(pair: WaitPair, changes: Sequence[FleetChange]) -> float:
     """The mean of the estimate with the fleet as it came; its lengths, rates and arrivals stay as estimated.
 
     changes: of the whole run, in the order of time. An instance that the router did not know then makes what
-    those that it knew made on average. In seconds; inf where none was known.
+    those that it knew made on average. In seconds; inf where those that serve never come to it, and the
+    estimate itself where none served when it was made.
     """
     estimate, capacity = pair.estimate, pair.capacity
     if not estimate.tokens or not capacity.each:
@@ -40,6 +41,5 @@ def told_wait_s(pair: WaitPair, changes: Sequence[FleetChange]) -> float:
             serving.remove(key)
             later.append(LaterCapacity(change.at_s - pair.at_s, -rate))
     later.sort(key=lambda step: step.in_s)
-    each = estimate.tokens / max(1, pair.ahead)
-    mean_s, _ = time_to_serve(estimate.tokens * estimate.ratio, capacity.tokens_per_s, each, later)
-    return mean_s
+    tokens = estimate.tokens * estimate.ratio
+    return time_to_serve(tokens, capacity.tokens_per_s, tokens / max(1, pair.ahead), later)

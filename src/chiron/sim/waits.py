@@ -185,7 +185,8 @@ class RouterWaits:
     def _confirm(self) -> None:
         """Take note of the waits that are over: their requests have begun."""
         first_token_s = self._ledger.first_token_s
-        begun = [each for each in self._taken if not isnan(first_token_s[each])]
+        # The ledger knows a first token from the beginning of its step on, and none is NaN.
+        begun = [each for each in self._taken if first_token_s[each] <= self._sampled_s]
         for request_id in begun:
             ended_s = self._taken.pop(request_id)
             at_s, ahead, estimate, capacity = self._open.pop(request_id)

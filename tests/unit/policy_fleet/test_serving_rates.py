@@ -34,12 +34,13 @@ def test_each_class_has_the_instances_that_take_it() -> None:
 
 
 def test_batch_work_gets_what_arriving_interactive_requests_leave() -> None:
-    rates = seen(*FLEET, arrived=20, seconds=3_600)
-    assert rates.interactive_per_s == pytest.approx(20.0)
-    # 20 a second of 100 tokens each.
-    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(8_667.0, rel=0.03)
-    # However many come, the batch instance is left.
+    rates = seen(*FLEET, arrived=60, seconds=3_600)
+    assert rates.interactive_per_s == pytest.approx(60.0)
+    # 60 a second of 100 tokens each, of which the interactive instance makes 4,333.
+    assert rates.capacity(FLEET, BATCH, 100.0).tokens_per_s == pytest.approx(9_000.0, rel=0.03)
+    # However many come, the batch instance is left; as long as few come, the mixed one is too.
     assert rates.capacity(FLEET, BATCH, 1_000.0).tokens_per_s == pytest.approx(5_667.0, rel=0.03)
+    assert rates.capacity(FLEET, BATCH, 50.0).tokens_per_s == pytest.approx(10_667.0, rel=0.03)
 
 
 def test_arrivals_that_fluctuate_make_the_rest_uncertain() -> None:

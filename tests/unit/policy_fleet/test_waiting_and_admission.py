@@ -80,6 +80,29 @@ def test_the_prior_holds_until_requests_have_ended() -> None:
     assert 30.0 < lengths.mean < 150.0
 
 
+def test_capacity_about_to_come_never_makes_a_wait_longer_nor_more_requests_a_shorter_one() -> None:
+    later = (LaterCapacity(60.0, 45_000.0),)
+    estimator = WaitingTimeEstimator()
+    waits = [estimator.estimate({BATCH: count}, 10_000.0, later=later) for count in range(2_000, 2_700, 10)]
+    # The instance is ready in the midst of these waits.
+    assert waits[0].mean_s < 60.0 < waits[-1].mean_s
+    for field in ("mean_s", "quantile_s"):
+        values = [getattr(wait, field) for wait in waits]
+        assert values == sorted(values)
+        more = [
+            getattr(estimator.estimate({BATCH: 2_600}, 10_000.0, later=(LaterCapacity(60.0, add),)), field)
+            for add in (0.0, 100.0, 1_000.0, 5_000.0, 90_000.0)
+        ]
+        assert more == sorted(more, reverse=True)
+
+
+def test_what_runs_already_does_not_move_into_the_slots_of_an_instance_that_loads() -> None:
+    later = (LaterCapacity(5.0, 1_000.0, slots=50.0),)
+    # 20,000 tokens that run and 100 requests of 100: 5,000 in 5 s, 50 requests at once, 20,000 at 2,000/s.
+    estimate = taught().estimate({BATCH: 100}, 1_000.0, known_tokens=20_000.0, later=later)
+    assert estimate.mean_s == pytest.approx(5.0 + 10.0)
+
+
 def test_classes_and_known_work_add_up() -> None:
     estimate = taught().estimate({BATCH: 100, RequestClass.INTERACTIVE: 100}, RATE, known_tokens=20_000.0)
     assert estimate.mean_s == pytest.approx(20.0)
