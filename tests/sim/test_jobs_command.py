@@ -140,6 +140,29 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(command: str
     assert texts[0] != texts[2]
 
 
+def test_every_decision_is_written_down_with_its_reason_and_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.jsonl"
+    found = figures("run", TINY, "--decisions", file)
+
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [line["at_s"] for line in lines] == sorted(line["at_s"] for line in lines)
+    assert all(line["reason"] and line["numbers"] for line in lines)
+    assessed = [line for line in lines if line["kind"] == "assessment"]
+    assert all({"ibp", "bbp", "theta"} <= set(line["numbers"]) for line in assessed)
+    # Each action that was carried out counts once for each of its instances.
+    actions = [line for line in lines if line["kind"] != "assessment"]
+    assert sum(len(line["instances"]) for line in actions) == found["scaling_actions"] > 0
+    assert {line["kind"] for line in actions} >= {"start", "retire"}
+    assert all(line["asked"] >= len(line["instances"]) for line in actions if line["kind"] == "start")
+
+
+@pytest.mark.parametrize("command", ["run", "replay"])
+def test_decisions_that_cannot_be_written_are_told_in_one_line(command: str, tmp_path: Path) -> None:
+    what = (TINY,) if command == "run" else (azure_trace(tmp_path / "t.csv"), *REPLAY)
+    for file in (tmp_path / "missing" / "d.jsonl", tmp_path):
+        assert f"cannot write {file}" in only_error(simulate(command, *what, "--decisions", file), 1)
+
+
 @pytest.mark.parametrize("policy", ["chiron-paper", "chiron-static", "llumnix", "llumnix-queue", "fixed"])
 def test_every_policy_runs_by_its_name(policy: str) -> None:
     found = figures("run", TINY, "--policy", policy)

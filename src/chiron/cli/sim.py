@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions, expanded
+from chiron.cli.sim_options import (
+    OutputOptions,
+    PartOptions,
+    PolicyOptions,
+    RunOutputOptions,
+    expanded,
+)
 
 app = typer.Typer(
     help="Simulate a cluster: the services' policies on the engine model.", no_args_is_help=True
@@ -22,7 +28,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="None: the scenario's.")]
 def run(
     scenario: ScenarioFile,
     policy: PolicyOptions,
-    output: OutputOptions,
+    output: RunOutputOptions,
     seed: Seed = None,
 ) -> None:
     """Simulate one scenario under one policy."""
@@ -39,7 +45,7 @@ def replay(
         str, typer.Option("--format", metavar="azure|burstgpt|mooncake|sharegpt", help="How it is written.")
     ],
     policy: PolicyOptions,
-    output: OutputOptions,
+    output: RunOutputOptions,
     rate: Annotated[
         float | None, typer.Option(help="Scale to so many requests per second; none: as recorded.")
     ] = None,

@@ -66,6 +66,18 @@ class OutputOptions:
         return self.json_file is not None and str(self.json_file) == "-"
 
 
+@dataclass(frozen=True, slots=True)
+class RunOutputOptions(OutputOptions):
+    """Where the findings of one run go."""
+
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what the global autoscaler decides there, with reasons: JSON Lines."
+        ),
+    ] = None
+
+
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the fields of each dataclass among its parameters in the place of that parameter.
 

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, CliError
-from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions
+from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions, RunOutputOptions
 from chiron.config import ConfigError
 from chiron.policy.custom import PolicyError
 from chiron.sim.compare import compare, model_ceilings
+from chiron.sim.decision_log import DecisionLog
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
 from chiron.sim.runs import MALFORMED_NAMED, Run, run
@@ -139,7 +140,7 @@ def _terminate(_number: int, _frame: object) -> None:
     raise _Terminated
 
 
-def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: OutputOptions) -> None:
+def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: RunOutputOptions) -> None:
     """`chiron sim run`."""
     _check(output)
     scenario = read_scenario(file)
@@ -147,7 +148,7 @@ def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: Ou
 
 
 def run_replay(
-    options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: OutputOptions
+    options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: RunOutputOptions
 ) -> None:
     """`chiron sim replay`."""
     _check(output)
@@ -256,13 +257,13 @@ def _either(given: T | None, otherwise: T | None) -> T | None:
     return otherwise if given is None else given
 
 
-def _run(scenario: Scenario, policy: PolicyChoice, seed: int | None, output: OutputOptions) -> None:
+def _run(scenario: Scenario, policy: PolicyChoice, seed: int | None, output: RunOutputOptions) -> None:
     if seed is not None:
         scenario = scenario.with_seed(seed)
     reading = scenario.reading()
     _report_reading(reading, scenario)
-    with _progress(output, "requests") as told:
-        done: Run = run(scenario, policy, reading=reading, progress=told)
+    with _progress(output, "requests") as told, _decision_log(output) as log:
+        done: Run = run(scenario, policy, reading=reading, progress=told, log=log)
     _write(output, done.to_json())
     if not output.json_on_stdout:
         _wide_console().print(run_table(done))
@@ -297,6 +298,19 @@ def _report_reading(reading: Reading, scenario: Scenario) -> None:
         )
     if any(replay.format == "sharegpt" for replay in scenario.replays):
         print("warning: lengths are estimated, one token for 4 characters", file=sys.stderr)
+
+
+@contextmanager
+def _decision_log(output: RunOutputOptions) -> Iterator[DecisionLog | None]:
+    """Raises CliError when the file cannot be written."""
+    if output.decisions is None:
+        yield None
+        return
+    try:
+        with output.decisions.open("w", encoding="utf-8") as out:
+            yield DecisionLog(out)
+    except OSError as error:
+        raise CliError(f"cannot write {output.decisions}: {error.strerror}") from error
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from chiron.policy.fleet import GlobalAutoscaler
 from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
 from chiron.policy.words import Phase, Role
 from chiron.sim.cluster import Cluster
+from chiron.sim.decision_log import KIND, DecisionLog
 from chiron.sim.gpus import Gpus
 from chiron.sim.instance import SimInstance
 from chiron.sim.results import ActionRecord
 from chiron.sim.settings import SimModel, SimSettings
 from chiron.sim.telemetry import InstanceReport, Mail, RouterReport, difference
 
-_KIND = {Start: "start", Retire: "retire", ChangeRole: "change-role", Wake: "wake", Sleep: "sleep"}
 _UP, _DOWN = ("start", "wake"), ("retire", "sleep")
 
 
@@ -26,12 +26,18 @@ class Controller:
     """Runs the global autoscaler on what reports have told."""
 
     def __init__(
-        self, settings: SimSettings, autoscaler: GlobalAutoscaler, cluster: Cluster, gpus: Gpus
+        self,
+        settings: SimSettings,
+        autoscaler: GlobalAutoscaler,
+        cluster: Cluster,
+        gpus: Gpus,
+        log: DecisionLog | None = None,
     ) -> None:
         self._settings = settings
         self._autoscaler = CheckedAutoscaler(autoscaler)
         self._cluster = cluster
         self._gpus = gpus
+        self._log = log
         self._by_name = {model.name: index for index, model in enumerate(settings.models)}
         delay_s = settings.telemetry.delay_s
         self.instance_mail: Mail[InstanceReport] = Mail(delay_s)
@@ -49,8 +55,9 @@ class Controller:
         """Take a snapshot, ask the autoscaler and carry out what it decides. Raises PolicyError."""
         self._receive(now)
         decision: FleetDecision = self._autoscaler.decide(self.snapshot(now))
-        for action in decision.actions:
-            self._carry_out(action, now)
+        done = [self._carry_out(action, now) for action in decision.actions]
+        if self._log is not None:
+            self._log.tick(now, decision, done)
 
     def note(self, report: InstanceReport) -> None:
         """Know of an instance without waiting for its report: the controller itself has placed it."""
@@ -146,20 +153,24 @@ class Controller:
     def _wake_time_s(self, index: int) -> float:
         return self._settings.models[index].wake_s
 
-    def _carry_out(self, action: Action, now: float) -> None:
+    def _carry_out(self, action: Action, now: float) -> list[str]:
+        """Returns the instances that it was carried out on."""
         index = self._by_name[action.model]
         if isinstance(action, Start):
+            placed: list[str] = []
             for _ in range(action.count):
                 started = self._start(index, action.role, now)
                 if started is None:
-                    return
+                    break
                 self._record(action, started.instance_id, now)
-            return
+                placed.append(started.instance_id)
+            return placed
         instance = self._cluster.instances.get(action.instance_id)
         # A command that crosses a change of phase on its way is void; so is one to an instance that is gone.
         if instance is None or instance.dead or not self._command(action, index, instance, now):
-            return
+            return []
         self._record(action, action.instance_id, now)
+        return [action.instance_id]
 
     def _start(self, index: int, role: Role, now: float) -> SimInstance | None:
         return None if self._at_most(index) else self._cluster.start(index, role, now)
@@ -195,7 +206,7 @@ class Controller:
         return True
 
     def _record(self, action: Action, instance_id: str, now: float) -> None:
-        kind = _KIND[type(action)]
+        kind = KIND[type(action)]
         window_s = self._load_time_s(self._by_name[action.model])
         if kind == "change-role":
             against: tuple[tuple[str, str], ...] = ((instance_id, kind),)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiron.policy.words import Role
+from chiron.sim.decision_log import DecisionLog
 from chiron.sim.oracle import oracle_served_gpu_s
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.results import SimResult
@@ -74,6 +75,7 @@ def run(
     *,
     reading: Reading | None = None,
     progress: Progress | None = None,
+    log: DecisionLog | None = None,
 ) -> Run:
     """Simulates a scenario under a policy.
 
@@ -82,6 +84,7 @@ def run(
         policy: who decides.
         reading: the scenario's workload, when it has been drawn already.
         progress: called now and then with the simulated time, the requests that have ended, and all.
+        log: takes down what the global autoscaler decides.
 
     Raises:
         ConfigError: a policy or a trace that cannot be used.
@@ -98,6 +101,7 @@ def run(
         local=made.local,
         policy=made.label,
         progress=progress,
+        log=log,
     )
     outcomes = result.outcomes
     finished = outcomes.counted & ~np.isnan(outcomes.finish_s)

@@ -18,6 +18,7 @@ from chiron.policy.words import Phase
 from chiron.sim.agenda import Agenda
 from chiron.sim.cluster import Cluster, Observers
 from chiron.sim.controller import Controller
+from chiron.sim.decision_log import DecisionLog
 from chiron.sim.faults import Faults
 from chiron.sim.figures import conclude
 from chiron.sim.gpus import Gpus
@@ -43,20 +44,22 @@ def simulate(
     local: Callable[[], LocalAutoscaler] | None = None,
     progress: Progress | None = None,
     policy: str | None = None,
+    log: DecisionLog | None = None,
 ) -> SimResult:
     """Run the workload and return what came of it.
 
     local: makes one local autoscaler per instance; None: batch size and step-token budget stay as set.
-    policy: what the result calls the autoscaler; None: the name of its class. Raises InvalidWorkloadError
-    and InvalidSettingError naming what does not fit, PolicyError when a policy fails or its answer cannot be
-    carried out, AssertionError if an invariant is broken.
+    policy: what the result calls the autoscaler; None: the name of its class. log: takes down what the global
+    autoscaler decides. Raises InvalidWorkloadError and InvalidSettingError naming what does not fit,
+    PolicyError when a policy fails or its answer cannot be carried out, AssertionError if an invariant is
+    broken.
     """
     began_s = perf_counter()
     # Nothing here forms cycles while it runs, and scanning millions of live objects for them takes time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        simulation = Simulation(settings, workload, autoscaler, dispatcher, local, progress)
+        simulation = Simulation(settings, workload, autoscaler, dispatcher, local, progress, log)
         end_s = simulation.run()
         return conclude(settings, workload, simulation, policy or type(autoscaler).__name__, end_s, began_s)
     finally:
@@ -75,6 +78,7 @@ class Simulation:
         dispatcher: Dispatcher,
         local: Callable[[], LocalAutoscaler] | None,
         progress: Progress | None,
+        log: DecisionLog | None = None,
     ) -> None:
         self._settings = settings
         self._local = local
@@ -84,7 +88,7 @@ class Simulation:
         self.gpus = Gpus(settings)
         observers = Observers(self._load_changed, self._phase_changed, self._given_back)
         self.cluster = Cluster(settings, self.agenda, self.ledger, self.gpus, observers)
-        self.controller = Controller(settings, autoscaler, self.cluster, self.gpus)
+        self.controller = Controller(settings, autoscaler, self.cluster, self.gpus, log)
         self.routers = [
             ModelRouter(settings, index, dispatcher, self.ledger) for index in range(len(settings.models))
         ]
