@@ -256,3 +256,28 @@ def test_until_the_fit_is_trusted_the_reactive_rule_decides() -> None:
         by_rule.batch_size,
         by_rule.step_token_budget,
     )
+
+
+def test_one_stall_costs_the_model_neither_its_limits_nor_its_probes() -> None:
+    autoscaler = ModelAutoscaler()
+    run = engine(256, 2048)
+    for _ in range(150):
+        usual = run.sample(run.run(1.0), 0.2)
+        limits = autoscaler.decide(usual)
+        run.apply(limits)
+    stalled = replace(
+        usual,
+        steps=usual.steps // 4,
+        output_tokens=usual.output_tokens // 4,
+        prompt_tokens=usual.prompt_tokens // 4,
+        itl_mean_s=4 * usual.itl_mean_s,
+        itl_p95_s=4 * usual.itl_p95_s,
+    )
+    decisions = [autoscaler.decide(stalled)]
+    for _ in range(20):
+        run.apply(decisions[-1])
+        decisions.append(autoscaler.decide(run.sample(run.run(1.0), 0.2)))
+    for decision in decisions:
+        assert decision.step_token_budget == limits.step_token_budget
+        assert decision.batch_size == pytest.approx(limits.batch_size, rel=0.1)
+        assert not decision.reason.startswith(("probe", "model not trusted"))

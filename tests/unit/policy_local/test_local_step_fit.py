@@ -8,6 +8,7 @@ from chiron.policy.local.fit import StepFit
 from chiron.policy.local.learning import Learning
 from chiron.policy.local.mix import WorkMix
 from chiron.policy.local.pairs import budgets, fit_batch, full_batch, largest_batch
+from chiron.policy.snapshots import InstanceSample
 from tests.support.local_samples import sample
 
 
@@ -180,3 +181,83 @@ def test_a_fit_whose_predictions_stop_coming_true_is_forgotten() -> None:
         learning.observe(sample(steps=25, output_tokens=2500, prompt_tokens=1200, itl_mean_s=0.04))
         assert learning.samples < 40
     assert not learning.trusted
+
+
+def settled_learning() -> Learning:
+    """Thirty seconds of steps of 148 tokens and 20 ms that fill the budget, then some with fewer."""
+    learning = Learning()
+    for _ in range(30):
+        learning.observe(sample(step_token_budget=148))
+    for _ in range(5):
+        learning.observe(sample(step_token_budget=148, prompt_tokens=1500))
+    assert learning.trusted
+    return learning
+
+
+def slowed(factor: int, prompt_tokens: int = 2400) -> InstanceSample:
+    """A second in which steps take so many times as long."""
+    return sample(
+        step_token_budget=148,
+        steps=50 // factor,
+        output_tokens=5000 // factor,
+        prompt_tokens=prompt_tokens // factor,
+        itl_mean_s=0.02 * factor,
+    )
+
+
+@pytest.mark.parametrize("factor", [2, 5, 25])
+@pytest.mark.parametrize("prompt_tokens", [2400, 1500])
+def test_one_stall_keeps_what_was_learned(factor: int, prompt_tokens: int) -> None:
+    learning = settled_learning()
+    assert 148 in learning.bias
+    known = learning.fit.base_s(148), learning.fit.base_s(100), learning.fit.kv_s, dict(learning.bias)
+    learning.observe(slowed(factor, prompt_tokens))
+    assert known == (learning.fit.base_s(148), learning.fit.base_s(100), learning.fit.kv_s, learning.bias)
+    assert learning.trusted
+    assert learning.forgotten == 0
+
+
+def test_stalls_forget_nothing_while_an_interval_as_usual_lies_between_them() -> None:
+    learning = settled_learning()
+    for _ in range(20):
+        learning.observe(slowed(5))
+        learning.observe(slowed(5))
+        learning.observe(sample(step_token_budget=148))
+    assert learning.forgotten == 0
+    assert learning.trusted
+
+
+def test_a_third_slow_interval_in_a_row_forgets_and_the_assumed_kv_read_time_is_there_again() -> None:
+    learning = settled_learning()
+    for _ in range(2):
+        learning.observe(slowed(2))
+    assert learning.forgotten == 0
+    learning.observe(slowed(2))
+    assert learning.forgotten == 1
+    assert learning.samples == 1
+    assert not learning.bias
+    # Reading all of the 430,000 tokens is assumed to take 30 ms again.
+    assert learning.fit.kv_s == pytest.approx(0.03 / 430_000)
+    assert learning.fit.base_s(148) == pytest.approx(0.04 - 0.3 * 0.03)
+    for _ in range(5):
+        learning.observe(slowed(2))
+    assert learning.trusted
+    assert learning.fit.kv_s == pytest.approx(0.03 / 430_000)
+
+
+def after_itls(*itls_s: float) -> Learning:
+    """Has seen these mean ITLs over and over, in seconds with the same limits and even steps."""
+    learning = Learning()
+    for _ in range(200):
+        for itl_s in itls_s:
+            learning.observe(sample(step_token_budget=148, itl_mean_s=itl_s))
+    return learning
+
+
+def test_the_margin_under_the_slo_follows_the_spread_of_the_itl_between_intervals() -> None:
+    # Nothing seen: 1.1 times an assumed 2 %.
+    assert Learning().target_s(0.2) == pytest.approx(0.2 * (1 - 0.022))
+    # None: the least, 1 %. 20 ms give or take 3 %: 1.1 times that. 20 %: the most, 10 %.
+    assert after_itls(0.02).target_s(0.2) == pytest.approx(0.2 * 0.99)
+    assert after_itls(0.0194, 0.0206).target_s(0.2) == pytest.approx(0.2 * (1 - 0.033), rel=0.003)
+    assert after_itls(0.016, 0.024).target_s(0.2) == pytest.approx(0.2 * 0.9)

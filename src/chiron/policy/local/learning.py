@@ -24,6 +24,11 @@ TRUST_ERROR = 0.1
 """Mean relative error up to which it is."""
 FORGET_AFTER = 20
 """Samples from which on a larger error means that the engine has changed, not that it is little known."""
+FORGET_MISSES = 3
+"""Samples in a row whose prediction is off by more than TRUST_ERROR that prove the change."""
+STALL = 1 / 3
+"""Relative error of a sample from which on it teaches nothing until FORGET_MISSES in a row prove the change:
+the engine, its host or the clock stood still for a moment."""
 SPREADS = 1.1
 """Margin under the SLO, in standard deviations of the ITL between intervals: 6 in 7 intervals keep it, and a
 request, which averages over several, keeps it nearly always."""
@@ -56,6 +61,7 @@ class Learning:
         """Share of the KV headroom that preemptions have left."""
         self._spread = FIRST_SPREAD
         self._itl_per_step = 1.0
+        self._misses = 0
         self._running: int | None = None
         self._kv_tokens = 0.0
         self._limits = (0, 0)
@@ -198,39 +204,63 @@ class Learning:
         even = filled or (alone and abs(changed) <= max(1.0, EVEN_WITHIN * decoding))
         if filled:
             tokens = budget
+        if (
+            self.fit.points
+            and abs(changed) <= MOVING * decoding
+            and not self._compare(sample, step_s, tokens, decoding, kv_tokens, even)
+        ):
+            return
         self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
-        if self.fit.points and abs(changed) <= MOVING * decoding:
-            self._compare(step_s, tokens, decoding, budget, kv_tokens, even)
         if even and evidence and abs(changed) <= max(1.0, STEADY_WITHIN * decoding):
             self._measure_spread(sample)
         self.fit.observe(tokens, kv_tokens, step_s, even)
         self.samples += 1
 
     def _compare(
-        self, step_s: float, tokens: float, decoding: float, budget: int, kv_tokens: float, even: bool
-    ) -> None:
-        """Hold the prediction against what happened, where the curve is knowledge."""
-        fit = self.fit
+        self,
+        sample: InstanceSample,
+        step_s: float,
+        tokens: float,
+        decoding: float,
+        kv_tokens: float,
+        even: bool,
+    ) -> bool:
+        """Hold the prediction against what happened, where the curve is knowledge.
+
+        Return whether the sample may teach anything: a stall does not, unless it turns out to last.
+        """
+        fit, budget = self.fit, sample.step_token_budget
         kv_read_s = fit.kv_s * kv_tokens
-        if even or not fit.measured(budget):
-            if not fit.near(tokens):
-                return
-            expected_s = fit.base_s(tokens) + kv_read_s
-        else:
-            if not fit.reaches(decoding):
-                return
+        uneven = not even and fit.measured(budget)
+        if not (fit.reaches(decoding) if uneven else fit.near(tokens)):
+            return True
+        if uneven:
             expected_s = self.step_s(decoding, budget, kv_tokens, prompt_tokens=tokens - decoding)
+        else:
+            expected_s = fit.base_s(tokens) + kv_read_s
+        miss = abs(step_s / expected_s - 1)
+        self._misses = self._misses + 1 if miss > TRUST_ERROR else 0
+        settled = self.samples >= FORGET_AFTER
+        if settled and miss > STALL and self._misses < FORGET_MISSES:
+            return False
+        if uneven:
             bias = self.bias.get(budget, UNSEEN_BIAS)
             off = (step_s - kv_read_s) / (expected_s - kv_read_s)
             self.bias[budget] = min(1.2, max(0.8, bias * (1 + BIAS_WEIGHT * (off - 1))))
-        if even or fit.near(decoding) or not fit.measured(budget):
-            self.error += 0.3 * (min(1.0, abs(step_s / expected_s - 1)) - self.error)
-        if self.error > TRUST_ERROR and self.samples >= FORGET_AFTER:
-            self.fit = StepFit()
-            self.samples = 0
-            self.error = 0.0
-            self.bias = {}
-            self.forgotten += 1
+        if not uneven or fit.near(decoding):
+            self.error += 0.3 * (min(1.0, miss) - self.error)
+        if settled and self.error > TRUST_ERROR and self._misses >= FORGET_MISSES:
+            self._forget(sample.kv_capacity_tokens)
+        return True
+
+    def _forget(self, kv_capacity_tokens: int) -> None:
+        """Begin anew with the step times; the mix of work is the demand's, not the engine's, and stays."""
+        self.fit = StepFit(kv_capacity_tokens)
+        self.samples = 0
+        self.error = 0.0
+        self.bias = {}
+        self.forgotten += 1
+        self._misses = 0
 
     def _measure_spread(self, sample: InstanceSample) -> None:
         limits = (sample.batch_size, sample.step_token_budget)
