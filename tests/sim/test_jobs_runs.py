@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
+from chiron.cli.sim_work import guarded
 from chiron.policy.words import Role
 from chiron.sim import runs
 from chiron.sim.policies import PolicyChoice
@@ -55,8 +58,43 @@ def test_a_run_below_the_lower_bound_is_a_defect(tiny: Scenario, monkeypatch: py
     assert honest.oracle_ratio >= 1.0
     monkeypatch.setattr(runs, "oracle_served_gpu_s", lambda *_: honest.result.gpu_hours * 3600 * 1.01)
 
-    with pytest.raises(OracleViolatedError, match="less than the lower bound"):
+    with pytest.raises(OracleViolatedError, match=r"tiny under fixed, seed 1: .* less than the lower bound"):
         run(tiny, FIXED)
+
+
+def test_a_block_computed_in_the_warm_up_is_not_charged_to_those_who_use_it_later(tmp_path: Path) -> None:
+    row = {"input_length": 3584, "output_length": 1, "hash_ids": list(range(7))}
+    rows = [json.dumps({"timestamp": time_ms, **row}) for time_ms in (0, *[10_000] * 6)]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    file = tmp_path / "s.toml"
+    file.write_text(
+        """
+        name = "shared"
+        cluster = { gpus = [{ name = "g", nodes = 1, gpus_per_node = 1 }] }
+        models = { m = { profile = "toy", initial = { mixed = 1 } } }
+        replay = [{ file = "t.jsonl", format = "mooncake" }]
+        simulation = { warmup_s = 10.0 }
+        """,
+        encoding="utf-8",
+    )
+
+    done = run(read_scenario(file), FIXED)
+
+    assert done.result.counted == 6
+    assert done.oracle_ratio is not None
+    assert done.oracle_ratio >= 1.0
+
+
+def test_a_violated_bound_is_told_in_one_line_as_a_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    def violated() -> None:
+        raise OracleViolatedError("tiny under fixed, seed 1: less")
+
+    with pytest.raises(typer.Exit) as left:
+        guarded(violated)
+
+    assert left.value.exit_code == 1
+    told = "error: a defect of the simulator, please report it: tiny under fixed, seed 1: less\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_fixed_fleet_holds_its_gpus_throughout(tiny: Scenario) -> None:

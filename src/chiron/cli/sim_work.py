@@ -28,11 +28,14 @@ from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.decision_log import DecisionLog
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
-from chiron.sim.runs import MALFORMED_NAMED, Run, run
+from chiron.sim.runs import MALFORMED_NAMED, OracleViolatedError, Run, run
 from chiron.sim.scenario import Reading, Scenario, read_scenario, scenario_from
 from chiron.sim.settings import InvalidSettingError
+from chiron.sim.traces import days
 
 _BAD_ROWS_SHOWN = 10
+_LONG_S = 86_400.0
+"""Of requests in a trace, after which a command says that it will take long."""
 _PATIENCE_S = 5.0
 """Longest wait for each process and thread that ends with an interrupted command."""
 _UNCUT = 10_000
@@ -104,6 +107,9 @@ def guarded(work: Callable[[], None]) -> None:
     except CliError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.status) from None
+    except OracleViolatedError as error:
+        print(f"error: a defect of the simulator, please report it: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
     except BrokenProcessPool:
         print("error: a simulating process was killed; with less memory, try --jobs 1", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED) from None
@@ -281,8 +287,14 @@ def _report_reading(reading: Reading, scenario: Scenario) -> None:
         more = len(reading.bad_rows) > _BAD_ROWS_SHOWN
         where = f" (--json names the first {MALFORMED_NAMED:,})" if more else ""
         print(f"warning: {len(reading.bad_rows)} malformed rows left out{where}", file=sys.stderr)
-    if reading.skipped:
-        print(f"warning: {reading.skipped} recorded requests that were not served, left out", file=sys.stderr)
+    for reason, count in reading.skipped.items():
+        print(f"warning: {count} rows of traces left out: {reason}", file=sys.stderr)
+    span_s = float(reading.workload.arrival_s[-1])
+    if scenario.replays and span_s > _LONG_S:
+        print(
+            f"warning: {days(span_s)} of requests: a day without any takes tens of seconds to simulate",
+            file=sys.stderr,
+        )
     if reading.shortened:
         print(
             f"warning: {reading.shortened} of {len(reading.workload)} requests cut to the longest context",

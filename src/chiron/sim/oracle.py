@@ -10,7 +10,6 @@ ignores SLOs, load times and whole GPUs. It holds without speculative decoding a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,18 +29,15 @@ class UnitCosts:
     """a: the least step time per token over all step sizes, times the instance's GPUs."""
     per_kv_token_gpu_s: float
     """c: of one instance, times its GPUs."""
-    best_step_tokens: int
-    """The step size at which a is reached."""
 
 
 def unit_costs(profile: Profile) -> UnitCosts:
     """The costs of a profile. Beyond the table's end, the line's slope bounds the time per token."""
     table = step_time_table(profile.step_time_ms)
     per_token = [table.seconds(tokens) / tokens for tokens in range(1, DENSE_TOKENS + 1)]
-    best = int(np.argmin(per_token))
     slope = table.seconds(DENSE_TOKENS + 1) - table.seconds(DENSE_TOKENS)
-    least = min(per_token[best], slope) if slope > 0 else per_token[best]
-    return UnitCosts(least * profile.gpus, profile.kv_read_s_per_token * profile.gpus, best + 1)
+    least = min(*per_token, slope) if slope > 0 else min(per_token)
+    return UnitCosts(least * profile.gpus, profile.kv_read_s_per_token * profile.gpus)
 
 
 def work_gpu_s(
@@ -56,13 +52,22 @@ def work_gpu_s(
 def oracle_lb_gpu_s(settings: SimSettings, workload: Workload) -> float:
     """The bound for a whole workload, in GPU-seconds, as if every request is served.
 
-    A prompt block whose hash an earlier request had counts as computed already. Speculative decoding reads
-    the keys and values once for up to 1 + drafts tokens, so that c is divided by that.
+    A prompt block whose hash another request had counts once. Speculative decoding reads the keys and values
+    once for up to 1 + drafts tokens, so that c is divided by that.
+    """
+    return oracle_served_gpu_s(settings, workload, np.ones(len(workload), dtype=np.bool_))
+
+
+def oracle_served_gpu_s(settings: SimSettings, workload: Workload, served: NDArray[np.bool_]) -> float:
+    """The bound for those requests of a workload that `served` marks: no run that finished them used less.
+
+    A prompt block that any other request has as well costs nothing: that one may have computed it, in the
+    warm-up for example, where no GPU time counts, or before it failed.
     """
     total = 0.0
-    computed = _computed_prompt(settings, workload)
+    computed = _computed_prompt(settings, workload, served)
     for index, model in enumerate(settings.models):
-        mine = workload.model == index
+        mine = served & (workload.model == index)
         costs = unit_costs(model.profile)
         positions = 1 if model.profile.speculation is None else 1 + model.profile.speculation.draft_tokens
         prompt, output = workload.prompt_tokens[mine], workload.output_tokens[mine]
@@ -73,36 +78,22 @@ def oracle_lb_gpu_s(settings: SimSettings, workload: Workload) -> float:
     return total * settings.step_time_factor
 
 
-def oracle_served_gpu_s(settings: SimSettings, workload: Workload, finished: NDArray[np.bool_]) -> float:
-    """The bound for the requests that a run has finished: no run can have used less."""
-    served = Workload(
-        workload.arrival_s[finished],
-        workload.prompt_tokens[finished],
-        workload.output_tokens[finished],
-        workload.request_class[finished],
-        workload.model[finished],
-        workload.deadline_s[finished],
-        None if workload.prefix is None else _chosen(workload.prefix, finished),
-    )
-    return oracle_lb_gpu_s(settings, served)
-
-
-def _chosen(prefix: Sequence[tuple[int, ...]], finished: NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
-    return tuple(entry for entry, keep in zip(prefix, finished, strict=True) if keep)
-
-
-def _computed_prompt(settings: SimSettings, workload: Workload) -> NDArray[np.int64]:
-    """Prompt tokens that at least must be computed: one, and every full block nobody had before."""
+def _computed_prompt(
+    settings: SimSettings, workload: Workload, served: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Prompt tokens that each served request at least computes: one, and every full block of no other's."""
     prompt = workload.prompt_tokens.astype(np.int64)
     if workload.prefix is None:
         return prompt
     seen: list[set[int]] = [set() for _ in settings.models]
-    for request, blocks in enumerate(workload.prefix):
+    for request in np.flatnonzero(~served):
+        seen[workload.model[request]].update(workload.prefix[request])
+    for request in np.flatnonzero(served):
+        blocks = workload.prefix[request]
         model = int(workload.model[request])
-        block = settings.models[model].profile.block_size
         known = 0
         while known < len(blocks) and blocks[known] in seen[model]:
             known += 1
         seen[model].update(blocks)
-        prompt[request] = max(1, int(prompt[request]) - known * block)
+        prompt[request] = max(1, int(prompt[request]) - known * settings.models[model].profile.block_size)
     return prompt

@@ -63,7 +63,8 @@ class Run:
                 "shortened": self.reading.shortened,
                 "malformed_rows": len(self.reading.bad_rows),
                 "malformed": [str(bad) for bad in self.reading.bad_rows[:MALFORMED_NAMED]],
-                "skipped_rows": self.reading.skipped,
+                "skipped_rows": sum(self.reading.skipped.values()),
+                "skipped": dict(self.reading.skipped),
             },
             "parameters": parameters(self.scenario, self.policy),
         }
@@ -109,8 +110,8 @@ def run(
     # Noise on step times has mean 1, yet a short run may draw less.
     if bound > result.gpu_hours * (_ORACLE_SLACK + settings.step_noise):
         raise OracleViolatedError(
-            f"{scenario.name} under {made.label}: {result.gpu_hours:.6g} GPU-hours, less than the lower "
-            f"bound of {bound:.6g}"
+            f"{scenario.name} under {made.label}, seed {result.seed}: {result.gpu_hours:.6g} GPU-hours, less "
+            f"than the lower bound of {bound:.6g}"
         )
     return Run(scenario, policy, reading, result, bound)
 

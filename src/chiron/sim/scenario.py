@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +68,8 @@ class Reading:
     shortened: int = 0
     """Requests cut to the model's longest context."""
     bad_rows: tuple[BadRow, ...] = ()
-    skipped: int = 0
-    """Requests of traces that the recorded system did not serve."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Rows of traces without a request to serve: how many, by the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Scenario:
         """
         demands: list[Demand] = []
         bad_rows: list[BadRow] = []
-        skipped = shortened = 0
+        skipped, shortened = Counter[str](), 0
         models = {model.name: index for index, model in enumerate(self.settings.models)}
         sources: tuple[Traffic | Backlog | Replay, ...] = (*self.traffic, *self.backlogs, *self.replays)
         for number, source in enumerate(sources):
@@ -117,7 +118,7 @@ class Scenario:
                     trace = source.read(self.file.parent)
                     demand = source.demand(index, profile, trace, arrivals)
                     bad_rows += trace.bad_rows
-                    skipped += trace.skipped
+                    skipped.update(trace.skipped)
             except TraceError as error:
                 raise ConfigError(str(error)) from error
             except InvalidSourceError as error:
@@ -133,7 +134,7 @@ class Scenario:
             raise ConfigError(
                 f"{self.file} [simulation]: 'warmup_s': no request arrives after {self.settings.warmup_s:g} s"
             )
-        return Reading(workload, shortened, tuple(bad_rows), skipped)
+        return Reading(workload, shortened, tuple(bad_rows), dict(skipped))
 
 
 def _fitted(demand: Demand, profile: Profile) -> tuple[Demand, int]:

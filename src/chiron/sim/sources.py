@@ -20,6 +20,7 @@ from chiron.sim.traces import (
     Trace,
     arrivals_of,
     compressed,
+    days,
     first_requests,
     multiplied,
     prefix_hashes,
@@ -229,11 +230,15 @@ class Replay:
                         f"{MOST_REQUESTS:,}"
                     )
                 trace = multiplied(trace, self.rate_per_s, arrivals)
+                if not len(trace):
+                    raise InvalidSourceError(
+                        f"rate_per_s: at {self.rate_per_s:g} per second no request of {self.file} is left"
+                    )
             times = arrivals_of(trace)
         if len(times) and times[-1] > LONGEST_S:
             raise InvalidSourceError(
-                f"rate_per_s: at {self.rate_per_s:g} per second {self.file} takes "
-                f"{times[-1] / 86_400:,.0f} days, at most {LONGEST_S / 86_400:g}"
+                f"rate_per_s: at {self.rate_per_s:g} per second {self.file} takes {days(times[-1])}, at most "
+                f"{LONGEST_S / 86_400:g}"
             )
         kind = RequestClass[self.request_class.upper()]
         return Demand(

@@ -24,6 +24,12 @@ from typing import IO, Any, NamedTuple
 
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English text with tokenizers of 32,000 to 128,000 entries."""
+MOST_LINE = 1_000_000
+"""Characters in a line of CSV or JSON lines: a longer one is no trace."""
+_MOST_TEXT = 2_000_000_000
+"""Characters in a file that is read whole."""
+_LONGEST_SHOWN = 80
+"""Characters of a value in a message."""
 _MOST_TOKENS = 2**31 - 1
 _MOONCAKE_BLOCK = 512
 _HUMAN = ("human", "user")
@@ -70,18 +76,46 @@ def _csv_rows(
     columns: Sequence[str], parse: Callable[[Sequence[str]], Row | Skipped]
 ) -> Callable[[Path, IO[str]], Entries]:
     def rows(file: Path, stream: IO[str]) -> Entries:
-        header = next(csv.reader([stream.readline().lstrip("\ufeff")]), [])
-        names = [name.strip() for name in header]
+        lines = _lines(file, stream)
+        names = _header(file, next(lines, (1, ""))[1])
         missing = [column for column in columns if column not in names]
         if missing:
-            raise TraceError(f"{file}:1: no column {', '.join(missing)}; the header has {', '.join(names)}")
+            has = shown(", ".join(names), str)
+            raise TraceError(f"{file}:1: no column {', '.join(missing)}; the header has {has}")
+        for column in columns:
+            if names.count(column) > 1:
+                raise TraceError(f"{file}:1: column {column} is there {names.count(column)} times")
         index = [names.index(column) for column in columns]
         # Line by line, so that an unbalanced quote spoils its own row and none after it.
-        for line, text in enumerate(stream, start=2):
+        for line, text in lines:
             if text.strip():
                 yield line, _csv_row(text, index, len(names), parse)
 
     return rows
+
+
+def _header(file: Path, text: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader([text.lstrip("\ufeff")]), [])]
+    except csv.Error as error:
+        raise TraceError(f"{file}:1: no header of a CSV file: {error}") from None
+
+
+def _lines(file: Path, stream: IO[str]) -> Iterator[tuple[int, str]]:
+    """Numbered lines, from 1. Raises TraceError for one without end."""
+    for line in itertools.count(1):
+        text = stream.readline(MOST_LINE + 1)
+        if not text:
+            return
+        if len(text) > MOST_LINE:
+            raise TraceError(f"{file}:{line}: more than {MOST_LINE:,} characters in a line: no trace?")
+        yield line, text
+
+
+def shown(value: object, text: Callable[[object], str] = repr) -> str:
+    """A value for a message: cut, and without characters that a terminal would obey."""
+    whole = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text(value))
+    return whole if len(whole) <= _LONGEST_SHOWN else f"{whole[: _LONGEST_SHOWN - 1]}…"
 
 
 def _csv_row(
@@ -101,7 +135,7 @@ def _azure(cells: Sequence[str]) -> Row:
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:
-        raise ValueError(f"TIMESTAMP: not a time: {time!r}") from None
+        raise ValueError(f"TIMESTAMP: not a time: {shown(time)}") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return Row(moment.timestamp(), _tokens("ContextTokens", prompt), _tokens("GeneratedTokens", output))
@@ -109,15 +143,15 @@ def _azure(cells: Sequence[str]) -> Row:
 
 def _burstgpt(cells: Sequence[str]) -> Row | Skipped:
     time, prompt, output = cells
-    seconds = _seconds("Timestamp", time)
+    seconds = _since_start("Timestamp", time)
     prompt_tokens = _tokens("Request tokens", prompt)
-    if output in ("0", "0.0"):
+    if _whole("Response tokens", output) == 0:
         return Skipped("Response tokens 0: it failed when it was recorded")
     return Row(seconds, prompt_tokens, _tokens("Response tokens", output))
 
 
-def _mooncake_rows(_file: Path, stream: IO[str]) -> Entries:
-    for line, text in enumerate(stream, start=1):
+def _mooncake_rows(file: Path, stream: IO[str]) -> Entries:
+    for line, text in _lines(file, stream):
         if text.strip():
             try:
                 yield line, _mooncake(json.loads(text))
@@ -143,12 +177,18 @@ def _mooncake(entry: Any) -> Row:
             f"hash_ids: {len(blocks)} blocks for input_length {prompt}, "
             f"which has {wanted} of {_MOONCAKE_BLOCK}"
         )
-    milliseconds = _seconds("timestamp", entry["timestamp"])
+    milliseconds = _since_start("timestamp", entry["timestamp"])
     return Row(milliseconds / 1e3, prompt, _tokens("output_length", entry["output_length"]), tuple(blocks))
 
 
 def _sharegpt_rows(file: Path, stream: IO[str]) -> Entries:
-    text = stream.read()
+    # What cannot be a list is told before a file that may be without end is read to its end.
+    text = stream.read(MOST_LINE)
+    if text[_after(text, 0) :][:1] not in ("[", ""):
+        raise TraceError(f"{file}:1: must be a JSON list of conversations")
+    text += stream.read(_MOST_TEXT)
+    if len(text) > _MOST_TEXT:
+        raise TraceError(f"{file}: more than {_MOST_TEXT:,} characters")
     decoder = json.JSONDecoder()
     at, line, counted = _after(text, 0), 1, 0
     if text[at : at + 1] != "[":
@@ -196,15 +236,24 @@ def _conversation(entry: Any) -> Row | Skipped | str:
 
 
 def _tokens(key: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool | float) or not _is_plain(value):
-            raise ValueError
-        count = int(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{key}: not a whole number: {value!r}") from None
+    count = _whole(key, value)
     if not 1 <= count <= _MOST_TOKENS:
-        raise ValueError(f"{key}: must be from 1 to {_MOST_TOKENS}, not {count}")
+        raise ValueError(f"{key}: must be from 1 to {_MOST_TOKENS}, not {shown(count)}")
     return count
+
+
+def _whole(key: str, value: Any) -> int:
+    """A whole number, also spelled as tables with gaps spell their columns: 5.0."""
+    try:
+        if isinstance(value, bool) or not _is_plain(value):
+            raise ValueError
+        digits = isinstance(value, str) and value.lstrip("+-").isdigit()
+        number = float(value) if isinstance(value, str) and not digits else value
+        if isinstance(number, float) and not number.is_integer():
+            raise ValueError
+        return int(number)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key}: not a whole number: {shown(value)}") from None
 
 
 def _is_plain(value: Any) -> bool:
@@ -218,9 +267,16 @@ def _seconds(key: str, value: Any) -> float:
             raise ValueError
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{key}: not a number: {value!r}") from None
+        raise ValueError(f"{key}: not a number: {shown(value)}") from None
     if not math.isfinite(number):
-        raise ValueError(f"{key}: not finite: {value!r}")
+        raise ValueError(f"{key}: not finite: {shown(value)}")
+    return number
+
+
+def _since_start(key: str, value: Any) -> float:
+    number = _seconds(key, value)
+    if number < 0:
+        raise ValueError(f"{key}: must not be negative: {shown(value)}")
     return number
 
 

@@ -8,19 +8,26 @@ failed to serve are skipped and counted apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chiron.sim.trace_formats import FORMATS, Row, Skipped, TraceError
+from chiron.sim.trace_formats import FORMATS, Entries, Row, Skipped, TraceError
 
-MOST_GAP_S = 30 * 86_400.0
-"""Between two requests that follow each other: more is a wrong timestamp, whose replay would not end."""
+MOST_GAP_S = 2 * 86_400.0
+"""Between two requests that follow each other: more is a wrong timestamp or a hole in the recording, and a
+replay would spend minutes on it in which nothing happens."""
 MOST_SPAN_S = 366 * 86_400.0
 """From the first request to the last."""
+MOST_IN_VAIN = 10_000
+"""Rows that are read in search of the first request: a file without one among them is of another format."""
+_PACKED = ((b"\x1f\x8b", "gzipped"), (b"\x28\xb5\x2f\xfd", "packed by zstd"), (b"PK\x03\x04", "zipped"))
+"""How packed files begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,8 @@ class Trace:
     """Ids of each prompt's blocks of `block_tokens` tokens, equal ids meaning equal prompts up to there."""
     block_tokens: int = 0
     bad_rows: tuple[BadRow, ...] = ()
-    skipped: int = 0
-    """Requests that the recorded system did not serve."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Well-formed rows without a request to serve: how many, by the reason."""
     estimated: bool = False
     """Lengths are estimates from the text's length, for the format records no tokens."""
 
@@ -77,25 +84,31 @@ def read_trace(file: Path, trace_format: str, *, strict: bool) -> Trace:
     Raises:
         TraceError: unknown format, unreadable file, missing columns, no request at all, or, in strict mode,
             the first malformed row, by file and line. Also times that are further apart than `MOST_GAP_S` or
-            `MOST_SPAN_S`.
+            `MOST_SPAN_S`, and a file of other contents: empty, packed, or without a request among its first
+            `MOST_IN_VAIN` rows.
     """
     if trace_format not in FORMATS:
         raise TraceError(f"unknown trace format {trace_format!r}: known are {', '.join(sorted(FORMATS))}")
     kind = FORMATS[trace_format]
     numbered: list[tuple[int, Row]] = []
     bad: list[BadRow] = []
-    skipped = 0
+    skipped: Counter[str] = Counter()
     for line, row in _entries(file, trace_format):
         if isinstance(row, Row):
             numbered.append((line, row))
         elif isinstance(row, Skipped):
-            skipped += 1
+            skipped[row.reason] += 1
         elif strict:
             raise TraceError(str(BadRow(file, line, row)))
         else:
             bad.append(BadRow(file, line, row))
+            if len(bad) >= MOST_IN_VAIN and not numbered:
+                raise TraceError(
+                    f"{file}: its first {len(bad):,} rows are malformed, beginning with {bad[0]}"
+                )
     if not numbered:
-        raise TraceError(f"{file}: no request in it ({len(bad)} malformed rows, {skipped} skipped)")
+        left_out = f"{len(bad)} malformed rows, {skipped.total()} skipped"
+        raise TraceError(f"{file}: no request in it ({left_out})")
     if kind.timed:
         numbered.sort(key=lambda entry: entry[1].time_s)
     rows = [row for _, row in numbered]
@@ -111,7 +124,7 @@ def read_trace(file: Path, trace_format: str, *, strict: bool) -> Trace:
         blocks=tuple(row.blocks for row in rows) if kind.block_tokens else None,
         block_tokens=kind.block_tokens,
         bad_rows=tuple(bad),
-        skipped=skipped,
+        skipped=dict(skipped),
         estimated=kind.estimated,
     )
 
@@ -123,20 +136,34 @@ def _check_span(file: Path, times: NDArray[np.float64], lines: list[int]) -> Non
         # Of the two sides, the one with fewer requests is likely to be the wrong one.
         wrong, other, which = (at - 1, at, "before") if at <= len(times) // 2 else (at, at - 1, "after")
         raise TraceError(
-            f"{file}:{lines[wrong]}: arrives {gaps[at - 1] / 86_400:,.1f} days {which} the next request in "
-            f"time (line {lines[other]}), at most {MOST_GAP_S / 86_400:g} days: a wrong timestamp?"
+            f"{file}:{lines[wrong]}: arrives {days(gaps[at - 1])} {which} the next request in "
+            f"time (line {lines[other]}), at most {MOST_GAP_S / 86_400:g} days: a wrong timestamp, or a hole "
+            "at which to cut the trace in two?"
         )
     if times[-1] > MOST_SPAN_S:
         raise TraceError(
-            f"{file}:{lines[-1]}: arrives {times[-1] / 86_400:,.1f} days after the first request (line "
+            f"{file}:{lines[-1]}: arrives {days(times[-1])} after the first request (line "
             f"{lines[0]}), at most {MOST_SPAN_S / 86_400:g} days"
         )
 
 
-def _entries(file: Path, trace_format: str) -> Iterator[tuple[int, Row | Skipped | str]]:
+def days(seconds: float) -> str:
+    """A time for a message, in days."""
+    number = seconds / 86_400
+    return f"{number:,.1f} days" if number < 1e6 else f"{number:.3g} days"
+
+
+def _entries(file: Path, trace_format: str) -> Entries:
     try:
-        # Bytes that are no text make their own row malformed, not the file unreadable.
-        with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+        with file.open("rb") as raw:
+            start = raw.peek(4)
+            if not start:
+                raise TraceError(f"{file}: the file is empty")
+            for magic, how in _PACKED:
+                if start.startswith(magic):
+                    raise TraceError(f"{file}: looks {how}: unpack it first")
+            # Bytes that are no text make their own row malformed, not the file unreadable.
+            stream = TextIOWrapper(raw, encoding="utf-8", errors="replace", newline="")
             yield from FORMATS[trace_format].rows(file, stream)
     except OSError as error:
         raise TraceError(f"{file}: {error.strerror or error}") from error

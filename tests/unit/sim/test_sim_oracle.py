@@ -10,7 +10,7 @@ import pytest
 from chiron.engine import EngineModel, EngineRequest, Profile, Speculation, get_profile
 from chiron.policy.words import RequestClass
 from chiron.sim.demand import Demand, merge
-from chiron.sim.oracle import oracle_lb_gpu_s, unit_costs, work_gpu_s
+from chiron.sim.oracle import oracle_lb_gpu_s, oracle_served_gpu_s, unit_costs, work_gpu_s
 from chiron.sim.settings import GpuType, SimModel, SimSettings
 from chiron.sim.workload import Workload
 
@@ -69,6 +69,17 @@ def test_a_prompt_block_is_computed_once() -> None:
     shared = workload([(40, 1), (50, 1)], ((1, 2), (1, 2, 3)))
 
     assert oracle_lb_gpu_s(settings(HAND), shared) == pytest.approx((40 + 50 - 32) * 0.002)
+
+
+def test_a_block_that_a_request_beside_the_served_ones_has_may_have_been_computed_by_it() -> None:
+    # The first is not served or came in the warm-up; two of its blocks of 16 are also the second's and the
+    # third's, and the third block of those is computed by one of them.
+    shared = workload([(40, 1), (50, 1), (50, 1)], ((1, 2), (1, 2, 3), (1, 2, 3)))
+    served = np.array([False, True, True])
+
+    bound = oracle_served_gpu_s(settings(HAND), shared, served)
+
+    assert bound == pytest.approx((50 - 32 + 50 - 48) * 0.002)
 
 
 def test_drafts_divide_the_reads() -> None:

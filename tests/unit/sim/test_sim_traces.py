@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_burstgpt_failures_are_skipped_and_counted_apart(tmp_path: Path) -> None
     assert trace.arrival_s.tolist() == [0.0, 113.0]
     assert trace.prompt_tokens.tolist() == [472, 417]
     assert trace.output_tokens.tolist() == [18, 276]
-    assert trace.skipped == 1
+    assert trace.skipped == {"Response tokens 0: it failed when it was recorded": 1}
     assert [(bad.line, bad.problem.split(":")[0]) for bad in trace.bad_rows] == [
         (5, "Timestamp"),
         (6, "Request tokens"),
@@ -157,7 +158,7 @@ def test_sharegpt_lengths_are_estimated_from_the_first_question_and_its_answer(t
     assert trace.arrival_s is None
     assert trace.prompt_tokens.tolist() == [10, 1]
     assert trace.output_tokens.tolist() == [3, 100]
-    assert trace.skipped == 1
+    assert trace.skipped == {"no question with an answer": 1}
     assert [bad.problem for bad in trace.bad_rows] == ["no list 'conversations'"]
     lines = file.read_text().splitlines()
     # The entry's line is the one on which its brace opens, just before its id.
@@ -177,7 +178,12 @@ def test_sharegpt_json_that_breaks_off_says_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", ":1: no column TIMESTAMP"),
+        ("", "azure.csv: the file is empty"),
+        ("\n", ":1: no column TIMESTAMP"),
+        (
+            "TIMESTAMP,ContextTokens,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1,2,3\n",
+            ":1: column ContextTokens is there 2 times",
+        ),
         ("TIMESTAMP,Context\n", ":1: no column ContextTokens, GeneratedTokens; the header has"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no request in it"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nx,1,1\n", "1 malformed rows"),
@@ -283,19 +289,20 @@ def test_a_wild_timestamp_is_named_with_its_line(
     rows = "\n".join([header, *(f"{time},C,5,5,10,x" for time in times)])
     file = write(tmp_path, "far.csv", rows)
 
-    said = rf"^{file}:{line}: arrives 19,675\.9 days {which} .*\(line {other}\), at most 30 days"
+    said = rf"^{file}:{line}: arrives 19,675\.9 days {which} .*\(line {other}\), at most 2 days: a wrong"
     with pytest.raises(TraceError, match=said):
         read_trace(file, "burstgpt", strict=False)
 
 
 def test_a_trace_of_more_than_a_year_is_refused(tmp_path: Path) -> None:
     header, *_ = BURSTGPT.splitlines()
-    days = range(0, 361, 20)
+    days = range(0, 361, 2)
     file = write(tmp_path, "long.csv", "\n".join([header, *(f"{day * 86_400},C,5,5,10,x" for day in days)]))
 
-    assert len(read_trace(write(tmp_path, "ok.csv", file.read_text()), "burstgpt", strict=True)) == 19
-    file.write_text(f"{file.read_text()}\n{380 * 86_400},C,5,5,10,x", encoding="utf-8")
-    with pytest.raises(TraceError, match=r"long\.csv:21: arrives 380\.0 days after the first request"):
+    assert len(read_trace(write(tmp_path, "ok.csv", file.read_text()), "burstgpt", strict=True)) == 181
+    more = "".join(f"\n{day * 86_400},C,5,5,10,x" for day in (362, 364, 366, 368))
+    file.write_text(f"{file.read_text()}{more}", encoding="utf-8")
+    with pytest.raises(TraceError, match=r"long\.csv:186: arrives 368\.0 days after the first request"):
         read_trace(file, "burstgpt", strict=False)
 
 
@@ -320,3 +327,98 @@ def test_only_plain_digits_are_a_token_count(count: str, tmp_path: Path) -> None
         f"Request tokens: not a whole number: {count!r}",
         f"Timestamp: not a number: {count!r}",
     ]
+
+
+MOONCAKE_ROW = '{{"timestamp": {}, "input_length": 2, "output_length": 3, "hash_ids": [1]}}'
+
+
+@pytest.mark.parametrize(
+    ("trace_format", "rows", "key"),
+    [
+        ("burstgpt", (BURSTGPT.splitlines()[0], "-1000000,C,5,6,11,x", "0,C,5,6,11,x"), "Timestamp"),
+        ("mooncake", ("", MOONCAKE_ROW.format(-5), MOONCAKE_ROW.format(0)), "timestamp"),
+    ],
+)
+def test_a_time_before_the_start_is_malformed(
+    trace_format: str, rows: tuple[str, ...], key: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path, "negative", "\n".join(rows))
+
+    trace = read_trace(file, trace_format, strict=False)
+
+    assert len(trace) == 1
+    told = [str(bad).rpartition(":")[0] for bad in trace.bad_rows]
+    assert told == [f"{file}:2: {key}: must not be negative"]
+
+
+def test_token_counts_may_be_spelled_as_floats_but_must_be_whole(tmp_path: Path) -> None:
+    header = BURSTGPT.splitlines()[0]
+    rows = (
+        "0.0,C,5.0,6.0,11,x",
+        "1.0,C,1e2,7.00,11,x",
+        "2,C,5.5,6,11,x",
+        "3,C,inf,6,11,x",
+        "4,C,3.0,0.0,3,x",
+    )
+    trace = read_trace(write(tmp_path, "f.csv", "\n".join((header, *rows))), "burstgpt", strict=False)
+
+    assert trace.prompt_tokens.tolist() == [5, 100]
+    assert trace.output_tokens.tolist() == [6, 7]
+    assert [bad.problem for bad in trace.bad_rows] == [
+        f"Request tokens: not a whole number: {count!r}" for count in ("5.5", "inf")
+    ]
+    assert sum(trace.skipped.values()) == 1
+
+
+@pytest.mark.parametrize("trace_format", ["azure", "burstgpt", "mooncake", "sharegpt"])
+def test_a_file_without_line_ends_is_read_no_further_than_a_line_may_be(trace_format: str) -> None:
+    with pytest.raises(TraceError, match=r"^/dev/zero:1: (more than 1,000,000 char|must be a JSON list)"):
+        read_trace(Path("/dev/zero"), trace_format, strict=False)
+
+
+@pytest.mark.parametrize("trace_format", ["azure", "burstgpt", "mooncake", "sharegpt"])
+def test_a_packed_file_is_told_as_such(trace_format: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.gz"
+    file.write_bytes(gzip.compress(AZURE.encode()))
+
+    with pytest.raises(TraceError, match=r"t\.gz: looks gzipped: unpack it first$"):
+        read_trace(file, trace_format, strict=False)
+
+
+def test_a_wrong_header_is_shown_without_control_characters_and_not_at_length(tmp_path: Path) -> None:
+    file = write(tmp_path, "esc.csv", f"\x1b[31mRED,\x07{'y' * 5000}\n1,2\n")
+
+    with pytest.raises(TraceError) as told:
+        read_trace(file, "azure", strict=False)
+
+    assert str(told.value).isprintable()
+    assert r"the header has \x1b[31mRED, \x07yyy" in str(told.value)
+    assert len(str(told.value)) < 300
+
+
+def test_long_values_are_cut_in_messages(tmp_path: Path) -> None:
+    header = BURSTGPT.splitlines()[0]
+    rows = (
+        "0,C,5,5,10,x",
+        "0,C,5,5,10,x",
+        f"{'z' * 5000},C,5,5,10,x",
+        f"1,C,{'9' * 4000},5,10,x",
+        "1e300,C,5,5,10,x",
+    )
+    file = write(tmp_path, "long.csv", "\n".join((header, *rows)))
+
+    with pytest.raises(TraceError, match=r"long\.csv:6: arrives 1\.16e\+295 days after"):
+        read_trace(file, "burstgpt", strict=False)
+    file.write_text("\n".join((header, *rows[:-1])), encoding="utf-8")
+    assert [len(bad.problem) < 150 for bad in read_trace(file, "burstgpt", strict=False).bad_rows] == [
+        True
+    ] * 2
+
+
+def test_a_file_of_another_format_is_not_read_to_its_end(tmp_path: Path) -> None:
+    file = write(tmp_path, "t.jsonl", "x\n" * 20_000)
+
+    with pytest.raises(
+        TraceError, match=r"its first 10,000 rows are malformed, beginning with .*:1: not JSON"
+    ):
+        read_trace(file, "mooncake", strict=False)
