@@ -7,10 +7,14 @@ what arrives within a load time does not depend on how many requests run already
 is no reason to expect that a busy one will. Only times count whose demand was at least half of today's, so
 that a night says nothing about a day. The first load times after nothing was asked do not count either: then
 demand fills up, however steady the arrivals are.
+
+G falls where a time of large growth stops counting, so that D + G(D) alone would ask for less capacity as
+demand rises. What is needed is therefore the largest d + G(d) of all d up to D.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,23 +64,61 @@ class DemandHistory:
     def theta(
         self, demand: float, load_time_s: float, quantile: float, default: float, smallest: float
     ) -> Theta:
-        """Θ at this demand, in requests; not below `smallest`."""
+        """Θ at this demand, in requests; not below `smallest`. Demand over Θ never falls as demand rises."""
         span = self._times[-1] - self._times[0] if self._times else 0.0
         if span < self._warmup_loads * load_time_s:
             return Theta(default, demand * (1 / default - 1), measured=False)
-        growths = _growths(np.asarray(self._times), np.asarray(self._demands), load_time_s, demand)
-        if not len(growths):
-            return Theta(default, demand * (1 / default - 1), measured=False)
-        growth = float(np.quantile(growths, quantile))
-        value = max(smallest, demand / (demand + growth) if demand else 0.0)
-        return Theta(value, demand * (1 / value - 1), measured=True)
+        levels, growths = _growths(np.asarray(self._times), np.asarray(self._demands), load_time_s)
+        comparable = growths[levels >= _COMPARABLE * demand]
+        needed = _needed_below(levels, growths, demand, quantile)
+        if len(comparable):
+            needed = max(needed, demand + _quantile(np.sort(comparable).tolist(), quantile))
+        else:
+            needed = max(needed, demand / default)
+        value = max(smallest, demand / needed if demand else 0.0)
+        return Theta(value, demand * (1 / value - 1), measured=bool(len(comparable)))
 
 
 def _growths(
-    times: NDArray[np.float64], demands: NDArray[np.float64], load_time_s: float, demand: float
-) -> NDArray[np.float64]:
+    times: NDArray[np.float64], demands: NDArray[np.float64], load_time_s: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Demands, and by how much each had grown one load time later."""
     # Sampling jitter must not turn "one load time later" into one sample more.
     later = np.searchsorted(times, times + load_time_s * (1 - 1e-6))
-    paired = (later < len(times)) & (demands > 0) & (demands >= _COMPARABLE * demand)
-    grown: NDArray[np.float64] = np.maximum(0.0, demands[later[paired]] - demands[paired])
-    return grown
+    paired = (later < len(times)) & (demands > 0)
+    levels = demands[paired]
+    return levels, np.maximum(0.0, demands[later[paired]] - levels)
+
+
+def _needed_below(
+    levels: NDArray[np.float64], growths: NDArray[np.float64], demand: float, quantile: float
+) -> float:
+    """The largest d + G(d) of the d below `demand` where a time counts for the last time, else 0.
+
+    Between two of them G stays as it is, so that no other d needs more.
+    """
+    if not len(levels):
+        return 0.0
+    ends = levels / _COMPARABLE
+    # No end further below can need more than demand itself does.
+    near = (ends < demand) & (ends + growths.max() > demand)
+    if not near.any():
+        return 0.0
+    order = np.argsort(-ends[near], kind="stable")
+    counted: list[float] = np.sort(growths[ends >= demand]).tolist()
+    most = 0.0
+    ending = list(zip(ends[near][order].tolist(), growths[near][order].tolist(), strict=True))
+    for index, (end, growth) in enumerate(ending):
+        insort(counted, growth)
+        # Times of the same demand stop counting together.
+        if index + 1 == len(ending) or ending[index + 1][0] < end:
+            most = max(most, end + _quantile(counted, quantile))
+    return most
+
+
+def _quantile(ordered: list[float], quantile: float) -> float:
+    """Of numbers in rising order, interpolated between neighbours."""
+    position = quantile * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
