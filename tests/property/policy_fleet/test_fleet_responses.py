@@ -1,4 +1,4 @@
-"""Monotone responses, and a fleet that neither reverses its actions nor strands anybody."""
+"""A fleet that neither reverses its actions nor strands anybody."""
 
 from __future__ import annotations
 
@@ -11,59 +11,8 @@ from hypothesis import strategies as st
 
 from chiron.policy.decisions import ChangeRole, Retire, Start
 from chiron.policy.fleet import Chiron
-from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
-from chiron.policy.words import Phase, Role
+from chiron.policy.words import Role
 from tests.support.fluid_fleet import Fluid, FluidModel
-
-
-def asked(
-    *,
-    requests: int,
-    deadline_s: float = 900.0,
-    queued: int = 0,
-    ttft_slo_s: float = 10.0,
-    running: int = 80,
-    instances: int = 4,
-) -> int:
-    """Instances that a fresh autoscaler asks for."""
-    ready = tuple(
-        FleetInstance(
-            f"i{n}", "n", Role.MIXED, Phase.READY, 200, 200, running_interactive=running, tokens_per_s=4_000.0
-        )
-        for n in range(instances)
-    )
-    backlog = (BatchBacklog(deadline_s, requests, 0),) if requests else ()
-    model = ModelFleet(
-        "m", 1, 0, 0, ttft_slo_s, 0.2, 2.0, ready, Traffic(1.0, queued_interactive=queued), backlog, 20.0
-    )
-    decision = Chiron().decide(FleetSnapshot(0.0, (model,), {"n": 100_000}))
-    return sum(action.count for action in decision.actions if isinstance(action, Start))
-
-
-@given(st.integers(0, 100_000), st.integers(0, 100_000), st.floats(-100, 7_200))
-def test_more_backlog_never_asks_for_fewer_instances(one: int, other: int, deadline_s: float) -> None:
-    few, many = sorted((one, other))
-    assert asked(requests=few, deadline_s=deadline_s) <= asked(requests=many, deadline_s=deadline_s)
-
-
-@given(st.floats(-100, 7_200), st.floats(-100, 7_200), st.integers(1, 100_000))
-def test_a_looser_deadline_never_asks_for_more_instances(one: float, other: float, requests: int) -> None:
-    tight, loose = sorted((one, other))
-    assert asked(requests=requests, deadline_s=loose) <= asked(requests=requests, deadline_s=tight)
-
-
-@given(st.integers(0, 5_000), st.integers(0, 5_000))
-def test_more_interactive_requests_never_ask_for_fewer_instances(one: int, other: int) -> None:
-    few, many = sorted((one, other))
-    assert asked(requests=0, queued=few) <= asked(requests=0, queued=many)
-
-
-@given(st.floats(0.1, 60), st.floats(0.1, 60), st.integers(0, 3_000))
-def test_a_looser_ttft_slo_never_asks_for_more_instances(one: float, other: float, queued: int) -> None:
-    tight, loose = sorted((one, other))
-    assert asked(requests=0, queued=queued, ttft_slo_s=loose) <= asked(
-        requests=0, queued=queued, ttft_slo_s=tight
-    )
 
 
 def cluster(model: FluidModel, ready: int) -> Fluid:
