@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chiron.policy.decisions import ChangeRole, Retire, Start
 from chiron.policy.fleet import Chiron
+from chiron.policy.snapshots import NEVER_S
 from chiron.policy.words import Role
 from tests.support.fluid_fleet import Fluid, FluidModel
 
@@ -73,6 +74,18 @@ def test_a_doubling_of_arrivals_is_answered_in_full_within_one_load_time() -> No
     assert coming >= 180.0 / model.requests_per_s_each
     fluid.run(3 * int(model.load_s), lambda _, __: 180.0)
     assert model.queued < 1
+
+
+@pytest.mark.parametrize("ttft_slo_s", [600.0, 3_600.0, NEVER_S])
+def test_a_model_with_a_loose_ttft_slo_or_none_gets_what_its_arrivals_need(ttft_slo_s: float) -> None:
+    model = FluidModel(ttft_slo_s=ttft_slo_s)
+    fluid = cluster(model, 1)
+    fluid.run(900, lambda _, __: 60.0)
+    assert sum(not i.draining for i in model.instances.values()) >= 60.0 / model.requests_per_s_each
+    fluid.run(900, lambda _, __: 60.0)
+    # What full instances admit within a load time may wait.
+    assert model.queued <= len(model.instances) * model.requests_per_s_each * model.load_s
+    assert fluid.gpu_seconds < 1.3 * 1_800 * 60.0 / model.requests_per_s_each
 
 
 def test_an_abandoned_model_gives_all_its_gpus_back() -> None:

@@ -46,15 +46,17 @@ def assess_interactive(
     """Compare demand with capacity, now and one load time ahead.
 
     Demand D counts requests that run or wait; capacity C slots. Room is C (1 + q), the queue share q being
-    what full instances admit in a part of the TTFT SLO: so many may wait, and be on time. Instances are added
-    when D exceeds Θ × room, loading ones counted; or when arrivals exceed what serves by so much that D
-    exceeds the room before a new instance could be ready.
+    what full instances admit in a part of the TTFT SLO, at most in a load time: so many may wait, and be on
+    time. Instances are added when D exceeds Θ × room, loading ones counted; or when arrivals exceed what
+    serves by so much that D exceeds the room before a new instance could be ready.
     """
     load_s, each = model.load_time_s, supply.slots_each
     theta = _theta(state, settings, supply.demand, load_s)
     length = state.interactive_lengths.mean
     requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
-    queue_share = settings.ttft_share * model.ttft_slo_s * requests_each / each
+    # A queue that outlasts a load time waits for longer than a new instance would: it saves nothing.
+    queue_s = min(settings.ttft_share * model.ttft_slo_s, model.load_time_s)
+    queue_share = queue_s * requests_each / each
     target = theta.value * (1 + queue_share)
     demand, coming = supply.demand, supply.coming_slots
     rate = state.arrivals.rate(settings.confidence) if requests_each else None

@@ -20,7 +20,7 @@ class ChironSettings:
     theta_history_loads: float = 90.0
     """Demand older than this is forgotten, in load times."""
     ttft_share: float = 0.5
-    """Share of the TTFT SLO that requests beyond the slots may spend in the queue."""
+    """Share of the TTFT SLO that requests beyond the slots may spend in the queue, at most a load time."""
     hysteresis: float = 0.08
     """What a scale-down leaves must be this much (relative) below the target."""
     payback: float = 2.0
