@@ -24,8 +24,8 @@ _PRIOR_ERROR = 0.08
 _MOST_S = 36_000.0
 _LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _PRESUMED_SCORES = {
-    RequestClass.INTERACTIVE: (-2.4, -1.6, -0.4, 0.1, 0.8, 1.6, 3.0, 5.0),
-    RequestClass.BATCH: (-3.4, -2.8, -1.8, -0.5, 0.0, 0.8, 3.0, 5.0),
+    RequestClass.INTERACTIVE: (-2.5, -1.6, -0.3, 0.25, 0.85, 1.75, 3.0, 5.5),
+    RequestClass.BATCH: (-3.4, -2.8, -1.6, -0.35, 0.3, 1.2, 3.2, 5.0),
 }
 """Quantiles, at these levels, of (wait - mean) / standard deviation: most waits come close, a few are far
 off, where capacity changes; for a backlog more is added than is taken away. From the benchmark's runs on

@@ -27,14 +27,14 @@ def taught(quantile: float = 0.95) -> WaitingTimeEstimator:
 def test_the_wait_is_work_ahead_over_throughput_with_the_presumed_quantile() -> None:
     estimate = taught(0.95).estimate({BATCH: 400}, RATE)
     # 400 × 100 tokens at 2,000/s; √400 × 50 = 1,000 tokens, that is 0.5 s, and 8 % of 20 s for what nobody
-    # has seen yet; 3 standard deviations are presumed to be exceeded by 5 %, and by a half that the wait is
-    # half of one shorter than the mean.
+    # has seen yet; 3.2 standard deviations are presumed to be exceeded by 5 %, and by a half that the wait
+    # is 0.35 of one shorter than the mean.
     assert estimate.mean_s == pytest.approx(20.0)
     assert estimate.sd_s == pytest.approx(math.hypot(0.5, 1.6), rel=1e-3)
-    assert estimate.quantile_s == pytest.approx(20.0 + 3.0 * math.hypot(0.5, 1.6), rel=1e-3)
-    assert estimate.at(0.5) == pytest.approx(20.0 - 0.5 * math.hypot(0.5, 1.6), rel=1e-3)
+    assert estimate.quantile_s == pytest.approx(20.0 + 3.2 * math.hypot(0.5, 1.6), rel=1e-3)
+    assert estimate.at(0.5) == pytest.approx(20.0 - 0.35 * math.hypot(0.5, 1.6), rel=1e-3)
     # Half way between two levels, and beyond the last one.
-    assert estimate.at(0.925) == pytest.approx(20.0 + (0.8 + 3.0) / 2 * math.hypot(0.5, 1.6), rel=1e-3)
+    assert estimate.at(0.925) == pytest.approx(20.0 + (1.2 + 3.2) / 2 * math.hypot(0.5, 1.6), rel=1e-3)
     assert estimate.at(0.999) == estimate.at(0.99)
     assert estimate.at(0.95) == pytest.approx(estimate.quantile_s)
 
