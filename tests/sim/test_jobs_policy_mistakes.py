@@ -34,6 +34,15 @@ class Negative:
         return Limits(8, 512, -7, "why")
 
 
+class Stop(BaseException):
+    pass
+
+
+class Stops:
+    def decide(self, snapshot):
+        raise Stop("enough")
+
+
 class NoArgument:
     def __init__(self, wanted):
         self.decide = wanted
@@ -52,6 +61,7 @@ class NoArgument:
         ),
         ("--autoscaler", "Minus", "autoscaler mine:Minus at 1 s: actions[0]: Start.count is -1; "),
         ("--autoscaler", "NoArgument", "autoscaler mine:NoArgument: NoArgument() failed: TypeError: "),
+        ("--autoscaler", "Stops", "a policy failed: Stop: enough ("),
         ("--dispatcher", "Nobody", "dispatcher mine:Nobody for an interactive request with "),
         (
             "--local",
@@ -67,3 +77,23 @@ def test_a_mistake_is_one_line(option: str, kind: str, line: str, tmp_path: Path
 
     assert only_error(done, 2).startswith(line)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('local = "nope:X"', "'local': local autoscaler 'nope:X': No module named 'nope'"),
+        ('autoscaler = "mine:Y"', "'autoscaler': autoscaler 'mine:Y': module 'mine' has no"),
+        ('dispatcher = "mine:NoArgument"', "'dispatcher': dispatcher 'mine:NoArgument': NoArg"),
+    ],
+)
+def test_a_bad_part_of_a_scenario_is_told_with_its_file_and_key(line: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICIES, encoding="utf-8")
+    scenario = tmp_path / "s.toml"
+    scenario.write_text(f"{TINY.read_text(encoding='utf-8')}\n[policy]\n{line}\n", encoding="utf-8")
+
+    error = only_error(simulate("run", scenario, folder=tmp_path), 2)
+
+    assert error.startswith(f"{scenario} [policy]: {told}")
+    # The simulator's own names are no help to who names a class.
+    assert "in the simulator also" not in error

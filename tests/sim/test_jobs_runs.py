@@ -52,6 +52,28 @@ def test_there_is_no_fleet_when_all_gpus_are_too_few(tiny: Scenario) -> None:
     assert smallest_fleet(one_gpu, FIXED, one_gpu.reading()) is None
 
 
+@pytest.mark.parametrize(("limits", "count"), [({"max_instances": 1}, None), ({"min_instances": 4}, 4)])
+def test_the_smallest_fleet_stays_within_the_limits_of_its_model(
+    limits: dict[str, int], count: int | None, tiny: Scenario
+) -> None:
+    models = (dataclasses.replace(tiny.settings.models[0], **limits),)
+    limited = dataclasses.replace(tiny, settings=dataclasses.replace(tiny.settings, models=models))
+
+    found = smallest_fleet(limited, FIXED, limited.reading())
+
+    assert (None if found is None else found.settings.models[0].initial[Role.MIXED]) == count
+
+
+def test_a_price_of_nothing_is_a_price(tiny: Scenario) -> None:
+    def cost(price: float | None) -> float | None:
+        gpus = (dataclasses.replace(tiny.settings.gpu_types[0], price_per_gpu_hour=price),)
+        priced = dataclasses.replace(tiny, settings=dataclasses.replace(tiny.settings, gpu_types=gpus))
+        return run(priced, FIXED).gpu_cost
+
+    assert cost(0.0) == 0.0
+    assert cost(None) is None
+
+
 def test_a_run_below_the_lower_bound_is_a_defect(tiny: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = run(tiny, FIXED)
     assert honest.oracle_ratio is not None

@@ -213,7 +213,22 @@ def test_a_trace_is_found_beside_the_scenario_and_its_bad_rows_are_counted(tmp_p
         (
             "initial = {",
             'gpu_type = "h100"\ninitial = {',
-            "gpu_type: 'h100' of model 'm' is unknown; known: a100",
+            r"\[models\.m\]: 'gpu_type': unknown 'h100'; known are a100",
+        ),
+        (
+            "[models.m]",
+            '[[cluster.gpus]]\nname = "a100"\nnodes = 1\ngpus_per_node = 4\n[models.m]',
+            r"\[\[cluster\.gpus\]\] #2: 'name': 'a100' is there twice",
+        ),
+        (
+            'gpus_per_node = 4\n[models.m]\nprofile = "llama3-8b@a100"',
+            'gpus_per_node = 2\n[models.m]\nprofile = "llama3-70b@4xa100"',
+            r"\[\[cluster\.gpus\]\] #1: 'gpus_per_node': 'm' needs 4 GPUs on one node, 'a100' has 2",
+        ),
+        (
+            "deadline_in_s = 600",
+            "deadline_in_s = 0.001",
+            r"\[\[backlog\]\] #1: 'deadline_in_s': 0\.001 s can never be kept: one step of",
         ),
         ("initial = {", "sleep_level = 3\ninitial = {", "'sleep_level' must be one of 0, 1, 2, not 3"),
         (

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,10 @@ async def chiron(*arguments: str, stdin: str = "", **variables: str) -> Result:
     return Result(process.returncode or 0, out.decode(), err.decode())
 
 
-def simulate(*arguments: object, folder: Path | None = None) -> Result:
-    """Runs `chiron sim` to its end, in a folder of its own modules."""
+def simulate(
+    *arguments: object, folder: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Result:
+    """Runs `chiron sim` to its end, in a folder of its own modules, with further environment variables."""
     done = subprocess.run(
         [sys.executable, "-P", *_COMMAND[1:], "sim", *map(str, arguments)],
         capture_output=True,
@@ -61,6 +63,7 @@ def simulate(*arguments: object, folder: Path | None = None) -> Result:
         timeout=50,
         check=False,
         cwd=folder,
+        env={**os.environ, **(variables or {})},
     )
     return Result(done.returncode, done.stdout, done.stderr)
 

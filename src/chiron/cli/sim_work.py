@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,29 +16,23 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, CliError
 from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions, RunOutputOptions
+from chiron.cli.sim_output import check_output, stdout_for_figures, write_findings
+from chiron.cli.sim_telling import progress_bar, report_reading, wide_console
 from chiron.config import ConfigError
-from chiron.policy.custom import PolicyError
+from chiron.policy.custom import PolicyError, failure
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.decision_log import DecisionLog
-from chiron.sim.policies import PolicyChoice
+from chiron.sim.policies import PartError, PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
-from chiron.sim.runs import MALFORMED_NAMED, OracleViolatedError, Run, run
-from chiron.sim.scenario import Reading, Scenario, read_scenario, scenario_from
+from chiron.sim.runs import OracleViolatedError, Run, run
+from chiron.sim.scenario import Scenario, read_scenario, scenario_from
 from chiron.sim.settings import InvalidSettingError
-from chiron.sim.traces import days
 
-_BAD_ROWS_SHOWN = 10
-_LONG_S = 86_400.0
-"""Of requests in a trace, after which a command says that it will take long."""
 _PATIENCE_S = 5.0
 """Longest wait for each process and thread that ends with an interrupted command."""
-_UNCUT = 10_000
-"""Columns of a pipe or a file: more than any table has, so that no figure is cut."""
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 _COMMAND_LINE = "command line"
 _OPTION_OF_KEY = {
@@ -60,7 +53,6 @@ _OPTION_OF_KEY = {
 }
 """Options of `chiron sim replay` by the keys of a scenario."""
 T = TypeVar("T")
-Told = Callable[[float, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +109,12 @@ def guarded(work: Callable[[], None]) -> None:
         _leave(_EXIT_TERMINATED)
     except KeyboardInterrupt:
         _leave(EXIT_INTERRUPTED)
+    except BaseException as error:
+        if isinstance(error, Exception | SystemExit | GeneratorExit):
+            raise
+        # Nothing else here raises one that is no Exception.
+        print(f"error: {failure('a policy failed', '', error)}", file=sys.stderr)
+        _leave(EXIT_BAD_START)
 
 
 def _leave(status: int) -> NoReturn:
@@ -148,16 +146,18 @@ def _terminate(_number: int, _frame: object) -> None:
 
 def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: RunOutputOptions) -> None:
     """`chiron sim run`."""
-    _check(output)
-    scenario = read_scenario(file)
-    _run(scenario, _chosen(scenario, policy), seed, output)
+    check_output(output)
+    with stdout_for_figures(output):
+        scenario = read_scenario(file)
+        done, figures = _run(scenario, _chosen(scenario, policy), seed, output)
+    _tell(done, figures, output)
 
 
 def run_replay(
     options: ReplayOptions, policy: PolicyOptions, seed: int | None, output: RunOutputOptions
 ) -> None:
     """`chiron sim replay`."""
-    _check(output)
+    check_output(output)
     engine = {} if options.max_context_tokens is None else {"max_context_tokens": options.max_context_tokens}
     source: dict[str, Any] = {
         "file": str(options.trace.absolute()),
@@ -186,9 +186,10 @@ def run_replay(
         "models": {"model": model},
         "replay": [source],
     }
-    with _naming_options():
+    with _naming_options(), stdout_for_figures(output):
         scenario = scenario_from(document, Path(_COMMAND_LINE))
-        _run(scenario, _chosen(scenario, policy), seed, output)
+        done, figures = _run(scenario, _chosen(scenario, policy), seed, output)
+    _tell(done, figures, output)
 
 
 @contextmanager
@@ -206,46 +207,56 @@ def _naming_options() -> Iterator[None]:
 
 def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptions) -> None:
     """`chiron sim compare`."""
-    _check(output)
-    scenario = read_scenario(options.scenario)
-    names = [name.strip() for name in options.policies]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"--policies: {name!r} is there twice")
-    choices = [PolicyChoice(name) for name in names]
-    own = _choice(scenario.policy, parts)
-    if own != PolicyChoice() and own not in choices:
-        choices.append(own)
-    first = scenario.settings.seed if options.first_seed is None else options.first_seed
-    seeds = range(first, first + options.seeds)
-    _report_reading(scenario.with_seed(first).reading(), scenario)
-    with _progress(output, "runs") as told:
-        entries = compare(
-            scenario,
-            choices,
-            seeds,
-            jobs=options.jobs,
-            progress=lambda done, total: told(0.0, done, total),
-        )
-    ceilings = model_ceilings(scenario.with_seed(first)) if options.ceiling else {}
-    _write(output, comparison_json(scenario, entries, ceilings))
-    if not output.json_on_stdout:
-        console = _wide_console()
+    check_output(output)
+    with stdout_for_figures(output):
+        scenario = read_scenario(options.scenario)
+        choices = _compared(options.policies, _choice(scenario, scenario.policy, parts))
+        first = scenario.settings.seed if options.first_seed is None else options.first_seed
+        seeds = range(first, first + options.seeds)
+        report_reading(scenario.with_seed(first).reading(), scenario)
+        with progress_bar(output, "runs") as told:
+            entries = compare(
+                scenario,
+                choices,
+                seeds,
+                jobs=options.jobs,
+                progress=lambda done, total: told(0.0, done, total),
+            )
+        for entry in entries:
+            if entry.figures is None:
+                none = "no fixed fleet that the scenario allows attains"
+                print(f"warning: {entry.policy}, seed {entry.seed}: {none}", file=sys.stderr)
+        ceilings = model_ceilings(scenario.with_seed(first)) if options.ceiling else {}
+        figures = comparison_json(scenario, entries, ceilings)
+
+    def show() -> None:
+        console = wide_console()
         console.print(comparison_table(scenario, entries))
         if ceilings:
             console.print(ceiling_table(ceilings))
-    if output.plots is not None:
-        from chiron.sim.plots import plot_comparison
 
-        _tell_files(plot_comparison(scenario.name, entries, output.plots))
+    from chiron.sim.plots import plot_comparison
+
+    write_findings(output, figures, show, lambda folder: plot_comparison(scenario.name, entries, folder))
+
+
+def _compared(names: Sequence[str], own: PolicyChoice) -> list[PolicyChoice]:
+    """The policies of these names, and the one of the options or the scenario. Raises ConfigError."""
+    wanted = [name.strip() for name in names]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise ConfigError(f"--policies: {name!r} is there twice")
+    choices = [PolicyChoice(name) for name in wanted]
+    return choices if own == PolicyChoice() or own in choices else [*choices, own]
 
 
 def _chosen(scenario: Scenario, options: PolicyOptions) -> PolicyChoice:
     """The scenario's policy with what the command line says instead. Raises ConfigError."""
-    return _choice(scenario.policy if options.policy is None else PolicyChoice(options.policy), options)
+    choice = scenario.policy if options.policy is None else PolicyChoice(options.policy)
+    return _choice(scenario, choice, options)
 
 
-def _choice(choice: PolicyChoice, parts: PartOptions) -> PolicyChoice:
+def _choice(scenario: Scenario, choice: PolicyChoice, parts: PartOptions) -> PolicyChoice:
     """The policy with the parts that the command line says instead. Raises ConfigError."""
     chosen = replace(
         choice,
@@ -255,7 +266,12 @@ def _choice(choice: PolicyChoice, parts: PartOptions) -> PolicyChoice:
         preemption=_either(parts.preemption, choice.preemption),
     )
     _find_modules_here(chosen.autoscaler, chosen.dispatcher, chosen.local)
-    chosen.make()
+    try:
+        chosen.make()
+    except PartError as error:
+        if getattr(parts, error.part) is None and getattr(choice, error.part) is not None:
+            raise ConfigError(f"{scenario.file} [policy]: {error.part!r}: {error}") from error
+        raise
     return chosen
 
 
@@ -263,53 +279,27 @@ def _either(given: T | None, otherwise: T | None) -> T | None:
     return otherwise if given is None else given
 
 
-def _run(scenario: Scenario, policy: PolicyChoice, seed: int | None, output: RunOutputOptions) -> None:
+def _run(
+    scenario: Scenario, policy: PolicyChoice, seed: int | None, output: RunOutputOptions
+) -> tuple[Run, Mapping[str, Any]]:
     if seed is not None:
         scenario = scenario.with_seed(seed)
     reading = scenario.reading()
-    _report_reading(reading, scenario)
-    with _progress(output, "requests") as told, _decision_log(output) as log:
-        done: Run = run(scenario, policy, reading=reading, progress=told, log=log)
-    _write(output, done.to_json())
-    if not output.json_on_stdout:
-        _wide_console().print(run_table(done))
-    if output.plots is not None:
-        from chiron.sim.plots import plot_run
-
-        _tell_files(plot_run(done, output.plots))
+    report_reading(reading, scenario)
+    with progress_bar(output, "requests") as told, _decision_log(output) as log:
+        done = run(scenario, policy, reading=reading, progress=told, log=log)
+    return done, done.to_json()
 
 
-def _report_reading(reading: Reading, scenario: Scenario) -> None:
-    """Says on stderr what was left out or changed of what the scenario asks for."""
-    for bad in reading.bad_rows[:_BAD_ROWS_SHOWN]:
-        print(f"warning: {bad}", file=sys.stderr)
-    if reading.bad_rows:
-        more = len(reading.bad_rows) > _BAD_ROWS_SHOWN
-        where = f" (--json names the first {MALFORMED_NAMED:,})" if more else ""
-        print(f"warning: {len(reading.bad_rows)} malformed rows left out{where}", file=sys.stderr)
-    for reason, count in reading.skipped.items():
-        print(f"warning: {count} rows of traces left out: {reason}", file=sys.stderr)
-    span_s = float(reading.workload.arrival_s[-1])
-    if scenario.replays and span_s > _LONG_S:
-        print(
-            f"warning: {days(span_s)} of requests: a day without any takes tens of seconds to simulate",
-            file=sys.stderr,
-        )
-    if reading.shortened:
-        print(
-            f"warning: {reading.shortened} of {len(reading.workload)} requests cut to the longest context",
-            file=sys.stderr,
-        )
-    horizon_s = scenario.settings.horizon_s
-    late = 0 if horizon_s is None else int((reading.workload.arrival_s > horizon_s).sum())
-    if late:
-        print(
-            f"warning: {late} of {len(reading.workload)} requests arrive after horizon_s = {horizon_s:g}: "
-            "nothing serves them",
-            file=sys.stderr,
-        )
-    if any(replay.format == "sharegpt" for replay in scenario.replays):
-        print("warning: lengths are estimated, one token for 4 characters", file=sys.stderr)
+def _tell(done: Run, figures: Mapping[str, Any], output: OutputOptions) -> None:
+    from chiron.sim.plots import plot_run
+
+    write_findings(
+        output,
+        figures,
+        lambda: wide_console().print(run_table(done)),
+        lambda folder: plot_run(done, folder),
+    )
 
 
 @contextmanager
@@ -325,67 +315,7 @@ def _decision_log(output: RunOutputOptions) -> Iterator[DecisionLog | None]:
         raise CliError(f"cannot write {output.decisions}: {error.strerror}") from error
 
 
-@contextmanager
-def _progress(output: OutputOptions, what: str) -> Iterator[Told]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not (output.progress and console.is_terminal),
-    )
-    with bar:
-        task = bar.add_task(what, total=None)
-
-        def told(_now_s: float, ended: int, total: int) -> None:
-            bar.update(task, completed=ended, total=total)
-
-        yield told
-
-
-def _wide_console() -> Console:
-    """stdout, wide enough for the tables when it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_UNCUT)
-
-
-def _check(output: OutputOptions) -> None:
-    """Raises CliError before a long run when its findings could not be written."""
-    file = output.json_file
-    if file is not None and not output.json_on_stdout:
-        if file.is_dir():
-            raise CliError(f"cannot write {file}: Is a directory")
-        if not file.parent.is_dir():
-            raise CliError(f"cannot write {file}: no such folder as {file.parent}")
-    if output.plots is not None:
-        try:
-            output.plots.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CliError(f"cannot write plots to {output.plots}: {error.strerror}") from error
-
-
-def _write(output: OutputOptions, figures: Mapping[str, Any]) -> None:
-    if output.json_file is None:
-        return
-    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    if output.json_on_stdout:
-        sys.stdout.write(text)
-    else:
-        try:
-            output.json_file.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise CliError(f"cannot write {output.json_file}: {error.strerror}") from error
-
-
 def _find_modules_here(*names: str | None) -> None:
     """Lets module:Class name a module in the working directory, as `python -m` does."""
     if any(name is not None and ":" in name for name in names) and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
-
-
-def _tell_files(files: list[Path]) -> None:
-    for file in files:
-        print(f"wrote {file}", file=sys.stderr)

@@ -75,7 +75,7 @@ class Gpus:
     def cost(self) -> float:
         """Price of the same."""
         return sum(
-            seconds / 3600 * self._types[name].price_per_gpu_hour
+            seconds / 3600 * (self._types[name].price_per_gpu_hour or 0.0)
             for name, seconds in self._gpu_seconds.items()
         )
 

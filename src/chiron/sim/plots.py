@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from chiron.sim.report import by_policy
 from chiron.sim.results import TimelinePoint
 from chiron.sim.runs import Run
 
+_LONGEST = 80
+"""Characters of a name in a file's: file systems allow 255 in all."""
 _POINTS = 2000
 """Points of a timeline that are drawn at most: more than a plot is wide."""
 
 
 def plot_run(done: Run, folder: Path) -> list[Path]:
-    """GPUs and requests over time. Returns the files; ConfigError without matplotlib."""
+    """GPUs and requests over time. Returns the files; ConfigError without matplotlib, OSError."""
     figure, (gpus, requests) = _subplots(2, 1, figsize=(10, 6), sharex=True)
     times, points = _thinned(done.result.timeline)
     gpus.step(times, [point.gpus for point in points], where="post", label="held")
@@ -39,11 +42,11 @@ def plot_run(done: Run, folder: Path) -> list[Path]:
         axes.legend()
         axes.grid(alpha=0.3)
     gpus.set_title(f"{done.scenario.name} · {done.result.policy} · seed {done.result.seed}")
-    return _save(figure, folder, f"{done.scenario.name}-{done.result.policy}-timeline")
+    return _save(figure, folder, done.scenario.name, done.result.policy, "timeline")
 
 
 def plot_comparison(name: str, entries: Sequence[Entry], folder: Path) -> list[Path]:
-    """GPU-hours over the lower bound, attainment, and GPUs over time. ConfigError without matplotlib."""
+    """GPU-hours over the lower bound, attainment, and GPUs over time. As `plot_run` otherwise."""
     policies = by_policy(entries)
     figure, (cost, met) = _subplots(1, 2, figsize=(11, 4.5))
     for place, mine in enumerate(policies.values()):
@@ -64,7 +67,7 @@ def plot_comparison(name: str, entries: Sequence[Entry], folder: Path) -> list[P
         axes.set_xticks(range(len(policies)), list(policies), rotation=20, ha="right")
         axes.grid(alpha=0.3, axis="y")
     figure.suptitle(name)
-    files = _save(figure, folder, f"{name}-comparison")
+    files = _save(figure, folder, name, "comparison")
     figure, axes = _subplots(1, 1, figsize=(10, 4.5))
     for policy, mine in policies.items():
         times, points = _thinned(mine[0].timeline)
@@ -74,14 +77,21 @@ def plot_comparison(name: str, entries: Sequence[Entry], folder: Path) -> list[P
     axes.set_title(f"{name} · seed {entries[0].seed}")
     axes.legend()
     axes.grid(alpha=0.3)
-    return files + _save(figure, folder, f"{name}-gpus")
+    return files + _save(figure, folder, name, "gpus")
+
+
+def check_drawing() -> None:
+    """Raises ConfigError without matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("plots need matplotlib: install chiron-serving[sim]") from error
 
 
 def _subplots(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: install chiron-serving[sim]") from error
+    check_drawing()
+    import matplotlib
+
     # The file backend: no display, no interpreter-wide state that a caller must reset.
     matplotlib.use("Agg")
     # The same figure is the same SVG: ids come from a fixed salt, not at random.
@@ -94,16 +104,22 @@ def _subplots(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, folder: Path, name: str) -> list[Path]:
+def _save(figure: Any, folder: Path, *names: str) -> list[Path]:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower()
+    stem = "-".join(filter(None, map(_stem, names)))
     files = [folder / f"{stem}.png", folder / f"{stem}.svg"]
     figure.savefig(files[0], dpi=150)
     figure.savefig(files[1], metadata={"Date": None})
     pyplot.close(figure)
     return files
+
+
+def _stem(name: str) -> str:
+    """A name as part of a file's; a long one is cut, and told from others by its checksum."""
+    stem = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower()
+    return stem if len(stem) <= _LONGEST else f"{stem[:_LONGEST]}-{zlib.crc32(name.encode()):08x}"
 
 
 def _thinned(timeline: Sequence[TimelinePoint]) -> tuple[list[float], list[TimelinePoint]]:

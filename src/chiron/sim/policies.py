@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from chiron.config import ConfigError
+from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import Dispatcher, UnknownDispatcherError, load_dispatcher
 from chiron.policy.fleet import GlobalAutoscaler, UnknownAutoscalerError, load_autoscaler
 from chiron.policy.local import LocalAutoscaler, UnknownLocalAutoscalerError, load_local
@@ -23,6 +25,19 @@ _AUTOSCALERS: Mapping[str, Callable[[], GlobalAutoscaler]] = {
 }
 _DISPATCHERS: Mapping[str, Callable[[], Dispatcher]] = {"llumnix": FreenessDispatcher}
 _NO_LIMIT = 1_000_000
+T = TypeVar("T")
+
+
+class PartError(ConfigError):
+    """A part of a policy that cannot be loaded.
+
+    Attributes:
+        part: autoscaler, dispatcher or local.
+    """
+
+    def __init__(self, part: str, problem: object) -> None:
+        super().__init__(str(problem))
+        self.part = part
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +131,31 @@ class PolicyChoice:
         return dataclasses.replace(parts, **given)
 
     def make(self) -> Policy:
-        """New policy objects, which have seen nothing. Raises ConfigError for an unknown name."""
+        """New policy objects, which have seen nothing.
+
+        Raises ConfigError for an unknown name, PartError for a part that cannot be loaded.
+        """
         parts = self.parts
-        try:
-            autoscaler = (
-                _AUTOSCALERS[parts.autoscaler]()
-                if parts.autoscaler in _AUTOSCALERS
-                else load_autoscaler(parts.autoscaler)
-            )
-            dispatcher = (
-                _DISPATCHERS[parts.dispatcher]()
-                if parts.dispatcher in _DISPATCHERS
-                else load_dispatcher(parts.dispatcher)
-            )
-            local = None
-            if parts.local != STATIC:
-                load_local(parts.local)
-                local = partial(load_local, parts.local)
-        except (UnknownAutoscalerError, UnknownDispatcherError, UnknownLocalAutoscalerError) as error:
-            own = {UnknownAutoscalerError: _AUTOSCALERS, UnknownDispatcherError: _DISPATCHERS}
-            further = ", ".join(own.get(type(error), {STATIC: None}))
-            raise ConfigError(f"{error}; in the simulator also {further}") from error
+        autoscaler = _loaded("autoscaler", parts.autoscaler, _AUTOSCALERS, load_autoscaler)
+        dispatcher = _loaded("dispatcher", parts.dispatcher, _DISPATCHERS, load_dispatcher)
+        local = None
+        if parts.local != STATIC:
+            _loaded("local", parts.local, {}, load_local)
+            local = partial(load_local, parts.local)
         return Policy(self.label, autoscaler, dispatcher, local, parts)
+
+
+def _loaded(part: str, name: str, own: Mapping[str, Callable[[], T]], load: Callable[[str], T]) -> T:
+    """A part by its name, one of the simulator's `own` or another. Raises PartError."""
+    if name in own:
+        return own[name]()
+    try:
+        return load(name)
+    except (UnknownAutoscalerError, UnknownDispatcherError, UnknownLocalAutoscalerError) as error:
+        further = "" if ":" in name else f"; in the simulator also {', '.join(own or (STATIC,))}"
+        raise PartError(part, f"{error}{further}") from error
+    except PolicyError as error:
+        raise PartError(part, error) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Run:
     @property
     def gpu_cost(self) -> float | None:
         """What the GPUs cost; None when the scenario has no price."""
-        priced = any(kind.price_per_gpu_hour for kind in self.scenario.settings.gpu_types)
+        priced = any(kind.price_per_gpu_hour is not None for kind in self.scenario.settings.gpu_types)
         return self.result.gpu_cost if priced else None
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +132,8 @@ def smallest_fleet(
 
     Each model's fleet is searched with that model's requests alone, for fixed fleets share nothing. The
     search sees the very requests of the reported run: a reference that no live policy can know.
-    None when not even all GPUs attain, or the fleets of several models do not fit together.
+    The fleet is no smaller than min_instances and no larger than max_instances. None when not even the
+    largest attains, or the fleets of several models do not fit together.
     """
     settings = scenario.settings
     models: list[SimModel] = []
@@ -160,8 +161,11 @@ def _search(scenario: Scenario, policy: PolicyChoice, reading: Reading) -> int |
         settings = dataclasses.replace(scenario.settings, models=(fixed_model(model, count),))
         return attains(run(dataclasses.replace(scenario, settings=settings), policy, reading=reading).result)
 
-    most = most_gpus(scenario.settings) // model.profile.gpus
-    low, high = 0, 1
+    most = most_instances(scenario.settings, model)
+    high = max(1, model.min_instances)
+    low = high - 1
+    if high > most:
+        return None
     while not attained_by(high):
         if high == most:
             return None
@@ -186,6 +190,13 @@ def most_gpus(settings: SimSettings) -> int:
     """GPUs that may be held at once."""
     there_are = sum(kind.nodes * kind.gpus_per_node for kind in settings.gpu_types)
     return min(there_are, settings.gpu_budget or there_are)
+
+
+def most_instances(settings: SimSettings, model: SimModel) -> int:
+    """Instances of a model that may be held at once: what its limit, the GPU budget and its nodes allow."""
+    kind = next(kind for kind in settings.gpu_types if model.gpu_type in ("", kind.name))
+    fit = kind.nodes * (kind.gpus_per_node // model.profile.gpus)
+    return min(fit, most_gpus(settings) // model.profile.gpus, model.max_instances or fit)
 
 
 def _part(reading: Reading, mine: NDArray[np.bool_]) -> Reading:

@@ -21,10 +21,10 @@ from chiron.config import ConfigError
 from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
 from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.words import Role
+from chiron.sim import scenario_checks as checks
 from chiron.sim.demand import Demand, fit_to_context, merge
 from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
-from chiron.sim.scenario_checks import check_model, check_room, check_shape_keys, check_slos, check_traffic
 from chiron.sim.settings import (
     LONGEST_S,
     Fault,
@@ -35,7 +35,7 @@ from chiron.sim.settings import (
     TelemetrySettings,
 )
 from chiron.sim.sources import Backlog, InvalidSourceError, Replay, Traffic
-from chiron.sim.tables import fill, only, table_of, tables_of
+from chiron.sim.tables import fill, only, table_of, tables_of, whole
 from chiron.sim.trace_formats import TraceError
 from chiron.sim.traces import BadRow
 from chiron.sim.workload import Workload
@@ -191,7 +191,7 @@ def scenario_from(document: Mapping[str, Any], file: Path) -> Scenario:
     )
     if not (scenario.traffic or scenario.backlogs or scenario.replays):
         raise ConfigError(f"{where}: no requests: needs [[traffic]], [[backlog]] or [[replay]]")
-    check_traffic(scenario.traffic, head.duration_s if "duration_s" in document else None, where)
+    checks.check_traffic(scenario.traffic, head.duration_s if "duration_s" in document else None, where)
     return scenario
 
 
@@ -225,8 +225,8 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     given: dict[str, Any] = {
         "models": models,
         "gpu_types": gpu_types,
-        "gpu_budget": _whole(cluster, "gpu_budget", 1, cluster_where),
-        "seed": _whole(document, "seed", 0, where),
+        "gpu_budget": whole(cluster, "gpu_budget", 1, cluster_where),
+        "seed": whole(document, "seed", 0, where),
         "telemetry": fill(TelemetrySettings, table_of(document, "telemetry", where), f"{where} [telemetry]"),
         "faults": _faults(document, where),
         "queues": fill(QueueSettings, table_of(document, "queues", where), f"{where} [queues]"),
@@ -234,23 +234,15 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     for key, entries in (("models", models), ("cluster.gpus", gpu_types)):
         if not entries:
             raise ConfigError(f"{where}: {key}: needs at least one")
+    checks.check_gpu_types(models, gpu_types, where)
     settings = fill(SimSettings, table_of(document, "simulation", where), f"{where} [simulation]", **given)
     try:
         load_discipline(settings.discipline)
     except UnknownDisciplineError as error:
         raise ConfigError(f"{where} [simulation]: 'discipline': {error}") from error
-    check_room(settings, where)
-    check_slos(settings, where)
+    checks.check_room(settings, where)
+    checks.check_slos(settings, where)
     return settings
-
-
-def _whole(table: Mapping[str, Any], key: str, least: int, where: str) -> int:
-    found = table.get(key)
-    if found is None:
-        return 0
-    if type(found) is not int or found < least:
-        raise ConfigError(f"{where}: {key!r} must be a whole number >= {least}, not {found!r}")
-    return found
 
 
 def _model(name: str, table: Mapping[str, Any], where: str) -> SimModel:
@@ -267,7 +259,7 @@ def _model(name: str, table: Mapping[str, Any], where: str) -> SimModel:
             raise ConfigError(f"{where} initial: {role!r} must be a whole number, not {count!r}")
         initial[roles[role]] = count
     model = fill(SimModel, rest, where, name=name, profile=profile, initial=initial)
-    check_model(model, longest(profile), where)
+    checks.check_model(model, longest(profile), where)
     return model
 
 
@@ -326,9 +318,10 @@ def _sources(
         # With one model there is nothing to choose.
         source = fill(kind, {"model": names[0], **table} if len(names) == 1 else table, at)
         if isinstance(source, Traffic):
-            check_shape_keys(table, source.shape, at)
+            checks.check_shape_keys(table, source.shape, at)
         if source.model not in names:
             raise ConfigError(f"{at}: 'model': unknown name {source.model!r}; known are {', '.join(names)}")
+        checks.check_deadline(source, settings.models[names.index(source.model)], settings, at)
         found.append(source)
     return tuple(found)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from chiron.config import ConfigError
 from chiron.engine.step_time import step_time_table
-from chiron.sim.settings import SimModel, SimSettings
-from chiron.sim.sources import SHAPE_KEYS, Traffic
+from chiron.sim.settings import GpuType, SimModel, SimSettings
+from chiron.sim.sources import SHAPE_KEYS, Backlog, Replay, Traffic
 
 MOST_GPUS = 1_000_000
 """Of a cluster."""
@@ -68,20 +68,52 @@ def check_room(settings: SimSettings, where: str) -> None:
             raise ConfigError(f"{where}: {key!r}: the {what} instances need {needed} GPUs, there are {most}")
 
 
+def check_gpu_types(models: Sequence[SimModel], gpu_types: Sequence[GpuType], where: str) -> None:
+    """Raises ConfigError for a GPU type that is there twice or unknown, and nodes that hold no instance."""
+    kinds: dict[str, tuple[int, GpuType]] = {}
+    for number, kind in enumerate(gpu_types, start=1):
+        if kind.name in kinds:
+            raise ConfigError(f"{where} [[cluster.gpus]] #{number}: 'name': {kind.name!r} is there twice")
+        kinds[kind.name] = number, kind
+    for model in models:
+        if model.gpu_type and model.gpu_type not in kinds:
+            raise ConfigError(
+                f"{where} [models.{model.name}]: 'gpu_type': unknown {model.gpu_type!r}; "
+                f"known are {', '.join(kinds)}"
+            )
+        number, kind = kinds[model.gpu_type or gpu_types[0].name]
+        if model.profile.gpus > kind.gpus_per_node:
+            raise ConfigError(
+                f"{where} [[cluster.gpus]] #{number}: 'gpus_per_node': {model.name!r} needs "
+                f"{model.profile.gpus} GPUs on one node, {kind.name!r} has {kind.gpus_per_node}"
+            )
+
+
 def check_slos(settings: SimSettings, where: str) -> None:
     """Raises ConfigError for an SLO that an idle engine cannot keep."""
     for model in settings.models:
-        points = step_time_table(model.profile.step_time_ms)
-        shortest_s = points.seconds(1) * settings.step_time_factor
         for key in ("ttft_slo_s", "itl_slo_s", "batch_itl_slo_s"):
-            if getattr(model, key) < shortest_s:
-                slower = ""
-                if settings.step_time_factor != 1:
-                    slower = f" with step_time_factor {settings.step_time_factor:g}"
-                raise ConfigError(
-                    f"{where} [models.{model.name}]: {key}: {getattr(model, key):g} s can never be kept: one "
-                    f"step of {model.profile.name} over one token takes {shortest_s:.4g} s{slower}"
-                )
+            _check_time(f"{where} [models.{model.name}]: {key}", getattr(model, key), model, settings)
+
+
+def check_deadline(
+    source: Traffic | Backlog | Replay, model: SimModel, settings: SimSettings, where: str
+) -> None:
+    """Raises ConfigError for a deadline that an idle engine cannot keep; `where`: file and table."""
+    if source.deadline_in_s is not None:
+        _check_time(f"{where}: 'deadline_in_s'", source.deadline_in_s, model, settings)
+
+
+def _check_time(about: str, promised_s: float, model: SimModel, settings: SimSettings) -> None:
+    shortest_s = step_time_table(model.profile.step_time_ms).seconds(1) * settings.step_time_factor
+    if promised_s < shortest_s:
+        slower = ""
+        if settings.step_time_factor != 1:
+            slower = f" with step_time_factor {settings.step_time_factor:g}"
+        raise ConfigError(
+            f"{about}: {promised_s:g} s can never be kept: one step of {model.profile.name} over one token "
+            f"takes {shortest_s:.4g} s{slower}"
+        )
 
 
 def check_traffic(traffic: Sequence[Traffic], duration_s: float | None, where: str) -> None:

@@ -178,8 +178,8 @@ class GpuType:
     name: str
     nodes: int
     gpus_per_node: int
-    price_per_gpu_hour: float = 0.0
-    """In any currency; `gpu_cost` is in the same."""
+    price_per_gpu_hour: float | None = None
+    """In any currency; `gpu_cost` is in the same. None: it has none."""
     host_memory_gb: float = 0.0
     """Host memory of a node for the weights of sleeping instances, in GB; 0: no limit."""
 
@@ -187,7 +187,9 @@ class GpuType:
         if not self.name:
             raise InvalidSettingError("gpu_types.name", "must not be empty")
         _positive(self, "nodes", "gpus_per_node")
-        _not_negative(self, "price_per_gpu_hour", "host_memory_gb")
+        _not_negative(self, "host_memory_gb")
+        if self.price_per_gpu_hour is not None:
+            _not_negative(self, "price_per_gpu_hour")
 
 
 @dataclass(frozen=True, slots=True)

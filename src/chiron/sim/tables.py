@@ -81,6 +81,16 @@ def value(given: Any, hint: Any, key: str, where: str) -> Any:
     raise ConfigError(f"{where}: {key!r} must be {names[hint]}, not {given!r}")
 
 
+def whole(table: Mapping[str, Any], key: str, least: int, where: str) -> int:
+    """The whole number of this key; 0 when it is absent. Raises ConfigError for another type, or less."""
+    found = table.get(key)
+    if found is None:
+        return 0
+    if type(found) is not int or found < least:
+        raise ConfigError(f"{where}: {key!r} must be a whole number >= {least}, not {found!r}")
+    return found
+
+
 def table_of(document: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     """The table of this key; an empty one when it is absent. Raises ConfigError."""
     found = document.get(key, {})
