@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -217,7 +216,3 @@ class SimResult:
                 value, nested = asdict(value), False
             figures[name] = {key: getattr(value, key) for key in value.__slots__} if nested else value
         return figures
-
-    def json_text(self) -> str:
-        """The figures as one JSON object, indented."""
-        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"

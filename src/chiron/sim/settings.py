@@ -33,11 +33,12 @@ def _positive(owner: object, *keys: str) -> None:
             raise InvalidSettingError(key, f"must be positive and at most {LARGEST:g}, got {value}")
 
 
-def _not_negative(owner: object, *keys: str) -> None:
+def not_negative(owner: object, *keys: str, most: float = LARGEST) -> None:
+    """Raises InvalidSettingError for a field of `owner` below 0 or above `most`."""
     for key in keys:
         value = getattr(owner, key)
-        if not 0 <= value <= LARGEST:
-            raise InvalidSettingError(key, f"must be at least 0 and at most {LARGEST:g}, got {value}")
+        if not 0 <= value <= most:
+            raise InvalidSettingError(key, f"must be at least 0 and at most {most:.15g}, got {value}")
 
 
 def _recurring(owner: object, *keys: str) -> None:
@@ -114,7 +115,7 @@ class SimModel:
     def __post_init__(self) -> None:
         if not self.name:
             raise InvalidSettingError("name", "must not be empty")
-        _not_negative(self, "min_instances", "max_instances", "initial_step_token_budget")
+        not_negative(self, "min_instances", "max_instances", "initial_step_token_budget")
         _spread(self, "load_time_spread")
         _positive(self, "ttft_slo_s", "itl_slo_s", "batch_itl_slo_s", "initial_batch_size", "max_batch_size")
         _positive(self, "max_step_token_budget")
@@ -134,7 +135,7 @@ class SimModel:
                 )
         if self.sleep_level not in (0, 1, 2):
             raise InvalidSettingError("sleep_level", f"must be 0, 1 or 2, got {self.sleep_level}")
-        _not_negative(self, "sleep_residual_share", "sleep_host_gb")
+        not_negative(self, "sleep_residual_share", "sleep_host_gb")
         if not 0 < self.gpu_memory_share <= 1:
             raise InvalidSettingError(
                 "gpu_memory_share", f"must be above 0 and at most 1, got {self.gpu_memory_share}"
@@ -147,7 +148,7 @@ class SimModel:
             )
         for key in ("load_time_s", "wake_time_s", "sleep_time_s"):
             if getattr(self, key) is not None:
-                _not_negative(self, key)
+                not_negative(self, key)
 
     @property
     def load_s(self) -> float:
@@ -187,9 +188,9 @@ class GpuType:
         if not self.name:
             raise InvalidSettingError("gpu_types.name", "must not be empty")
         _positive(self, "nodes", "gpus_per_node")
-        _not_negative(self, "host_memory_gb")
+        not_negative(self, "host_memory_gb")
         if self.price_per_gpu_hour is not None:
-            _not_negative(self, "price_per_gpu_hour")
+            not_negative(self, "price_per_gpu_hour")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ class TelemetrySettings:
 
     def __post_init__(self) -> None:
         _recurring(self, "interval_s")
-        _not_negative(self, "delay_s", "view_delay_s")
+        not_negative(self, "delay_s", "view_delay_s")
         _spread(self, "noise")
         _share(self, "loss")
         if self.view_delay_s >= BATCH_CREDIT_S:
@@ -232,7 +233,7 @@ class Fault:
     """After which the node can be used again; an instance is not repaired, another one may be started."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "at_s", "target")
+        not_negative(self, "at_s", "target")
         if self.kind not in ("instance", "node"):
             raise InvalidSettingError("kind", f'must be "instance" or "node", got {self.kind!r}')
         if not self.repair_s > 0:
@@ -329,7 +330,7 @@ class SimSettings:
                 )
         _recurring(self, "tick_s", "local_interval_s")
         _positive(self, "step_time_factor", "kv_reload_bytes_per_s")
-        _not_negative(self, "gpu_budget", "warmup_s", "queue_limit", "engine_queue")
+        not_negative(self, "gpu_budget", "warmup_s", "queue_limit", "engine_queue")
         _spread(self, "step_noise")
         if self.seed < 0:
             raise InvalidSettingError("seed", f"must not be negative, got {self.seed}")

@@ -15,7 +15,7 @@ from chiron.sim.arrivals import arrival_times
 from chiron.sim.demand import Demand
 from chiron.sim.lengths import LENGTH_MODELS, LengthModel, Lognormal
 from chiron.sim.rates import Constant, Diurnal, RateCurve, Steps, spikes
-from chiron.sim.settings import LARGEST, LONGEST_S
+from chiron.sim.settings import LONGEST_S, not_negative
 from chiron.sim.traces import (
     Trace,
     arrivals_of,
@@ -106,7 +106,7 @@ class Traffic(LengthChoice):
 
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
-        _not_negative(self, "rate_per_s", "cv", "start_s", "step_at_s", "step_rate_per_s")
+        not_negative(self, "rate_per_s", "cv", "start_s", "step_at_s", "step_rate_per_s")
         _check_deadline(self.request_class, self.deadline_in_s)
         self.curve(1.0)
 
@@ -161,7 +161,7 @@ class Backlog(LengthChoice):
 
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
-        _not_negative(self, "arrive_s", "deadline_spread_s", most=LONGEST_S)
+        not_negative(self, "arrive_s", "deadline_spread_s", most=LONGEST_S)
         if not 1 <= self.requests <= MOST_REQUESTS:
             raise InvalidSourceError(
                 f"requests: must be at least 1 and at most {MOST_REQUESTS:,}, not {self.requests}"
@@ -265,10 +265,3 @@ def _check_deadline(request_class: str, deadline_in_s: float | None) -> None:
 
 def _deadline(deadline_in_s: float | None) -> float:
     return math.inf if deadline_in_s is None else deadline_in_s
-
-
-def _not_negative(owner: object, *keys: str, most: float = LARGEST) -> None:
-    for key in keys:
-        number = getattr(owner, key)
-        if not 0 <= number <= most:
-            raise InvalidSourceError(f"{key}: must be a number from 0 to {most:.15g}, not {number:g}")
