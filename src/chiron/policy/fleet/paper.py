@@ -4,6 +4,9 @@ IBP counts instances that run any interactive request; BBP counts request groups
 is later than their deadline. The number of batch instances is found by adding one until BBP is 0, and all go
 when no batch request is left. Reconstructed: Θ from the growth of demand, the batch rate of spare slots, and
 what the paper leaves open about loading instances (they count as supply from the moment they are ready).
+So reconstructed it has no cool-down and looks at one moment only: an instance that happens to run nothing
+goes at once although the next arrivals need it, and so it starts and retires by turns under constant load,
+within a load time, too.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ class ChironPaper:
 
     def decide(self, snapshot: FleetSnapshot) -> FleetDecision:
         """See `GlobalAutoscaler.decide`."""
+        for removed in self._states.keys() - {model.name for model in snapshot.models}:
+            del self._states[removed]
         free = FreeGpus(snapshot)
         starts: list[Action] = []
         retires: list[Action] = []
