@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chiron.policy.snapshots import FleetInstance, FleetSnapshot, ModelFleet
@@ -25,84 +25,105 @@ class FreeGpus:
     """The GPUs that may be taken at this tick: on nodes, by GPU type, and within the budget."""
 
     def __init__(self, snapshot: FleetSnapshot) -> None:
-        # By GPU type: free GPUs of a node → nodes that have so many. A sleeper's node is looked up by name.
-        self._nodes: dict[str, dict[int, int]] = {}
+        # By GPU type: free GPUs of a node → the nodes that have so many.
+        self._nodes: dict[str, dict[int, dict[str, None]]] = {}
         self._counted = snapshot.free_gpus
         self._free = dict(snapshot.free_gpus)
         self._types = snapshot.gpu_types
+        self._barred: set[str] = set()
+        self._most_barred: dict[str, int] = {}
         for node, free in snapshot.free_gpus.items():
-            if free > 0:
-                counts = self._nodes.setdefault(snapshot.gpu_types.get(node, ""), {})
-                counts[free] = counts.get(free, 0) + 1
+            self._list(node, free)
         held = sum(
             model.gpus_per_instance
             for model in snapshot.models
             for instance in model.instances
             if instance.phase is not Phase.SLEEPING
         )
-        self._budget = max(0, snapshot.gpu_budget - held) if snapshot.gpu_budget else None
+        self._budget = snapshot.gpu_budget - held if snapshot.gpu_budget else None
+
+    @property
+    def budget(self) -> int | None:
+        """GPUs that the budget still allows, below 0 once more are promised than it has; None: no budget."""
+        return self._budget
+
+    def left(self, node: str) -> int:
+        """GPUs of a node that are still free, if instances that start go where `take` supposes."""
+        return self._free.get(node, 0)
+
+    def of_type(self, gpu_type: str) -> list[str]:
+        """The nodes on which an instance that needs this type may start, "" being any."""
+        return [node for node in self._counted if not gpu_type or self._types.get(node, "") == gpu_type]
 
     def within_budget(self, gpus: int) -> int:
         """Instances of this many GPUs that the budget still allows, up to a large number."""
-        return 1_000_000 if self._budget is None else self._budget // gpus
+        return 1_000_000 if self._budget is None else max(0, self._budget) // gpus
+
+    def promise(self, gpus: int) -> None:
+        """Keep this much of the budget for one that is to start later."""
+        if self._budget is not None:
+            self._budget -= gpus
+
+    def bar(self, node: str) -> None:
+        """Keep a node, with what will become free there, from everybody who asks from now on."""
+        if node in self._barred:
+            return
+        self._barred.add(node)
+        free, gpu_type = self.left(node), self._types.get(node, "")
+        if free > 0:
+            self._unlist(node, free)
+            self._most_barred[gpu_type] = max(free, self._most_barred.get(gpu_type, 0))
 
     def wake(self, instance: FleetInstance, gpus: int) -> bool:
         """Take the GPUs of a sleeping instance that can wake for it; False: they may have been promised.
 
         GPUs that its node did not count as free are its own to have back, as `can_wake` says. Those counted
-        may be its own, so that once too few of them are left it waits for the next tick. Also False when the
-        budget is spent.
+        may be its own, so that once too few of them are left it waits for the next tick. Also False on a
+        barred node, and when the budget is spent.
         """
-        if self.within_budget(gpus) < 1:
-            return False
         node = instance.node_id
-        left = self._free.get(node, 0)
+        if node in self._barred or self.within_budget(gpus) < 1:
+            return False
+        left = self.left(node)
         if left < min(gpus, self._counted.get(node, 0)):
             return False
-        if left and not self._moved(node, left, max(0, left - gpus)):
-            return False
-        self._spend(gpus)
+        self._use(node, min(gpus, left))
+        self.promise(gpus)
         return True
-
-    def _moved(self, node: str, before: int, after: int) -> bool:
-        """Count a node anew; False: instances that start have been promised its GPUs."""
-        counts = self._nodes.get(self._types.get(node, ""), {})
-        if not counts.get(before):
-            return False
-        counts[before] -= 1
-        if not counts[before]:
-            del counts[before]
-        if after:
-            counts[after] = counts.get(after, 0) + 1
-        self._free[node] = after
-        return True
-
-    def _spend(self, gpus: int) -> None:
-        if self._budget is not None:
-            self._budget -= gpus
 
     def take(self, gpus: int, gpu_type: str) -> bool:
-        """Take this many on the fullest node that has them; False: no node has, or the budget is spent."""
-        if self.within_budget(gpus) < 1:
+        """Take this many on the fullest node that has them.
+
+        False: no node has, the budget is spent, or they might be taken on a barred node: a start names no
+        node, so that placement may choose any that has room.
+        """
+        types = (gpu_type,) if gpu_type else tuple(self._nodes.keys() | self._most_barred.keys())
+        if self.within_budget(gpus) < 1 or any(self._most_barred.get(kind, 0) >= gpus for kind in types):
             return False
-        best: tuple[int, dict[int, int]] | None = None
-        pools: Iterable[dict[int, int]] = (
-            self._nodes.values() if not gpu_type else (self._nodes.get(gpu_type, {}),)
-        )
-        for counts in pools:
-            fitting = min((free for free in counts if free >= gpus), default=None)
-            if fitting is not None and (best is None or fitting < best[0]):
-                best = (fitting, counts)
-        if best is None:
+        fitting = [(free, kind) for kind in types for free in self._nodes.get(kind, ()) if free >= gpus]
+        if not fitting:
             return False
-        free, counts = best
-        counts[free] -= 1
-        if not counts[free]:
-            del counts[free]
-        if free > gpus:
-            counts[free - gpus] = counts.get(free - gpus, 0) + 1
-        self._spend(gpus)
+        free, kind = min(fitting)
+        self._use(next(iter(self._nodes[kind][free])), gpus)
+        self.promise(gpus)
         return True
+
+    def _use(self, node: str, gpus: int) -> None:
+        free = self.left(node)
+        self._unlist(node, free)
+        self._free[node] = free - gpus
+        self._list(node, free - gpus)
+
+    def _list(self, node: str, free: int) -> None:
+        if free > 0:
+            self._nodes.setdefault(self._types.get(node, ""), {}).setdefault(free, {})[node] = None
+
+    def _unlist(self, node: str, free: int) -> None:
+        if free > 0:
+            counts = self._nodes[self._types.get(node, "")]
+            del counts[free][node]
+            if not counts[free]:
+                del counts[free]
 
 
 def grant(requests: Sequence[GpuRequest], free: FreeGpus) -> list[int]:

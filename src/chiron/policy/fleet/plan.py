@@ -40,6 +40,8 @@ class Plan:
     """Role changes: they need no GPU."""
     wishes: list[Wish] = field(default_factory=list)
     retire: list[Retire] = field(default_factory=list)
+    yields: bool = False
+    """Whether a more urgent model takes GPUs from it at this tick: it gets none back then."""
 
 
 def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, now_s: float) -> Plan:

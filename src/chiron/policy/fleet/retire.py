@@ -11,10 +11,11 @@ from chiron.policy.words import Phase
 
 def drains_soonest(instances: Iterable[FleetInstance], count: int) -> list[FleetInstance]:
     """The `count` cheapest to lose: loading ones, then the fewest requests to finish, then the youngest."""
-    return heapq.nsmallest(count, instances, key=_cost)
+    return heapq.nsmallest(count, instances, key=drain_cost)
 
 
-def _cost(instance: FleetInstance) -> tuple[bool, int, int, float, str]:
+def drain_cost(instance: FleetInstance) -> tuple[bool, int, int, float, str]:
+    """What instances are compared by: serving, requests, interactive ones among them, age, id."""
     interactive = instance.running_interactive + instance.waiting_interactive
     batch = instance.running_batch + instance.waiting_batch
     return (

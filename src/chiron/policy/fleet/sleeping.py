@@ -3,7 +3,7 @@
 Reconstructed: the paper names multiplexing without a rule. A sleeper's GPUs may serve another model, and it
 wakes in seconds where a start takes a load. While nobody else uses them its GPUs are paid for all the same,
 so that it sleeps alone for as long as a load would have held them and no longer: at worst, waiting and then
-loading anew costs twice what knowing the future would have. While its model waits for GPUs it stays.
+loading anew costs twice what knowing the future would have. While its model wishes for instances it stays.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Sleepers:
                     actions.append(Sleep(action.model, action.instance_id, reason, action.numbers))
                 else:
                     actions.append(action)
-            if any(wish.count for wish in plan.wishes):
-                # Demand waits for GPUs: the sleepers are its shortest way to some.
+            if plan.wishes:
+                # Demand asks for instances: those that sleep are its shortest way to further ones.
                 continue
             for instance in plan.supply.sleeping:
                 if not instance.can_wake:
