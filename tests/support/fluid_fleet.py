@@ -23,6 +23,9 @@ class FluidInstance:
     batch: float = 0.0
     draining: bool = False
     tokens_per_s: float = 0.0
+    ran_interactive: float = 0.0
+    """In the last second, those that ended with it included: what made `tokens_per_s`."""
+    ran_batch: float = 0.0
 
 
 @dataclass(slots=True)
@@ -116,6 +119,7 @@ class Fluid:
             model.backlog -= taken
         finished_interactive = finished_batch = 0.0
         for instance in live:
+            instance.ran_interactive, instance.ran_batch = instance.interactive, instance.batch
             running = instance.interactive + instance.batch
             instance.tokens_per_s = running / (model.fixed_s + model.slope_s * running)
             share = min(1.0, instance.tokens_per_s / model.mean_tokens / running) if running else 0.0
@@ -159,8 +163,8 @@ class Fluid:
                     phase,
                     model.slots,
                     model.slots,
-                    running_interactive=round(i.interactive),
-                    running_batch=round(i.batch),
+                    running_interactive=round(i.ran_interactive),
+                    running_batch=round(i.ran_batch),
                     tokens_per_s=i.tokens_per_s,
                     ready_in_s=max(0.0, i.ready_at_s - self.now_s),
                 )
