@@ -6,7 +6,7 @@ fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 tools/generate_proto.sh "$1" "$fresh"
 stale=0
-for dir in client/src/chiron/v1 src/chiron/internal/v1; do
+for dir in client/src/chiron/v1 src/chiron/internal/v1 src/chiron/internal/etcd/v1; do
   diff -rq --exclude=__pycache__ --exclude=py.typed --exclude=__init__.py "$fresh/$dir" "$dir" || stale=1
 done
 if [ "$stale" = 1 ]; then

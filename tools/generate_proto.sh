@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Generates the Python stubs of proto/ below OUT (the repository, or a folder to compare with).
 #   tools/generate_proto.sh BIN OUT
-# chiron.v1 goes to the client distribution, chiron.internal.v1 to the server's.
+# chiron.v1 goes to the client distribution, what is below chiron.internal to the server's.
 set -euo pipefail
 bin=$1 out=$2
 export PATH="$(cd "$bin" && pwd):$PATH"
@@ -15,3 +15,4 @@ generate() {
 }
 generate "$out/client/src" proto/chiron/v1/*.proto
 generate "$out/src" proto/chiron/internal/v1/*.proto
+generate "$out/src" proto/chiron/internal/etcd/v1/*.proto
