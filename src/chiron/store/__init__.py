@@ -1,6 +1,15 @@
 """Cluster state: one contract, several implementations, one conformance suite."""
 
-from chiron.store.contract import CompactedError, ConflictError, FencedError, Store, Transaction
+from chiron.store.contract import (
+    CompactedError,
+    ConflictError,
+    FencedError,
+    RefusedError,
+    Store,
+    TooLargeError,
+    Transaction,
+    UnavailableError,
+)
 from chiron.store.memory import MemoryStore
 from chiron.store.records import (
     Change,
@@ -31,7 +40,10 @@ __all__ = [
     "NodeRecord",
     "Observed",
     "Record",
+    "RefusedError",
     "Snapshot",
     "Store",
+    "TooLargeError",
     "Transaction",
+    "UnavailableError",
 ]

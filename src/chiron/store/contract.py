@@ -29,6 +29,27 @@ class CompactedError(Exception):
     """The history that a watch asked for is gone; read the state again and watch from its revision."""
 
 
+class UnavailableError(Exception):
+    """The store cannot be reached, or takes no writes, at present; the text says why.
+
+    Attributes:
+        uncertain: the call was a write, and whether it has happened is not known. Read the state before
+            writing again.
+    """
+
+    def __init__(self, text: str, *, uncertain: bool = False) -> None:
+        super().__init__(text)
+        self.uncertain = uncertain
+
+
+class RefusedError(Exception):
+    """The store refuses this client for good: who it is, what it may do, or what it sent."""
+
+
+class TooLargeError(ValueError):
+    """A transaction is beyond what the store takes at once; the text names the limit. Nothing was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transaction:
     """A set of writes that happen together or not at all."""
@@ -71,7 +92,9 @@ class Store(abc.ABC):
         - MUST raise FencedError when the term is not the newest acquired one, before all other checks.
         - MUST raise ConflictError naming every record whose revision is not the expected one.
         - MUST raise ValueError when a key is written twice in one transaction.
-        - When an error is raised, nothing of the transaction, its decisions included, MAY be stored.
+        - When an error is raised, nothing of the transaction, its decisions included, MAY be stored; the one
+          exception is an UnavailableError that says `uncertain`.
+        - MAY raise TooLargeError, UnavailableError and RefusedError; so MAY every other method.
         - MUST raise the revision by exactly one when it puts a record (an equal one too) or deletes one that
           exists, and every record put MUST then have that revision.
         - A transaction that changes no record MUST leave the revision alone; its decisions are stored.

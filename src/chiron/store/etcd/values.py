@@ -1,0 +1,217 @@
+"""Records as etcd's values: deterministic protobuf with a schema version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from chiron.internal.v1 import state_pb2
+from chiron.store.records import (
+    DecisionRecord,
+    GpuRecord,
+    InstanceRecord,
+    ModelRecord,
+    NodeRecord,
+    Observed,
+    Record,
+)
+from chiron.v1 import cluster_pb2
+
+SCHEMA_VERSION = 1
+
+
+class SchemaError(Exception):
+    """A value was written by a newer Chiron, or by something else; the text names its key."""
+
+
+class _Stored(Protocol):
+    schema_version: int
+
+    def ParseFromString(self, serialized: bytes) -> int: ...
+
+
+S = TypeVar("S", bound=_Stored)
+
+
+def parse(kind: type[S], key: bytes, value: bytes) -> S:
+    """Reads a stored value. Raises SchemaError."""
+    stored = kind()
+    try:
+        stored.ParseFromString(value)
+    except Exception as error:  # protobuf's DecodeError has no type that its implementations share
+        raise SchemaError(f"{key!r} holds no {kind.__name__}: {error}") from error
+    if not 1 <= stored.schema_version <= SCHEMA_VERSION:
+        raise SchemaError(
+            f"{key!r} has schema version {stored.schema_version}; this Chiron knows 1 to {SCHEMA_VERSION}"
+        )
+    return stored
+
+
+def encode_head(revision: int, decisions: int, commit_id: bytes) -> bytes:
+    """The value of the head."""
+    head = state_pb2.StoredHead(
+        schema_version=SCHEMA_VERSION, revision=revision, decisions=decisions, commit_id=commit_id
+    )
+    return head.SerializeToString(deterministic=True)
+
+
+def encode_term(term: int, holder: bytes) -> bytes:
+    """The value of the term."""
+    stored = state_pb2.StoredTerm(schema_version=SCHEMA_VERSION, term=term, holder=holder)
+    return stored.SerializeToString(deterministic=True)
+
+
+def encode_record(record: Record, revision: int) -> bytes:
+    """The value of a record."""
+    stored = state_pb2.StoredRecord(schema_version=SCHEMA_VERSION, revision=revision)
+    match record:
+        case ModelRecord():
+            stored.model.CopyFrom(_model(record))
+        case NodeRecord():
+            stored.node.CopyFrom(_node(record))
+        case InstanceRecord():
+            stored.instance.CopyFrom(_instance(record))
+    return stored.SerializeToString(deterministic=True)
+
+
+def decode_record(key: bytes, value: bytes) -> tuple[Record, int]:
+    """A record and the revision at which it was written. Raises SchemaError."""
+    stored = parse(state_pb2.StoredRecord, key, value)
+    match stored.WhichOneof("record"):
+        case "model":
+            return _read_model(stored.model), stored.revision
+        case "node":
+            return _read_node(stored.node), stored.revision
+        case "instance":
+            return _read_instance(stored.instance), stored.revision
+        case _:
+            raise SchemaError(f"{key!r} holds no record that this Chiron knows")
+
+
+def encode_decisions(decisions: Sequence[DecisionRecord]) -> bytes:
+    """The value that holds one transaction's decisions."""
+    stored = state_pb2.StoredDecisions(schema_version=SCHEMA_VERSION)
+    for one in decisions:
+        stored.decisions.add(
+            decision_id=one.decision_id,
+            time_unix_ms=one.time_unix_ms,
+            term=one.term,
+            action=one.action,
+            model=one.model,
+            instance_id=one.instance_id,
+            node_id=one.node_id,
+            reason=one.reason,
+            numbers=dict(one.numbers),
+        )
+    return stored.SerializeToString(deterministic=True)
+
+
+def decode_decisions(key: bytes, value: bytes) -> list[DecisionRecord]:
+    """The inverse, oldest first. Raises SchemaError."""
+    return [
+        DecisionRecord(
+            decision_id=one.decision_id,
+            time_unix_ms=one.time_unix_ms,
+            term=one.term,
+            action=one.action,
+            model=one.model,
+            instance_id=one.instance_id,
+            node_id=one.node_id,
+            reason=one.reason,
+            numbers=dict(one.numbers),
+        )
+        for one in parse(state_pb2.StoredDecisions, key, value).decisions
+    ]
+
+
+def _model(record: ModelRecord) -> state_pb2.StoredModel:
+    return state_pb2.StoredModel(
+        name=record.name,
+        spec=record.spec,
+        spec_version=record.spec_version,
+        rollout_version=record.rollout_version,
+        desired_instances=record.desired_instances,
+        deleted=record.deleted,
+    )
+
+
+def _read_model(stored: state_pb2.StoredModel) -> ModelRecord:
+    return ModelRecord(
+        name=stored.name,
+        spec=stored.spec,
+        spec_version=stored.spec_version,
+        rollout_version=stored.rollout_version,
+        desired_instances=stored.desired_instances,
+        deleted=stored.deleted,
+    )
+
+
+def _node(record: NodeRecord) -> state_pb2.StoredNode:
+    return state_pb2.StoredNode(
+        node_id=record.node_id,
+        host=record.host,
+        gpus=[
+            cluster_pb2.Gpu(
+                index=gpu.index,
+                uuid=gpu.uuid,
+                name=gpu.name,
+                memory_bytes=gpu.memory_bytes,
+                healthy=gpu.healthy,
+                reason=gpu.reason,
+            )
+            for gpu in record.gpus
+        ],
+        agent_version=record.agent_version,
+        draining=record.draining,
+    )
+
+
+def _read_node(stored: state_pb2.StoredNode) -> NodeRecord:
+    return NodeRecord(
+        node_id=stored.node_id,
+        host=stored.host,
+        gpus=tuple(
+            GpuRecord(gpu.index, gpu.uuid, gpu.name, gpu.memory_bytes, gpu.healthy, gpu.reason)
+            for gpu in stored.gpus
+        ),
+        agent_version=stored.agent_version,
+        draining=stored.draining,
+    )
+
+
+def _instance(record: InstanceRecord) -> state_pb2.StoredInstance:
+    seen = record.observed
+    return state_pb2.StoredInstance(
+        instance_id=record.instance_id,
+        model=record.model,
+        node_id=record.node_id,
+        gpu_indexes=record.gpu_indexes,
+        role=record.role,
+        spec=record.spec,
+        spec_version=record.spec_version,
+        desired=record.desired,
+        generation=record.generation,
+        observed=state_pb2.StoredObserved(
+            state=seen.state,
+            reason=seen.reason,
+            incarnation=seen.incarnation,
+            address=seen.address,
+            restarts=seen.restarts,
+        ),
+    )
+
+
+def _read_instance(stored: state_pb2.StoredInstance) -> InstanceRecord:
+    seen = stored.observed
+    return InstanceRecord(
+        instance_id=stored.instance_id,
+        model=stored.model,
+        node_id=stored.node_id,
+        gpu_indexes=tuple(stored.gpu_indexes),
+        role=stored.role,
+        spec=stored.spec,
+        spec_version=stored.spec_version,
+        desired=stored.desired,
+        generation=stored.generation,
+        observed=Observed(seen.state, seen.reason, seen.incarnation, seen.address, seen.restarts),
+    )
