@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -79,6 +80,16 @@ class Connection:
             if left_s <= 0:
                 raise UnavailableError(str(failure))
             await backoff.pause(left_s)
+
+    async def wait_for(self, method: Method[Request, Response], request: Request) -> Response:
+        """One answer of the present member, however long it takes.
+
+        Raises UnavailableError, CompactedError, TooLargeError and RefusedError.
+        """
+        async with aclosing(self.stream(method, request)) as answers:
+            async for answer in answers:
+                return answer
+        raise UnavailableError("the call ended without an answer")
 
     async def stream(
         self, method: Method[Request, Response], requests: AsyncIterator[Request] | Request

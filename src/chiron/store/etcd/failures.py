@@ -39,6 +39,6 @@ def meaning(error: grpc.aio.AioRpcError, endpoint: str) -> Exception:
         return TooLargeError(text)
     if any(part in details for part in _NOT_TAKEN):
         return UnavailableError(text)
-    if error.code() in _TRANSIENT:
+    if error.code() in _TRANSIENT and "election: no leader" not in details:
         return UnavailableError(text, uncertain=True)
     return RefusedError(text)

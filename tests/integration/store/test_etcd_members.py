@@ -1,0 +1,128 @@
+"""Three members: one is lost or frozen, and the state goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chiron.store.etcd.methods import AUTHENTICATE, WATCH
+from tests.integration.store.conftest import OpenStore
+from tests.integration.store.etcd_cases import follow, model, write
+from tests.support.etcd_proxy import EtcdProxy
+from tests.support.etcd_server import EtcdServer, etcd_members, settings
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[list[EtcdServer]]:
+    with etcd_members(tmp_path / "three", 3) as members:
+        yield members
+
+
+def leader_first(members: list[EtcdServer]) -> list[EtcdServer]:
+    return sorted(members, key=lambda member: not member.leads())
+
+
+async def test_the_leader_killed_in_the_midst_of_writes_loses_none_and_repeats_none(
+    three: list[EtcdServer], open_store: OpenStore
+) -> None:
+    # The leader is the first endpoint, so that it is the one in use.
+    members = await asyncio.to_thread(leader_first, three)
+    store = open_store(*(member.endpoint for member in members))
+    term = await store.acquire_term()
+    following = asyncio.create_task(follow(store, 0, 60))
+    await write(store, term, 20)
+    writing = asyncio.create_task(write(store, term, 40, first=20))
+    members[0].kill()
+    assert await writing == 60
+    changes = await following
+    assert [change.puts for change in changes] == [(model(desired=number),) for number in range(60)]
+
+
+async def test_a_frozen_member_is_left_for_another_by_calls_and_watches(
+    three: list[EtcdServer], open_store: OpenStore
+) -> None:
+    members = await asyncio.to_thread(leader_first, three)
+    # A follower freezes: the others still have their leader.
+    frozen, others = members[1], [members[0], members[2]]
+    store = open_store(frozen.endpoint, *(member.endpoint for member in others))
+    term = await store.acquire_term()
+    watch = aiter(store.watch(0))
+    await write(store, term, 1)
+    assert (await anext(watch)).revision == 1
+    frozen.signal(signal.SIGSTOP)
+    try:
+        coming = asyncio.ensure_future(anext(watch))
+        assert await write(store, term, 5) == 6
+        assert (await coming).revision == 2
+        assert [(await anext(watch)).revision for _ in range(4)] == [3, 4, 5, 6]
+        assert (await store.read()).revision == 6
+    finally:
+        frozen.signal(signal.SIGCONT)
+
+
+async def test_a_frozen_leader_delays_a_write_and_does_not_double_it(
+    three: list[EtcdServer], open_store: OpenStore
+) -> None:
+    members = await asyncio.to_thread(leader_first, three)
+    store = open_store(*(member.endpoint for member in members))
+    term = await store.acquire_term()
+    await write(store, term, 1)
+    members[0].signal(signal.SIGSTOP)
+    try:
+        assert await write(store, term, 3) == 4
+    finally:
+        members[0].signal(signal.SIGCONT)
+    await asyncio.to_thread(members[0].wait_ready)
+    # What the thawed member still held is refused by its comparison.
+    assert [change.revision for change in await follow(store, 0, 4)] == [1, 2, 3, 4]
+    assert (await store.read()).revision == 4
+
+
+async def test_a_single_frozen_etcd_lets_reads_wait_until_it_goes_on(
+    etcd_alone: EtcdServer, open_store: OpenStore
+) -> None:
+    store = open_store(etcd_alone.endpoint)
+    term = await store.acquire_term()
+    await write(store, term, 1)
+    etcd_alone.signal(signal.SIGSTOP)
+    reading = asyncio.create_task(store.read())
+    try:
+        done, _ = await asyncio.wait({reading}, timeout=0.2)
+        assert not done
+    finally:
+        etcd_alone.signal(signal.SIGCONT)
+    assert (await reading).revision == 1
+
+
+async def test_endpoints_that_nobody_listens_on_are_passed_over(
+    three: list[EtcdServer], open_store: OpenStore
+) -> None:
+    store = open_store("127.0.0.1:1", *(member.endpoint for member in three))
+    assert await write(store, await store.acquire_term(), 2) == 2
+
+
+async def test_reconnecting_pauses_stay_short_however_long_etcd_was_away(
+    etcd_alone: EtcdServer, open_store: OpenStore
+) -> None:
+    async with EtcdProxy(etcd_alone.endpoint) as proxy:
+        store = open_store(settings(proxy.endpoint, reconnect_max_s=0.05))
+        term = await store.acquire_term()
+        watch = aiter(store.watch(0))
+        coming = asyncio.ensure_future(anext(watch))
+        await write(store, term, 1)
+        await coming
+        etcd_alone.kill()
+        # Doubling without a cap would need more than a minute for so many attempts.
+        coming = asyncio.ensure_future(anext(watch))
+        streams = proxy.calls[WATCH.path]
+        async with asyncio.timeout(30):
+            while proxy.calls[WATCH.path] < streams + 12:
+                await asyncio.sleep(0.01)
+        assert proxy.calls[AUTHENTICATE.path] == 0
+        await asyncio.to_thread(etcd_alone.start)
+        await write(store, term, 1)
+        assert (await coming).revision == 2
