@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from services.global_controller.store_config import StoreConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class ControllerConfig:
     model has been measured, in seconds."""
     presumed_wake_time_s: float = 5.0
     """The same for waking an instance that sleeps, in seconds."""
+    store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work together."""

@@ -17,6 +17,7 @@ from chiron.store.etcd.head import Head, Heads
 from chiron.store.etcd.keys import Keys, range_end
 from chiron.store.etcd.leadership import Leadership
 from chiron.store.etcd.methods import RANGE
+from chiron.store.etcd.settings import EtcdSettings
 from chiron.store.etcd.values import decode_decisions, decode_record, parse
 from chiron.store.etcd.watch import Batch
 from chiron.store.etcd.watch_hub import WatchHub
@@ -79,6 +80,11 @@ class EtcdStore(Store):
         self._closed = False
         self.leadership: Leadership | None = None
         """Once set, terms and commits need it: FencedError when it is lost."""
+
+    @property
+    def settings(self) -> EtcdSettings:
+        """How etcd is reached."""
+        return self._connection.settings
 
     async def acquire_term(self) -> int:
         """See Store."""

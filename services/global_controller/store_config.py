@@ -1,0 +1,88 @@
+"""Configuration of the controller's store, and opening it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from chiron.config import ConfigError
+from chiron.store import MemoryStore, Store
+from chiron.store.etcd import Connection, EtcdSettings, EtcdStore, TlsFiles
+from chiron.store.etcd.keys import Keys
+
+
+class StoreKind(Enum):
+    """Where the cluster's state lies."""
+
+    MEMORY = "memory"
+    ETCD = "etcd"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Keys of the table `[controller.store]`."""
+
+    kind: StoreKind = StoreKind.MEMORY
+    """Where the cluster's state lies: in the controller's memory, or in etcd, where it outlives it. The etcd
+    project marks 3.5.0 to 3.5.2 as not for production; run 3.5.6 or newer."""
+    endpoints: tuple[str, ...] = ()
+    """host:port of each member of etcd."""
+    prefix: str = "/chiron/default"
+    """Where this cluster's keys lie in etcd. Clusters that share an etcd need different ones, none below
+    another's."""
+    tls_ca: Path | None = None
+    """PEM file with the authorities that etcd's certificate must come from; empty: no encryption."""
+    tls_certificate: Path | None = None
+    """PEM file with the certificate that the controller shows etcd."""
+    tls_key: Path | None = None
+    """PEM file with that certificate's private key."""
+    user: str = ""
+    """etcd user; empty: no authentication."""
+    password_file: Path | None = None
+    """File that holds the user's password; a line end after it does not count."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work together."""
+        if self.kind is StoreKind.MEMORY:
+            for key in ("endpoints", "tls_ca", "tls_certificate", "tls_key", "user", "password_file"):
+                if getattr(self, key):
+                    raise ValueError(f'{key}: only with kind = "etcd"')
+            return
+        # Both raise errors that begin with the key, which is the same there.
+        EtcdSettings(endpoints=self.endpoints)
+        Keys(self.prefix)
+        for key, needed in (
+            ("tls_certificate", "tls_key"),
+            ("tls_key", "tls_certificate"),
+            ("tls_certificate", "tls_ca"),
+            ("user", "password_file"),
+            ("password_file", "user"),
+        ):
+            if getattr(self, key) and not getattr(self, needed):
+                raise ValueError(f"{needed}: needed with {key}")
+
+
+def open_store(config: StoreConfig, decisions_kept: int) -> Store:
+    """Makes the store; etcd is not called yet. Raises ConfigError for a file that cannot be read."""
+    if config.kind is StoreKind.MEMORY:
+        return MemoryStore(decisions_kept=decisions_kept)
+    tls = None
+    if config.tls_ca is not None:
+        tls = TlsFiles(config.tls_ca, config.tls_certificate, config.tls_key)
+    settings = EtcdSettings(config.endpoints, tls, config.user, _password(config.password_file))
+    try:
+        connection = Connection(settings)
+    except ValueError as error:
+        # "tls.ca: ..." there is "tls_ca: ..." here.
+        raise ConfigError(f"[controller] store.{str(error).replace('.', '_', 1)}") from error
+    return EtcdStore(connection, config.prefix, decisions_kept=decisions_kept)
+
+
+def _password(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"[controller] store.password_file: cannot read {file}: {error}") from error
