@@ -59,7 +59,8 @@ class Connection:
         deadline = time.monotonic() + self.settings.patience_s
         backoff = self.backoff()
         while True:
-            self._raise_if_closed()
+            if self._closed:
+                raise UnavailableError("the store is closed")
             member = self._current
             left_s = deadline - time.monotonic()
             try:
