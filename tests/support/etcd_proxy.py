@@ -39,8 +39,6 @@ class EtcdProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         """May change a response; False cuts the stream before it."""
         self.cut_after = False
         """Cuts the stream after the present response; `see_watch` sets it."""
-        self._tokens: set[str] = set()
-        self._ended_tokens: set[str] = set()
         self.silent = False
         """No message of a stream gets through."""
         self.endpoint = ""
@@ -81,7 +79,7 @@ class EtcdProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         answer = b""
         if fate is not Fate.LOSE_REQUEST:
             try:
-                answer = await self._channel.unary_unary(path)(request, metadata=self._metadata(context))
+                answer = await self._channel.unary_unary(path)(request, metadata=_token(context))
             except grpc.aio.AioRpcError as error:
                 await context.abort(error.code(), error.details() or "")
         if fate is not Fate.PASS:
@@ -90,7 +88,7 @@ class EtcdProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     async def _stream(self, path: str, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         self.calls[path] += 1
-        call = self._channel.stream_stream(path)(self._passing(requests), metadata=self._metadata(context))
+        call = self._channel.stream_stream(path)(self._passing(requests), metadata=_token(context))
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
                 if self.silent:
@@ -109,15 +107,6 @@ class EtcdProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         finally:
             call.cancel()
 
-    def end_tokens(self) -> None:
-        """From now on etcd knows none of the tokens that were used so far."""
-        self._ended_tokens |= self._tokens
-
-    def _metadata(self, context: Any) -> list[tuple[str, str]]:
-        tokens = [value for key, value in context.invocation_metadata() if key == "token"]
-        self._tokens.update(tokens)
-        return [("token", f"ended.{token}" if token in self._ended_tokens else token) for token in tokens]
-
     async def _passing(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for request in requests:
             if self.silent:
@@ -129,3 +118,7 @@ def writes(path: str, request: bytes) -> bool:
     """True for a transaction that puts or deletes."""
     operations = pb.TxnRequest.FromString(request).success if path == TXN.path else ()
     return any(one.WhichOneof("request") != "request_range" for one in operations)
+
+
+def _token(context: Any) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in context.invocation_metadata() if key == "token"]

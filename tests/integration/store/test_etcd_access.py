@@ -11,7 +11,7 @@ import pytest
 
 from chiron.store import RefusedError, UnavailableError
 from chiron.store.etcd import TlsFiles
-from chiron.store.etcd.methods import AUTHENTICATE
+from chiron.store.etcd.methods import AUTHENTICATE, WATCH
 from tests.integration.store.conftest import OpenStore
 from tests.integration.store.etcd_cases import follow, write
 from tests.support.etcd_proxy import EtcdProxy
@@ -51,7 +51,13 @@ async def test_a_restarted_server_forgets_the_token_and_every_call_still_succeed
         assert len(await follow(store, 0, 21)) == 21
 
 
-async def test_a_token_that_ran_out_is_renewed_for_a_watch_too(
+def forget_tokens(etcd: EtcdServer) -> None:
+    """The server knows no token any more; connections and streams stay."""
+    etcd.control("--user=root:root", "auth", "disable")
+    etcd.control("auth", "enable")
+
+
+async def test_a_token_that_has_ended_is_renewed_once_for_calls_and_once_for_the_watches(
     etcd_alone: EtcdServer, open_store: OpenStore, prefix: str
 ) -> None:
     await asyncio.to_thread(protect, etcd_alone, prefix)
@@ -59,13 +65,18 @@ async def test_a_token_that_ran_out_is_renewed_for_a_watch_too(
         store = open_store(settings(proxy.endpoint, **USER))
         term = await store.acquire_term()
         first = aiter(store.watch(0))
+        coming = asyncio.ensure_future(anext(first))
         await write(store, term, 1)
-        assert (await anext(first)).revision == 1
-        proxy.end_tokens()
+        assert (await coming).revision == 1
+        assert proxy.calls[AUTHENTICATE.path] == 1
+        await asyncio.to_thread(forget_tokens, etcd_alone)
         assert await write(store, term, 1) == 2
         assert proxy.calls[AUTHENTICATE.path] == 2
-        proxy.end_tokens()
+        # The stream still has the token with which it was opened.
+        assert proxy.calls[WATCH.path] == 1
         assert [change.revision for change in await follow(store, 0, 2)] == [1, 2]
+        assert proxy.calls[WATCH.path] == 2
+        assert proxy.calls[AUTHENTICATE.path] == 3
         assert (await anext(first)).revision == 2
 
 

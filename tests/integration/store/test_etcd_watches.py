@@ -8,11 +8,14 @@ import pytest
 
 from chiron.internal.etcd.v1 import etcd_pb2 as pb
 from chiron.store import Change, CompactedError, Transaction
+from chiron.store.etcd import Connection
+from chiron.store.etcd.head import Heads
+from chiron.store.etcd.keys import Keys
 from chiron.store.etcd.methods import WATCH
 from tests.integration.store.conftest import OpenStore
 from tests.integration.store.etcd_cases import follow, model, write
 from tests.support.etcd_proxy import EtcdProxy
-from tests.support.etcd_server import EtcdServer
+from tests.support.etcd_server import EtcdServer, settings
 
 
 def etcd_revision(etcd: EtcdServer) -> str:
@@ -125,6 +128,23 @@ async def test_what_others_write_and_compact_does_not_end_a_watch_that_is_owed_n
         await write(mine, term, 1)
         assert (await coming).revision == 2
         assert proxy.calls[WATCH.path] > streams
+
+
+async def test_the_present_can_be_watched_although_etcd_has_dropped_its_own_revision_since(
+    etcd: EtcdServer, open_store: OpenStore, prefix: str
+) -> None:
+    mine, others = open_store(etcd.endpoint), open_store(etcd.endpoint, under=f"{prefix}-others")
+    term = await mine.acquire_term()
+    await write(mine, term, 2)
+    await write(others, await others.acquire_term(), 5)
+    compacted = etcd_revision(etcd)
+    etcd.control("compact", compacted)
+    connection = Connection(settings(etcd.endpoint))
+    heads = Heads(connection, Keys(prefix).head)
+    assert await heads.locate(2) >= int(compacted)
+    with pytest.raises(CompactedError):
+        await heads.locate(1)
+    await connection.close()
 
 
 async def test_all_watches_of_a_store_share_one_stream(etcd: EtcdServer, open_store: OpenStore) -> None:

@@ -208,6 +208,30 @@ async def test_of_two_writers_the_older_is_fenced_in_the_midst_of_its_commit(
         assert not (await newer.read()).models
 
 
+async def test_two_writers_of_one_term_never_give_a_revision_twice(
+    etcd: EtcdServer, open_store: OpenStore, prefix: str
+) -> None:
+    async with EtcdProxy(etcd.endpoint) as proxy:
+        slow, quick = open_store(proxy.endpoint), open_store(etcd.endpoint)
+        term = await slow.acquire_term()
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        def hold(path: str, request: bytes) -> object:
+            if not writes(path, request):
+                return None
+            arrived.set()
+            return go_on.wait()
+
+        proxy.hold = hold
+        writing = asyncio.create_task(slow.commit(Transaction(term, puts=(model("slow"),))))
+        await arrived.wait()
+        # The slow writer has read revision 0, and reckons with 1 for its own.
+        assert await quick.commit(Transaction(term, puts=(model("quick"),))) == 1
+        go_on.set()
+        assert await writing == 2
+        assert await commits(etcd, prefix) == 2
+
+
 async def test_terms_rise_over_restarts_and_whatever_the_clock_says(
     etcd: EtcdServer, open_store: OpenStore
 ) -> None:
