@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chiron.config import ConfigError
 from chiron.store import MemoryStore, Store
-from chiron.store.etcd import Connection, EtcdSettings, EtcdStore, TlsFiles
+from chiron.store.etcd import Connection, EtcdSettings, EtcdStore, Limits, TlsFiles
 from chiron.store.etcd.keys import Keys
 
 
@@ -41,9 +41,17 @@ class StoreConfig:
     """etcd user; empty: no authentication."""
     password_file: Path | None = None
     """File that holds the user's password; a line end after it does not count."""
+    max_operations: int = 128
+    """Most operations of one transaction: what etcd's `--max-txn-ops` says. Three are the store's own, the
+    others are records. A controller that must change more at once stops with an error that says so."""
+    max_request_bytes: int = 1_572_864
+    """Most bytes of one transaction: what etcd's `--max-request-bytes` says."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work together."""
+        for key, least in (("max_operations", 8), ("max_request_bytes", 1024)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: must be >= {least}, not {getattr(self, key)}")
         if self.kind is StoreKind.MEMORY:
             for key in ("endpoints", "tls_ca", "tls_certificate", "tls_key", "user", "password_file"):
                 if getattr(self, key):
@@ -76,7 +84,8 @@ def open_store(config: StoreConfig, decisions_kept: int) -> Store:
     except ValueError as error:
         # "tls.ca: ..." there is "tls_ca: ..." here.
         raise ConfigError(f"[controller] store.{str(error).replace('.', '_', 1)}") from error
-    return EtcdStore(connection, config.prefix, decisions_kept=decisions_kept)
+    limits = Limits(operations=config.max_operations, request_bytes=config.max_request_bytes)
+    return EtcdStore(connection, config.prefix, decisions_kept=decisions_kept, limits=limits)
 
 
 def _password(file: Path | None) -> str:

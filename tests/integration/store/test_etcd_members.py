@@ -43,13 +43,20 @@ async def test_the_leader_killed_in_the_midst_of_writes_loses_none_and_repeats_n
     assert [change.puts for change in changes] == [(model(desired=number),) for number in range(60)]
 
 
-async def test_a_frozen_member_is_left_for_another_by_calls_and_watches(
-    three: list[EtcdServer], open_store: OpenStore
+@pytest.mark.parametrize(
+    ("keepalive_s", "writes"),
+    [(0.5, False), (600.0, True)],
+    ids=["noticed-by-keepalive", "noticed-by-a-call"],
+)
+async def test_a_frozen_member_is_left_for_another(
+    three: list[EtcdServer], open_store: OpenStore, keepalive_s: float, writes: bool
 ) -> None:
     members = await asyncio.to_thread(leader_first, three)
     # A follower freezes: the others still have their leader.
     frozen, others = members[1], [members[0], members[2]]
-    store = open_store(frozen.endpoint, *(member.endpoint for member in others))
+    endpoints = [frozen.endpoint, *(member.endpoint for member in others)]
+    store = open_store(settings(*endpoints, keepalive_time_s=keepalive_s))
+    writer = store if writes else open_store(*endpoints[1:])
     term = await store.acquire_term()
     watch = aiter(store.watch(0))
     await write(store, term, 1)
@@ -57,7 +64,7 @@ async def test_a_frozen_member_is_left_for_another_by_calls_and_watches(
     frozen.signal(signal.SIGSTOP)
     try:
         coming = asyncio.ensure_future(anext(watch))
-        assert await write(store, term, 5) == 6
+        assert await write(writer, term, 5) == 6
         assert (await coming).revision == 2
         assert [(await anext(watch)).revision for _ in range(4)] == [3, 4, 5, 6]
         assert (await store.read()).revision == 6

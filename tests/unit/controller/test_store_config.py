@@ -61,6 +61,8 @@ async def test_a_file_names_etcd_its_members_and_the_password(tmp_path: Path) ->
             {"endpoints": "a:1", "user": "u", "password_file": "/none"},
             "store.password_file: cannot read /none",
         ),
+        ({"endpoints": "a:1", "max_operations": "2"}, "store.max_operations: must be >= 8, not 2"),
+        ({"endpoints": "a:1", "max_request_bytes": "1"}, "store.max_request_bytes: must be >= 1024, not 1"),
         ({"kind": "memory", "endpoints": "a:1"}, 'store.endpoints: only with kind = "etcd"'),
         ({"kind": "zookeeper"}, "'store.kind': expected one of memory, etcd, not 'zookeeper'"),
     ],

@@ -29,6 +29,7 @@ class Connection:
         """Reads the TLS files; raises ValueError("tls.KEY: ...") when one cannot be read."""
         self.settings = settings
         self._channels = _channels(settings)
+        self._streams: list[set[Any]] = [set() for _ in settings.endpoints]
         self._current = 0
         self._token = ""
         self._authenticating = asyncio.Lock()
@@ -68,7 +69,7 @@ class Connection:
             except grpc.aio.AioRpcError as error:
                 failure = meaning(error, self.settings.endpoints[member])
             except asyncio.CancelledError:
-                self._raise_if_closed()
+                _raise_unless_cancelled("the store is closed")
                 raise
             if not isinstance(failure, UnavailableError):
                 raise failure
@@ -110,6 +111,7 @@ class Connection:
                 response_deserializer=method.response.FromString,
             )
             call = opened(requests, metadata=metadata)
+            self._streams[member].add(call)
             while (response := await call.read()) is not grpc.aio.EOF:
                 yield response
             self.failed(member)
@@ -117,16 +119,21 @@ class Connection:
             self.failed(member)
             raise meaning(error, self.settings.endpoints[member]) from error
         except asyncio.CancelledError:
-            self._raise_if_closed()
+            _raise_unless_cancelled(f"etcd at {self.settings.endpoints[member]} was given up")
             raise
         finally:
             if call is not None:
+                self._streams[member].discard(call)
                 call.cancel()
 
     def failed(self, member: int) -> None:
-        """The member does not do; later calls go to the next one."""
+        """The member does not do: later calls go to the next one, and streams that it may keep silent end."""
+        if len(self._channels) == 1:
+            return
         if member == self._current:
             self._current = (member + 1) % len(self._channels)
+        for call in list(self._streams[member]):
+            call.cancel()
 
     def forget_token(self) -> None:
         """Authenticates anew before the next call: streams learn too late that a token has ended."""
@@ -136,12 +143,6 @@ class Connection:
         """Ends every call."""
         self._closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
-
-    def _raise_if_closed(self) -> None:
-        """A closed channel cancels its calls; that is no cancellation of the task that waits for one."""
-        task = asyncio.current_task()
-        if self._closed and not (task is not None and task.cancelling()):
-            raise UnavailableError("the store is closed", uncertain=True)
 
     async def _attempt(
         self, member: int, method: Method[Request, Response], request: Request, within_s: float
@@ -180,6 +181,13 @@ class Connection:
                     raise RefusedError(f"etcd at {self.settings.endpoints[member]} gave no token")
                 self._token = answer.token
             return self._token
+
+
+def _raise_unless_cancelled(reason: str) -> None:
+    """gRPC tells that a call was cancelled as if the task that waits for it were. Raises UnavailableError."""
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        raise UnavailableError(reason, uncertain=True)
 
 
 def _token_metadata(token: str) -> _Metadata:
