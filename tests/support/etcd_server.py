@@ -111,6 +111,11 @@ class EtcdServer:
                 raise ChildProcessError(f"etcd does not serve: {self.log.read_text()[-2000:]}")
             time.sleep(0.02)
 
+    @property
+    def running(self) -> bool:
+        """False after `kill`."""
+        return self._process is not None
+
     def leads(self) -> bool:
         """True for the cluster's leader."""
         status = self._status()

@@ -96,6 +96,8 @@ async def test_the_state_survives_a_sigkill_of_the_controller(etcd: EtcdServer) 
         assert after.revision >= before.revision
         assert [one.instance_id for one in level.instances] == [instance.instance_id]
         assert instance.instance_id in [one.instance_id for one in log.decisions]
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
     finally:
         await stop(process)
 

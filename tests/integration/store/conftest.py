@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from chiron.store.etcd import Connection, EtcdSettings, EtcdStore
+from tests.integration.store.etcd_cases import OpenStore
 from tests.support.etcd_server import EtcdServer, etcd_members, settings
 
 _prefixes = count()
-
-OpenStore = Callable[..., EtcdStore]
-"""EtcdSettings or endpoints → a store that is closed after the test."""
 
 
 @pytest.fixture(scope="module")

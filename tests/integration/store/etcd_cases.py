@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chiron.store import Change, DecisionRecord, ModelRecord, Store, Transaction
+from chiron.store.etcd import EtcdStore
+
+OpenStore = Callable[..., EtcdStore]
+"""EtcdSettings or endpoints → a store that is closed after the test."""
 
 
 def model(name: str = "chat", desired: int = 1, spec: bytes = b"spec") -> ModelRecord:

@@ -12,8 +12,7 @@ import pytest
 from chiron.store import RefusedError, UnavailableError
 from chiron.store.etcd import TlsFiles
 from chiron.store.etcd.methods import AUTHENTICATE, WATCH
-from tests.integration.store.conftest import OpenStore
-from tests.integration.store.etcd_cases import follow, write
+from tests.integration.store.etcd_cases import OpenStore, follow, write
 from tests.support.etcd_proxy import EtcdProxy
 from tests.support.etcd_server import TLS, EtcdServer, etcd_members, settings
 

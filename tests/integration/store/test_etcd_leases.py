@@ -12,8 +12,7 @@ from chiron.store import FencedError
 from chiron.store.etcd import Connection, Leadership, Lease
 from chiron.store.etcd.election import campaign, leader, resign
 from chiron.store.etcd.methods import LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, PUT, RANGE
-from tests.integration.store.conftest import OpenStore
-from tests.integration.store.etcd_cases import write
+from tests.integration.store.etcd_cases import OpenStore, write
 from tests.support.etcd_proxy import EtcdProxy, Fate
 from tests.support.etcd_server import EtcdServer, settings
 from tests.support.wait import eventually

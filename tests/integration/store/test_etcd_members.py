@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from chiron.store.etcd.methods import WATCH
-from tests.integration.store.conftest import OpenStore
-from tests.integration.store.etcd_cases import follow, model, write
+from tests.integration.store.etcd_cases import OpenStore, follow, model, write
 from tests.support.etcd_proxy import EtcdProxy
 from tests.support.etcd_server import EtcdServer, etcd_members, settings
 from tests.support.wait import eventually
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> Iterator[list[EtcdServer]]:
-    with etcd_members(tmp_path / "three", 3) as members:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[EtcdServer]]:
+    with etcd_members(tmp_path_factory.mktemp("three"), 3) as members:
         yield members
+
+
+@pytest.fixture
+def three(cluster: list[EtcdServer]) -> Iterator[list[EtcdServer]]:
+    """Three members that serve; what a test stops is started again after it."""
+    for member in cluster:
+        member.wait_ready()
+    yield cluster
+    for member in cluster:
+        if not member.running:
+            member.launch()
 
 
 def leader_first(members: list[EtcdServer]) -> list[EtcdServer]:

@@ -12,8 +12,7 @@ from chiron.store.etcd import Connection
 from chiron.store.etcd.head import Heads
 from chiron.store.etcd.keys import Keys
 from chiron.store.etcd.methods import WATCH
-from tests.integration.store.conftest import OpenStore
-from tests.integration.store.etcd_cases import follow, model, write
+from tests.integration.store.etcd_cases import OpenStore, follow, model, write
 from tests.support.etcd_proxy import EtcdProxy
 from tests.support.etcd_server import EtcdServer, settings
 

@@ -12,6 +12,7 @@ from chiron.store.contract import (
     CompactedError,
     ConflictError,
     FencedError,
+    RefusedError,
     TooLargeError,
     Transaction,
     UnavailableError,
@@ -27,7 +28,8 @@ from chiron.store.etcd.values import decode_record, encode_decisions, encode_hea
 from chiron.store.records import Key
 
 _ID_BYTES = 12
-_READ_AT_ONCE = 100
+_OWN_READS = 3
+"""The head, the term and the election's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +78,19 @@ class Committer:
         deadline = time.monotonic() + self._connection.settings.patience_s
         unanswered: Head | None = None
         while True:
-            if leadership is not None and not leadership.held:
-                raise FencedError("the leadership's lease may have ended")
             try:
+                if leadership is not None and not leadership.held:
+                    raise FencedError("the leadership's lease may have ended")
                 basis = await self._read(transaction, leadership)
                 if unanswered is not None and basis.head.version != unanswered.version:
                     done = await self._heads.successor(unanswered)
                     if done is not None and done.commit_id == commit_id:
                         return done.revision
                     unanswered = None
-            except (UnavailableError, CompactedError) as error:
+            except (UnavailableError, CompactedError, RefusedError, FencedError) as error:
                 if unanswered is None:
                     raise
-                raise UnavailableError(
-                    f"it is not known whether a write happened: {error}", uncertain=True
-                ) from error
+                raise _uncertain(error) from error
             request, revision = self._plan(basis, transaction, leadership, commit_id)
             if request is None:
                 return revision
@@ -100,17 +100,20 @@ class Committer:
             except UnavailableError as error:
                 if error.uncertain:
                     unanswered = basis.head
-                if not error.uncertain or time.monotonic() > deadline:
+                if unanswered is None:
                     raise
+                if not error.uncertain or time.monotonic() > deadline:
+                    raise _uncertain(error) from error
 
     async def _read(self, transaction: Transaction, leadership: Leadership | None) -> _Basis:
         asked = list(dict.fromkeys([*transaction.expect, *transaction.deletes]))
         first = [range_of(self._keys.head), range_of(self._keys.term)]
         if leadership is not None:
             first.append(range_of(leadership.key.key, keys_only=True))
-        answers, now = await self._ranges([*first, *map(self._range_of, asked[:_READ_AT_ONCE])], 0)
-        for start in range(_READ_AT_ONCE, len(asked), _READ_AT_ONCE):
-            more = [self._range_of(key) for key in asked[start : start + _READ_AT_ONCE]]
+        at_once = self._limits.operations - _OWN_READS
+        answers, now = await self._ranges([*first, *map(self._range_of, asked[:at_once])], 0)
+        for start in range(at_once, len(asked), at_once):
+            more = [self._range_of(key) for key in asked[start : start + at_once]]
             answers += (await self._ranges(more, now))[0]
         terms, found = answers[1], answers[len(first) :]
         return _Basis(
@@ -191,3 +194,7 @@ class Committer:
                 f"the transaction has {size} bytes; "
                 f"etcd takes {self._limits.request_bytes} (--max-request-bytes)"
             )
+
+
+def _uncertain(error: Exception) -> UnavailableError:
+    return UnavailableError(f"it is not known whether a write happened: {error}", uncertain=True)
