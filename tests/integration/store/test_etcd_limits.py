@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from chiron.internal.etcd.v1 import etcd_pb2 as pb
-from chiron.store import ConflictError, Kind, TooLargeError, Transaction
+from chiron.store import ConflictError, Kind, TooLargeError, Transaction, UnavailableError
 from chiron.store.etcd import Limits
 from chiron.store.etcd.methods import RANGE, TXN
 from tests.integration.store.etcd_cases import OpenStore, decision, model
 from tests.support.etcd_proxy import EtcdProxy
-from tests.support.etcd_server import EtcdServer
+from tests.support.etcd_server import EtcdServer, etcd_members
 
 
 async def test_a_large_state_is_read_in_pages_at_one_revision(
@@ -100,3 +101,24 @@ async def test_the_log_of_decisions_stays_bounded_in_etcd_itself(
     assert [one.decision_id for one in await store.decisions(limit=9)] == ["d29", "d28", "d27", "d26"]
     kept = etcd.control("get", "--prefix", "--keys-only", f"{prefix}/decisions/").split()
     assert len(kept) == 2
+
+
+async def test_a_full_disk_refuses_writes_for_certain_and_reads_go_on(
+    tmp_path: Path, open_store: OpenStore
+) -> None:
+    with etcd_members(tmp_path, options=["--quota-backend-bytes=1000000"]) as [etcd]:
+        store = open_store(etcd.endpoint)
+        term = await store.acquire_term()
+        revision = 0
+
+        async def fill() -> None:
+            nonlocal revision
+            for number in range(100):
+                record = model(f"m{number}", spec=b"x" * 100_000)
+                revision = await store.commit(Transaction(term, puts=(record,)))
+
+        with pytest.raises(UnavailableError, match="database space exceeded") as caught:
+            await fill()
+        assert not caught.value.uncertain
+        snapshot = await store.read()
+        assert snapshot.revision == revision == len(snapshot.models)
