@@ -186,3 +186,18 @@ def test_a_model_that_was_removed_comes_back_as_a_new_one(name: str) -> None:
     assert learned[-1] != [0.85]
     assert theta(600.0) == []
     assert theta(620.0, fleet("m", 1, queued=1)) == [0.85]
+
+
+def test_a_model_that_gives_instances_up_starts_none_elsewhere_at_that_tick() -> None:
+    low = fleet("low", 1, busy("l-1", "n-a", 50), busy("l-2", "n-a", 50), queued=40, priority=1)
+    assert gone(decide({"n-a": 0, "n-b": 1}, urgent(2), low)) == ["l-1", "l-2"]
+
+
+def test_the_budget_that_is_owed_goes_to_no_start_on_nodes_of_another_type_either() -> None:
+    drains = fleet("drains", 1, instance("d", "n-a", phase=Phase.DRAINING), priority=2)
+    low = fleet("low", 1, queued=10, priority=1, gpu_type="l4")
+    free = {"n-a": 1, "l4-b": 1}
+    assert decide(free, urgent(2, gpu_type="n"), low, drains, budget=2) == ()
+    (start,) = decide(free, urgent(2, gpu_type="n"), low, drains, budget=4)
+    assert isinstance(start, Start)
+    assert start.model == "low"
