@@ -1,7 +1,7 @@
 """How well waits are estimated, over many independent runs that are anything but stationary.
 
-    python -m bench.estimator                  # seeds 101 to 200; bench/results/estimator.json
-    python -m bench.estimator --seeds 1 60     # the seeds on which constants are tuned
+    python -m bench.estimator                  # seeds 201 to 300; bench/results/estimator.json
+    python -m bench.estimator --seeds 1 100    # the seeds on which constants are tuned
     python -m bench.estimator --calm           # the same without what nobody can know
     python -m bench.estimator --smoke          # a few small runs, to see that it works
 
@@ -273,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--smoke", action="store_true", help="a few small runs, figures without meaning")
     parser.add_argument("--calm", action="store_true", help="even arrivals, a fleet that stays as it is")
-    parser.add_argument("--seeds", type=int, nargs=2, default=(101, 200), metavar=("FIRST", "LAST"))
+    parser.add_argument("--seeds", type=int, nargs=2, default=(201, 300), metavar=("FIRST", "LAST"))
     parser.add_argument("--json", type=Path, default=RESULTS / "estimator.json")
     arguments = parser.parse_args()
     first, last = (1, 3) if arguments.smoke else arguments.seeds
