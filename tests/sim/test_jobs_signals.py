@@ -37,7 +37,7 @@ def workers_of(pid: int) -> list[int]:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_a_comparison_ends_its_processes_too(number: signal.Signals, status: int) -> None:
-    # A shell starts what it puts into the background with SIGINT ignored, and so would be whatever runs there.
+    # What a shell puts into the background has SIGINT ignored, and so has whatever that starts.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{heard}; from chiron.cli.main import main; main()"
     options = ["compare", str(TINY), "--policies", "chiron,llumnix", "--seeds", "500", "--jobs", "2"]
