@@ -100,3 +100,24 @@ def test_a_comparison_says_that_no_fixed_fleet_attains(tmp_path: Path) -> None:
 
     assert done.status == 0, done.stderr
     assert done.stderr == "warning: fixed, seed 1: no fixed fleet that the scenario allows attains\n"
+
+
+def test_a_log_of_decisions_that_finds_the_disk_full_is_one_line() -> None:
+    done = simulate("run", TINY, "--decisions", "/dev/full")
+
+    assert only_error(done, 1) == "cannot write /dev/full: No space left on device"
+
+
+def test_a_policy_that_fails_to_read_a_file_is_not_blamed_on_the_log_of_decisions(tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(
+        "class Reader:\n    def decide(self, snapshot):\n        open('/nowhere/at/all')\n",
+        encoding="utf-8",
+    )
+
+    done = simulate(
+        "run", TINY, "--autoscaler", "reader:Reader", "--decisions", tmp_path / "d.jsonl", folder=tmp_path
+    )
+
+    assert done.status != 0
+    assert "d.jsonl" not in done.stderr
+    assert "/nowhere/at/all" in done.stderr

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -308,11 +308,32 @@ def _decision_log(output: RunOutputOptions) -> Iterator[DecisionLog | None]:
     if output.decisions is None:
         yield None
         return
+    with _writing(output.decisions):
+        out = output.decisions.open("w", encoding="utf-8")
     try:
-        with output.decisions.open("w", encoding="utf-8") as out:
-            yield DecisionLog(out)
+        yield DecisionLog(_BlamedFile(out, output.decisions))
+    finally:
+        with _writing(output.decisions):
+            out.close()
+
+
+class _BlamedFile:
+    """A file whose failures to take a line name it: what else fails meanwhile is not its fault."""
+
+    def __init__(self, out: TextIO, path: Path) -> None:
+        self._out, self._path = out, path
+
+    def write(self, text: str) -> None:
+        with _writing(self._path):
+            self._out.write(text)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise CliError(f"cannot write {output.decisions}: {error.strerror}") from error
+        raise CliError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _find_modules_here(*names: str | None) -> None:

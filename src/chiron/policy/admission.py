@@ -13,7 +13,7 @@ from enum import Enum
 from chiron.policy.waiting import WaitEstimate
 
 
-class RefusalKind(Enum):
+class AdmissionRefusalKind(Enum):
     """Why a request is not admitted."""
 
     QUEUE_FULL = "the queue is full"
@@ -31,7 +31,7 @@ class Admitted:
 class AdmissionRefusal:
     """The request is refused (RESOURCE_EXHAUSTED); a later attempt may fare better."""
 
-    kind: RefusalKind
+    kind: AdmissionRefusalKind
     reason: str
     estimate: WaitEstimate
     retry_after_s: float
@@ -72,11 +72,13 @@ class AdmissionPolicy:
         if queued >= self.queue_limit:
             delay_s = wait_s / queued
             reason = f"{queued} requests wait, the limit is {self.queue_limit}"
-            return AdmissionRefusal(RefusalKind.QUEUE_FULL, reason, estimate, self._bounded(delay_s))
+            return AdmissionRefusal(AdmissionRefusalKind.QUEUE_FULL, reason, estimate, self._bounded(delay_s))
         if refuse_if_late and budget_s < wait_s < math.inf:
             delay_s = wait_s - max(0.0, budget_s)
             reason = f"the wait is estimated at {wait_s:.1f} s and may be at most {budget_s:.1f} s"
-            return AdmissionRefusal(RefusalKind.SLO_OUT_OF_REACH, reason, estimate, self._bounded(delay_s))
+            return AdmissionRefusal(
+                AdmissionRefusalKind.SLO_OUT_OF_REACH, reason, estimate, self._bounded(delay_s)
+            )
         return Admitted(estimate)
 
     def _bounded(self, delay_s: float) -> float:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from chiron.policy.decisions import Action, ChangeRole, FleetDecision, Retire, Sleep, Start, Wake
 from chiron.policy.words import Role
 
 KIND = {Start: "start", Retire: "retire", ChangeRole: "change-role", Wake: "wake", Sleep: "sleep"}
 """What results and logs call an action."""
+
+
+class Writer(Protocol):
+    """Takes text: a file, or what stands before one."""
+
+    def write(self, text: str, /) -> object:
+        """Take this much more."""
 
 
 class DecisionLog:
@@ -21,7 +28,7 @@ class DecisionLog:
     or found no room), a start `role` and `asked`, how many it asked for.
     """
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: Writer) -> None:
         self._out = out
 
     def tick(self, at_s: float, decision: FleetDecision, done: Sequence[Sequence[str]]) -> None:

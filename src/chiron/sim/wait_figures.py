@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from chiron.policy.admission import RefusalKind
+from chiron.policy.admission import AdmissionRefusalKind
 from chiron.sim.queue_settings import QueueSettings
 from chiron.sim.results import EstimatedWait, EstimatorFigures, Percentiles, Refusals
 from chiron.sim.router import ModelRouter
@@ -25,7 +25,9 @@ def refusals_of(routers: Sequence[ModelRouter]) -> Refusals:
     kinds = [refusal.kind for refusal in refusals]
     delays = np.array([refusal.retry_after_s for refusal in refusals], dtype=np.float64)
     return Refusals(
-        kinds.count(RefusalKind.QUEUE_FULL), kinds.count(RefusalKind.SLO_OUT_OF_REACH), Percentiles.of(delays)
+        kinds.count(AdmissionRefusalKind.QUEUE_FULL),
+        kinds.count(AdmissionRefusalKind.SLO_OUT_OF_REACH),
+        Percentiles.of(delays),
     )
 
 

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal, Admitted, RefusalKind
+from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal, Admitted, AdmissionRefusalKind
 from chiron.policy.waiting import LaterCapacity, LengthModel, WaitEstimate, WaitingTimeEstimator
 from chiron.policy.words import RequestClass
 
@@ -208,7 +208,7 @@ POLICY = AdmissionPolicy(queue_limit=10, min_retry_s=0.5, max_retry_s=60.0)
 def test_a_request_whose_slo_is_out_of_reach_is_refused_with_the_estimate_when_its_caller_asked() -> None:
     decision = POLICY.admit(queued=3, estimate=wait(12.0), budget_s=10.0, refuse_if_late=True)
     assert isinstance(decision, AdmissionRefusal)
-    assert decision.kind is RefusalKind.SLO_OUT_OF_REACH
+    assert decision.kind is AdmissionRefusalKind.SLO_OUT_OF_REACH
     assert decision.estimate.quantile_s == 12.0
     assert decision.retry_after_s == pytest.approx(2.0)
     assert "12.0 s" in decision.reason
@@ -233,7 +233,7 @@ def test_a_caller_that_would_rather_wait_is_admitted() -> None:
 def test_a_full_queue_refuses_everybody_until_about_one_place_is_free() -> None:
     decision = POLICY.admit(queued=10, estimate=wait(20.0), budget_s=math.inf, refuse_if_late=False)
     assert isinstance(decision, AdmissionRefusal)
-    assert decision.kind is RefusalKind.QUEUE_FULL
+    assert decision.kind is AdmissionRefusalKind.QUEUE_FULL
     assert decision.retry_after_s == pytest.approx(2.0)
 
 
