@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal, Admitted, AdmissionRefusalKind
+from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal, AdmissionRefusalKind, Admitted
 from chiron.policy.waiting import LaterCapacity, LengthModel, WaitEstimate, WaitingTimeEstimator
 from chiron.policy.words import RequestClass
 
