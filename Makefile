@@ -82,8 +82,8 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.goals --smoke
 	@$(BIN)/python -m bench.estimator --smoke
 
-soak: setup ## Load a cluster and kill workers for DURATION seconds (default 300), then check every stream
-	@$(BIN)/chiron demo --duration $(or $(DURATION),300) --kill-every 15 --seed $(or $(SEED),0) --no-live
+soak: setup ## Load a cluster under a random schedule of faults, check what must hold (ARGS="--seconds 900 --seed 1")
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.soak $(ARGS)
 
 lock: setup ## Resolve requirements/*.in into lock files of versions and hashes
 	@tools/lock.sh

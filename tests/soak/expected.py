@@ -1,0 +1,89 @@
+"""What an undisturbed engine answers: the sim engine itself, run in this process without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chiron.client.options import RequestOptions
+from chiron.client.request import build_request
+from chiron.v1 import inference_pb2 as pb
+from services.worker.engines.base import EngineConfig, EngineRequest
+from services.worker.engines.sim import SimEngine
+
+_FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One choice as it has to arrive, in whatever portions."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    text_ends: tuple[int, ...]
+    """For each token, the code points of the text out so far."""
+    finish_reason: str
+    stop_match: str
+    prompt_tokens: int
+
+
+class Oracle:
+    """One engine per model; enter it as an asynchronous context."""
+
+    def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+        """`models`: name → the sim engine's arguments."""
+        self._models = models
+        self._engines: dict[str, SimEngine] = {}
+
+    async def __aenter__(self) -> Oracle:
+        for name, arguments in self._models.items():
+            config = EngineConfig(
+                instance_id=f"oracle-{name}",
+                model=name,
+                weights="",
+                revision="",
+                gpus=1,
+                max_batch_size=8,
+                batch_size=8,
+                step_token_budget=0,
+                chat_template="",
+                engine_args=arguments,
+            )
+            self._engines[name] = await SimEngine.start(config, _NoTime())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for engine in self._engines.values():
+            await engine.close()
+
+    async def answer(self, options: RequestOptions) -> Answer:
+        """The answer to a request with one choice and `max_tokens` set."""
+        request = build_request(**options)
+        engine = self._engines[request.model]
+        prompt = engine.tokenize(request)
+        tokens: list[int] = []
+        ends: list[int] = []
+        text = finish = match = ""
+        asked = EngineRequest(request.request_id, prompt, request.sampling)
+        async for output in engine.generate(asked):
+            for delta in output.deltas:
+                tokens += delta.token_ids
+                ends += delta.text_ends
+                text += delta.text
+                finish = _FINISH.get(delta.finish_reason, finish)
+                match = delta.stop_match or match
+        return Answer(tuple(tokens), text, tuple(ends), finish, match, len(prompt))
+
+
+class _NoTime:
+    """A clock on which every wait is over at once."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        return self._now
+
+    async def sleep_until(self, instant: float) -> None:
+        self._now = max(self._now, instant)
