@@ -95,6 +95,7 @@ _RETURN_MS: Mapping[Target, int] = {
 }
 """Time that one is reckoned with to serve again; the injector waits longer where it takes longer."""
 _AFTERMATH_MS = 1000
+_POSTPONED_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,18 +206,23 @@ def make_schedule(
     kinds = list(_kinds(shape, reckless=reckless))
     deck: list[tuple[Act, Target]] = []
     made: list[Fault] = []
+    under_way: list[Fault] = []
     end_ms = round(seconds * 1000)
+    # Room at the end for those that have to wait for others.
+    drawn_ms = end_ms - min(_POSTPONED_MS, end_ms // 10)
     for number in range(faults):
-        slot = (number + source.random()) * end_ms / faults
+        slot = (number + source.random()) * drawn_ms / faults
         at_ms = max(round(slot), made[-1].at_ms if made else 0)
         while True:
             if at_ms >= end_ms:
                 raise ScheduleError(f"{faults} faults do not fit into {seconds:g} s: {len(made)} do")
-            drawn = _draw(source, kinds, deck, made, at_ms, end_ms, shape, reckless=reckless)
+            under_way = [fault for fault in under_way if busy_until(fault) > at_ms]
+            drawn = _draw(source, kinds, deck, under_way, at_ms, end_ms, shape, reckless=reckless)
             if drawn is not None:
                 made.append(drawn)
+                under_way.append(drawn)
                 break
-            at_ms = min((end for fault in made if (end := busy_until(fault)) > at_ms), default=end_ms)
+            at_ms = min(map(busy_until, under_way), default=end_ms)
     return tuple(made)
 
 
@@ -251,7 +257,7 @@ def _draw(
     source: random.Random,
     kinds: Sequence[tuple[Act, Target]],
     deck: list[tuple[Act, Target]],
-    made: Sequence[Fault],
+    under_way: Sequence[Fault],
     at_ms: int,
     end_ms: int,
     shape: Shape,
@@ -261,7 +267,6 @@ def _draw(
     """The first kind of the deck for which there is room now; None when there is none, whatever the kind."""
     if not deck:
         deck.extend(source.sample(kinds, len(kinds)))
-    under_way = [fault for fault in made if busy_until(fault) > at_ms]
     # What is left of the deck has had no room for a while; it stays first in turn.
     rest = [kind for kind in kinds if kind not in deck]
     for act, target in (*deck, *rest):

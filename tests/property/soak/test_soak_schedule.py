@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.soak.schedule import (
@@ -38,6 +38,7 @@ def text(schedule: tuple[Fault, ...]) -> str:
     return "\n".join(fault.line() for fault in schedule)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, shape=SHAPES)
 def test_the_same_seed_gives_the_same_bytes(seed: int, shape: Shape) -> None:
     one, other = (make_schedule(seed, seconds=120, faults=20, shape=shape) for _ in range(2))
@@ -49,6 +50,7 @@ def test_another_seed_gives_another_schedule() -> None:
     assert len(made) == 20
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, shape=SHAPES, reckless=st.booleans())
 def test_never_more_of_a_domain_is_weak_at_once_than_its_limit(
     seed: int, shape: Shape, reckless: bool
@@ -64,6 +66,7 @@ def test_never_more_of_a_domain_is_weak_at_once_than_its_limit(
             assert count <= limit(domain, shape, reckless=reckless), (now, domain)
 
 
+@settings(deadline=None)
 @given(shape=SHAPES)
 def test_the_limits_leave_enough_to_serve(shape: Shape) -> None:
     assert limit(("routers", 0), shape) < shape.routers
@@ -75,6 +78,7 @@ def test_the_limits_leave_enough_to_serve(shape: Shape) -> None:
         assert limit((domain, 0), shape) < most or most == 1
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, shape=SHAPES)
 def test_what_lasts_has_an_end_within_the_time_and_nothing_else_lasts(seed: int, shape: Shape) -> None:
     for fault in make_schedule(seed, seconds=100, faults=20, shape=shape):
@@ -84,6 +88,7 @@ def test_what_lasts_has_an_end_within_the_time_and_nothing_else_lasts(seed: int,
         assert fault.act in ACTS[fault.target]
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, shape=SHAPES)
 def test_as_many_as_asked_in_order_and_on_somebody_who_exists(seed: int, shape: Shape) -> None:
     schedule = make_schedule(seed, seconds=100, faults=20, shape=shape)
@@ -105,6 +110,7 @@ def test_as_many_as_asked_in_order_and_on_somebody_who_exists(seed: int, shape: 
     assert all(0 <= fault.index < most[fault.target] for fault in schedule)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS)
 def test_three_hundred_faults_fit_into_a_quarter_of_an_hour_and_strike_everything(seed: int) -> None:
     schedule = make_schedule(seed, seconds=900, faults=300, shape=Shape())
