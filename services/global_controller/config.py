@@ -27,6 +27,9 @@ class ControllerConfig:
     model has been measured, in seconds."""
     presumed_wake_time_s: float = 5.0
     """The same for waking an instance that sleeps, in seconds."""
+    ticket_key_period_s: float = 43_200.0
+    """How long one key signs tickets, in seconds. It is accepted for as long again, and
+    known to all for as long before."""
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
@@ -38,7 +41,7 @@ class ControllerConfig:
                 f"liveness_timeout_s: must be at least two report intervals "
                 f"({self.report_interval_ms * 2 / 1000:g} s), not {self.liveness_timeout_s:g}"
             )
-        for key in ("presumed_load_time_s", "presumed_wake_time_s"):
+        for key in ("presumed_load_time_s", "presumed_wake_time_s", "ticket_key_period_s"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key}: must be a number above 0, not {getattr(self, key):g}")
         if self.decisions_kept < 1:

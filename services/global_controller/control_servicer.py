@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 
+from chiron.internal.v1 import auth_pb2, control_pb2_grpc
 from chiron.internal.v1 import control_pb2 as pb
-from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.errors import ChironError, Reason, abort
 from services.global_controller import routing
 from services.global_controller.controller import Controller
@@ -42,6 +42,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         first = await anext(messages, pb.ConnectAgentRequest())
         if problem := self._check_agent(first):
             await abort(context, problem)
+        await controller.ticket_keys.welcome(first.hello.keys)
         link = await controller.join(first.hello)
 
         async def take(message: pb.ConnectAgentRequest) -> None:
@@ -50,8 +51,12 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         try:
             async with _reading(messages, "report", take, link) as reader:
                 yield pb.ConnectAgentResponse(welcome=self._welcome())
+                told = auth_pb2.TicketKeys()
                 while not link.closed:
                     seen = link.wake.count
+                    if told != (keys := controller.ticket_keys.message):
+                        yield pb.ConnectAgentResponse(keys=keys)
+                        told = keys
                     yield pb.ConnectAgentResponse(desired=controller.desired(link))
                     await link.wake.after(seen)
             await self._end(context, reader, controller.registry.is_current(link), f"node {link.node_id}")
@@ -69,6 +74,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, ChironError.invalid([("message", "the first must be hello")]))
         if not first.hello.router_id:
             await abort(context, ChironError.invalid([("hello.router_id", "is required")]))
+        await controller.ticket_keys.welcome(first.hello.keys)
         link = controller.registry.join_router(first.hello)
         controller.routers_changed()
 
@@ -77,10 +83,15 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
 
         try:
             async with _reading(messages, "report", take, link) as reader:
+                told = controller.ticket_keys.message
+                yield pb.ConnectRouterResponse(keys=told)
                 await self._until_worth_sending(link, first.hello.epoch)
                 epoch = 0
                 while not link.closed:
                     seen = link.wake.count
+                    if told != (keys := controller.ticket_keys.message):
+                        yield pb.ConnectRouterResponse(keys=keys)
+                        told = keys
                     delta = controller.tables.delta_after(epoch)
                     if delta is not None:
                         yield pb.ConnectRouterResponse(delta=delta)

@@ -31,6 +31,7 @@ from services.global_controller.observe import has_left, observe_hello, observe_
 from services.global_controller.pulse import Pulse
 from services.global_controller.reconcile import reconcile
 from services.global_controller.registry import AgentLink, Registry, RouterLink
+from services.global_controller.ticket_keys import TicketKeyKeeper
 from services.global_controller.view import Act, ClusterView, Liveness
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Controller:
         self._shown = Pulse()
         self.mirror = Mirror(store, self._stirred, self._shown)
         self.tables = routing.RoutingTables(0)
+        self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
         self._writing = asyncio.Lock()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._decisions_made = 0
@@ -98,6 +100,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.mirror.follow())
             tasks.create_task(self._loop())
+            tasks.create_task(self.ticket_keys.run())
             tasks.create_task(self._watch_fatal())
 
     def close(self) -> None:
@@ -136,6 +139,15 @@ class Controller:
                     if not self._fatal.done():
                         self._fatal.set_exception(error)
                     raise
+
+    async def put(self, build: Callable[[Snapshot], Record | None]) -> None:
+        """As `write`, for one record and without an act to explain."""
+
+        def draft(snapshot: Snapshot) -> Draft | None:
+            record = build(snapshot)
+            return Draft(puts=[record]) if record is not None else None
+
+        await self.write(draft)
 
     async def reconcile(self) -> None:
         """One pass: decides and writes."""

@@ -124,6 +124,12 @@ class Registry:
         for link in links:
             close(link)
 
+    def wake_all(self) -> None:
+        """Every stream looks again for what it has to tell."""
+        links: list[AgentLink | RouterLink] = [*self.agents.values(), *self.routers.values()]
+        for link in links:
+            link.wake.beat()
+
     def hear(self, link: AgentLink, report: control_pb2.AgentReport) -> Heard:
         """Takes a report's figures."""
         standing = not link.reported or self.age_s(link) >= self._timeout_s

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 import grpc
 
-from chiron.internal.v1 import control_pb2, control_pb2_grpc
+from chiron.auth.keys import KeyRing, KeyRingError
+from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
 from chiron.rpc.servers import open_channel
 from services.local_agent.node import Node, StaleTerm
 
@@ -126,6 +127,14 @@ class ControllerLink:
                 raise LostError(await _ending(call) or "the stream ended")
             if message.HasField("desired"):
                 await self._node.apply(message.desired)
+            elif message.HasField("keys"):
+                self._take_keys(message.keys)
+
+    def _take_keys(self, keys: auth_pb2.TicketKeys) -> None:
+        try:
+            self._node.ticket_keys.set(KeyRing.from_message(keys))
+        except KeyRingError as error:
+            _LOG.error("the controller sent ticket keys that cannot be used: %s", error)
 
     async def _send(self, call: Call, interval_s: float) -> None:
         sequence = 0
@@ -155,6 +164,7 @@ class ControllerLink:
         return True
 
     def _hello(self) -> control_pb2.AgentHello:
+        ring = self._node.ticket_keys.ring
         return control_pb2.AgentHello(
             node_id=self._node.node_id,
             host=self._node.host,
@@ -162,6 +172,7 @@ class ControllerLink:
             agent_version=metadata.version("chiron-serving"),
             highest_term=self._node.highest_term,
             state_id=self._node.state_id,
+            keys=ring.to_message() if ring is not None else None,
         )
 
     def _complain(self, error: Exception) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from chiron.internal.v1 import worker_pb2
 from services.local_agent.launch import bound_log, log_tail
 from services.local_agent.process import WorkerProcess
+from services.local_agent.ticket_keys import TicketKeys
 from services.local_agent.worker_link import WorkerLink
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class LiveWorker:
         *,
         log_bytes: int,
         statistics_interval_ms: int,
+        keys: TicketKeys,
         on_statistics: Callable[[worker_pb2.WatchStatisticsResponse], None],
         on_exit: Callable[[str], None],
     ) -> None:
@@ -43,6 +45,7 @@ class LiveWorker:
         self._log = log
         self._on_exit = on_exit
         self._watch = asyncio.create_task(link.watch(statistics_interval_ms, on_statistics))
+        self._keys = asyncio.create_task(link.give_keys(keys))
         self._exit = asyncio.create_task(self._follow_exit())
         self._log_check = asyncio.create_task(self._bound_log(log_bytes))
 
@@ -78,10 +81,10 @@ class LiveWorker:
 
     async def unfollow(self) -> None:
         """Ends the tasks and the connection; the processes are left as they are."""
-        self._watch.cancel()
-        self._exit.cancel()
-        self._log_check.cancel()
-        await asyncio.gather(self._watch, self._exit, self._log_check, return_exceptions=True)
+        tasks = (self._watch, self._keys, self._exit, self._log_check)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.link.close()
 
     async def _bound_log(self, log_bytes: int) -> None:

@@ -19,6 +19,7 @@ from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.records import InstanceRecord, StateDir
 from services.local_agent.runner import Runner
 from services.local_agent.starting import Surroundings
+from services.local_agent.ticket_keys import TicketKeys
 
 _LOG = logging.getLogger(__name__)
 _STUCK_MARGIN_S = 15.0
@@ -67,6 +68,8 @@ class Node:
         self._refused: dict[str, cluster_pb2.InstanceStatus] = {}
         self._dismissed: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.ticket_keys = TicketKeys()
+        """What workers check tickets with."""
         self._around = Surroundings(
             config=config,
             node_id=node_id,
@@ -83,6 +86,7 @@ class Node:
             inventory=inventory,
             gpus=GpuLedger(),
             ports=PortPool(parse_ports(config.worker_ports)),
+            keys=self.ticket_keys,
             on_change=on_change,
             on_release=self._resources_freed,
         )

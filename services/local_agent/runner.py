@@ -189,6 +189,7 @@ class Runner:
             self._around.state.instance_dir(self._want.instance_id) / "worker.log",
             log_bytes=self._around.config.worker_log_mib * 2**20,
             statistics_interval_ms=self._around.config.statistics_interval_ms,
+            keys=self._around.keys,
             on_statistics=self._on_statistics,
             on_exit=self._on_exit,
         )

@@ -16,6 +16,7 @@ from services.local_agent.gpus import Inventory
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.process import WorkerProcess
 from services.local_agent.records import InstanceRecord, StateDir
+from services.local_agent.ticket_keys import TicketKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Surroundings:
     inventory: Inventory
     gpus: GpuLedger
     ports: PortPool
+    keys: TicketKeys
     on_change: Callable[[], None]
     """Called when what is reported of an instance has changed, its load aside."""
     on_release: Callable[[], None]

@@ -10,8 +10,10 @@ from typing import TypeVar
 
 import grpc
 
+from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
 from chiron.v1 import types_pb2
+from services.local_agent.ticket_keys import TicketKeys
 
 T = TypeVar("T")
 
@@ -59,6 +61,19 @@ class WorkerLink:
                     "statistics stream of incarnation %d ended: %s", self._incarnation, error.details()
                 )
             await asyncio.sleep(_RECONNECT_S)
+
+    async def give_keys(self, keys: TicketKeys) -> None:
+        """Hands over the keys of tickets as they change, until cancelled."""
+        given: KeyRing | None = None
+        while True:
+            ring = await keys.newer_than(given)
+            request = worker_pb2.SetTicketKeysRequest(keys=ring.to_message())
+            try:
+                await self._stub.SetTicketKeys(request, wait_for_ready=True)
+                given = ring
+            except grpc.aio.AioRpcError as error:
+                _LOG.debug("incarnation %d did not take its keys: %s", self._incarnation, error.details())
+                await asyncio.sleep(_RECONNECT_S)
 
     async def drain(self, timeout_s: float) -> int:
         """Returns when no request is left, with the number that the timeout cut off. Raises CommandError."""

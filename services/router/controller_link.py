@@ -8,7 +8,8 @@ import random
 
 import grpc
 
-from chiron.internal.v1 import control_pb2, control_pb2_grpc
+from chiron.auth.keys import KeyRing, KeyRingError
+from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
 from chiron.rpc.servers import open_channel
 from services.router.placer import Placer
 from services.router.table import EpochGapError
@@ -57,6 +58,8 @@ class ControllerLink:
             hello = control_pb2.RouterHello()
             hello.CopyFrom(self._hello)
             hello.epoch = self._placer.epoch
+            if self._placer.tickets.ring is not None:
+                hello.keys.CopyFrom(self._placer.tickets.ring.to_message())
             await call.write(control_pb2.ConnectRouterRequest(hello=hello))
             reporter = asyncio.create_task(self._report(call))
             async for answer in call:
@@ -81,8 +84,16 @@ class ControllerLink:
                 )
             case "delta":
                 self._placer.delta(answer.delta)
+            case "keys":
+                self._take_keys(answer.keys)
             case _:
                 log.warning("the controller sent a message that this router does not know")
+
+    def _take_keys(self, keys: auth_pb2.TicketKeys) -> None:
+        try:
+            self._placer.tickets.set_keys(KeyRing.from_message(keys))
+        except KeyRingError as error:
+            log.error("the controller sent ticket keys that cannot be used: %s", error)
 
     async def _report(self, call: _Stream) -> None:
         sequence = 0

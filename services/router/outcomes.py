@@ -27,6 +27,9 @@ _BROKEN = (
 """Codes by which gRPC itself tells that a connection or a process went away."""
 _LOST = (Reason.ENGINE_DEAD.name, Reason.STREAM_INTERRUPTED.name)
 
+_NEW_TICKET = (Reason.TICKET_EXPIRED.name, Reason.TICKET_KEY_UNKNOWN.name)
+"""The router's own ticket came too late, or the worker lags behind with its keys."""
+
 
 def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:
     """Judges the end of a worker's stream that was not OK.
@@ -36,6 +39,8 @@ def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:
         reason: ErrorInfo.reason; empty when the worker itself said nothing.
         delivered: whether a message has reached the caller.
     """
+    if reason in _NEW_TICKET and not delivered:
+        return Verdict.ELSEWHERE
     if code not in _BROKEN:
         return Verdict.PASS_ON
     if delivered:

@@ -23,6 +23,7 @@ from services.router.request import (
     Refuse,
 )
 from services.router.reservations import Reservation
+from services.router.tickets import Tickets
 from services.router.worker_load import WorkerLink
 
 _Outcome = Placement | ChironError
@@ -44,6 +45,7 @@ class Placer:
             load_dispatcher(config.dispatcher),
         )
         self.demand = Demand(self._loop.time())
+        self.tickets = Tickets(config.ticket_ttl_s)
         self._links: dict[str, WorkerLink] = {}
         self._waiters: dict[PendingRequest, asyncio.Future[_Outcome]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -170,7 +172,9 @@ class Placer:
     # Instructions.
 
     def _on_load(self, instance_id: str, watch: int, load: worker_pb2.WatchLoadResponse) -> None:
-        self._perform(self._core.load(instance_id, watch, load, self._loop.time()))
+        now = self._loop.time()
+        self.tickets.heard(load, now)
+        self._perform(self._core.load(instance_id, watch, load, now))
 
     def _on_lost(self, instance_id: str, watch: int) -> None:
         self._perform(self._core.watch_lost(instance_id, watch, self._loop.time()))
@@ -184,6 +188,7 @@ class Placer:
                     )
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()
+                    self.tickets.forget(instruction.instance_id)
                 case Ended():
                     self.demand.tally(instruction.model, instruction.request_class).finished()
                 case Place():

@@ -65,19 +65,24 @@ class Proxy:
             ChironError: refused, or interrupted after the first message.
             WorkerStatusError: the worker's own error.
         """
-        if message.ticket:
-            # A ticket names one instance; this call goes wherever there is room.
-            message.ClearField("ticket")
-            wire = message.SerializeToString()
         failed: _Failed | None = None
         for attempt in range(self._max_attempts):
             placement = await self._placer.place(request, context.time_remaining())
             queued_s = self._time() - request.arrived
             trace.placed(placement, message.attempt + attempt, queued_s)
+            elapsed_ms = message.elapsed_ms + queued_s * 1000
             overlay = pb.GenerateRequest(
                 request_id=request.request_id,
                 attempt=message.attempt + attempt,
-                elapsed_ms=message.elapsed_ms + queued_s * 1000,
+                elapsed_ms=elapsed_ms,
+                ticket=self._placer.tickets.issue(
+                    request,
+                    placement,
+                    attempt=message.attempt + attempt,
+                    slo=message.slo,
+                    elapsed_ms=elapsed_ms,
+                    now=self._time(),
+                ),
             )
             # Of a field that occurs twice the last value counts, so that the prompt is not encoded again.
             payload = wire + overlay.SerializeToString()

@@ -48,6 +48,13 @@ class PendingRequest:
     priority: int = 0
     prompt_tokens: int = 0
     adapter: str = ""
+    tenant: str = ""
+    """Who pays; empty where tenancy is off."""
+    max_tokens: int = 0
+    """Most output tokens of each choice; 0: the model's own limit."""
+    max_prompt_tokens: int = 0
+    """Longest prompt; 0: the model's own limit."""
+    choices: int = 1
     lookaside: bool = False
     """True when the client streams from the worker itself."""
     deadline: float | None = None

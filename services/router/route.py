@@ -6,7 +6,6 @@ import asyncio
 
 import grpc
 
-from chiron.internal.v1 import worker_pb2
 from chiron.v1 import inference_pb2 as pb
 from services.router.placer import Placer
 from services.router.request import PendingRequest
@@ -32,23 +31,19 @@ class Lookaside:
         placement = await self._placer.place(request, context.time_remaining())
         queued_s = self._time() - request.arrived
         trace.placed(placement, message.attempt, queued_s)
-        ticket = worker_pb2.Ticket(
-            request_id=request.request_id,
+        ticket = self._placer.tickets.issue(
+            request,
+            placement,
             attempt=message.attempt,
-            instance_id=placement.instance_id,
-            incarnation=placement.incarnation,
-            model=request.model,
-            request_class=int(request.request_class),  # type: ignore[arg-type]
-            priority=request.priority,
             slo=message.slo,
-            max_tokens=message.max_tokens,
             elapsed_ms=message.elapsed_ms + queued_s * 1000,
+            now=self._time(),
         )
         return pb.RouteResponse(
             instance_id=placement.instance_id,
             incarnation=placement.incarnation,
             address=placement.address,
-            ticket=ticket.SerializeToString(),
+            ticket=ticket,
             ticket_ttl_ms=self._ttl_ms,
             queued_ms=queued_s * 1000,
             request_id=request.request_id,

@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
-
 from chiron.internal.v1 import worker_pb2
 from chiron.requests.priority import engine_priority
 from chiron.requests.validation import check_generate
@@ -31,6 +29,9 @@ class Terms:
     engine_priority: int
     itl_slo_ms: float
     elapsed_ms: float
+    tenant: str
+    most_output_tokens: int
+    """Of each choice; 0: as many as the context has room for."""
 
 
 def check_request(request: pb.GenerateRequest) -> None:
@@ -40,25 +41,6 @@ def check_request(request: pb.GenerateRequest) -> None:
         violations.append(("resume", "not supported by this version"))
     if violations:
         raise ChironError.invalid(violations)
-
-
-def read_ticket(request: pb.GenerateRequest, instance_id: str, incarnation: int) -> worker_pb2.Ticket | None:
-    """The request's ticket. Raises ChironError: RETRY_ELSEWHERE for another instance's, INVALID_ARGUMENT."""
-    if not request.ticket:
-        return None
-    try:
-        ticket = worker_pb2.Ticket.FromString(request.ticket)
-    except DecodeError as error:
-        raise ChironError.invalid([("ticket", "cannot be read")]) from error
-    if (ticket.instance_id, ticket.incarnation) != (instance_id, incarnation):
-        raise ChironError(
-            Reason.RETRY_ELSEWHERE,
-            f"the ticket is for instance {ticket.instance_id} incarnation {ticket.incarnation}, "
-            f"this is {instance_id} incarnation {incarnation}",
-        )
-    if ticket.request_id != request.request_id:
-        raise ChironError.invalid([("ticket", f"was issued for request {ticket.request_id!r}")])
-    return ticket
 
 
 def settle_terms(
@@ -77,6 +59,8 @@ def settle_terms(
         engine_priority=engine_priority(request_class, source.priority),
         itl_slo_ms=slo.itl_ms,
         elapsed_ms=max(request.elapsed_ms, ticket.elapsed_ms if ticket else 0.0),
+        tenant=ticket.tenant if ticket else "",
+        most_output_tokens=ticket.max_tokens if ticket else 0,
     )
 
 
@@ -102,8 +86,17 @@ def check_role(role: types_pb2.Role.ValueType, request_class: types_pb2.RequestC
         )
 
 
-def fit_context(request: pb.GenerateRequest, prompt: Sequence[int], most_tokens: int) -> pb.SamplingParams:
-    """The request's sampling with max_tokens set. Raises ChironError naming both lengths over the context."""
+def fit_context(
+    request: pb.GenerateRequest, prompt: Sequence[int], most_tokens: int, most_output_tokens: int = 0
+) -> pb.SamplingParams:
+    """The request's sampling with max_tokens set. Raises ChironError naming both lengths over the context.
+
+    Args:
+        request: what came.
+        prompt: its tokens.
+        most_tokens: what the context holds.
+        most_output_tokens: what the ticket allows; 0: no limit.
+    """
     sampling = pb.SamplingParams()
     sampling.CopyFrom(request.sampling)
     asked = sampling.max_tokens if sampling.HasField("max_tokens") else max(1, sampling.min_tokens)
@@ -116,5 +109,6 @@ def fit_context(request: pb.GenerateRequest, prompt: Sequence[int], most_tokens:
         what = f"{asked_for} are over the context of {most_tokens}"
         raise ChironError.invalid([(field, what)])
     if not sampling.HasField("max_tokens"):
-        sampling.max_tokens = most_tokens - len(prompt)
+        room = most_tokens - len(prompt)
+        sampling.max_tokens = min(room, most_output_tokens) if most_output_tokens else room
     return sampling

@@ -35,6 +35,9 @@ class WorkerConfig:
     """host:port of the inference interface; port 0: any free one. The host is what the worker advertises."""
     max_waiting: int = 256
     """Requests beyond the batch size that are taken in to wait; further ones get RETRY_ELSEWHERE."""
+    require_tickets: bool = True
+    """Refuse requests without a ticket that a router signed. False is for a worker that is used alone,
+    without a cluster: whoever reaches its port may use it."""
     reader_stall_s: float = 60.0
     """A client that takes nothing for this long, in seconds, while output waits for it loses its stream."""
     drain_timeout_s: float = 30.0

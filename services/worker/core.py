@@ -21,6 +21,7 @@ from services.worker.model import engine_config
 from services.worker.preemptions import OwnPreemptions
 from services.worker.saturation import Saturation
 from services.worker.state import DRAINING, FAILED, LOADING, READY, SLEEPING, WorkerState
+from services.worker.tickets import TicketDesk
 
 REFRESH_S = 0.25
 """While tokens flow, subscribers hear at least this often how the KV cache fills."""
@@ -45,6 +46,12 @@ class Worker:
         self.live = LiveRequests()
         self.meter = Meter()
         self.finished = Finished()
+        self.tickets = TicketDesk(
+            config.instance_id,
+            config.incarnation,
+            required=config.require_tickets,
+            on_expired=self.load_board.touch,
+        )
         self.own_preemptions = OwnPreemptions()
         self.saturation = Saturation()
         self.engine: Engine | None = None
@@ -101,11 +108,16 @@ class Worker:
             raise ChironError(Reason.RETRY_ELSEWHERE, f"this worker is {self.state.describe()}")
         return self.engine
 
-    async def make_way(self, request_id: str, attempt: int) -> None:
+    async def make_way(self, request_id: str, attempt: int, tenant: str) -> None:
         """Ends an older live attempt of the same request. Raises ChironError (DUPLICATE_REQUEST)."""
         known = self.live.get(request_id)
         if known is None:
             return
+        if tenant != known.tenant:
+            # Ids are the clients' own choice; nobody may end another's request by guessing one.
+            raise ChironError(
+                Reason.DUPLICATE_REQUEST, f"request {request_id} is live here for another tenant"
+            )
         if attempt <= known.attempt:
             raise ChironError(
                 Reason.DUPLICATE_REQUEST,

@@ -25,6 +25,7 @@ from services.worker.engines.base import (
 from services.worker.live import LiveRequest
 from services.worker.pace import Pace
 from services.worker.spans import RequestSpan
+from services.worker.tickets import check_prompt
 from services.worker.wire import ResponseWriter
 
 SERVICE = "chiron.v1.InferenceService"
@@ -66,9 +67,8 @@ class InferenceServicer:
         self, request: pb.GenerateRequest, context: Context, arrival: float, span: RequestSpan
     ) -> None:
         worker = self._worker
-        config = worker.config
         admission.check_request(request)
-        ticket = admission.read_ticket(request, config.instance_id, config.incarnation)
+        ticket = worker.tickets.check(request, from_router=False)
         engine = worker.serving_engine()
         admission.check_target(request, worker.spec)
         terms = admission.settle_terms(request, ticket, worker.spec)
@@ -77,9 +77,12 @@ class InferenceServicer:
             prompt = engine.tokenize(request)
         except InvalidRequestError as error:
             raise ChironError.invalid([(error.field, error.description)]) from error
-        sampling = admission.fit_context(request, prompt, engine.info.max_context_tokens)
+        check_prompt(len(prompt), ticket)
+        sampling = admission.fit_context(
+            request, prompt, engine.info.max_context_tokens, terms.most_output_tokens
+        )
         span.admitted(terms.request_id, sampling)
-        await worker.make_way(terms.request_id, request.attempt)
+        await worker.make_way(terms.request_id, request.attempt, terms.tenant)
         task = asyncio.current_task()
         assert task is not None
         live = LiveRequest(
@@ -90,6 +93,7 @@ class InferenceServicer:
             priority=terms.engine_priority,
             itl_slo_ms=terms.itl_slo_ms,
             task=task,
+            tenant=terms.tenant,
         )
         order = EngineRequest(
             request_id=terms.request_id,

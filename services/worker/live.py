@@ -27,6 +27,8 @@ class LiveRequest:
     """0: none."""
     task: asyncio.Task[object]
     """The call that serves it."""
+    tenant: str = ""
+    """Who pays; empty where tenancy is off."""
     has_output: bool = False
     writing_since: float | None = None
     """Monotonic second at which the present write began; None between writes."""

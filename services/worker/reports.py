@@ -69,6 +69,7 @@ def load_response(worker: Worker, started: list[str], finished: list[str]) -> wo
             state=worker.state.value,
             started_request_ids=started,
             finished_request_ids=finished,
+            clock_ms=worker.tickets.clock_ms,
         )
 
 
@@ -98,6 +99,7 @@ def _load(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2
         kv_free_tokens=int(capacity * (1 - stats.kv_usage)),
         started_request_ids=started,
         finished_request_ids=finished,
+        clock_ms=worker.tickets.clock_ms,
         itl_mean_ms=worker.meter.recent_itl_ms(time.monotonic()),
     )
 

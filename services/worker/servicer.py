@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
 from chiron.rpc.errors import ChironError, Reason, abort
 from services.worker import reports
@@ -80,6 +81,12 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
         """Refused on the network."""
         await _refuse(context)
 
+    async def SetTicketKeys(
+        self, request: worker_pb2.SetTicketKeysRequest, context: Context
+    ) -> worker_pb2.SetTicketKeysResponse:
+        """Refused on the network."""
+        await _refuse(context)
+
 
 class ControlServicer(NetworkServicer):
     """What the node's agent may call: everything."""
@@ -140,6 +147,16 @@ class ControlServicer(NetworkServicer):
         """Answers when the engine serves again."""
         await _answer(self.worker.wake(), context)
         return worker_pb2.WakeResponse()
+
+    async def SetTicketKeys(
+        self, request: worker_pb2.SetTicketKeysRequest, context: Context
+    ) -> worker_pb2.SetTicketKeysResponse:
+        """Replaces the keys that tickets are checked with."""
+        try:
+            self.worker.tickets.set_keys(KeyRing.from_message(request.keys))
+        except KeyRingError as error:
+            await abort(context, ChironError.invalid([("keys", str(error))]))
+        return worker_pb2.SetTicketKeysResponse()
 
 
 async def _answer(call: Awaitable[T], context: Context) -> T:

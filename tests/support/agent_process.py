@@ -30,6 +30,8 @@ class AgentProcess:
             "restart_backoff_s": 0.05,
             "stop_grace_s": 5,
             "drain_timeout_s": 5,
+            # Requests come without a router here.
+            "worker_env": "CHIRON_WORKER_REQUIRE_TICKETS=false",
             **keys,
         }
         self._process: asyncio.subprocess.Process | None = None

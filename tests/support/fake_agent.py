@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
+from chiron.internal.v1 import auth_pb2, control_pb2_grpc
 from chiron.internal.v1 import control_pb2 as pb
-from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.servers import open_channel
 from chiron.v1 import cluster_pb2, types_pb2
 from tests.support.wait import eventually
@@ -35,6 +35,7 @@ class FakeAgent:
         highest_term: int = 0,
         state_id: str = "",
         interval_s: float = 0.1,
+        held: auth_pb2.TicketKeys | None = None,
     ) -> None:
         """Prepares an agent; `async with` connects it.
 
@@ -48,6 +49,7 @@ class FakeAgent:
             highest_term: as in AgentHello.
             state_id: as in AgentHello; empty: the same for all agents of this node id.
             interval_s: time between reports; 0: only on a change.
+            held: ticket keys that it has already.
         """
         self.node_id = node_id
         self.state_id = state_id or f"state of {node_id}"
@@ -57,12 +59,15 @@ class FakeAgent:
         self.statuses: dict[str, cluster_pb2.InstanceStatus] = {}
         self.welcome = pb.AgentWelcome()
         self.levels: list[pb.DesiredNode] = []
+        self.keys: list[auth_pb2.TicketKeys] = []
+        """What workers are to check tickets with, the newest last."""
         self.known: set[str] = set()
         self.obey, self.state, self.reason = obey, state, reason
         self.leaving = False
         """As in AgentReport."""
         self._highest_term, self._interval_s = highest_term, interval_s
         self._controller = controller
+        self._held = held
         self._sequence = 0
         self._writing = asyncio.Lock()
         self._channel: grpc.aio.Channel | None = None
@@ -91,6 +96,7 @@ class FakeAgent:
             agent_version="fake",
             highest_term=self._highest_term,
             state_id=self.state_id,
+            keys=self._held,
         )
         await self._call.write(pb.ConnectAgentRequest(hello=hello))
         first = await self._call.read()
@@ -151,6 +157,9 @@ class FakeAgent:
     async def _read(self) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):
             while (message := await self._call.read()) is not grpc.aio.EOF:
+                if message.HasField("keys"):
+                    self.keys.append(message.keys)
+                    continue
                 self.levels.append(message.desired)
                 self.known = {one.instance_id for one in message.desired.instances}
                 if self.obey:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import grpc
 
+from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import control_pb2, control_pb2_grpc
 from chiron.rpc.servers import Server
 from chiron.v1 import cluster_pb2, types_pb2
@@ -89,6 +90,10 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
             instances=list(instances),
         )
         self._outbox.put_nowait(control_pb2.ConnectAgentResponse(desired=self.desired))
+
+    def send_keys(self, ring: KeyRing) -> None:
+        """Sends keys of tickets."""
+        self._outbox.put_nowait(control_pb2.ConnectAgentResponse(keys=ring.to_message()))
 
     def instance(self, instance_id: str) -> control_pb2.InstanceReport | None:
         """The newest report of an instance."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
+from chiron.internal.v1 import auth_pb2, control_pb2_grpc
 from chiron.internal.v1 import control_pb2 as pb
-from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.servers import open_channel
 
 
@@ -18,7 +18,13 @@ class FakeRouter:
     """Takes snapshots and deltas; a delta that does not follow is an assertion error."""
 
     def __init__(
-        self, controller: str, *, router_id: str = "router", epoch: int = 0, reading: bool = True
+        self,
+        controller: str,
+        *,
+        router_id: str = "router",
+        epoch: int = 0,
+        reading: bool = True,
+        held: auth_pb2.TicketKeys | None = None,
     ) -> None:
         """Prepares a router; `async with` connects it.
 
@@ -27,13 +33,17 @@ class FakeRouter:
             router_id: its id.
             epoch: the epoch that it claims to hold.
             reading: read what comes at once; else only by `read`.
+            held: ticket keys that it has already.
         """
         self.epoch = epoch
         self.models: dict[str, pb.RoutedModel] = {}
         self.instances: dict[str, pb.RoutedInstance] = {}
         self.snapshots = 0
         self.deltas = 0
+        self.keys: list[auth_pb2.TicketKeys] = []
+        """What tickets are to be signed with, the newest last."""
         self.error: BaseException | None = None
+        self._held = held
         self._controller, self._router_id, self._reading = controller, router_id, reading
         self._channel: grpc.aio.Channel | None = None
         self._call: Any = None
@@ -42,7 +52,9 @@ class FakeRouter:
     async def __aenter__(self) -> FakeRouter:
         self._channel = open_channel(self._controller)
         self._call = control_pb2_grpc.ControlServiceStub(self._channel).ConnectRouter()  # type: ignore[call-arg]
-        hello = pb.RouterHello(router_id=self._router_id, address="127.0.0.1:50051", epoch=self.epoch)
+        hello = pb.RouterHello(
+            router_id=self._router_id, address="127.0.0.1:50051", epoch=self.epoch, keys=self._held
+        )
         await self._call.write(pb.ConnectRouterRequest(hello=hello))
         if self._reading:
             self._task = asyncio.create_task(self._read_all())
@@ -74,6 +86,9 @@ class FakeRouter:
             self.models = {one.name: one for one in message.snapshot.models}
             self.instances = {one.instance_id: one for one in message.snapshot.instances}
             return True
+        if message.HasField("keys"):
+            self.keys.append(message.keys)
+            return await self.read()
         delta = message.delta
         assert delta.epoch == self.epoch + 1, f"epoch {delta.epoch} after {self.epoch}"
         self.deltas += 1

@@ -69,6 +69,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self._changed.set()
         return worker_pb2.SetWorkerRoleResponse()
 
+    async def SetTicketKeys(
+        self, request: worker_pb2.SetTicketKeysRequest, context: object
+    ) -> worker_pb2.SetTicketKeysResponse:
+        return worker_pb2.SetTicketKeysResponse()
+
     async def Drain(self, request: worker_pb2.DrainRequest, context: object) -> worker_pb2.DrainResponse:
         self.become(types_pb2.INSTANCE_STATE_DRAINING)
         wanted = float(self._arguments.get("drain_time_s", 0))

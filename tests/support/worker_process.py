@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from chiron.auth.tickets import sign
 from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
 from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2 as pb
@@ -98,6 +99,8 @@ def worker_arguments(folder: Path, spec: Mapping[str, Any], **settings: Any) -> 
         "incarnation": 7,
         "spec_file": spec_file,
         "socket": folder / "w.sock",
+        # Used alone, without a router; what tickets are for is tested where they are.
+        "require_tickets": "false",
         **settings,
     }
     command = [sys.executable, "-m", "services.worker"]
@@ -134,6 +137,12 @@ async def worker_process(
 def slots(counts: types_pb2.ClassCounts) -> int:
     """Both classes together."""
     return counts.interactive + counts.batch
+
+
+def ticket(**fields: Any) -> bytes:
+    """An unsigned ticket for request `r` at the worker of `worker_process`."""
+    defaults = {"request_id": "r", "model": "toy", "instance_id": "toy-000001", "incarnation": 7}
+    return sign(worker_pb2.Ticket(**(defaults | fields)), None)
 
 
 def request(prompt: str = "Tell me about the sea.", **fields: Any) -> pb.GenerateRequest:

@@ -47,6 +47,18 @@ class Reason(Enum):
     BUSY = grpc.StatusCode.FAILED_PRECONDITION
     STALE_TERM = grpc.StatusCode.FAILED_PRECONDITION
     NOT_CONTROL_SOCKET = grpc.StatusCode.PERMISSION_DENIED
+    TICKET_REQUIRED = grpc.StatusCode.UNAUTHENTICATED
+    """A worker was called without a ticket, and not by a router."""
+    TICKET_INVALID = grpc.StatusCode.UNAUTHENTICATED
+    """Unreadable, unsigned, or its signature does not fit it."""
+    TICKET_KEY_UNKNOWN = grpc.StatusCode.UNAUTHENTICATED
+    """Signed with a key that is not accepted (any more); a new ticket may be."""
+    TICKET_EXPIRED = grpc.StatusCode.UNAUTHENTICATED
+    """It was not used in time; ask for a new one."""
+    TICKET_USED = grpc.StatusCode.UNAUTHENTICATED
+    """A ticket counts once."""
+    TICKET_MISMATCH = grpc.StatusCode.PERMISSION_DENIED
+    """The request asks for something else, or for more, than its ticket says."""
     INTERNAL = grpc.StatusCode.INTERNAL
 
 

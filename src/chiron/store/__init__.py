@@ -12,6 +12,7 @@ from chiron.store.contract import (
 )
 from chiron.store.memory import MemoryStore
 from chiron.store.records import (
+    TICKET_KEYS,
     Change,
     DecisionRecord,
     GpuRecord,
@@ -23,9 +24,11 @@ from chiron.store.records import (
     Observed,
     Record,
     Snapshot,
+    TicketKeysRecord,
 )
 
 __all__ = [
+    "TICKET_KEYS",
     "Change",
     "CompactedError",
     "ConflictError",
@@ -43,6 +46,7 @@ __all__ = [
     "RefusedError",
     "Snapshot",
     "Store",
+    "TicketKeysRecord",
     "TooLargeError",
     "Transaction",
     "UnavailableError",

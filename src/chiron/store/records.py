@@ -17,6 +17,7 @@ class Kind(StrEnum):
     MODEL = "model"
     NODE = "node"
     INSTANCE = "instance"
+    TICKET_KEYS = "ticket_keys"
 
 
 Key = tuple[Kind, str]
@@ -112,7 +113,23 @@ class InstanceRecord:
         return Kind.INSTANCE, self.instance_id
 
 
-Record = ModelRecord | NodeRecord | InstanceRecord
+@dataclass(frozen=True, slots=True)
+class TicketKeysRecord:
+    """The keys that tickets are signed with; there is one record of it."""
+
+    ring: bytes = field(repr=False)
+    """The serialised keys: secret, never shown and never logged."""
+    rotated_unix_ms: int = 0
+    """Wall clock of the last rotation, which is what keys are kept by."""
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return TICKET_KEYS
+
+
+TICKET_KEYS: Key = (Kind.TICKET_KEYS, "ring")
+Record = ModelRecord | NodeRecord | InstanceRecord | TicketKeysRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +171,12 @@ class Snapshot:
     instances: Mapping[str, InstanceRecord] = field(default_factory=lambda: MappingProxyType({}))
     revisions: Mapping[Key, int] = field(default_factory=lambda: MappingProxyType({}))
     """Revision of each record's last change; a key that is not there counts as 0."""
+    ticket_keys: TicketKeysRecord | None = None
 
     def after(self, change: Change) -> Snapshot:
         """The state once `change` has happened; this one stays as it is."""
         models, nodes, instances = dict(self.models), dict(self.nodes), dict(self.instances)
-        revisions = dict(self.revisions)
+        revisions, ticket_keys = dict(self.revisions), self.ticket_keys
         for record in change.puts:
             revisions[record.key] = change.revision
             match record:
@@ -168,6 +186,8 @@ class Snapshot:
                     nodes[record.node_id] = record
                 case InstanceRecord():
                     instances[record.instance_id] = record
+                case TicketKeysRecord():
+                    ticket_keys = record
         for kind, name in change.deletes:
             revisions.pop((kind, name), None)
             match kind:
@@ -177,10 +197,13 @@ class Snapshot:
                     nodes.pop(name, None)
                 case Kind.INSTANCE:
                     instances.pop(name, None)
+                case Kind.TICKET_KEYS:
+                    ticket_keys = None
         return Snapshot(
             change.revision,
             MappingProxyType(models),
             MappingProxyType(nodes),
             MappingProxyType(instances),
             MappingProxyType(revisions),
+            ticket_keys,
         )

@@ -8,6 +8,7 @@ import contextlib
 import grpc
 import pytest
 
+from chiron.auth.tickets import open_unsigned
 from chiron.rpc.errors import ChironError, Reason, reason_of
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
@@ -57,7 +58,8 @@ async def test_passes_the_request_on_with_id_attempt_and_time_spent(start_worker
     assert got.request_id
     assert got.elapsed_ms >= 40.0
     assert got.attempt == 2
-    assert got.ticket == b""
+    ticket = open_unsigned(got.ticket)
+    assert (ticket.instance_id, ticket.request_id, ticket.attempt) == ("a", got.request_id, 2)
     for field in ("request_id", "elapsed_ms", "ticket"):
         got.ClearField(field)
         sent.ClearField(field)

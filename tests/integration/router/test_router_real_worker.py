@@ -41,6 +41,7 @@ async def start_real(tmp_path: Path, stack):
             "spec_file": str(file),
             "socket": str(tmp_path / f"{instance_id}.sock"),
             "listen": "127.0.0.1:0",
+            "require_tickets": "false",
         }
         arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         process = await asyncio.create_subprocess_exec(

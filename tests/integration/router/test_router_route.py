@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from chiron.auth.tickets import open_unsigned
 from chiron.internal.v1 import worker_pb2
 from chiron.rpc.errors import reason_of
 from chiron.v1 import inference_pb2 as pb
@@ -32,9 +33,11 @@ async def test_the_ticket_names_request_and_instance(start_worker, start_router)
     )
     assert (answer.instance_id, answer.incarnation, answer.address) == ("a", 7, worker.address)
     assert (answer.request_id, answer.ticket_ttl_ms) == ("r", 2000)
-    ticket = worker_pb2.Ticket.FromString(answer.ticket)
+    ticket = open_unsigned(answer.ticket)
     assert ticket.elapsed_ms >= 30
-    ticket.ClearField("elapsed_ms")
+    assert ticket.expires_at_ms > 0
+    for field in ("elapsed_ms", "expires_at_ms", "nonce"):
+        ticket.ClearField(field)
     assert ticket == worker_pb2.Ticket(
         request_id="r",
         attempt=1,
@@ -45,6 +48,7 @@ async def test_the_ticket_names_request_and_instance(start_worker, start_router)
         priority=5,
         slo=types_pb2.Slo(ttft_ms=200),
         max_tokens=9,
+        max_choices=1,
     )
 
 
@@ -52,7 +56,7 @@ async def test_a_request_without_an_id_gets_one(start_worker, start_router) -> N
     router = await start_router(await start_worker("a"))
     answer = await router.stub.Route(route(""))
     assert answer.request_id
-    assert worker_pb2.Ticket.FromString(answer.ticket).request_id == answer.request_id
+    assert open_unsigned(answer.ticket).request_id == answer.request_id
 
 
 async def test_a_ticket_reserves_its_slot_until_the_worker_counts_the_request(

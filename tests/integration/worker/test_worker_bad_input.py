@@ -68,7 +68,6 @@ async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Work
         ),
         ("sampling.logit_bias", {"sampling": {"logit_bias": {4_000_000_000: 1.0}}}),
         ("resume", {"resume": pb.ResumeState(delivered_token_ids=[1])}),
-        ("ticket", {"ticket": b"\xff\xff"}),
     ],
 )
 async def test_a_bad_field_is_named(worker: WorkerProcess, field: str, fields: dict[str, Any]) -> None:

@@ -14,7 +14,15 @@ from chiron.rpc.errors import reason_of
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc, types_pb2
 from tests.support.wait import eventually
-from tests.support.worker_process import WorkerProcess, failure, read_all, request, slots, worker_process
+from tests.support.worker_process import (
+    WorkerProcess,
+    failure,
+    read_all,
+    request,
+    slots,
+    ticket,
+    worker_process,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SPEC = {
@@ -177,14 +185,9 @@ async def test_a_slow_reader_delays_nobody(worker: WorkerProcess) -> None:
     assert len(rest) < 900, "what waited for the reader was merged"
 
 
-def _ticket(**fields: object) -> bytes:
-    defaults: dict[str, object] = {"request_id": "r", "instance_id": "toy-000001", "incarnation": 7}
-    return worker_pb2.Ticket(**(defaults | fields)).SerializeToString()  # type: ignore[arg-type]
-
-
 async def test_a_ticket_for_this_incarnation_is_taken(worker: WorkerProcess) -> None:
-    ticket = _ticket(elapsed_ms=9_000.0, request_class=types_pb2.REQUEST_CLASS_BATCH)
-    deltas = await read_all(worker.inference.Generate(request(request_id="r", ticket=ticket)))
+    given = ticket(elapsed_ms=9_000.0, request_class=types_pb2.REQUEST_CLASS_BATCH)
+    deltas = await read_all(worker.inference.Generate(request(request_id="r", ticket=given)))
     assert deltas[-1].timing.ttft_ms > 9_000
 
 
@@ -192,7 +195,7 @@ async def test_a_ticket_for_this_incarnation_is_taken(worker: WorkerProcess) -> 
 async def test_a_ticket_for_another_instance_is_sent_elsewhere(
     worker: WorkerProcess, other: dict[str, object]
 ) -> None:
-    error = await failure(worker.inference.Generate(request(request_id="r", ticket=_ticket(**other))))
+    error = await failure(worker.inference.Generate(request(request_id="r", ticket=ticket(**other))))
     assert reason_of(error) == "RETRY_ELSEWHERE"
 
 

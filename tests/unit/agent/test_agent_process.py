@@ -13,6 +13,7 @@ import pytest
 from services.local_agent import live_worker, procfs
 from services.local_agent.live_worker import LiveWorker
 from services.local_agent.process import WorkerProcess
+from services.local_agent.ticket_keys import TicketKeys
 from services.local_agent.worker_link import WorkerLink
 from tests.support.wait import eventually
 
@@ -99,6 +100,7 @@ async def test_the_log_of_a_running_worker_is_bounded_and_the_worker_writes_on(
         log,
         log_bytes=100,
         statistics_interval_ms=1000,
+        keys=TicketKeys(),
         on_statistics=lambda _: None,
         on_exit=lambda _: None,
     )

@@ -53,6 +53,11 @@ def test_every_reason_of_the_servers_arrives_by_name(reason):
         (Reason.BUSY, errors.FailedPrecondition),
         (Reason.NOT_CONTROL_SOCKET, errors.PermissionDenied),
         (Reason.INTERNAL, errors.InternalError),
+        (Reason.TICKET_EXPIRED, errors.TicketExpired),
+        (Reason.TICKET_KEY_UNKNOWN, errors.TicketExpired),
+        (Reason.TICKET_REQUIRED, errors.Unauthenticated),
+        (Reason.TICKET_USED, errors.Unauthenticated),
+        (Reason.TICKET_MISMATCH, errors.PermissionDenied),
     ],
 )
 def test_reasons_map_to_classes(reason, kind):

@@ -21,6 +21,7 @@ from chiron.client.errors import (
     DeadlineExceeded,
     RetryElsewhere,
     StreamInterrupted,
+    TicketExpired,
     Unavailable,
 )
 from chiron.client.network import Network
@@ -29,7 +30,7 @@ from chiron.client.request import route_request
 from chiron.client.tracing import RequestSpan, start_span
 from chiron.v1 import inference_pb2 as pb
 
-_RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted)
+_RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted, TicketExpired)
 """Errors of one instance or connection, not of the request."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 """Bounds of the time to wait, where no router says how long, once every router has turned a request away."""

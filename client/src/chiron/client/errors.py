@@ -121,6 +121,10 @@ class Unauthenticated(ChironError):
     """No credentials, or wrong ones."""
 
 
+class TicketExpired(Unauthenticated):
+    """A worker no longer takes the router's ticket; every attempt with a new one ended like this."""
+
+
 class PermissionDenied(ChironError):
     """These credentials may not do this."""
 
@@ -157,6 +161,8 @@ _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {
     (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"): ModelNotFound,
     (grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND"): AdapterNotFound,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"): QueueFull,
+    (grpc.StatusCode.UNAUTHENTICATED, "TICKET_EXPIRED"): TicketExpired,
+    (grpc.StatusCode.UNAUTHENTICATED, "TICKET_KEY_UNKNOWN"): TicketExpired,
     (grpc.StatusCode.UNAVAILABLE, ""): ConnectionLost,
     (grpc.StatusCode.UNAVAILABLE, "NO_INSTANCE"): NoInstance,
     (grpc.StatusCode.UNAVAILABLE, "RETRY_ELSEWHERE"): RetryElsewhere,

@@ -100,6 +100,7 @@ def route_request(request: pb.GenerateRequest) -> pb.RouteRequest:
         adapter=request.adapter,
         prompt_tokens=estimate_prompt_tokens(request),
         max_tokens=request.sampling.max_tokens,
+        choices=request.sampling.n,
     )
 
 

@@ -683,6 +683,7 @@ class RouteRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
     EXCLUDED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     request_class: _types_pb2.RequestClass.ValueType
@@ -696,6 +697,8 @@ class RouteRequest(_message.Message):
     attempt: _builtins.int
     elapsed_ms: _builtins.float
     """As GenerateRequest.elapsed_ms."""
+    choices: _builtins.int
+    """As SamplingParams.n; 0: 1."""
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
     @_builtins.property
@@ -721,10 +724,11 @@ class RouteRequest(_message.Message):
         attempt: _builtins.int = ...,
         elapsed_ms: _builtins.float = ...,
         excluded_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        choices: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from chiron.internal.v1 import auth_pb2 as _auth_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
 from chiron.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
@@ -78,6 +79,7 @@ class AgentHello(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     HIGHEST_TERM_FIELD_NUMBER: _builtins.int
     STATE_ID_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     host: _builtins.str
     """Host that workers on this node advertise."""
@@ -90,6 +92,10 @@ class AgentHello(_message.Message):
     """
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.Gpu]: ...
+    @_builtins.property
+    def keys(self) -> _auth_pb2.TicketKeys:
+        """The keys that it holds; a controller whose store kept none goes on with them."""
+
     def __init__(
         self,
         *,
@@ -99,10 +105,11 @@ class AgentHello(_message.Message):
         agent_version: _builtins.str = ...,
         highest_term: _builtins.int = ...,
         state_id: _builtins.str = ...,
+        keys: _auth_pb2.TicketKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "highest_term", b"highest_term", "host", b"host", "node_id", b"node_id", "state_id", b"state_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "highest_term", b"highest_term", "host", b"host", "keys", b"keys", "node_id", b"node_id", "state_id", b"state_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,21 +185,27 @@ class ConnectAgentResponse(_message.Message):
 
     WELCOME_FIELD_NUMBER: _builtins.int
     DESIRED_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___AgentWelcome: ...
     @_builtins.property
     def desired(self) -> Global___DesiredNode: ...
+    @_builtins.property
+    def keys(self) -> _auth_pb2.TicketKeys:
+        """For the node's workers: at the start, and after each rotation."""
+
     def __init__(
         self,
         *,
         welcome: Global___AgentWelcome | None = ...,
         desired: Global___DesiredNode | None = ...,
+        keys: _auth_pb2.TicketKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "keys", b"keys", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "keys", b"keys", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired", "keys"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -342,21 +355,27 @@ class RouterHello(_message.Message):
     ROUTER_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     address: _builtins.str
     """host:port of the router's InferenceService."""
     epoch: _builtins.int
     """Epoch of the table it holds; 0: none."""
+    @_builtins.property
+    def keys(self) -> _auth_pb2.TicketKeys:
+        """As AgentHello.keys."""
+
     def __init__(
         self,
         *,
         router_id: _builtins.str = ...,
         address: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        keys: _auth_pb2.TicketKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "router_id", b"router_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "keys", b"keys", "router_id", b"router_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,21 +510,27 @@ class ConnectRouterResponse(_message.Message):
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___RoutingTable: ...
     @_builtins.property
     def delta(self) -> Global___RoutingDelta: ...
+    @_builtins.property
+    def keys(self) -> _auth_pb2.TicketKeys:
+        """Before the first table, and after each rotation."""
+
     def __init__(
         self,
         *,
         snapshot: Global___RoutingTable | None = ...,
         delta: Global___RoutingDelta | None = ...,
+        keys: _auth_pb2.TicketKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "message", b"message", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "keys", b"keys", "message", b"message", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "message", b"message", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "keys", b"keys", "message", b"message", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["snapshot", "delta"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["snapshot", "delta", "keys"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from chiron.internal.v1 import auth_pb2 as chiron_dot_internal_dot_v1_dot_auth__pb2
 from chiron.internal.v1 import control_pb2 as chiron_dot_internal_dot_v1_dot_control__pb2
 from chiron.v1 import cluster_pb2 as chiron_dot_v1_dot_cluster__pb2
 from chiron.v1 import types_pb2 as chiron_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63hiron/internal/v1/state.proto\x12\x12\x63hiron.internal.v1\x1a chiron/internal/v1/control.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\\\n\nStoredHead\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x11\n\tdecisions\x18\x03 \x01(\x04\x12\x11\n\tcommit_id\x18\x04 \x01(\x0c\"B\n\nStoredTerm\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x0c\"\xdc\x01\n\x0cStoredRecord\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x30\n\x05model\x18\x03 \x01(\x0b\x32\x1f.chiron.internal.v1.StoredModelH\x00\x12.\n\x04node\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.StoredNodeH\x00\x12\x36\n\x08instance\x18\x05 \x01(\x0b\x32\".chiron.internal.v1.StoredInstanceH\x00\x42\x08\n\x06record\"\x84\x01\n\x0bStoredModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x03 \x01(\x04\x12\x17\n\x0frollout_version\x18\x04 \x01(\x04\x12\x19\n\x11\x64\x65sired_instances\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65leted\x18\x06 \x01(\x08\"r\n\nStoredNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\x9a\x02\n\x0eStoredInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x13\n\x0bgpu_indexes\x18\x04 \x03(\r\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x0c\n\x04spec\x18\x06 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x07 \x01(\x04\x12\x31\n\x07\x64\x65sired\x18\x08 \x01(\x0e\x32 .chiron.internal.v1.DesiredState\x12\x12\n\ngeneration\x18\t \x01(\x04\x12\x34\n\x08observed\x18\n \x01(\x0b\x32\".chiron.internal.v1.StoredObserved\"\x81\x01\n\x0eStoredObserved\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\"`\n\x0fStoredDecisions\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x35\n\tdecisions\x18\x02 \x03(\x0b\x32\".chiron.internal.v1.StoredDecision\"\x90\x02\n\x0eStoredDecision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x14\n\x0ctime_unix_ms\x18\x02 \x01(\x03\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12@\n\x07numbers\x18\t \x03(\x0b\x32/.chiron.internal.v1.StoredDecision.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63hiron/internal/v1/state.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a chiron/internal/v1/control.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\\\n\nStoredHead\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x11\n\tdecisions\x18\x03 \x01(\x04\x12\x11\n\tcommit_id\x18\x04 \x01(\x0c\"B\n\nStoredTerm\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x0c\"\x99\x02\n\x0cStoredRecord\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x30\n\x05model\x18\x03 \x01(\x0b\x32\x1f.chiron.internal.v1.StoredModelH\x00\x12.\n\x04node\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.StoredNodeH\x00\x12\x36\n\x08instance\x18\x05 \x01(\x0b\x32\".chiron.internal.v1.StoredInstanceH\x00\x12;\n\x0bticket_keys\x18\x06 \x01(\x0b\x32$.chiron.internal.v1.StoredTicketKeysH\x00\x42\x08\n\x06record\"\x84\x01\n\x0bStoredModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x03 \x01(\x04\x12\x17\n\x0frollout_version\x18\x04 \x01(\x04\x12\x19\n\x11\x64\x65sired_instances\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65leted\x18\x06 \x01(\x08\"r\n\nStoredNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\x9a\x02\n\x0eStoredInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x13\n\x0bgpu_indexes\x18\x04 \x03(\r\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x0c\n\x04spec\x18\x06 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x07 \x01(\x04\x12\x31\n\x07\x64\x65sired\x18\x08 \x01(\x0e\x32 .chiron.internal.v1.DesiredState\x12\x12\n\ngeneration\x18\t \x01(\x04\x12\x34\n\x08observed\x18\n \x01(\x0b\x32\".chiron.internal.v1.StoredObserved\"\x81\x01\n\x0eStoredObserved\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\"Y\n\x10StoredTicketKeys\x12,\n\x04keys\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\x12\x17\n\x0frotated_unix_ms\x18\x02 \x01(\x03\"`\n\x0fStoredDecisions\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x35\n\tdecisions\x18\x02 \x03(\x0b\x32\".chiron.internal.v1.StoredDecision\"\x90\x02\n\x0eStoredDecision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x14\n\x0ctime_unix_ms\x18\x02 \x01(\x03\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12@\n\x07numbers\x18\t \x03(\x0b\x32/.chiron.internal.v1.StoredDecision.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,24 +37,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STOREDDECISION_NUMBERSENTRY']._loaded_options = None
   _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_options = b'8\001'
-  _globals['_STOREDHEAD']._serialized_start=136
-  _globals['_STOREDHEAD']._serialized_end=228
-  _globals['_STOREDTERM']._serialized_start=230
-  _globals['_STOREDTERM']._serialized_end=296
-  _globals['_STOREDRECORD']._serialized_start=299
-  _globals['_STOREDRECORD']._serialized_end=519
-  _globals['_STOREDMODEL']._serialized_start=522
-  _globals['_STOREDMODEL']._serialized_end=654
-  _globals['_STOREDNODE']._serialized_start=656
-  _globals['_STOREDNODE']._serialized_end=770
-  _globals['_STOREDINSTANCE']._serialized_start=773
-  _globals['_STOREDINSTANCE']._serialized_end=1055
-  _globals['_STOREDOBSERVED']._serialized_start=1058
-  _globals['_STOREDOBSERVED']._serialized_end=1187
-  _globals['_STOREDDECISIONS']._serialized_start=1189
-  _globals['_STOREDDECISIONS']._serialized_end=1285
-  _globals['_STOREDDECISION']._serialized_start=1288
-  _globals['_STOREDDECISION']._serialized_end=1560
-  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_start=1514
-  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_end=1560
+  _globals['_STOREDHEAD']._serialized_start=167
+  _globals['_STOREDHEAD']._serialized_end=259
+  _globals['_STOREDTERM']._serialized_start=261
+  _globals['_STOREDTERM']._serialized_end=327
+  _globals['_STOREDRECORD']._serialized_start=330
+  _globals['_STOREDRECORD']._serialized_end=611
+  _globals['_STOREDMODEL']._serialized_start=614
+  _globals['_STOREDMODEL']._serialized_end=746
+  _globals['_STOREDNODE']._serialized_start=748
+  _globals['_STOREDNODE']._serialized_end=862
+  _globals['_STOREDINSTANCE']._serialized_start=865
+  _globals['_STOREDINSTANCE']._serialized_end=1147
+  _globals['_STOREDOBSERVED']._serialized_start=1150
+  _globals['_STOREDOBSERVED']._serialized_end=1279
+  _globals['_STOREDTICKETKEYS']._serialized_start=1281
+  _globals['_STOREDTICKETKEYS']._serialized_end=1370
+  _globals['_STOREDDECISIONS']._serialized_start=1372
+  _globals['_STOREDDECISIONS']._serialized_end=1468
+  _globals['_STOREDDECISION']._serialized_start=1471
+  _globals['_STOREDDECISION']._serialized_end=1743
+  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_start=1697
+  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_end=1743
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from chiron.internal.v1 import auth_pb2 as _auth_pb2
 from chiron.internal.v1 import control_pb2 as _control_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
 from chiron.v1 import types_pb2 as _types_pb2
@@ -94,6 +95,7 @@ class StoredRecord(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    TICKET_KEYS_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
     revision: _builtins.int
     """Revision of the state at which it was written."""
@@ -103,6 +105,8 @@ class StoredRecord(_message.Message):
     def node(self) -> Global___StoredNode: ...
     @_builtins.property
     def instance(self) -> Global___StoredInstance: ...
+    @_builtins.property
+    def ticket_keys(self) -> Global___StoredTicketKeys: ...
     def __init__(
         self,
         *,
@@ -111,12 +115,13 @@ class StoredRecord(_message.Message):
         model: Global___StoredModel | None = ...,
         node: Global___StoredNode | None = ...,
         instance: Global___StoredInstance | None = ...,
+        ticket_keys: Global___StoredTicketKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "node", b"node", "record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "ticket_keys", b"ticket_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "revision", b"revision", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "revision", b"revision", "schema_version", b"schema_version", "ticket_keys", b"ticket_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["model", "node", "instance"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["model", "node", "instance", "ticket_keys"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -268,6 +273,30 @@ class StoredObserved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredObserved: _TypeAlias = StoredObserved  # noqa: Y015
+
+@_typing.final
+class StoredTicketKeys(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    ROTATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    rotated_unix_ms: _builtins.int
+    """Wall clock of the last rotation."""
+    @_builtins.property
+    def keys(self) -> _auth_pb2.TicketKeys: ...
+    def __init__(
+        self,
+        *,
+        keys: _auth_pb2.TicketKeys | None = ...,
+        rotated_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "rotated_unix_ms", b"rotated_unix_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredTicketKeys: _TypeAlias = StoredTicketKeys  # noqa: Y015
 
 @_typing.final
 class StoredDecisions(_message.Message):

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from chiron.internal.v1 import auth_pb2 as _auth_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
 from chiron.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
@@ -55,6 +56,7 @@ class WatchLoadResponse(_message.Message):
     STARTED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     FINISHED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     ITL_MEAN_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_MS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     role: _types_pb2.Role.ValueType
@@ -65,6 +67,8 @@ class WatchLoadResponse(_message.Message):
     """Free KV cache, in tokens."""
     itl_mean_ms: _builtins.float
     """Mean time between tokens over the last second, in milliseconds; 0 when nothing ran."""
+    clock_ms: _builtins.float
+    """The worker's own clock when it wrote this, in milliseconds since its incarnation began. Tickets expire by it."""
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
     @_builtins.property
@@ -89,10 +93,11 @@ class WatchLoadResponse(_message.Message):
         started_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         finished_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         itl_mean_ms: _builtins.float = ...,
+        clock_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "finished_request_ids", b"finished_request_ids", "incarnation", b"incarnation", "instance_id", b"instance_id", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "incarnation", b"incarnation", "instance_id", b"instance_id", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,8 +438,43 @@ class WakeResponse(_message.Message):
 Global___WakeResponse: _TypeAlias = WakeResponse  # noqa: Y015
 
 @_typing.final
+class SetTicketKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _auth_pb2.TicketKeys: ...
+    def __init__(
+        self,
+        *,
+        keys: _auth_pb2.TicketKeys | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTicketKeysRequest: _TypeAlias = SetTicketKeysRequest  # noqa: Y015
+
+@_typing.final
+class SetTicketKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTicketKeysResponse: _TypeAlias = SetTicketKeysResponse  # noqa: Y015
+
+@_typing.final
 class Ticket(_message.Message):
-    """What RouteResponse.ticket carries."""
+    """What one attempt of one request may do at one worker. SignedTicket carries it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -449,6 +489,10 @@ class Ticket(_message.Message):
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    MAX_CHOICES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     instance_id: _builtins.str
@@ -461,6 +505,14 @@ class Ticket(_message.Message):
     max_tokens: _builtins.int
     elapsed_ms: _builtins.float
     """Time spent before the ticket was issued, in milliseconds."""
+    tenant: _builtins.str
+    """Who pays; empty where tenancy is off."""
+    expires_at_ms: _builtins.float
+    """By the worker's clock (WatchLoadResponse.clock_ms), when the ticket can be used no more."""
+    nonce: _builtins.bytes
+    """Makes the ticket unlike any other."""
+    max_choices: _builtins.int
+    """Most choices; 0: no limit."""
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
     def __init__(
@@ -477,10 +529,14 @@ class Ticket(_message.Message):
         max_prompt_tokens: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
         elapsed_ms: _builtins.float = ...,
+        tenant: _builtins.str = ...,
+        expires_at_ms: _builtins.float = ...,
+        nonce: _builtins.bytes = ...,
+        max_choices: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "elapsed_ms", b"elapsed_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "max_prompt_tokens", b"max_prompt_tokens", "max_tokens", b"max_tokens", "model", b"model", "priority", b"priority", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "elapsed_ms", b"elapsed_ms", "expires_at_ms", b"expires_at_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "max_choices", b"max_choices", "max_prompt_tokens", b"max_prompt_tokens", "max_tokens", b"max_tokens", "model", b"model", "nonce", b"nonce", "priority", b"priority", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,6 +76,11 @@ class WorkerServiceStub(object):
                 request_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.WakeRequest.SerializeToString,
                 response_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.WakeResponse.FromString,
                 _registered_method=True)
+        self.SetTicketKeys = channel.unary_unary(
+                '/chiron.internal.v1.WorkerService/SetTicketKeys',
+                request_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.SetTicketKeysRequest.SerializeToString,
+                response_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.SetTicketKeysResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -138,6 +143,13 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTicketKeys(self, request, context):
+        """Replaces the keys that tickets are checked with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +192,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Wake,
                     request_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.WakeRequest.FromString,
                     response_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.WakeResponse.SerializeToString,
+            ),
+            'SetTicketKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTicketKeys,
+                    request_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.SetTicketKeysRequest.FromString,
+                    response_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.SetTicketKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +417,33 @@ class WorkerService(object):
             '/chiron.internal.v1.WorkerService/Wake',
             chiron_dot_internal_dot_v1_dot_worker__pb2.WakeRequest.SerializeToString,
             chiron_dot_internal_dot_v1_dot_worker__pb2.WakeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTicketKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.internal.v1.WorkerService/SetTicketKeys',
+            chiron_dot_internal_dot_v1_dot_worker__pb2.SetTicketKeysRequest.SerializeToString,
+            chiron_dot_internal_dot_v1_dot_worker__pb2.SetTicketKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

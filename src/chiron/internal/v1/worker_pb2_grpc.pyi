@@ -34,6 +34,8 @@ class WorkerServiceStub:
     Sleep: _aio.UnaryUnaryMultiCallable[_worker_pb2.SleepRequest, _worker_pb2.SleepResponse]
     """Takes the weights off the GPU. FAILED_PRECONDITION while requests run."""
     Wake: _aio.UnaryUnaryMultiCallable[_worker_pb2.WakeRequest, _worker_pb2.WakeResponse]
+    SetTicketKeys: _aio.UnaryUnaryMultiCallable[_worker_pb2.SetTicketKeysRequest, _worker_pb2.SetTicketKeysResponse]
+    """Replaces the keys that tickets are checked with."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Control of one worker. Everything is served on a Unix socket (mode 0600) for the node's local agent;
@@ -103,5 +105,13 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.WakeRequest,
         context: _aio.ServicerContext[_worker_pb2.WakeRequest, _abc.Awaitable[_worker_pb2.WakeResponse]],
     ) -> _abc.Awaitable[_worker_pb2.WakeResponse]: ...
+
+    @_abc_1.abstractmethod
+    def SetTicketKeys(
+        self,
+        request: _worker_pb2.SetTicketKeysRequest,
+        context: _aio.ServicerContext[_worker_pb2.SetTicketKeysRequest, _abc.Awaitable[_worker_pb2.SetTicketKeysResponse]],
+    ) -> _abc.Awaitable[_worker_pb2.SetTicketKeysResponse]:
+        """Replaces the keys that tickets are checked with."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _aio.Server) -> None: ...

@@ -30,6 +30,7 @@ from chiron.store.records import (
     NodeRecord,
     Record,
     Snapshot,
+    TicketKeysRecord,
 )
 
 
@@ -183,6 +184,7 @@ def _snapshot(keys: Keys, kvs: Sequence[pb.KeyValue]) -> Snapshot:
     nodes: dict[str, NodeRecord] = {}
     instances: dict[str, InstanceRecord] = {}
     revisions: dict[Key, int] = {}
+    ticket_keys: TicketKeysRecord | None = None
     head = Head()
     for kv in kvs:
         if kv.key == keys.head:
@@ -197,12 +199,15 @@ def _snapshot(keys: Keys, kvs: Sequence[pb.KeyValue]) -> Snapshot:
                 nodes[record.node_id] = record
             case InstanceRecord():
                 instances[record.instance_id] = record
+            case TicketKeysRecord():
+                ticket_keys = record
     return Snapshot(
         head.revision,
         MappingProxyType(models),
         MappingProxyType(nodes),
         MappingProxyType(instances),
         MappingProxyType(revisions),
+        ticket_keys,
     )
 
 

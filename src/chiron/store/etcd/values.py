@@ -14,6 +14,7 @@ from chiron.store.records import (
     NodeRecord,
     Observed,
     Record,
+    TicketKeysRecord,
 )
 from chiron.v1 import cluster_pb2
 
@@ -71,6 +72,9 @@ def encode_record(record: Record, revision: int) -> bytes:
             stored.node.CopyFrom(_node(record))
         case InstanceRecord():
             stored.instance.CopyFrom(_instance(record))
+        case TicketKeysRecord():
+            stored.ticket_keys.keys.ParseFromString(record.ring)
+            stored.ticket_keys.rotated_unix_ms = record.rotated_unix_ms
     return stored.SerializeToString(deterministic=True)
 
 
@@ -84,6 +88,9 @@ def decode_record(key: bytes, value: bytes) -> tuple[Record, int]:
             return _read_node(stored.node), stored.revision
         case "instance":
             return _read_instance(stored.instance), stored.revision
+        case "ticket_keys":
+            ring = stored.ticket_keys.keys.SerializeToString(deterministic=True)
+            return TicketKeysRecord(ring, stored.ticket_keys.rotated_unix_ms), stored.revision
         case _:
             raise SchemaError(f"{key!r} holds no record that this Chiron knows")
 

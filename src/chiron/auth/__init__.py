@@ -1,0 +1,1 @@
+"""Who may do what: tickets between routers and workers, and the keys that they are signed with."""
