@@ -21,6 +21,7 @@ from chiron.store import (
     NodeRecord,
     Observed,
     Store,
+    TicketKeysRecord,
     Transaction,
 )
 from chiron.v1 import types_pb2
@@ -31,6 +32,7 @@ HISTORY_KEPT = 8
 MakeStore = Callable[[], Awaitable[Store]]
 """Makes an empty store that keeps DECISIONS_KEPT decisions and at least HISTORY_KEPT changes."""
 
+KEYS = TicketKeysRecord(b"", rotated_unix_ms=5)
 MODEL = ModelRecord("chat", b"spec", spec_version=1, rollout_version=1, desired_instances=2)
 NODE = NodeRecord("a", "10.0.0.1", (GpuRecord(0, "GPU-1", "A100", 80 << 30),), agent_version="0.1.0")
 INSTANCE = InstanceRecord(
@@ -75,8 +77,9 @@ class StoreSuite:
         assert not snapshot.revisions
 
     async def test_every_kind_of_record_comes_back_as_it_was_put(self, store: Store, term: int) -> None:
-        await store.commit(Transaction(term, puts=(MODEL, NODE, INSTANCE)))
+        await store.commit(Transaction(term, puts=(MODEL, NODE, INSTANCE, KEYS)))
         snapshot = await store.read()
+        assert snapshot.ticket_keys == KEYS
         assert snapshot.models == {"chat": MODEL}
         assert snapshot.nodes == {"a": NODE}
         assert snapshot.instances == {"chat-1": INSTANCE}

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import control_pb2, state_pb2
 from chiron.store import (
     DecisionRecord,
@@ -16,6 +17,7 @@ from chiron.store import (
     NodeRecord,
     Observed,
     Record,
+    TicketKeysRecord,
 )
 from chiron.store.etcd import SchemaError
 from chiron.store.etcd.keys import Keys, range_end
@@ -43,6 +45,7 @@ RECORDS: list[Record] = [
         9,
         Observed(types_pb2.INSTANCE_STATE_FAILED, "why", 1 << 60, "10.0.0.1:1", 2),
     ),
+    TicketKeysRecord(KeyRing.draw().to_bytes(), 1_700_000_000_000),
 ]
 
 
