@@ -14,7 +14,9 @@ MOST_PENDING_IDS = 20_000
 class Subscriber:
     """What one subscriber has not been told yet."""
 
-    def __init__(self, live_ids: list[str]) -> None:
+    def __init__(self, live_ids: list[str], name: str = "") -> None:
+        self.name = name
+        """Who it is; empty: somebody of its own."""
         self.started = live_ids
         self.finished: list[str] = []
         self._changed = asyncio.Event()
@@ -41,9 +43,14 @@ class Subscriber:
         """True when it has fallen too far behind."""
         return len(self.started) + len(self.finished) > MOST_PENDING_IDS
 
-    async def news(self, after: float) -> bool:
-        """Waits for a change, and until the monotonic instant `after`; False when there will be none."""
-        await self._changed.wait()
+    async def news(self, after: float, within_s: float | None = None) -> bool:
+        """Waits for a change, and until the monotonic instant `after`; False when there will be none.
+
+        Without a change it returns after `within_s` seconds; None: never.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._changed.wait()
         delay = after - time.monotonic()
         if delay > 0 and not self._closed:
             await asyncio.sleep(delay)
@@ -73,20 +80,36 @@ class Board:
     """All subscribers of one kind of news."""
 
     def __init__(self) -> None:
-        self._subscribers: set[Subscriber] = set()
+        self._subscribers: dict[Subscriber, None] = {}
         self._closed = False
 
     @contextlib.contextmanager
-    def subscribe(self, live_ids: list[str]) -> Iterator[Subscriber]:
+    def subscribe(self, live_ids: list[str], name: str = "") -> Iterator[Subscriber]:
         """A subscriber that has news at once; it begins with the ids that live."""
-        subscriber = Subscriber(live_ids)
+        subscriber = Subscriber(live_ids, name)
         if self._closed:
             subscriber.close()
-        self._subscribers.add(subscriber)
+        self._subscribers[subscriber] = None
+        self._shares_changed(subscriber)
         try:
             yield subscriber
         finally:
-            self._subscribers.discard(subscriber)
+            del self._subscribers[subscriber]
+            self._shares_changed(subscriber)
+
+    def share(self, subscriber: Subscriber, total: int, turn: int) -> int:
+        """The subscriber's part of `total`, which all of them together share out to the last one.
+
+        A name counts once, however often it has subscribed: its newest subscription has its part, because the
+        earlier ones are connections that have broken without a word. Whoever gets one more than the others
+        changes with `turn`.
+        """
+        newest = {one.name or one: one for one in self._subscribers}
+        if newest.get(subscriber.name or subscriber) is not subscriber:
+            return 0
+        place = next(i for i, one in enumerate(newest.values()) if one is subscriber)
+        whole, left = divmod(total, len(newest))
+        return whole + ((place + turn) % len(newest) < left)
 
     def touch(self) -> None:
         """Something has changed."""
@@ -102,6 +125,10 @@ class Board:
         """A request has ended."""
         for subscriber in self._subscribers:
             subscriber.tell(subscriber.finished, request_id)
+
+    def _shares_changed(self, subscriber: Subscriber) -> None:
+        if subscriber.name:
+            self.touch()
 
     def close(self) -> None:
         """Ends every subscription, the later ones too."""

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 
-from chiron.rpc.errors import ChironError, Reason
+from chiron.rpc.errors import FULL, ChironError, Reason
 from chiron.v1 import cluster_pb2, types_pb2
 from services.worker.board import Board
 from services.worker.config import WorkerConfig
@@ -128,11 +128,16 @@ class Worker:
 
     @contextlib.contextmanager
     def accept(self, request: LiveRequest) -> Iterator[None]:
-        """Keeps a request live for the block. Raises ChironError (RETRY_ELSEWHERE) when too many wait."""
+        """Keeps a request live for the block.
+
+        Raises ChironError (RETRY_ELSEWHERE, with the metadata FULL) when too many would wait. A request of
+        more choices than there will ever be places for is taken while nothing else is there.
+        """
         most = self.serving_engine().stats().batch_size + self.config.max_waiting
-        if sum(self.live.slots) >= most:
+        taken = sum(self.live.slots)
+        if taken and taken + request.slots > most:
             text = f"all slots are taken and {self.config.max_waiting} or more requests wait in this worker"
-            raise ChironError(Reason.RETRY_ELSEWHERE, text)
+            raise ChironError(Reason.RETRY_ELSEWHERE, text, metadata=FULL)
         if self.live.get(request.request_id) is not None:
             raise ChironError(Reason.DUPLICATE_REQUEST, f"request {request.request_id} is live here")
         self.live.add(request)

@@ -8,10 +8,13 @@ from typing import Any
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
+from services.worker import credits
+from services.worker.board import Subscriber
 from services.worker.core import Worker
 from services.worker.engines.base import EngineStats
 from services.worker.meter import Reading, mean_itl_ms, quantile_itl_ms
 from services.worker.saturation import saturated
+from services.worker.state import READY
 
 _NO_STATS = EngineStats(0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -53,13 +56,14 @@ class Statistics:
         return response
 
 
-def load_response(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
-    """The load now, with the requests that began and ended since the subscriber last heard.
+def load_response(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoadResponse:
+    """The load now, with the requests that began and ended since the subscriber last heard, and its credits.
 
     An engine whose figures cannot be reported makes the worker FAILED; the message then has none.
     """
+    started, finished = subscriber.take()
     try:
-        return _load(worker, started, finished)
+        return _load(worker, subscriber, started, finished)
     except Exception as error:
         worker.cannot_report(error)
         return worker_pb2.WatchLoadResponse(
@@ -85,9 +89,19 @@ def _mark(worker: Worker) -> Mark:
     )
 
 
-def _load(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2.WatchLoadResponse:
+def _load(
+    worker: Worker, subscriber: Subscriber, started: list[str], finished: list[str]
+) -> worker_pb2.WatchLoadResponse:
     stats, occupancy = _stats(worker), worker.occupancy()
     capacity = worker.engine.info.kv_capacity_tokens if worker.engine is not None else 0
+    now, max_waiting = time.monotonic(), worker.config.max_waiting
+    spare = credits.spare(
+        worker.role,
+        ready=worker.state.value == READY,
+        batch_size=stats.batch_size,
+        taken=sum(worker.live.slots),
+        max_waiting=max_waiting,
+    )
     return worker_pb2.WatchLoadResponse(
         instance_id=worker.config.instance_id,
         incarnation=worker.config.incarnation,
@@ -100,7 +114,10 @@ def _load(worker: Worker, started: list[str], finished: list[str]) -> worker_pb2
         started_request_ids=started,
         finished_request_ids=finished,
         clock_ms=worker.tickets.clock_ms,
-        itl_mean_ms=worker.meter.recent_itl_ms(time.monotonic()),
+        itl_mean_ms=worker.meter.recent_itl_ms(now),
+        batch_credits=worker.load_board.share(subscriber, spare, int(now / credits.TURN_S)),
+        batch_credit_ttl_ms=round(1e3 * credits.TTL_S),
+        max_waiting=max_waiting,
     )
 
 

@@ -19,6 +19,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 WATCH_LOAD_S = 0.02
 """Least time between two WatchLoad messages of one stream."""
+HEARTBEAT_S = 0.5
+"""Longest time between two: silence beyond it tells a router that the worker or the way to it has frozen."""
 _DEFAULT_INTERVAL_MS = 1000
 _INTERVALS_MS = range(10, 60_001)
 
@@ -32,17 +34,19 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def WatchLoad(
         self, request: worker_pb2.WatchLoadRequest, context: Context
     ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
-        """Sends the load at once and after each change."""
+        """Sends the load at once, after each change and at every heartbeat."""
         worker = self.worker
         live_ids = [live.request_id for live in worker.live]
-        with worker.load_board.subscribe(live_ids) as subscriber:
+        with worker.load_board.subscribe(live_ids, request.subscriber) as subscriber:
             next_at = 0.0
-            while await subscriber.news(next_at):
+            while await subscriber.news(next_at, HEARTBEAT_S):
                 if subscriber.overrun:
                     error = ChironError(Reason.ABORTED, "this subscriber reads too slowly; subscribe again")
                     await abort(context, error)
                 next_at = time.monotonic() + WATCH_LOAD_S
-                yield reports.load_response(worker, *subscriber.take())
+                load = reports.load_response(worker, subscriber)
+                load.heartbeat_ms = round(1e3 * HEARTBEAT_S)
+                yield load
 
     async def WatchStatistics(
         self, request: worker_pb2.WatchStatisticsRequest, context: Context

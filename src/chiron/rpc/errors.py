@@ -13,6 +13,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "chiron"
+FULL: Mapping[str, str] = {"full": "true"}
+"""Metadata of a RETRY_ELSEWHERE whose only cause is that there is no place now: nothing is wrong there."""
 
 
 class Reason(Enum):
@@ -120,6 +122,13 @@ def reason_of(error: grpc.RpcError) -> str:
     for info in _details(error, error_details_pb2.ErrorInfo):
         return str(info.reason)
     return ""
+
+
+def is_full(error: grpc.RpcError) -> bool:
+    """Whether the server refused the call for want of a place alone."""
+    return any(
+        FULL.items() <= dict(info.metadata).items() for info in _details(error, error_details_pb2.ErrorInfo)
+    )
 
 
 def _details(

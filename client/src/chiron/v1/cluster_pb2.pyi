@@ -475,6 +475,7 @@ class RouterStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     REPORT_AGE_MS_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    EJECTED_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     address: _builtins.str
     report_age_ms: _builtins.float
@@ -483,6 +484,10 @@ class RouterStatus(_message.Message):
     def queued(self) -> _types_pb2.ClassCounts:
         """Requests waiting in this router."""
 
+    @_builtins.property
+    def ejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___EjectedInstance]:
+        """Instances that this router keeps requests from, on its own evidence."""
+
     def __init__(
         self,
         *,
@@ -490,14 +495,44 @@ class RouterStatus(_message.Message):
         address: _builtins.str = ...,
         report_age_ms: _builtins.float = ...,
         queued: _types_pb2.ClassCounts | None = ...,
+        ejected: _abc.Iterable[Global___EjectedInstance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "queued", b"queued", "report_age_ms", b"report_age_ms", "router_id", b"router_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ejected", b"ejected", "queued", b"queued", "report_age_ms", b"report_age_ms", "router_id", b"router_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouterStatus: _TypeAlias = RouterStatus  # noqa: Y015
+
+@_typing.final
+class EjectedInstance(_message.Message):
+    """An instance that a router sends nothing to, or one request on trial, although the controller lists it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_IN_MS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    reason: _builtins.str
+    """What the router saw, e.g. "3 failures in a row"."""
+    retry_in_ms: _builtins.float
+    """Time until it gets a request on trial, in milliseconds; 0: it may have one now, if its load is heard."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        retry_in_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "reason", b"reason", "retry_in_ms", b"retry_in_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EjectedInstance: _TypeAlias = EjectedInstance  # noqa: Y015
 
 @_typing.final
 class ClusterSnapshot(_message.Message):

@@ -390,22 +390,28 @@ class RouterReport(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
+    EJECTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one from 1 within a stream."""
     interval_ms: _builtins.float
     """Time that this report covers, in milliseconds."""
     @_builtins.property
     def demand(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelDemand]: ...
+    @_builtins.property
+    def ejected(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.EjectedInstance]:
+        """Instances that this router keeps requests from now, on its own evidence."""
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         interval_ms: _builtins.float = ...,
         demand: _abc.Iterable[Global___ModelDemand] | None = ...,
+        ejected: _abc.Iterable[_cluster_pb2.EjectedInstance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "interval_ms", b"interval_ms", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "ejected", b"ejected", "interval_ms", b"interval_ms", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

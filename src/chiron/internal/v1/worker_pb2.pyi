@@ -57,6 +57,10 @@ class WatchLoadResponse(_message.Message):
     FINISHED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     ITL_MEAN_MS_FIELD_NUMBER: _builtins.int
     CLOCK_MS_FIELD_NUMBER: _builtins.int
+    BATCH_CREDITS_FIELD_NUMBER: _builtins.int
+    BATCH_CREDIT_TTL_MS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     role: _types_pb2.Role.ValueType
@@ -69,6 +73,15 @@ class WatchLoadResponse(_message.Message):
     """Mean time between tokens over the last second, in milliseconds; 0 when nothing ran."""
     clock_ms: _builtins.float
     """The worker's own clock when it wrote this, in milliseconds since its incarnation began. Tickets expire by it."""
+    batch_credits: _builtins.int
+    """Batch requests that this subscriber may send here until the next message, at most: its share of the spare
+    slots. It lapses batch_credit_ttl_ms after the message, in case there is no next one.
+    """
+    batch_credit_ttl_ms: _builtins.int
+    heartbeat_ms: _builtins.int
+    """Longest time between two messages of this stream, in milliseconds; 0: the worker promises none."""
+    max_waiting: _builtins.int
+    """Requests beyond the batch size that the worker lets wait; further ones it refuses. Unset: not told."""
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
     @_builtins.property
@@ -94,12 +107,18 @@ class WatchLoadResponse(_message.Message):
         finished_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         itl_mean_ms: _builtins.float = ...,
         clock_ms: _builtins.float = ...,
+        batch_credits: _builtins.int = ...,
+        batch_credit_ttl_ms: _builtins.int = ...,
+        heartbeat_ms: _builtins.int = ...,
+        max_waiting: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "incarnation", b"incarnation", "instance_id", b"instance_id", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_waiting: _TypeAlias = _typing.Literal["max_waiting"]  # noqa: Y015
+    _WhichOneofArgType__max_waiting: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_waiting) -> _WhichOneofReturnType__max_waiting | None: ...
 
 Global___WatchLoadResponse: _TypeAlias = WatchLoadResponse  # noqa: Y015
 

@@ -89,7 +89,7 @@ class WorkerServiceServicer(object):
     """
 
     def WatchLoad(self, request, context):
-        """Sends the load at once and after each change, at most one message per 20 ms.
+        """Sends the load at once, after each change (at most one message per 20 ms) and at least every heartbeat_ms.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,7 +19,7 @@ class WorkerServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchLoad: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchLoadRequest, _worker_pb2.WatchLoadResponse]
-    """Sends the load at once and after each change, at most one message per 20 ms."""
+    """Sends the load at once, after each change (at most one message per 20 ms) and at least every heartbeat_ms."""
     WatchStatistics: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchStatisticsRequest, _worker_pb2.WatchStatisticsResponse]
     """Sends statistics every interval and at once when the worker's state changes."""
     SetLimits: _aio.UnaryUnaryMultiCallable[_worker_pb2.SetLimitsRequest, _worker_pb2.SetLimitsResponse]
@@ -48,7 +48,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.WatchLoadRequest,
         context: _aio.ServicerContext[_worker_pb2.WatchLoadRequest, _abc.AsyncIterator[_worker_pb2.WatchLoadResponse]],
     ) -> _abc.AsyncIterator[_worker_pb2.WatchLoadResponse]:
-        """Sends the load at once and after each change, at most one message per 20 ms."""
+        """Sends the load at once, after each change (at most one message per 20 ms) and at least every heartbeat_ms."""
 
     @_abc_1.abstractmethod
     def WatchStatistics(
