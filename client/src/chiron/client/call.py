@@ -64,6 +64,8 @@ class Call:
         self._traceparent = traceparent
         self._started_s = 0.0
         self._attempt = 0
+        self._full = 0
+        """Attempts that a worker turned away because it was full."""
         self._refused = False
         self._instance_id = ""
         self._excluded: list[str] = []
@@ -106,6 +108,7 @@ class Call:
         self._started_s = time.monotonic()
         stats = self._network.stats
         stats.requests += 1
+        self._network.budget.request(self._started_s)
         span = start_span(self._request, self._traceparent)
         self._metadata = {**self._network.settings.metadata, **self._metadata, **span.headers()}
         try:
@@ -136,7 +139,9 @@ class Call:
         """Prepares the next attempt, or raises what the caller gets to see."""
         settings, stats = self._network.settings, self._network.stats
         may = isinstance(error, _RETRIED) and (restart or not assembly.begun)
-        if may and self._attempt + 1 < settings.max_attempts and await self._paused(error):
+        self._full += self._worker_refused(error) and error.metadata.get("full") == "true"
+        may = may and self._attempt + 1 - self._full < settings.max_attempts
+        if may and self._paid(error) and await self._paused(error):
             stats.retries += 1
             stats.retried += self._attempt == 0
             self._attempt += 1
@@ -152,6 +157,21 @@ class Call:
             interrupted.delivered = assembly.choices()
             raise interrupted from error
         raise error
+
+    def _worker_refused(self, error: ChironError) -> bool:
+        """Whether a worker has turned the attempt away, having done nothing for it."""
+        return bool(self._instance_id) and error.reason == "RETRY_ELSEWHERE"
+
+    def _paid(self, error: ChironError) -> bool:
+        """Whether the budget allows a retry.
+
+        A worker's refusal costs nothing: what comes again waits in the router's queue.
+        """
+        if self._worker_refused(error) or self._network.budget.spend(time.monotonic()):
+            return True
+        self._network.stats.throttled += 1
+        error.add_note("not tried again: this client retries too large a share of its requests")
+        return False
 
     async def _paused(self, error: ChironError) -> bool:
         """Lets time pass when no other router is left to try; False when there is no time for that."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from chiron.client.budget import RetryBudget
 from chiron.client.channels import Channels, Connection, Lease
 from chiron.client.errors import DeadlineExceeded, Unavailable
 from chiron.client.reachability import RouterOrder, WorkerReachability
@@ -45,6 +46,7 @@ class Network:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = ClientStats()
+        self.budget = RetryBudget(time.monotonic())
         self.workers = WorkerReachability(settings.fallback_memory_s)
         self.routers = RouterOrder(settings.routers, settings.router_avoid_s)
         self.closed = False

@@ -17,5 +17,7 @@ class ClientStats:
     """Requests that needed more than one attempt."""
     retries: int = 0
     """Attempts beyond the first, over all requests."""
+    throttled: int = 0
+    """Retries that were not made because they would have been too large a share of the requests."""
     fallbacks: int = 0
     """Attempts that went through the router because a worker could not be reached directly."""
