@@ -103,6 +103,8 @@ class PacedLoad:
                     started_request_ids=started,
                     finished_request_ids=finished,
                     itl_mean_ms=10,
+                    batch_credits=_BATCH_SIZE,
+                    batch_credit_ttl_ms=2_000,
                 )
             )
             await self._changed.wait()

@@ -153,13 +153,13 @@ class Registry:
             del self.routers[link.router_id]
 
     def hear_router(self, link: RouterLink, report: control_pb2.RouterReport) -> bool:
-        """Takes a router's queues; True when they differ from the last ones."""
+        """Takes a router's queues and ejections; True when they differ from the last ones."""
         link.heard = self._clock()
         queued = types_pb2.ClassCounts(
             interactive=sum(demand.queued.interactive for demand in report.demand),
             batch=sum(demand.queued.batch for demand in report.demand),
         )
-        changed = queued != link.queued
+        changed = queued != link.queued or _ejections(report) != _ejections(link.report)
         link.queued, link.report = queued, report
         return changed
 
@@ -219,3 +219,7 @@ class Registry:
 
 def _loads(statuses: Mapping[str, cluster_pb2.InstanceStatus]) -> Mapping[str, cluster_pb2.InstanceLoad]:
     return {key: status.load for key, status in statuses.items()}
+
+
+def _ejections(report: control_pb2.RouterReport) -> list[tuple[str, str]]:
+    return [(one.instance_id, one.reason) for one in report.ejected]

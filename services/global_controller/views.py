@@ -110,6 +110,7 @@ def cluster_snapshot(
                 address=link.address,
                 report_age_ms=registry.age_s(link) * 1000,
                 queued=link.queued,
+                ejected=link.report.ejected,
             )
             for _, link in sorted(registry.routers.items())
         ],

@@ -14,6 +14,7 @@ from services.router.config import RouterConfig
 from services.router.controller_link import ControllerLink
 from services.router.placer import Placer
 from services.router.proxy import Proxy
+from services.router.retries import Retries
 from services.router.route import Lookaside
 from services.router.servicer import SERVICE, InferenceServicer
 from services.router.streams import Streams
@@ -26,11 +27,12 @@ class Router:
 
     def __init__(self, config: RouterConfig, *, tracing: bool = False) -> None:
         self._config = config
-        self._placer = Placer(config)
         self._streams = Streams(config.reader_stall_s)
+        self._placer = Placer(config, self._streams.abandon)
+        self._retries = Retries(config.max_attempts, config.retry_share, config.retry_floor_per_s)
         self._servicer = InferenceServicer(
             self._placer,
-            Proxy(config.max_attempts, self._placer, self._streams),
+            Proxy(self._retries, self._placer, self._streams),
             Lookaside(config.ticket_ttl_s, self._placer),
             tracing=tracing,
         )

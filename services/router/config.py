@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
+from services.router.health import EjectionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,23 @@ class RouterConfig:
     retry_pause_s: float = 1.0
     """Time after which an instance that refused a request may be tried again for it, in seconds, when no
     other one takes it."""
+    retry_share: float = 0.1
+    """Most retries after failures, as a share of the requests. A refusal by a full instance is no failure."""
+    retry_floor_per_s: float = 10.0
+    """Retries a second that are allowed however few the requests; ten seconds' worth at once."""
+    eject_failures: int = 3
+    """Failures in a row after which an instance gets nothing for a while."""
+    eject_s: float = 1.0
+    """Length of an instance's first ejection, in seconds; each further one is twice as long. Then one request
+    is sent on trial."""
+    eject_longest_s: float = 30.0
+    """Longest ejection, in seconds; an instance that was trusted for as long begins with the first again."""
+    eject_silence_s: float = 2.0
+    """An instance whose load reports stay away for this long, beyond the interval that it promises, is
+    ejected; what waits there for its first token is tried elsewhere. In seconds."""
+    eject_panic_share: float = 0.5
+    """Where more than this share of the instances that a request could go to is ejected, all of them are
+    used."""
     ticket_ttl_s: float = 2.0
     """How long a ticket may stay unused and a reservation unconfirmed, in seconds."""
     reader_stall_s: float = 60.0
@@ -50,17 +68,46 @@ class RouterConfig:
         for key in ("queue_limit", "worker_queue"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: must be >= 0, not {getattr(self, key)}")
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts: must be >= 1, not {self.max_attempts}")
-        for key in ("max_queue_s", "retry_pause_s", "ticket_ttl_s", "reader_stall_s", "report_interval_s"):
+        for key in ("max_attempts", "eject_failures"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: must be >= 1, not {getattr(self, key)}")
+        for key in ("retry_share", "eject_panic_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}: must be 0 to 1, not {getattr(self, key):g}")
+        if not self.retry_floor_per_s >= 0:
+            raise ValueError(f"retry_floor_per_s: must be >= 0, not {self.retry_floor_per_s:g}")
+        for key in (
+            "max_queue_s",
+            "retry_pause_s",
+            "eject_s",
+            "eject_silence_s",
+            "ticket_ttl_s",
+            "reader_stall_s",
+            "report_interval_s",
+        ):
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}: must be > 0, not {getattr(self, key):g}")
+        if not self.eject_longest_s >= self.eject_s:
+            what = f"must be >= eject_s ({self.eject_s:g}), not {self.eject_longest_s:g}"
+            raise ValueError(f"eject_longest_s: {what}")
         if not self.drain_timeout_s >= 0:
             raise ValueError(f"drain_timeout_s: must be >= 0, not {self.drain_timeout_s:g}")
         try:
             load_dispatcher(self.dispatcher)
         except (UnknownDispatcherError, PolicyError) as error:
             raise ValueError(f"dispatcher: {error}") from error
+
+    @property
+    def ejection(self) -> EjectionSettings:
+        """The figures by which instances are ejected."""
+        return EjectionSettings(
+            failures=self.eject_failures,
+            first_s=self.eject_s,
+            longest_s=self.eject_longest_s,
+            silence_s=self.eject_silence_s,
+            full_pause_s=self.retry_pause_s,
+            panic_share=self.eject_panic_share,
+        )
 
     @property
     def identity(self) -> str:

@@ -5,34 +5,29 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import Dispatcher
-from chiron.policy.words import Role
 from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import types_pb2
+from chiron.v1 import cluster_pb2
 from services.router import refusals
+from services.router.health import EjectionSettings
 from services.router.instance import TrackedInstance
 from services.router.matching import Matching
+from services.router.outcomes import Blame
 from services.router.pool import ModelPool
 from services.router.queue import WaitingQueue
-from services.router.request import (
-    CloseWatch,
-    Ended,
-    Instruction,
-    OpenWatch,
-    PendingRequest,
-    Placement,
-    Refuse,
-)
+from services.router.request import Instruction, PendingRequest, Placement, Refuse
 from services.router.reservations import Reservation, Reservations
 from services.router.table import Table
+from services.router.tracking import Tracking
 
 _CARRIED_FAILURES = 30
 """Failed subscriptions in a row after which an instance that no controller lists is forgotten."""
-_GONE = (types_pb2.INSTANCE_STATE_STOPPED, types_pb2.INSTANCE_STATE_FAILED)
+_JITTER = (0.75, 1.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +38,32 @@ class CoreSettings:
     worker_queue: int
     retry_pause_s: float
     ticket_ttl_s: float
+    ejection: EjectionSettings = field(default_factory=EjectionSettings)
 
 
 class RouterCore:
     """Places requests on instances. Each event returns what the shell must do; nothing here waits."""
 
-    def __init__(self, settings: CoreSettings, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, settings: CoreSettings, dispatcher: Dispatcher, randomness: random.Random | None = None
+    ) -> None:
+        """A core without a table.
+
+        Args:
+            settings: its figures.
+            dispatcher: picks among the instances that are open to a request.
+            randomness: for the length of ejections; None: a fixed seed.
+        """
         self.table = Table()
         self._settings = settings
         self._models: dict[str, ModelPool] = {}
-        self._instances: dict[str, TrackedInstance] = {}
         self._reservations = Reservations(settings.ticket_ttl_s)
         self._matching = Matching(dispatcher, self._reservations, settings.retry_pause_s)
-        self._watches = 0
+        draws = randomness or random.Random(0)
+        self._tracking = Tracking(
+            settings.ejection, lambda: draws.uniform(*_JITTER), self._reservations, self._pool
+        )
+        self._instances = self._tracking.instances
         self._arrivals = 0
 
     # Events from the controller.
@@ -65,9 +73,9 @@ class RouterCore:
         self.table.replace(table, self._serves)
         out: list[Instruction] = []
         for key in [key for key in self._instances if key not in self.table.instances]:
-            self._forget(key, out)
+            self._tracking.forget(key, out)
         for routed in self.table.instances.values():
-            self._track(routed, out)
+            self._tracking.track(routed, out)
         self._settle(list(self._models), now, out)
         return out
 
@@ -79,10 +87,10 @@ class RouterCore:
         for key in delta.removed_instance_ids:
             if key in self._instances:
                 touched.add(self._instances[key].model)
-            self._forget(key, out)
+            self._tracking.forget(key, out)
         for routed in delta.instances:
             touched.add(routed.model)
-            self._track(routed, out)
+            self._tracking.track(routed, out)
         self._settle(touched, now, out)
         return out
 
@@ -96,12 +104,12 @@ class RouterCore:
         if instance is None or instance.watch != watch:
             return []
         if load.instance_id != instance_id:
-            # Another worker listens at the address now.
-            return self.watch_lost(instance_id, watch, now)
+            return self.watch_lost(instance_id, watch, now, "another worker listens at its address")
         was_usable = instance.usable
         instance.take(load, now)
+        self._tracking.heard(instance)
         out: list[Instruction] = []
-        self._count(instance, load, out)
+        self._tracking.count(instance, load, now, out)
         model = self._models[instance.model]
         model.changed()
         model.service_s = instance.service_s or model.service_s
@@ -111,13 +119,15 @@ class RouterCore:
         self._settle((instance.model,), now, out)
         return out
 
-    def watch_lost(self, instance_id: str, watch: int, now: float) -> list[Instruction]:
+    def watch_lost(
+        self, instance_id: str, watch: int, now: float, reason: str = "connection lost"
+    ) -> list[Instruction]:
         """A subscription broke or could not be made; the shell goes on trying under the same number."""
         instance = self._instances.get(instance_id)
         if instance is None or instance.watch != watch:
             return []
         instance.failures += 1
-        self._lose(instance)
+        self._tracking.lost(instance, now, reason)
         out: list[Instruction] = []
         if instance.failures >= _CARRIED_FAILURES:
             self._drop_carried(instance, out)
@@ -164,32 +174,36 @@ class RouterCore:
     def release(self, reservation: Reservation, now: float) -> list[Instruction]:
         """A placement will not be used, or its request has ended."""
         out: list[Instruction] = []
-        if self._reservations.release(reservation):
+        tried = self._tracking.trial_ended(reservation)
+        if self._reservations.release(reservation) or tried:
             self._freed((reservation.instance_id,), now, out)
         return out
 
     def failed(
-        self, request: PendingRequest, placement: Placement, *, unreachable: bool, now: float
+        self, request: PendingRequest, placement: Placement, blame: Blame, now: float
     ) -> list[Instruction]:
-        """An instance refused a request, or (unreachable) could not be talked to at all."""
+        """An instance refused a request or failed it; `blame` says what that tells of the instance."""
         out: list[Instruction] = []
-        self._matching.exclude(request, placement.instance_id, placement.incarnation, now)
+        if blame is not Blame.FULL:
+            self._matching.exclude(request, placement.instance_id, placement.incarnation, now)
         self._reservations.release(placement.reservation)
-        instance = self._instances.get(placement.instance_id)
-        if instance is None or instance.incarnation != placement.incarnation:
-            return out
-        if unreachable and instance.load is not None:
-            # Only a new subscription proves that it can be reached again.
-            self._lose(instance)
-            out.append(CloseWatch(instance.instance_id))
-            self._watch(instance, out)
-        self._freed((instance.instance_id,), now, out)
+        self._tracking.failed(placement, blame, now, out)
+        self._freed((placement.instance_id,), now, out)
+        return out
+
+    def answered(self, placement: Placement, now: float) -> list[Instruction]:
+        """An instance has answered a request."""
+        out: list[Instruction] = []
+        model = self._tracking.answered(placement, now)
+        if model is not None:
+            self._settle((model,), now, out)
         return out
 
     def tick(self, now: float) -> list[Instruction]:
         """Time has passed."""
         out: list[Instruction] = []
         self._freed(self._reservations.expire(now), now, out)
+        self._settle(self._tracking.listen(now, out), now, out)
         if self._matching.retry_at is not None and self._matching.retry_at <= now:
             self._matching.retry_at = None
             for model in self._models.values():
@@ -199,16 +213,18 @@ class RouterCore:
     @property
     def next_tick(self) -> float | None:
         """When `tick` has something to do; None: nothing is due."""
-        expiry = self._reservations.next_expiry
-        if expiry is None or self._matching.retry_at is None:
-            return self._matching.retry_at if expiry is None else expiry
-        return min(expiry, self._matching.retry_at)
+        times = (self._reservations.next_expiry, self._matching.retry_at, self._tracking.listen_at)
+        return min((at for at in times if at is not None), default=None)
 
     # What others read.
 
     def queues(self) -> Mapping[str, WaitingQueue]:
         """Model → the requests that wait."""
         return {name: model.queue for name, model in self._models.items()}
+
+    def ejected(self, now: float) -> list[cluster_pb2.EjectedInstance]:
+        """The instances that this router keeps requests from, with the reason."""
+        return list(self._tracking.ejected(now))
 
     def overdue(self, request: PendingRequest, waited_s: float) -> ChironError:
         """What a request is told that has waited for as long as it may."""
@@ -223,65 +239,22 @@ class RouterCore:
         instance = self._instances.get(instance_id)
         return instance is not None and instance.usable
 
-    def _track(self, routed: control_pb2.RoutedInstance, out: list[Instruction]) -> None:
-        key = routed.instance_id
-        instance = self._instances.get(key)
-        if not routed.address or routed.state in _GONE:
-            self._forget(key, out)
-            return
-        if instance is not None and (instance.model, instance.address) == (routed.model, routed.address):
-            return
-        self._forget(key, out)
-        role = Role(routed.role) if routed.role else Role.MIXED
-        instance = TrackedInstance(key, routed.model, routed.address, role, routed.incarnation)
-        self._instances[key] = instance
-        model = self._models.get(routed.model)
+    def _pool(self, name: str) -> ModelPool:
+        model = self._models.get(name)
         if model is None:
-            model = self._models[routed.model] = self._pool()
-        model.instances[key] = instance
-        self._watch(instance, out)
-
-    def _pool(self) -> ModelPool:
-        settings = self._settings
-        return ModelPool(settings.queue_limit, settings.worker_queue, self._reservations)
-
-    def _watch(self, instance: TrackedInstance, out: list[Instruction]) -> None:
-        self._watches += 1
-        instance.watch = self._watches
-        out.append(OpenWatch(instance.instance_id, instance.address, instance.watch))
-
-    def _lose(self, instance: TrackedInstance) -> None:
-        instance.lose()
-        self._reservations.forget(instance.instance_id)
-        self._models[instance.model].changed()
-
-    def _count(
-        self, instance: TrackedInstance, load: worker_pb2.WatchLoadResponse, out: list[Instruction]
-    ) -> None:
-        """Hands over from this router's reservations to the worker's own count."""
-        for ids in (load.started_request_ids, load.finished_request_ids):
-            for reservation in self._reservations.confirm(instance.instance_id, ids):
-                if reservation.lookaside is not None:
-                    instance.lookaside[reservation.request_id] = reservation.lookaside
-        if instance.lookaside:
-            for request_id in load.finished_request_ids:
-                kind = instance.lookaside.pop(request_id, None)
-                if kind is not None:
-                    out.append(Ended(instance.model, kind))
-
-    def _forget(self, key: str, out: list[Instruction]) -> None:
-        instance = self._instances.pop(key, None)
-        if instance is not None:
-            model = self._models[instance.model]
-            del model.instances[key]
-            model.changed()
-            self._reservations.forget(key)
-            out.append(CloseWatch(key))
+            settings = self._settings
+            model = self._models[name] = ModelPool(
+                settings.queue_limit,
+                settings.worker_queue,
+                settings.ejection.panic_share,
+                self._reservations,
+            )
+        return model
 
     def _drop_carried(self, instance: TrackedInstance, out: list[Instruction]) -> None:
         if instance.instance_id in self.table.carried:
             self.table.drop(instance.instance_id)
-            self._forget(instance.instance_id, out)
+            self._tracking.forget(instance.instance_id, out)
 
     # Placing.
 
@@ -326,8 +299,7 @@ class RouterCore:
         routed = self.table.models[request.model]
         if request.adapter and request.adapter not in routed.adapters:
             return refusals.unknown_adapter(routed, request.adapter)
-        if request.model not in self._models:
-            self._models[request.model] = self._pool()
+        self._pool(request.model)
         return None
 
     def _hopeless(self, name: str) -> ChironError | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chiron.internal.v1 import worker_pb2
 from chiron.policy.dispatch import InstanceView
 from chiron.policy.words import RequestClass, Role
 from chiron.v1 import types_pb2
+from services.router.health import Health
+from services.router.reservations import Reservation
 
 DEFAULT_SERVICE_S = 2.0
 """Assumed time that a request keeps its slot until one has ended, in seconds."""
@@ -15,7 +19,15 @@ _SMOOTHING = 0.1
 class TrackedInstance:
     """State of one instance. It is usable while its load stream is up and says READY."""
 
-    def __init__(self, instance_id: str, model: str, address: str, role: Role, incarnation: int) -> None:
+    def __init__(
+        self,
+        instance_id: str,
+        model: str,
+        address: str,
+        role: Role,
+        incarnation: int,
+        new_health: Callable[[], Health],
+    ) -> None:
         self.instance_id = instance_id
         self.model = model
         self.address = address
@@ -32,6 +44,18 @@ class TrackedInstance:
         """Smoothed time from start to end of its requests, in seconds; 0: none has ended."""
         self.lookaside: dict[str, RequestClass] = {}
         """Requests that came with this router's tickets and run there."""
+        self.health = new_health()
+        self.trial: Reservation | None = None
+        """That of the request which is there on trial."""
+        self.held_until = 0.0
+        """Monotonic time before which it gets nothing unless it reports, because it was full, in seconds."""
+        self.heard_at = 0.0
+        """Monotonic time of its last report, in seconds."""
+        self.credits = 0
+        """Batch requests that it takes from this router, by its last report."""
+        self.credits_until = 0.0
+        """Monotonic time at which they lapse, in seconds."""
+        self._new_health = new_health
         self._started: dict[str, float] = {}
         self._view: InstanceView | None = None
 
@@ -42,9 +66,12 @@ class TrackedInstance:
 
     def take(self, load: worker_pb2.WatchLoadResponse, now: float) -> None:
         """Takes a load report."""
-        if self.load is not None and self.load.incarnation != load.incarnation:
+        if self.incarnation != load.incarnation:
             self._clear()
+            self.health, self.trial = self._new_health(), None
         self.load, self._view, self.failures = load, None, 0
+        self.heard_at, self.held_until = now, 0.0
+        self.credits, self.credits_until = load.batch_credits, now + load.batch_credit_ttl_ms / 1000
         self.incarnation = load.incarnation
         if load.role != types_pb2.ROLE_UNSPECIFIED:
             self.role = Role(load.role)
@@ -58,8 +85,14 @@ class TrackedInstance:
 
     def lose(self) -> None:
         """Makes it unusable until its next report."""
-        self.load, self._view = None, None
+        self.load, self._view, self.trial = None, None, None
         self._clear()
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a request is there on trial. A ticket that lapses unused ends its trial."""
+        trial = self.trial
+        return trial is not None and (trial.live or trial.lookaside is None)
 
     def changed(self) -> None:
         """Marks the view as out of date: a reservation came or went."""
@@ -79,7 +112,11 @@ class TrackedInstance:
                 waiting_interactive=load.waiting.interactive,
                 waiting_batch=load.waiting.batch,
                 reserved=reserved,
-                queue_allowance=queue_allowance,
+                queue_allowance=(
+                    min(queue_allowance, load.max_waiting)
+                    if load.HasField("max_waiting")
+                    else queue_allowance
+                ),
                 kv_free_tokens=load.kv_free_tokens,
                 itl_ms=load.itl_mean_ms,
                 service_s=self.service_s or model_service_s or DEFAULT_SERVICE_S,

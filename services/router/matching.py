@@ -19,7 +19,7 @@ class Matching:
         self._reservations = reservations
         self._retry_pause_s = retry_pause_s
         self.retry_at: float | None = None
-        """When `drain` may place a request that every instance has refused; None: none waits for that."""
+        """When `drain` may place a request that no instance may get now; None: none waits for that."""
 
     def admit(self, request: PendingRequest, model: ModelPool, now: float, out: list[Instruction]) -> None:
         """Places a request, lets it wait in its turn, or refuses it where the queue is full."""
@@ -64,24 +64,36 @@ class Matching:
 
     def _try(self, request: PendingRequest, model: ModelPool, now: float) -> Placement | None:
         """Picks an instance that has not refused the request, else one whose refusal is a pause ago."""
+        closed = model.closed(request.request_class, now)
         excluded = model.excluded(request)
-        decision = self._pick(request, model, excluded)
-        if isinstance(decision, Refusal) and excluded:
-            paused, retry_at = model.paused(request, now)
-            if retry_at is not None:
-                self.retry_at = min(retry_at, self.retry_at or retry_at)
-            if paused != excluded:
-                decision = self._pick(request, model, paused)
+        decision = self._pick(request, model, excluded | closed.ids)
+        if isinstance(decision, Refusal):
+            self._look_again(closed.until)
+            if excluded:
+                paused, retry_at = model.paused(request, now)
+                self._look_again(retry_at)
+                if paused != excluded:
+                    decision = self._pick(request, model, paused | closed.ids)
         if isinstance(decision, Refusal):
             return None
         instance = model.instances[decision.instance_id]
-        lookaside = request.request_class if request.lookaside else None
         reservation = self._reservations.reserve(
-            instance.instance_id, request.request_id, now, sequence=request.sequence, lookaside=lookaside
+            instance.instance_id,
+            request.request_id,
+            now,
+            sequence=request.sequence,
+            lookaside=request.request_class if request.lookaside else None,
+            batch=request.request_class is RequestClass.BATCH,
         )
+        if not instance.health.trusted and not closed.panic:
+            instance.trial = reservation
         request.admitted = True
         model.changed(instance)
         return Placement(instance.instance_id, instance.incarnation, instance.address, decision, reservation)
+
+    def _look_again(self, at: float | None) -> None:
+        if at is not None:
+            self.retry_at = min(at, self.retry_at or at)
 
     def _pick(
         self, request: PendingRequest, model: ModelPool, excluded: frozenset[str]

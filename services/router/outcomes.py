@@ -6,7 +6,7 @@ from enum import Enum
 
 import grpc
 
-from chiron.rpc.errors import Reason
+from chiron.rpc.errors import Reason, is_full, reason_of
 
 
 class Verdict(Enum):
@@ -18,6 +18,15 @@ class Verdict(Enum):
     PASS_ON = "the caller gets the worker's status as it is"
 
 
+class Blame(Enum):
+    """What a failed call tells of the instance itself."""
+
+    NONE = "nothing"
+    FULL = "it has no place now"
+    FAULT = "it failed"
+    UNREACHABLE = "it cannot be talked to"
+
+
 _BROKEN = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -26,9 +35,16 @@ _BROKEN = (
 )
 """Codes by which gRPC itself tells that a connection or a process went away."""
 _LOST = (Reason.ENGINE_DEAD.name, Reason.STREAM_INTERRUPTED.name)
-
 _NEW_TICKET = (Reason.TICKET_EXPIRED.name, Reason.TICKET_KEY_UNKNOWN.name)
 """The router's own ticket came too late, or the worker lags behind with its keys."""
+
+
+def blame(verdict: Verdict, error: grpc.aio.AioRpcError) -> Blame:
+    """What the end of a worker's stream that was not OK tells of the worker; `verdict` is not PASS_ON."""
+    if reason_of(error) in (Reason.RETRY_ELSEWHERE.name, *_NEW_TICKET):
+        return Blame.FULL if is_full(error) else Blame.NONE
+    unreachable = verdict is Verdict.UNREACHABLE or error.code() is grpc.StatusCode.UNAVAILABLE
+    return Blame.UNREACHABLE if unreachable else Blame.FAULT
 
 
 def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:

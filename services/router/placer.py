@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import load_dispatcher
@@ -12,7 +13,9 @@ from chiron.rpc.errors import ChironError, Reason
 from services.router.config import RouterConfig
 from services.router.core import CoreSettings, RouterCore
 from services.router.demand import Demand
+from services.router.outcomes import Blame
 from services.router.request import (
+    Abandon,
     CloseWatch,
     Ended,
     Instruction,
@@ -32,8 +35,15 @@ _Outcome = Placement | ChironError
 class Placer:
     """Finds an instance for each request. All methods belong to one event loop."""
 
-    def __init__(self, config: RouterConfig) -> None:
+    def __init__(self, config: RouterConfig, abandon: Callable[[str], None]) -> None:
+        """A placer without a table.
+
+        Args:
+            config: of the router.
+            abandon: tries elsewhere what an instance has been sent and has not begun to answer.
+        """
         self._config = config
+        self._abandon = abandon
         self._loop = asyncio.get_running_loop()
         self._core = RouterCore(
             CoreSettings(
@@ -41,8 +51,10 @@ class Placer:
                 worker_queue=config.worker_queue,
                 retry_pause_s=config.retry_pause_s,
                 ticket_ttl_s=config.ticket_ttl_s,
+                ejection=config.ejection,
             ),
             load_dispatcher(config.dispatcher),
+            random.Random(),
         )
         self.demand = Demand(self._loop.time())
         self.tickets = Tickets(config.ticket_ttl_s)
@@ -114,14 +126,16 @@ class Placer:
                 self.release(outcome.reservation)
 
     def release(self, reservation: Reservation) -> None:
-        """Gives a reserved slot back unless the worker counts it already."""
-        if reservation.live:
-            self._perform(self._core.release(reservation, self._loop.time()))
+        """Gives a reserved slot back unless the worker counts it already; the request has ended."""
+        self._perform(self._core.release(reservation, self._loop.time()))
 
-    def failed(self, request: PendingRequest, placement: Placement, *, unreachable: bool) -> None:
-        """Excludes an instance for this request; an unreachable one for all until it is heard again."""
-        now = self._loop.time()
-        self._perform(self._core.failed(request, placement, unreachable=unreachable, now=now))
+    def failed(self, request: PendingRequest, placement: Placement, blame: Blame) -> None:
+        """An instance refused or failed a request: keeps this one, and others if need be, from it."""
+        self._perform(self._core.failed(request, placement, blame, self._loop.time()))
+
+    def answered(self, placement: Placement) -> None:
+        """An instance has begun to answer a request."""
+        self._perform(self._core.answered(placement, self._loop.time()))
 
     def has_ticket(self, request_id: str) -> bool:
         """Whether the request holds a ticket that nobody has used yet."""
@@ -161,7 +175,10 @@ class Placer:
 
     def report(self, sequence: int) -> control_pb2.RouterReport:
         """What to tell the controller; starts a new interval."""
-        return self.demand.report(sequence, self._core.queues(), self._loop.time())
+        now = self._loop.time()
+        report = self.demand.report(sequence, self._core.queues(), now)
+        report.ejected.extend(self._core.ejected(now))
+        return report
 
     async def close(self) -> None:
         """Ends the timer, the subscriptions and the connections."""
@@ -189,6 +206,8 @@ class Placer:
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()
                     self.tickets.forget(instruction.instance_id)
+                case Abandon():
+                    self._abandon(instruction.instance_id)
                 case Ended():
                     self.demand.tally(instruction.model, instruction.request_class).finished()
                 case Place():

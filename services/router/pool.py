@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from chiron.policy.dispatch import InstanceView
+from chiron.policy.words import RequestClass, Role
 from services.router.instance import DEFAULT_SERVICE_S, TrackedInstance
 from services.router.queue import WaitingQueue
 from services.router.request import PendingRequest
 from services.router.reservations import Reservations
 
 _NONE: frozenset[str] = frozenset()
+_CLOSED_ROLE = {RequestClass.INTERACTIVE: Role.BATCH, RequestClass.BATCH: Role.INTERACTIVE}
+"""The role that does not take a class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Instances that must not get a request of one class now."""
+
+    ids: frozenset[str]
+    until: float | None = None
+    """When there will be fewer without any further event; None: never."""
+    panic: bool = False
+    """Too many are ejected for ejection to count."""
+
+
+_ALL_OPEN = Closed(_NONE)
 
 
 class ModelPool:
     """What the placement of one model's requests rests on."""
 
-    def __init__(self, queue_limit: int, queue_allowance: int, reservations: Reservations) -> None:
+    def __init__(
+        self, queue_limit: int, queue_allowance: int, panic_share: float, reservations: Reservations
+    ) -> None:
         self.queue = WaitingQueue(queue_limit)
         self.instances: dict[str, TrackedInstance] = {}
         self.service_s = 0.0
         """Time that a request keeps its slot, as the instance that told last has it; 0: unknown."""
+        self.doubtful: set[str] = set()
+        """Ids of all instances that are held or not trusted; others may be among them."""
         self._queue_allowance = queue_allowance
+        self._panic_share = panic_share
         self._reservations = reservations
         self._views: list[InstanceView] | None = None
 
@@ -39,6 +63,44 @@ class ModelPool:
                 if instance.usable
             ]
         return self._views
+
+    def closed(self, kind: RequestClass, now: float) -> Closed:
+        """Instances closed to a class: held, ejected, on trial, or without a credit for batch work.
+
+        O(1) for an interactive request while every instance is trusted.
+        """
+        if not self.doubtful and kind is RequestClass.INTERACTIVE:
+            return _ALL_OPEN
+        fitting = [
+            one for one in self.instances.values() if one.usable and one.role is not _CLOSED_ROLE[kind]
+        ]
+        closed: set[str] = set()
+        until: list[float] = []
+        ejected = []
+        for one in fitting:
+            if one.held_until > now:
+                closed.add(one.instance_id)
+                until.append(one.held_until)
+            elif kind is RequestClass.BATCH and not self._has_credit(one, now):
+                closed.add(one.instance_id)
+            if not one.health.trusted:
+                ejected.append(one)
+            elif not one.held_until > now:
+                self.doubtful.discard(one.instance_id)
+        panic = len(ejected) > self._panic_share * len(fitting)
+        if not panic:
+            for one in ejected:
+                if not one.health.open_for_trial(now):
+                    closed.add(one.instance_id)
+                    until.append(one.health.until)
+                elif one.on_trial:
+                    closed.add(one.instance_id)
+        return Closed(frozenset(closed), min(until, default=None), panic)
+
+    def _has_credit(self, instance: TrackedInstance, now: float) -> bool:
+        if now >= instance.credits_until:
+            return False
+        return instance.credits > self._reservations.batch_count(instance.instance_id)
 
     def excluded(self, request: PendingRequest) -> frozenset[str]:
         """Instances that have refused or failed the request. Another incarnation is another instance."""

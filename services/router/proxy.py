@@ -10,9 +10,10 @@ import grpc
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason, reason_of
 from chiron.v1 import inference_pb2 as pb
-from services.router.outcomes import Verdict, judge
+from services.router.outcomes import Blame, Verdict, blame, judge
 from services.router.placer import Placer
 from services.router.request import PendingRequest, Placement
+from services.router.retries import Retries
 from services.router.spans import RequestTrace
 from services.router.streams import ProxiedStream, Streams
 
@@ -32,14 +33,15 @@ class _Failed:
     """A try that another instance may make good."""
 
     error: grpc.aio.AioRpcError | None
-    """The worker's; None: the instance went before the call was made."""
+    """The worker's; None: the instance went before the call was made, or has fallen silent."""
+    blame: Blame
 
 
 class Proxy:
     """Carries one Generate call from caller to worker and back."""
 
-    def __init__(self, max_attempts: int, placer: Placer, streams: Streams) -> None:
-        self._max_attempts = max_attempts
+    def __init__(self, retries: Retries, placer: Placer, streams: Streams) -> None:
+        self._retries = retries
         self._placer = placer
         self._streams = streams
         self._time = asyncio.get_running_loop().time
@@ -65,20 +67,21 @@ class Proxy:
             ChironError: refused, or interrupted after the first message.
             WorkerStatusError: the worker's own error.
         """
-        failed: _Failed | None = None
-        for attempt in range(self._max_attempts):
+        attempts = self._retries.begin(first=message.attempt == 0)
+        while True:
             placement = await self._placer.place(request, context.time_remaining())
             queued_s = self._time() - request.arrived
-            trace.placed(placement, message.attempt + attempt, queued_s)
+            attempt = message.attempt + attempts.made
+            trace.placed(placement, attempt, queued_s)
             elapsed_ms = message.elapsed_ms + queued_s * 1000
             overlay = pb.GenerateRequest(
                 request_id=request.request_id,
-                attempt=message.attempt + attempt,
+                attempt=attempt,
                 elapsed_ms=elapsed_ms,
                 ticket=self._placer.tickets.issue(
                     request,
                     placement,
-                    attempt=message.attempt + attempt,
+                    attempt=attempt,
                     slo=message.slo,
                     elapsed_ms=elapsed_ms,
                     now=self._time(),
@@ -89,13 +92,14 @@ class Proxy:
             failed = await self._attempt(payload, message, request, placement, context, trace)
             if failed is None:
                 return
-        if failed is not None and failed.error is not None and reason_of(failed.error):
+            if not attempts.another(failed.blame):
+                break
+        if failed.error is not None and reason_of(failed.error):
             raise WorkerStatusError(failed.error)
-        raise ChironError(
-            Reason.RETRY_ELSEWHERE,
-            f"{self._max_attempts} tries on instances of {request.model!r} failed before the first token",
-            retry_after_s=1.0,
-        )
+        what = f"{attempts.made} tries on instances of {request.model!r} failed before the first token"
+        if attempts.broke:
+            what += "; no further one, because too many requests are being retried"
+        raise ChironError(Reason.RETRY_ELSEWHERE, what, retry_after_s=1.0)
 
     async def _attempt(
         self,
@@ -109,25 +113,28 @@ class Proxy:
         """One try; None: the answer is complete."""
         link = self._placer.link(placement)
         if link is None:
-            self._placer.failed(request, placement, unreachable=False)
-            return _Failed(None)
+            self._placer.failed(request, placement, Blame.NONE)
+            return _Failed(None, Blame.NONE)
         link.enter()
         call = link.generate(wire, timeout=context.time_remaining(), metadata=trace.headers)
-        stream = self._streams.open(call)
+        stream = self._streams.open(call, placement.instance_id)
         try:
-            await self._forward(stream, message, request, context, trace)
+            await self._forward(stream, message, request, placement, context, trace)
         except grpc.aio.AioRpcError as error:
             verdict = judge(error.code(), reason_of(error), delivered=stream.delivered)
             if verdict is Verdict.PASS_ON:
                 raise WorkerStatusError(error) from error
+            told = blame(verdict, error)
+            self._placer.failed(request, placement, told)
             if verdict is Verdict.INTERRUPTED:
                 raise ChironError(
                     Reason.STREAM_INTERRUPTED,
                     f"instance {placement.instance_id} was lost while it answered: {error.details()}",
                 ) from error
-            self._placer.failed(request, placement, unreachable=verdict is Verdict.UNREACHABLE)
-            return _Failed(error)
+            return _Failed(error, told)
         except asyncio.CancelledError:
+            if stream.abandoned and not (stream.task is not None and stream.task.cancelling()):
+                return _Failed(None, Blame.UNREACHABLE)
             if stream.ended is None:
                 raise
             if stream.task is not None:
@@ -149,6 +156,7 @@ class Proxy:
         stream: ProxiedStream,
         message: pb.GenerateRequest,
         request: PendingRequest,
+        placement: Placement,
         context: Context,
         trace: RequestTrace,
     ) -> None:
@@ -158,6 +166,7 @@ class Proxy:
         if first is None:
             return
         stream.delivered = True
+        self._placer.answered(placement)
         self._first_message(message, request, trace)
         stream.writing_since = time()
         await write(first)

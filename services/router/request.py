@@ -101,6 +101,13 @@ class CloseWatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """Instruction: try elsewhere what an instance has been sent and has not begun to answer."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Instruction: count a lookaside request that its worker reports as ended."""
 
@@ -108,7 +115,7 @@ class Ended:
     request_class: RequestClass
 
 
-Instruction = Place | Refuse | OpenWatch | CloseWatch | Ended
+Instruction = Place | Refuse | OpenWatch | CloseWatch | Abandon | Ended
 
 
 def request_class(value: types_pb2.RequestClass.ValueType) -> RequestClass:

@@ -23,6 +23,8 @@ class Reservation:
     """The request's place in the order of arrival."""
     lookaside: RequestClass | None = None
     """Class of a request whose end only the worker's reports will tell; None: its end is seen here."""
+    batch: bool = False
+    """Whether it rests on a batch credit."""
     live: bool = True
 
 
@@ -32,6 +34,7 @@ class Reservations:
     def __init__(self, ttl_s: float) -> None:
         self._ttl_s = ttl_s
         self._of: dict[str, dict[str, Reservation]] = {}
+        self._batch: dict[str, int] = {}
         self._tickets: dict[str, Reservation] = {}
         # All reservations live equally long, so that the oldest is the next to expire.
         self._by_expiry: deque[Reservation] = deque()
@@ -44,14 +47,17 @@ class Reservations:
         *,
         sequence: int = 0,
         lookaside: RequestClass | None = None,
+        batch: bool = False,
     ) -> Reservation:
         """Promises a slot. A second promise for the same request there takes the first one's place."""
         held = self._of.setdefault(instance_id, {})
         earlier = held.get(request_id)
         if earlier is not None:
             self._end(earlier)
-        reservation = Reservation(instance_id, request_id, now + self._ttl_s, sequence, lookaside)
+        reservation = Reservation(instance_id, request_id, now + self._ttl_s, sequence, lookaside, batch)
         held[request_id] = reservation
+        if batch:
+            self._batch[instance_id] = self._batch.get(instance_id, 0) + 1
         if lookaside is not None:
             self._tickets[request_id] = reservation
         self._by_expiry.append(reservation)
@@ -66,7 +72,10 @@ class Reservations:
         if not reservation.live:
             return False
         self._end(reservation)
-        del self._of[reservation.instance_id][reservation.request_id]
+        held = self._of[reservation.instance_id]
+        del held[reservation.request_id]
+        if not held:
+            del self._of[reservation.instance_id]
         return True
 
     def confirm(self, instance_id: str, request_ids: Iterable[str]) -> list[Reservation]:
@@ -75,6 +84,8 @@ class Reservations:
         if not held:
             return []
         ended = [held.pop(request_id) for request_id in request_ids if request_id in held]
+        if not held:
+            del self._of[instance_id]
         for reservation in ended:
             self._end(reservation)
         return ended
@@ -98,6 +109,13 @@ class Reservations:
         """Live reservations of an instance."""
         return len(self._of.get(instance_id, ()))
 
+    def batch_count(self, instance_id: str) -> int:
+        """Those of them that rest on a batch credit."""
+        return self._batch.get(instance_id, 0)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
     @property
     def next_expiry(self) -> float | None:
         """When `expire` has something to do next at the latest; None: nothing is reserved."""
@@ -108,5 +126,9 @@ class Reservations:
 
     def _end(self, reservation: Reservation) -> None:
         reservation.live = False
+        if reservation.batch:
+            left = self._batch.pop(reservation.instance_id) - 1
+            if left:
+                self._batch[reservation.instance_id] = left
         if self._tickets.get(reservation.request_id) is reservation:
             del self._tickets[reservation.request_id]

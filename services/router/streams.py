@@ -18,6 +18,7 @@ class ProxiedStream:
     """One call to a worker on behalf of a caller."""
 
     call: grpc.aio.UnaryStreamCall[bytes, bytes]
+    instance_id: str
     task: asyncio.Task[object] | None
     """Handles the caller's RPC."""
     delivered: bool = False
@@ -26,6 +27,8 @@ class ProxiedStream:
     """When the write under way began, monotonic seconds; 0: none is."""
     ended: ChironError | None = None
     """Why this router ended it."""
+    abandoned: bool = False
+    """True when this router ended the call because nothing was heard of the instance any more."""
 
 
 class Streams:
@@ -36,9 +39,12 @@ class Streams:
         self._streams: set[ProxiedStream] = set()
         self._loop = asyncio.get_running_loop()
 
-    def open(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> ProxiedStream:
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def open(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], instance_id: str) -> ProxiedStream:
         """Counts a stream in; the current task handles it."""
-        stream = ProxiedStream(call, asyncio.current_task())
+        stream = ProxiedStream(call, instance_id, asyncio.current_task())
         self._streams.add(stream)
         return stream
 
@@ -46,6 +52,17 @@ class Streams:
         """Counts it out and frees the worker's slot if it has not ended yet."""
         self._streams.discard(stream)
         stream.call.cancel()
+
+    def abandon(self, instance_id: str) -> None:
+        """Ends the calls to an instance that it has not begun to answer, so that they are tried elsewhere.
+
+        Those that have had a message go on: the instance may come back, and gRPC's own keepalive ends them if
+        it does not.
+        """
+        for stream in [stream for stream in self._streams if stream.instance_id == instance_id]:
+            if not stream.delivered:
+                stream.abandoned = True
+                stream.call.cancel()
 
     def end_all(self, message: str) -> None:
         """Ends every stream; one that has delivered nothing yet may be tried elsewhere."""

@@ -62,6 +62,8 @@ class FakeWorker:
             state=types_pb2.INSTANCE_STATE_READY,
             batch_size=batch_size,
             kv_free_tokens=100_000,
+            batch_credits=batch_size,
+            batch_credit_ttl_ms=60_000,
         )
         self.address = ""
         self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()

@@ -125,11 +125,24 @@ def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
 
 def routers_table(routers: Iterable[pb.RouterStatus]) -> FittingTable:
     """A row for each router."""
-    table = FittingTable(
-        Column("router"), Column("address", rank=1), Column("queued", rank=2), Column("last report", rank=3)
-    )
+    routers = tuple(routers)
+    columns = [
+        Column("router"),
+        Column("address", rank=1),
+        Column("queued", rank=2),
+        Column("last report", rank=3),
+    ]
+    trouble = any(router.ejected for router in routers)
+    table = FittingTable(*columns, *([Column("ejected instances", prose=True)] if trouble else []))
     for router in routers:
-        table.add_row(router.router_id, router.address, _counts(router.queued), _age(router.report_age_ms))
+        ejected = "; ".join(f"{one.instance_id}: {one.reason}" for one in router.ejected)
+        table.add_row(
+            router.router_id,
+            router.address,
+            _counts(router.queued),
+            _age(router.report_age_ms),
+            *([Text(ejected, style="red")] if trouble else []),
+        )
     return table
 
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from chiron.auth.tickets import open_unsigned
-from chiron.rpc.errors import ChironError, Reason, reason_of
+from chiron.rpc.errors import FULL, ChironError, Reason, reason_of
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from tests.support.wait import eventually
@@ -105,6 +105,37 @@ async def test_gives_up_after_max_attempts(start_worker, start_router) -> None:
         await drained(router.stub.Generate(request()))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert reason_of(caught.value) == "RETRY_ELSEWHERE"
+
+
+async def test_retries_after_failures_are_held_to_a_budget(start_worker, start_router) -> None:
+    failing = await start_worker("a")
+    failing.refuse_with = ChironError(Reason.ENGINE_DEAD, "the engine died of this request")
+    options = {"retry_share": 0.0, "retry_floor_per_s": 0.2, "max_attempts": 4, "eject_failures": 100}
+    router = await start_router(failing, **options)
+    # Ten seconds of the floor: two retries. The third failure is told as the worker told it.
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await drained(router.stub.Generate(request()))
+    assert reason_of(caught.value) == "ENGINE_DEAD"
+    assert caught.value.details() == "the engine died of this request"
+    budget = router.router._retries.budget
+    assert (budget.spent, budget.refused) == (2, 1)
+
+
+async def test_a_full_instance_costs_no_attempt_and_no_retry(start_worker, start_router) -> None:
+    worker = await start_worker("a")
+    worker.refuse_with = ChironError(Reason.RETRY_ELSEWHERE, "all slots are taken", metadata=FULL)
+    router = await start_router(worker, max_attempts=1)
+    call = router.stub.Generate(request())
+    for _ in range(5):
+        await router.queued(1)
+        worker.publish()
+        await router.queued(0)
+    await router.queued(1)
+    worker.refuse_with = None
+    worker.publish()
+    (await worker.calls.get()).finish()
+    await drained(call)
+    assert router.router._retries.budget.spent == 0
 
 
 async def test_a_lone_instance_that_refused_is_tried_again_after_a_pause(start_worker, start_router) -> None:

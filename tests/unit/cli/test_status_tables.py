@@ -87,6 +87,15 @@ def test_a_router_shows_its_address_and_its_queue() -> None:
     assert "router-0 10.0.0.1:50051 7+2 0.4 s ago" in rendered(cluster)
 
 
+def test_a_router_shows_which_instances_it_keeps_requests_from() -> None:
+    cluster = snapshot()
+    router = cluster.routers.add(router_id="router-0", address="10.0.0.1:50051")
+    router.ejected.add(instance_id="toy-a", reason="silent for 2.5 s")
+    router.ejected.add(instance_id="toy-b", reason="3 failures in a row")
+
+    assert "toy-a: silent for 2.5 s; toy-b: 3 failures in a row" in " ".join(rendered(cluster))
+
+
 def narrow() -> pb.ClusterSnapshot:
     """A busy cluster with long names."""
     cluster = snapshot()

@@ -126,3 +126,17 @@ def test_a_routers_queues_are_summed_over_models(world: World) -> None:
     assert link.queued == types_pb2.ClassCounts(interactive=4, batch=2)
     world.registry.leave_router(link)
     assert world.registry.routers == {}
+
+
+def test_what_a_router_has_ejected_is_news_once(world: World) -> None:
+    link = world.registry.join_router(control_pb2.RouterHello(router_id="r", address="h:1"))
+
+    def report(retry_in_ms: float) -> control_pb2.RouterReport:
+        ejected = cluster_pb2.EjectedInstance(
+            instance_id="i", reason="connection lost", retry_in_ms=retry_in_ms
+        )
+        return control_pb2.RouterReport(ejected=[ejected])
+
+    assert world.registry.hear_router(link, report(1000.0))
+    assert not world.registry.hear_router(link, report(900.0))
+    assert world.registry.hear_router(link, control_pb2.RouterReport())

@@ -10,6 +10,7 @@ from chiron.policy.words import RequestClass
 from chiron.rpc.errors import Reason
 from chiron.v1 import types_pb2
 from services.router.core import CoreSettings, RouterCore
+from services.router.outcomes import Blame
 from services.router.request import (
     CloseWatch,
     Ended,
@@ -52,6 +53,8 @@ class Rig:
                 "state": READY,
                 "batch_size": 1,
                 "running": types_pb2.ClassCounts(interactive=running),
+                "batch_credits": 8,
+                "batch_credit_ttl_ms": 60_000,
                 **fields,
             }
         )
@@ -167,7 +170,7 @@ def test_a_refusal_sends_the_request_elsewhere_and_its_place_to_others() -> None
     request, out = rig.submit("r")
     rig.submit("s")
     rig.submit("waits")
-    assert placed(rig.core.failed(request, placement(out), unreachable=False, now=0.0)) == [("waits", "a")]
+    assert placed(rig.core.failed(request, placement(out), Blame.NONE, 0.0)) == [("waits", "a")]
     # b is taken: r waits for it, and not for a.
     assert rig.core.submit(request, 0.0) == []
     assert rig.load("a", running=0, started_request_ids=["waits"]) == []
@@ -178,7 +181,7 @@ def test_an_unreachable_instance_is_used_again_only_after_a_new_subscription() -
     rig = Rig("a", "b")
     request, out = rig.submit("r")
     old = rig.watches["a"]
-    instructions = rig.note(rig.core.failed(request, placement(out), unreachable=True, now=0.0))
+    instructions = rig.note(rig.core.failed(request, placement(out), Blame.UNREACHABLE, 0.0))
     assert instructions == [CloseWatch("a"), OpenWatch("a", "host-a:1", 3)]
     late = worker_pb2.WatchLoadResponse(instance_id="a", incarnation=1, state=READY, batch_size=1)
     assert rig.core.load("a", old, late, 0.0) == []
@@ -190,7 +193,7 @@ def test_an_unreachable_instance_is_used_again_only_after_a_new_subscription() -
 def test_when_every_instance_has_refused_each_is_tried_again_after_the_pause() -> None:
     rig = Rig("a")
     request, out = rig.submit("r")
-    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    rig.core.failed(request, placement(out), Blame.NONE, 5.0)
     assert rig.core.submit(request, 5.0) == []
     assert rig.load("a", 5.5) == []
     assert rig.core.next_tick == 5.0 + PAUSE_S
@@ -201,7 +204,7 @@ def test_an_instance_of_an_unfitting_role_does_not_keep_a_request_from_the_one_t
     rig = Rig("a", "b")
     rig.load("b", role=types_pb2.ROLE_BATCH)
     request, out = rig.submit("r")
-    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    rig.core.failed(request, placement(out), Blame.NONE, 5.0)
     assert rig.core.submit(request, 5.0) == []
     assert rig.core.next_tick == 5.0 + PAUSE_S
     assert placed(rig.core.tick(5.0 + PAUSE_S)) == [("r", "a")]
@@ -211,7 +214,7 @@ def test_while_the_others_stay_full_one_that_refused_is_tried_again_after_the_pa
     rig = Rig("a", "b")
     rig.load("b", running=1)
     request, out = rig.submit("r")
-    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    rig.core.failed(request, placement(out), Blame.NONE, 5.0)
     assert rig.core.submit(request, 5.0) == []
     assert placed(rig.core.tick(5.0 + PAUSE_S)) == [("r", "a")]
 
@@ -219,14 +222,14 @@ def test_while_the_others_stay_full_one_that_refused_is_tried_again_after_the_pa
 def test_one_that_refused_is_the_last_choice_also_after_the_pause() -> None:
     rig = Rig("a", "b")
     request, out = rig.submit("r")
-    rig.core.failed(request, placement(out), unreachable=False, now=5.0)
+    rig.core.failed(request, placement(out), Blame.NONE, 5.0)
     assert placed(rig.core.submit(request, 5.0 + 2 * PAUSE_S)) == [("r", "b")]
 
 
 def test_a_new_incarnation_is_not_excluded() -> None:
     rig = Rig("a")
     request, out = rig.submit("r")
-    rig.core.failed(request, placement(out), unreachable=False, now=0.0)
+    rig.core.failed(request, placement(out), Blame.NONE, 0.0)
     rig.core.submit(request, 0.0)
     assert placed(rig.load("a", incarnation=2)) == [("r", "a")]
 
@@ -265,7 +268,7 @@ def test_a_full_queue_refuses_newcomers_but_not_those_that_it_let_in_before() ->
     # One waits for the only slot; slots free every 2 s (nothing has been measured yet).
     assert refused.error.retry_after_s == 2.0
     rig.load("a", running=1)
-    rig.core.failed(request, placement(out), unreachable=False, now=0.0)
+    rig.core.failed(request, placement(out), Blame.NONE, 0.0)
     assert rig.core.submit(request, 0.0) == []
 
 
