@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase as Stage
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chiron.policy.decisions import ChangeRole, Retire, Start
@@ -22,24 +25,90 @@ def cluster(model: FluidModel, ready: int) -> Fluid:
     return Fluid(Chiron(), {model.name: model}, keep_decisions=True)
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.floats(5.0, 250.0), st.integers(0, 20))
-def test_constant_load_sees_no_action_undone_within_one_load_time(rate: float, ready: int) -> None:
-    model = FluidModel()
-    fluid = cluster(model, ready)
+def undone(fluid: Fluid, load_s: float) -> list[tuple[float, float, str, str]]:
+    """Reversals: instances added and instances taken away, in either order, within less than one load time.
 
-    def arrivals(_: str, now_s: float) -> float:
-        return math.floor(rate * (now_s + 1)) - math.floor(rate * now_s)
-
-    fluid.run(900, arrivals)
-    signs = [
-        (at_s, 1 if isinstance(action, Start) else -1)
+    Times of both, in seconds, and the reasons.
+    """
+    acts = [
+        (at_s, 1 if isinstance(action, Start) else -1, action.reason)
         for at_s, action in fluid.log
         if isinstance(action, Start | Retire)
     ]
-    for at_s, sign in signs:
-        undone = [t for t, s in signs if s == -sign and at_s < t < at_s + model.load_s]
-        assert not undone, (at_s, undone)
+    return [
+        (at_s, later_s, reason, other)
+        for (at_s, sign, reason), (later_s, opposite, other) in itertools.combinations(acts, 2)
+        if sign == -opposite and at_s < later_s < at_s + load_s
+    ]
+
+
+def hasty(fluid: Fluid, load_s: float) -> list[tuple[float, float]]:
+    """Retirements within a cool-down: two load times after a start, one after another retirement.
+
+    Times of both, in seconds.
+    """
+    started = sorted({at_s for at_s, action in fluid.log if isinstance(action, Start)})
+    retired = sorted({at_s for at_s, action in fluid.log if isinstance(action, Retire)})
+    after_starts = [(s, r) for s in started for r in retired if s <= r < s + 2 * load_s]
+    return after_starts + [(a, b) for a, b in itertools.pairwise(retired) if b < a + load_s]
+
+
+def even(rate: float) -> Callable[[str, float], float]:
+    return lambda _, now_s: float(math.floor(rate * (now_s + 1)) - math.floor(rate * now_s))
+
+
+# A counterexample is not shrunk: each attempt runs a cluster for a quarter of an hour.
+@settings(max_examples=15, deadline=None, phases=(Stage.explicit, Stage.generate))
+@given(
+    st.floats(5.0, 250.0),
+    st.integers(0, 20),
+    st.sampled_from((16, 64, 200, 350)),
+    st.sampled_from((20.0, 60.0)),
+    st.sampled_from((0.5, 2.0, 10.0, 60.0)),
+)
+@example(180.0, 20, 16, 20.0, 0.5)
+@example(180.0, 4, 16, 20.0, 0.5)
+@example(94.2, 4, 16, 60.0, 0.5)
+@example(180.0, 4, 64, 20.0, 0.5)
+@example(180.0, 4, 64, 60.0, 0.5)
+@example(180.0, 20, 200, 60.0, 0.5)
+def test_constant_load_sees_no_action_undone_within_one_load_time(
+    rate: float, ready: int, slots: int, load_s: float, ttft_slo_s: float
+) -> None:
+    fluid = cluster(FluidModel(slots=slots, load_s=load_s, ttft_slo_s=ttft_slo_s), ready)
+    fluid.run(900, even(rate))
+    assert not undone(fluid, load_s)
+    assert not hasty(fluid, load_s)
+
+
+# Fixed, seeds included: chance must not decide a test.
+POISSON = list(
+    itertools.product((16, 64, 350), (20.0, 60.0), ((0.5, 20.0), (0.5, 94.2), (10.0, 60.0)), (0, 4))
+)
+
+
+@pytest.mark.parametrize(("slots", "load_s", "slo_and_rate", "ready"), POISSON)
+def test_a_constant_rate_of_poisson_arrivals_sees_no_action_undone_within_one_load_time(
+    slots: int, load_s: float, slo_and_rate: tuple[float, float], ready: int
+) -> None:
+    ttft_slo_s, rate = slo_and_rate
+    case = POISSON.index((slots, load_s, slo_and_rate, ready))
+    fluid = cluster(FluidModel(slots=slots, load_s=load_s, ttft_slo_s=ttft_slo_s), ready)
+    generator = np.random.default_rng(case)
+    fluid.run(900, lambda _, __: float(generator.poisson(rate)))
+    assert not undone(fluid, load_s)
+    assert not hasty(fluid, load_s)
+
+
+def test_below_full_no_retirement_is_undone_at_all_while_the_target_stays() -> None:
+    # 12 instances run 140 requests each on 200 slots; 11 would run 196, above the target of 0.85 × slots.
+    model = FluidModel(slots=200, load_s=60.0, ttft_slo_s=0.5)
+    fluid = cluster(model, 20)
+    fluid.run(1_150, even(180.0))
+    retired_s = [at_s for at_s, action in fluid.log if isinstance(action, Retire)]
+    assert retired_s
+    assert not [at_s for at_s, action in fluid.log if isinstance(action, Start) and at_s > retired_s[0]]
+    assert len(model.instances) == 12
 
 
 def test_steady_interactive_load_runs_on_little_more_than_the_work_needs() -> None:

@@ -48,7 +48,9 @@ def assess_interactive(
     Demand D counts requests that run or wait; capacity C slots. Room is C (1 + q), the queue share q being
     what full instances admit in a part of the TTFT SLO, at most in a load time: so many may wait, and be on
     time. Instances are added when D exceeds Θ × room, loading ones counted; or when arrivals exceed what
-    serves by so much that D exceeds the room before a new instance could be ready.
+    serves by so much that D exceeds the room before a new instance could be ready. For one load time after a
+    retirement the limit is the room itself: what is left takes over what the others did, and holds more for
+    it, for which the retirement is not undone.
     """
     load_s, each = model.load_time_s, supply.slots_each
     theta = _theta(state, settings, supply.demand, load_s)
@@ -57,7 +59,8 @@ def assess_interactive(
     # A queue that outlasts a load time waits for longer than a new instance would: it saves nothing.
     queue_s = min(settings.ttft_share * model.ttft_slo_s, model.load_time_s)
     queue_share = queue_s * requests_each / each
-    target = theta.value * (1 + queue_share)
+    room_share = 1 + queue_share
+    target = theta.value * room_share
     demand, coming = supply.demand, supply.coming_slots
     rate = state.arrivals.rate(settings.confidence) if requests_each else None
     ahead = demand + _growth(model, supply, rate, requests_each)
@@ -77,11 +80,13 @@ def assess_interactive(
         "arrivals_error": rate.settled_error if rate else 0.0,
     }
     missing_now = max(0, _instances((demand / target - supply.slots) / each))
-    missing = max(0, _instances((demand / target - coming) / each))
+    # What is left takes over what went, and holds more for it: no growth that Θ must keep headroom for.
+    taking_over = now_s - state.last_removed_s < load_s
+    missing = max(0, _instances((demand / (room_share if taking_over else target) - coming) / each))
     reason = _basis(theta.measured)
     if missing:
         reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
-    room = coming * (1 + queue_share)
+    room = coming * room_share
     if ahead > room and rate:
         number = len(supply.interactive) + len(supply.loading_interactive)
         further = max(_instances((ahead - room) / each), _instances(rate.likely / requests_each - number))
@@ -139,7 +144,8 @@ def _surplus(
     """Instances that may go, and why no more.
 
     What is left must hold the last load time's peak below the target with hysteresis, and keep below the
-    target for as long as makes the change worth its cost, even if arrivals are a standard error faster.
+    target for as long as makes the change worth its cost, even if arrivals are a standard error faster. And
+    the requests that run once fewer instances do the same work (Little's law) must be below the target.
     """
     number = len(supply.interactive)
     if not number:
@@ -169,6 +175,10 @@ def _surplus(
         slots = target * (supply.slots - candidate * each)
         growth = max(0.0, arrivals - left * requests_each) * hold_s
         if peak > slots * (1 - settings.hysteresis) or peak + growth > slots:
+            break
+        # Fuller instances take longer for each request. Where all slots are taken, their growth has decided.
+        running = state.curve.running_at(rate.settled * lengths.mean / left) if left else 0.0
+        if left * min(each, running) > slots:
             break
         surplus = candidate
     if surplus:

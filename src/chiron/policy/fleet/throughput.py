@@ -15,7 +15,6 @@ _HALF_LIFE_S = 180.0
 _BINS_PER_DOUBLING = 4
 _ENOUGH_S = 20.0
 _KV_SHARE = 0.92
-_FULL = 0.9
 
 
 class ThroughputCurve:
@@ -49,7 +48,7 @@ class ThroughputCurve:
             tick[3] += gap_s
             tick[4] += running * gap_s
             waiting = instance.waiting_interactive + instance.waiting_batch
-            tick[5] += bool(waiting) or running >= _FULL * instance.batch_size
+            tick[5] += bool(waiting) or running >= instance.batch_size
             index = int(math.log2(running) * _BINS_PER_DOUBLING)
             number, total = self._tick_bins.get(index, (0, 0.0))
             self._tick_bins[index] = (number + 1, total + rate)
@@ -110,6 +109,16 @@ class ThroughputCurve:
             return running / gap_s
         factor = 1.0 if self._saturated_s >= _ENOUGH_S else reach
         return min(running / gap_s, factor * max(measured.values()))
+
+    def running_at(self, tokens_per_s: float) -> float:
+        """Requests that run on an instance that makes so many tokens per second; inf: more than it can make.
+
+        n requests at fixed + slope × n seconds between tokens make n / (fixed + slope × n) tokens per second.
+        """
+        fixed_s = self.itl_s(0.0)
+        slope_s = self.itl_s(1.0) - fixed_s
+        spared = 1 - slope_s * tokens_per_s
+        return fixed_s * tokens_per_s / spared if spared > 0 else math.inf
 
     @property
     def kv_tokens_per_request(self) -> float:
