@@ -88,20 +88,25 @@ def batch_supply(
 ) -> BatchSupply:
     """What batch work gets: batch instances, and what interactive arrivals leave of mixed ones.
 
-    Spare capacity is the lesser of spare slots and of the throughput that arrivals do not need.
+    Spare capacity is the lesser of spare slots and of the throughput that arrivals do not need. A batch
+    instance that has just been made mixed gives batch work at most what it gave before.
     """
     each = _tokens_per_s(state, supply.slots_each)
-    number = len(supply.interactive)
+    batch_each = _tokens_per_s(state, supply.batch_slots_each)
+    made_mixed = supply.made_mixed
+    number = len(supply.interactive) - made_mixed
+    # A batch instance keeps its role here until its change has been decided.
     mixed = sum(instance.role is Role.MIXED for instance in supply.interactive)
-    spare = each * max(0.0, supply.slots - supply.demand) / supply.slots_each
+    free = max(0.0, supply.slots - supply.demand)
+    free_there = min(free, made_mixed * supply.batch_slots_each)
+    spare = batch_each * free_there / supply.batch_slots_each + each * (free - free_there) / supply.slots_each
     more = each * len(supply.loading_interactive)
     rate = state.arrivals.rate(settings.confidence)
     if rate is not None and state.lengths_known:
-        left = each * number - rate.settled * state.interactive_lengths.mean
+        left = each * number + batch_each * made_mixed - rate.settled * state.interactive_lengths.mean
         more = max(0.0, left + more) - max(0.0, left)
         spare = min(spare, max(0.0, left))
-    spare = min(spare, each * mixed)
-    batch_each = _tokens_per_s(state, supply.batch_slots_each)
+    spare = min(spare, each * mixed + batch_each * made_mixed)
     later = [(instance.ready_in_s, batch_each) for instance in supply.loading_batch]
     if supply.loading_interactive and more > 0:
         later.append((max(instance.ready_in_s for instance in supply.loading_interactive), more))

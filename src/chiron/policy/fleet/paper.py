@@ -3,7 +3,12 @@
 IBP counts instances that run any interactive request; BBP counts request groups whose estimated first token
 is later than their deadline. The number of batch instances is found by adding one until BBP is 0, and all go
 when no batch request is left. Reconstructed: Θ from the growth of demand, the batch rate of spare slots, and
-what the paper leaves open about loading instances (they count as supply from the moment they are ready).
+what the paper leaves open about loading instances (they count as supply from the moment they are ready) and
+about groups that no instance can save (they are to begin two load times from now). A group's first token is
+taken for that of the last of its requests, for each has the deadline; were it that of the first, a group
+would ask for nothing by its own size, and for less once it overtakes another. More batch requests and
+earlier deadlines never ask for fewer instances. More interactive requests that wait may: Θ rises with them,
+the number of instances that run any does not.
 So reconstructed it has no cool-down and looks at one moment only: an instance that happens to run nothing
 goes at once although the next arrivals need it, and so it starts and retires by turns under constant load,
 within a load time, too.
@@ -15,7 +20,12 @@ import math
 from collections.abc import Mapping
 
 from chiron.policy.decisions import Action, FleetDecision, ModelAssessment, Retire, Start
-from chiron.policy.fleet.backpressure import GroupWork, batch_backpressure, interactive_backpressure
+from chiron.policy.fleet.backpressure import (
+    GroupWork,
+    batch_backpressure,
+    interactive_backpressure,
+    missing_batch_instances,
+)
 from chiron.policy.fleet.batch import batch_supply
 from chiron.policy.fleet.contention import FreeGpus
 from chiron.policy.fleet.retire import drains_soonest
@@ -67,7 +77,7 @@ class ChironPaper:
                 gone = self._retire(model, supply, surplus, numbers)
                 retires += gone
                 reasons += [action.reason for action in gone[:1]]
-            reason = "; ".join(reasons) or "IBP is near Θ and BBP is 0"
+            reason = "; ".join(reasons) or _standing(numbers)
             assessments.append(ModelAssessment(model.name, numbers, reason))
         return FleetDecision((*starts, *retires), tuple(assessments))
 
@@ -99,32 +109,25 @@ class ChironPaper:
         return numbers, max(0, missing), max(0, number - wanted) if calm else 0
 
     def _batch(self, model: ModelFleet, supply: Supply, state: ModelState, numbers: dict[str, float]) -> int:
-        """Add one instance at a time until no group is late; those that none can save ask for one."""
+        """Add one instance at a time until no group is late, in closed form.
+
+        A group that is due before two load times have passed is to begin then: sooner, hardly any number of
+        instances would do. One where batch requests wait and nothing serves them or will.
+        """
         present = batch_supply(model, supply, state, self.settings)
         groups = []
         ahead = 0
         for group in model.backlog:
-            # The first token of a group's first request: only what goes before the group is ahead of it.
-            groups.append(GroupWork(group.deadline_in_s, state.waits.work({RequestClass.BATCH: ahead})[2]))
             ahead += group.requests
+            before_last = {RequestClass.BATCH: ahead - 1}
+            groups.append(GroupWork(group.deadline_in_s, state.waits.work(before_last)[2]))
         numbers["bbp"] = float(batch_backpressure(groups, present))
         if not model.backlog:
             return 0
-        each = state.curve.tokens_per_s(supply.batch_slots_each)
-        if not each:
-            return int(not present.rate and not present.later)
-        # Closed form of the loop "add one until BBP is 0": each group's shortfall over what one adds by then.
-        savable = [group for group in groups if group.due_in_s > model.load_time_s]
-        missing = max(
-            (
-                (group.work_tokens - present.tokens_by(group.due_in_s))
-                / (each * (group.due_in_s - model.load_time_s))
-                for group in savable
-            ),
-            default=0.0,
-        )
         idle = not present.rate and not present.later
-        return max(0, math.ceil(missing - 1e-9), int(idle))
+        each = state.curve.tokens_per_s(supply.batch_slots_each)
+        missing = missing_batch_instances(groups, present, each, model.load_time_s) if each else 0.0
+        return max(math.ceil(missing - 1e-9), int(idle))
 
     def _retire(
         self, model: ModelFleet, supply: Supply, surplus: int, numbers: Mapping[str, float]
@@ -143,3 +146,13 @@ class ChironPaper:
         ]
         idle = drains_soonest(idle, max(0, min(surplus, may_go - len(gone))))
         return [*gone, *(Retire(model.name, i.instance_id, "IBP is below Θ", numbers) for i in idle)]
+
+
+def _standing(numbers: Mapping[str, float]) -> str:
+    """Why nothing is added and nothing goes."""
+    above = numbers["ibp"] > numbers["theta"]
+    late = int(numbers["bbp"])
+    interactive = "IBP is above Θ until what loads is ready" if above else "IBP is not above Θ"
+    if not late:
+        return f"{interactive}; BBP is 0"
+    return f"{interactive}; BBP is {late}: no further instance is known to make a late group begin sooner"

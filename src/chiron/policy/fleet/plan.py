@@ -51,11 +51,11 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     changes = _from_batch(model, supply, max(interactive.missing_now, interactive.missing), interactive)
     missing = max(0, interactive.missing - len(changes))
     batch = assess_batch(model, supply, state, settings, now_s)
-    if batch.missing:
-        opened = _to_mixed(model, supply, batch)
-        if opened:
-            changes += opened
-            batch = assess_batch(model, supply, state, settings, now_s)
+    # All that is closed opens before an instance is started: a larger backlog would open more of it, and
+    # might so come to ask for fewer.
+    while batch.missing and (opened := _to_mixed(model, supply, batch)):
+        changes += opened
+        batch = assess_batch(model, supply, state, settings, now_s)
     numbers = {**interactive.numbers, **batch.numbers}
     changes = [replace(change, numbers=numbers) for change in changes]
     reason = f"interactive: {interactive.reason}. batch: {batch.reason}"
@@ -75,12 +75,8 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
 def _from_batch(model: ModelFleet, supply: Supply, count: int, need: InteractiveNeed) -> list[ChangeRole]:
     """Make batch instances mixed where interactive demand lacks capacity: it may preempt there at once."""
     chosen = drains_soonest(supply.batch, min(count, len(supply.batch)))
-    each = supply.batch_slots_each
     for instance in chosen:
-        supply.batch.remove(instance)
-        supply.interactive.append(instance)
-        supply.batch_slots -= each
-        supply.slots += each
+        supply.make_mixed(instance)
     reason = f"interactive demand needs its slots: {need.reason}"
     return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason) for i in chosen]
 

@@ -29,22 +29,20 @@ class Supply:
     """Interactive requests that run or wait, draining instances excluded: those end where they are."""
     running_batch: int = 0
     """Batch requests in engines, waiting ones included."""
-    default_slots: float = 1.0
-    """Of an instance while none is READY."""
+    slots_each: float = 1.0
+    """Of one interactive or mixed instance, on average as reported; one that loads is taken to reach that."""
+    batch_slots_each: float = 1.0
+    """Of one batch instance, on average as reported: what a further one is taken to reach, too."""
+    made_mixed: int = 0
+    """Of the interactive and mixed instances: those that were batch ones until this tick."""
 
-    @property
-    def slots_each(self) -> float:
-        """Of one interactive or mixed instance, on average; one that loads is taken to reach that."""
-        if self.interactive:
-            return max(1.0, self.slots / len(self.interactive))
-        if self.batch:
-            return max(1.0, self.batch_slots / len(self.batch))
-        return self.default_slots
-
-    @property
-    def batch_slots_each(self) -> float:
-        """Of one batch instance, on average."""
-        return max(1.0, self.batch_slots / len(self.batch)) if self.batch else self.slots_each
+    def make_mixed(self, instance: FleetInstance) -> None:
+        """Count a batch instance as a mixed one from now on, with the slots of an average one."""
+        self.batch.remove(instance)
+        self.interactive.append(instance)
+        self.batch_slots -= self.batch_slots_each
+        self.slots += self.batch_slots_each
+        self.made_mixed += 1
 
     @property
     def coming_slots(self) -> float:
@@ -62,9 +60,6 @@ class Supply:
 def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
     """Sum a model up, and show its READY instances to the curve. O(instances)."""
     supply = Supply(demand=model.traffic.queued_interactive)
-    supply.default_slots = curve.slots(
-        model.initial_batch_size, max((i.kv_capacity_tokens for i in model.instances), default=0)
-    )
     for instance in model.instances:
         phase = instance.phase
         if phase is Phase.READY:
@@ -87,4 +82,15 @@ def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
             supply.draining += 1
         else:
             supply.sleeping.append(instance)
+    # Fixed here: what role changes make of the averages must not change what a further instance is worth.
+    if supply.interactive:
+        supply.slots_each = max(1.0, supply.slots / len(supply.interactive))
+    elif supply.batch:
+        supply.slots_each = max(1.0, supply.batch_slots / len(supply.batch))
+    else:
+        most_kv = max((i.kv_capacity_tokens for i in model.instances), default=0)
+        supply.slots_each = curve.slots(model.initial_batch_size, most_kv)
+    supply.batch_slots_each = (
+        max(1.0, supply.batch_slots / len(supply.batch)) if supply.batch else supply.slots_each
+    )
     return supply
