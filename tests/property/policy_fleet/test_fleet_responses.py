@@ -58,7 +58,7 @@ def even(rate: float) -> Callable[[str, float], float]:
 
 
 # A counterexample is not shrunk: each attempt runs a cluster for a quarter of an hour.
-@settings(max_examples=15, deadline=None, phases=(Stage.explicit, Stage.generate))
+@settings(max_examples=8, deadline=None, phases=(Stage.explicit, Stage.generate))
 @given(
     st.floats(5.0, 250.0),
     st.integers(0, 20),

@@ -21,7 +21,7 @@ from chiron.policy.words import Phase, Role
 
 LOAD_S, MEAN_TOKENS = 10.0, 300
 KINDS = (Chiron, ChironPaper)
-CASES = range(60)
+CASES = range(40)
 Groups = Sequence[tuple[float, int]]
 
 
