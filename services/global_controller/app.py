@@ -3,55 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from chiron.config import ConfigError
 from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.store import RefusedError, UnavailableError
-from chiron.store.etcd import SchemaError
+from chiron.store.etcd import EtcdStore, SchemaError
 from chiron.v1 import cluster_pb2_grpc
+from services.global_controller.candidacy import Candidacy
 from services.global_controller.config import ControllerConfig
 from services.global_controller.control_servicer import ControlServicer
 from services.global_controller.controller import Controller
+from services.global_controller.gate import Gate
+from services.global_controller.seat import Seat
 from services.global_controller.servicer import ClusterServicer
 from services.global_controller.store_config import open_store
+from services.global_controller.store_health import StoreHealth
 
-_SERVICES = ("chiron.v1.ClusterService", "chiron.internal.v1.ControlService")
+SERVICES = ("chiron.v1.ClusterService", "chiron.internal.v1.ControlService")
+LEADER_HEALTH = "chiron.leader"
+"""Name under which the health service says SERVING in the controller that leads, and in no other."""
 _STOP_GRACE_S = 1.0
 
 
 async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     """Serves until `stop` is set.
 
-    Raises BindError, ConfigError when the store cannot be used, and FencedError when another controller takes
-    over.
+    Raises BindError, ConfigError when the store refuses this controller, and FencedError when another one
+    takes over the memory store's term.
     """
-    server = Server(_SERVICES)
-    host = config.listen.rpartition(":")[0]
-    port = server.bind(config.listen)
     store = open_store(config.store, config.decisions_kept)
-    controller = Controller(config, store)
-    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(controller), server.grpc)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(controller), server.grpc)
-    try:
+    health = StoreHealth(config.store.kind.value, time.monotonic)
+    seat = Seat(config.advertise, health)
+    server = Server(SERVICES, interceptors=[Gate(seat, SERVICES)])
+    port = server.bind(config.listen)
+    address = f"{config.listen.rpartition(':')[0]}:{port}"
+    seat.address = config.advertise or address
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(seat), server.grpc)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)
+    await _check(store)
+
+    def make() -> Controller:
+        return Controller(config, store, seat=seat)
+
+    if isinstance(store, EtcdStore):
+        tasks = [asyncio.create_task(Candidacy(config, store, seat, make).run())]
+    else:
+        controller = make()
         await controller.start()
-    except (UnavailableError, RefusedError, SchemaError) as error:
-        await store.close()
-        raise ConfigError(f"[controller] store: {error}") from error
-    running = asyncio.create_task(controller.run())
+        seat.take(controller)
+        tasks = [asyncio.create_task(controller.run())]
     await server.start()
     await server.set_serving(True)
-    announce("controller", address=f"{host}:{port}", term=controller.term)
+    tasks.append(asyncio.create_task(_tell_health(server, seat)))
+    announce("controller", address=address)
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
+        await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
     finally:
         stopping.cancel()
-        controller.close()
+        for task in tasks:
+            task.cancel()
+        if seat.controller is not None:
+            seat.controller.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(_STOP_GRACE_S)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
         await store.close()
+
+
+async def _check(store: EtcdStore | object) -> None:
+    """Tells a store that can never be used from one that is away for now. Raises ConfigError."""
+    if not isinstance(store, EtcdStore):
+        return
+    try:
+        await store.read()
+    except (RefusedError, SchemaError) as error:
+        await store.close()
+        raise ConfigError(f"[controller] store: {error}") from error
+    except UnavailableError:
+        return
+
+
+async def _tell_health(server: Server, seat: Seat) -> None:
+    seen = -1
+    while True:
+        seen = await seat.changed.after(seen)
+        await server.set_health(LEADER_HEALTH, seat.controller is not None)

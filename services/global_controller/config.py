@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from services.global_controller.store_config import StoreConfig
+from chiron.rpc.controllers import check_addresses
+from services.global_controller.store_config import StoreConfig, StoreKind
+
+_ANY_ADDRESS = frozenset({"", "0.0.0.0", "::", "[::]"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +17,15 @@ class ControllerConfig:
 
     listen: str = "127.0.0.1:50050"
     """host:port to listen on, for operators, agents and routers; port 0 takes any free one."""
+    advertise: str = ""
+    """host:port at which agents, routers and operators reach this controller; the others tell them while it
+    leads. Empty: what it listens on."""
     report_interval_ms: int = 1000
     """Time between the reports of an agent, in milliseconds; told to agents when they connect."""
     liveness_timeout_s: float = 5.0
-    """Silence after which a node counts as dead and its instances are placed elsewhere, in seconds. As long
-    after its start the controller stops and replaces nothing, so that nodes can join again first."""
+    """Silence after which a node counts as dead and its instances are placed elsewhere, in seconds. For as
+    long after it has begun to lead, or until all nodes on record have reported, the controller stops and
+    replaces nothing, so that nodes can join again first."""
     decisions_kept: int = 1000
     """How many decisions are kept for ListDecisions; the oldest go first."""
 
@@ -34,6 +41,10 @@ class ControllerConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work together."""
+        if self.advertise:
+            check_addresses("advertise", (self.advertise,))
+        elif self.store.kind is StoreKind.ETCD and self.listen.rpartition(":")[0] in _ANY_ADDRESS:
+            raise ValueError(f"advertise: needed with listen = {self.listen!r}, which nobody else can dial")
         if self.report_interval_ms < 10:
             raise ValueError(f"report_interval_ms: must be >= 10, not {self.report_interval_ms}")
         if self.liveness_timeout_s * 1000 < 2 * self.report_interval_ms:

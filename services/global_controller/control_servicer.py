@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,17 +19,23 @@ from chiron.internal.v1 import control_pb2 as pb
 from chiron.rpc.errors import ChironError, Reason, abort
 from services.global_controller import routing
 from services.global_controller.controller import Controller
+from services.global_controller.inbox import Inbox
 from services.global_controller.registry import AgentLink, RouterLink, close
+from services.global_controller.seat import Seat
+from services.global_controller.turns import Turns
 
 _log = logging.getLogger(__name__)
+_AT_ONCE, _LONGEST_TURN_S = 8, 2.0
+"""How many agents join and routers take a whole table at once, and how long one waits for it, in seconds."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """Agents and routers dial; the controller dials nobody."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._turns = Turns(_AT_ONCE, _LONGEST_TURN_S)
         self._turned_away: set[tuple[str, str]] = set()
         """(node_id, state_id) of agents whose refusal has been logged."""
 
@@ -37,20 +43,17 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self, request_iterator: AsyncIterator[pb.ConnectAgentRequest], context: Context
     ) -> AsyncIterator[pb.ConnectAgentResponse]:
         """Welcome, then what is wanted of the node each time that it changes."""
-        controller = self._controller
+        controller = self._seat.leading()
         messages = aiter(request_iterator)
         first = await anext(messages, pb.ConnectAgentRequest())
-        if problem := self._check_agent(first):
+        if problem := self._check_agent(controller, first):
             await abort(context, problem)
         await controller.ticket_keys.welcome(first.hello.keys)
-        link = await controller.join(first.hello)
-
-        async def take(message: pb.ConnectAgentRequest) -> None:
-            await controller.report(link, message.report)
-
+        async with self._turns.turn():
+            link = await controller.join(first.hello)
         try:
-            async with _reading(messages, "report", take, link) as reader:
-                yield pb.ConnectAgentResponse(welcome=self._welcome())
+            async with _doing(_take_reports(controller, link, messages), link) as reader:
+                yield pb.ConnectAgentResponse(welcome=_welcome(controller))
                 told = auth_pb2.TicketKeys()
                 while not link.closed:
                     seen = link.wake.count
@@ -67,7 +70,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self, request_iterator: AsyncIterator[pb.ConnectRouterRequest], context: Context
     ) -> AsyncIterator[pb.ConnectRouterResponse]:
         """The routing table, then deltas."""
-        controller = self._controller
+        controller = self._seat.leading()
         messages = aiter(request_iterator)
         first = await anext(messages, pb.ConnectRouterRequest())
         if first.WhichOneof("message") != "hello":
@@ -77,15 +80,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         await controller.ticket_keys.welcome(first.hello.keys)
         link = controller.registry.join_router(first.hello)
         controller.routers_changed()
-
-        async def take(message: pb.ConnectRouterRequest) -> None:
-            controller.router_reported(link, message.report)
-
         try:
-            async with _reading(messages, "report", take, link) as reader:
+            async with _doing(_take_demand(controller, link, messages), link) as reader:
                 told = controller.ticket_keys.message
                 yield pb.ConnectRouterResponse(keys=told)
-                await self._until_worth_sending(link, first.hello.epoch)
+                await _until_worth_sending(controller, link, first.hello.epoch)
                 epoch = 0
                 while not link.closed:
                     seen = link.wake.count
@@ -97,8 +96,9 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
                         yield pb.ConnectRouterResponse(delta=delta)
                         epoch = delta.epoch
                     elif epoch != controller.tables.epoch:
-                        table = controller.tables.snapshot(controller.registry.loads())
-                        yield pb.ConnectRouterResponse(snapshot=table)
+                        async with self._turns.turn():
+                            table = controller.tables.snapshot(controller.registry.loads())
+                            yield pb.ConnectRouterResponse(snapshot=table)
                         epoch = table.epoch
                     else:
                         await link.wake.after(seen)
@@ -108,7 +108,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             controller.registry.leave_router(link)
             controller.routers_changed()
 
-    def _check_agent(self, first: pb.ConnectAgentRequest) -> ChironError | None:
+    def _check_agent(self, controller: Controller, first: pb.ConnectAgentRequest) -> ChironError | None:
         hello = first.hello
         if first.WhichOneof("message") != "hello":
             return ChironError.invalid([("message", "the first must be hello")])
@@ -116,10 +116,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             return ChironError.invalid([("hello.node_id", "is required")])
         if not hello.state_id:
             return ChironError.invalid([("hello.state_id", "is required")])
-        if self._controller.registry.held_by_another(hello.node_id, hello.state_id):
+        if controller.registry.held_by_another(hello.node_id, hello.state_id):
             return self._turn_away(hello)
-        if hello.highest_term > self._controller.term:
-            text = f"the agent has seen term {hello.highest_term}; this is {self._controller.term}"
+        if hello.highest_term > controller.term:
+            text = f"the agent has seen term {hello.highest_term}; this is {controller.term}"
             return ChironError(Reason.STALE_TERM, text)
         return None
 
@@ -134,22 +134,6 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             _log.error("refused an agent that advertises host %s: %s", hello.host, text)
         return ChironError(Reason.BUSY, text)
 
-    def _welcome(self) -> pb.AgentWelcome:
-        config = self._controller.config
-        return pb.AgentWelcome(
-            term=self._controller.term,
-            report_interval_ms=config.report_interval_ms,
-            liveness_timeout_ms=round(config.liveness_timeout_s * 1000),
-        )
-
-    async def _until_worth_sending(self, link: RouterLink, epoch: int) -> None:
-        """Leaves a router its table of an earlier controller until this one knows as much."""
-        if epoch == 0 or routing.belongs_to(epoch, self._controller.term):
-            return
-        seen = link.wake.count
-        while not link.closed and not self._controller.settled.is_set():
-            seen = await link.wake.after(seen)
-
     async def _end(self, context: Context, reader: asyncio.Task[None], current: bool, who: str) -> None:
         if reader.done() and not reader.cancelled() and (error := reader.exception()) is not None:
             raise error
@@ -157,22 +141,63 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, ChironError(Reason.ABORTED, f"another stream of {who} has taken over"))
 
 
-@asynccontextmanager
-async def _reading(
-    messages: AsyncIterator[Any],
-    kind: str,
-    take: Callable[[Any], Awaitable[None]],
-    link: AgentLink | RouterLink,
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Takes the caller's messages of one kind, one at a time, while the body writes; the link closes when
-    they end."""
+def _welcome(controller: Controller) -> pb.AgentWelcome:
+    config = controller.config
+    return pb.AgentWelcome(
+        term=controller.term,
+        report_interval_ms=config.report_interval_ms,
+        liveness_timeout_ms=round(config.liveness_timeout_s * 1000),
+    )
+
+
+async def _until_worth_sending(controller: Controller, link: RouterLink, epoch: int) -> None:
+    """Leaves a router its table of an earlier controller until this one knows as much."""
+    if epoch == 0 or routing.belongs_to(epoch, controller.term):
+        return
+    seen = link.wake.count
+    while not link.closed and not controller.settled.is_set():
+        seen = await link.wake.after(seen)
+
+
+async def _take_reports(
+    controller: Controller, link: AgentLink, messages: AsyncIterator[pb.ConnectAgentRequest]
+) -> None:
+    """Takes an agent's reports in; while the store keeps one waiting, only the newest of the next ones."""
+    inbox: Inbox[pb.AgentReport] = Inbox()
 
     async def read() -> None:
-        async for message in messages:
-            if message.WhichOneof("message") == kind:
-                await take(message)
+        try:
+            async for message in messages:
+                if message.WhichOneof("message") == "report":
+                    controller.registry.arrived(link)
+                    inbox.put(message.report)
+        finally:
+            inbox.end()
 
-    reader = asyncio.create_task(read())
+    reading = asyncio.create_task(read())
+    try:
+        while (report := await inbox.take()) is not None:
+            await controller.report(link, report)
+        await reading
+    finally:
+        reading.cancel()
+
+
+async def _take_demand(
+    controller: Controller, link: RouterLink, messages: AsyncIterator[pb.ConnectRouterRequest]
+) -> None:
+    """Takes a router's reports in, each of which counts."""
+    async for message in messages:
+        if message.WhichOneof("message") == "report":
+            controller.router_reported(link, message.report)
+
+
+@asynccontextmanager
+async def _doing(
+    reading: Coroutine[Any, Any, None], link: AgentLink | RouterLink
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Reads what the caller sends while the body writes; the link closes when that ends."""
+    reader = asyncio.create_task(reading)
     reader.add_done_callback(lambda _: close(link))
     try:
         yield reader

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import (
-    ConflictError,
     DecisionRecord,
     FencedError,
     InstanceRecord,
-    Key,
     Record,
+    RefusedError,
     Snapshot,
     Store,
-    Transaction,
+    TooLargeError,
+    UnavailableError,
 )
 from chiron.v1 import cluster_pb2
-from services.global_controller import routing, views
+from services.global_controller import routing, standing, views
 from services.global_controller.config import ControllerConfig
 from services.global_controller.fleet_feed import FleetFeed
 from services.global_controller.levels import desired_instance, levels
@@ -31,41 +31,45 @@ from services.global_controller.observe import has_left, observe_hello, observe_
 from services.global_controller.pulse import Pulse
 from services.global_controller.reconcile import reconcile
 from services.global_controller.registry import AgentLink, Registry, RouterLink
+from services.global_controller.seat import Seat
+from services.global_controller.store_health import StoreHealth
 from services.global_controller.ticket_keys import TicketKeyKeeper
 from services.global_controller.view import Act, ClusterView, Liveness
+from services.global_controller.writer import Draft as Draft
+from services.global_controller.writer import Writer
 
 _log = logging.getLogger(__name__)
-_ATTEMPTS = 3
+_RETRY_S = 1.0
+"""Time after which a pass that the store did not take is tried again, in seconds."""
 WATCH_INTERVAL_S = 0.1
 """Shortest time between two snapshots of a WatchCluster stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Writes that are not yet bound to revisions, and their explanations."""
-
-    puts: Sequence[Record] = ()
-    deletes: Sequence[Key] = ()
-    acts: Sequence[Act] = ()
 
 
 class Controller:
     """Owns the state while its term lasts. All its methods belong to one event loop."""
 
     def __init__(
-        self, config: ControllerConfig, store: Store, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: ControllerConfig,
+        store: Store,
+        *,
+        seat: Seat | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Makes a controller; `start` and `run` make it work.
 
         Args:
             config: its configuration.
             store: the cluster's state.
+            seat: what is known about the other controllers and the store; None: that it is alone.
             clock: monotonic time in seconds.
         """
         self.config = config
         self.store = store
         self.term = 0
         self._clock = clock
+        self._seat = seat or Seat(config.listen, StoreHealth("memory", clock))
+        self._elected = clock()
         self.registry = Registry(config.liveness_timeout_s, clock)
         self.reasons: dict[str, str] = {}
         """For each model that has not what it should have: what stands in the way."""
@@ -78,8 +82,10 @@ class Controller:
         self.mirror = Mirror(store, self._stirred, self._shown)
         self.tables = routing.RoutingTables(0)
         self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
-        self._writing = asyncio.Lock()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer = Writer(
+            store, self.mirror, self._seat.health, decide=self._decide, on_fenced=self._give_up
+        )
         self._decisions_made = 0
         self._seen_liveness: dict[str, Liveness] = {}
 
@@ -89,16 +95,18 @@ class Controller:
         return self.mirror.snapshot
 
     async def start(self) -> None:
-        """Acquires a term and reads the state."""
-        self.term = await self.store.acquire_term()
+        """Acquires a term and reads the state. Raises what the store raises."""
+        self.term = self._writer.term = await self.store.acquire_term()
         self.tables = routing.RoutingTables(self.term)
         await self.mirror.load()
+        self.registry.settle(self.snapshot.nodes)
         _log.info("term %d, revision %d", self.term, self.snapshot.revision)
 
     async def run(self) -> None:
         """Works until cancelled. Raises FencedError when another controller has taken over."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.mirror.follow())
+            tasks.create_task(self._show_health())
             tasks.create_task(self._loop())
             tasks.create_task(self.ticket_keys.run())
             tasks.create_task(self._watch_fatal())
@@ -110,35 +118,8 @@ class Controller:
         self._shown.beat()
 
     async def write(self, build: Callable[[Snapshot], Draft | None]) -> None:
-        """Writes what `build` makes of the present state and returns once the mirror shows it.
-
-        `build` runs again when the state changed meanwhile. What it raises is passed on.
-        """
-        async with self._writing:
-            for attempt in range(_ATTEMPTS):
-                snapshot = self.snapshot
-                draft = build(snapshot)
-                if draft is None or not (draft.puts or draft.deletes or draft.acts):
-                    return
-                keys: list[Key] = [*(record.key for record in draft.puts), *draft.deletes]
-                transaction = Transaction(
-                    term=self.term,
-                    puts=tuple(draft.puts),
-                    deletes=tuple(draft.deletes),
-                    expect={key: snapshot.revisions.get(key, 0) for key in keys},
-                    decisions=tuple(map(self._decide, draft.acts)),
-                )
-                try:
-                    await self.mirror.reached(await self.store.commit(transaction))
-                    return
-                except ConflictError:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-                    await self.mirror.load()
-                except FencedError as error:
-                    if not self._fatal.done():
-                        self._fatal.set_exception(error)
-                    raise
+        """See Writer.write."""
+        await self._writer.write(build)
 
     async def put(self, build: Callable[[Snapshot], Record | None]) -> None:
         """As `write`, for one record and without an act to explain."""
@@ -203,7 +184,12 @@ class Controller:
             return
         starts_leaving = report.leaving and not link.leaving
         link.leaving, link.left = report.leaving, has_left(report)
-        await self.write(build)
+        try:
+            await self.write(build)
+        except (UnavailableError, RefusedError):
+            # It comes again every second, and is written when the store takes it. What serves is known all
+            # the same; what has left in good order counts as silent until it is on record.
+            link.left = False
         if not self.registry.is_current(link):
             # Another stream of the node has joined meanwhile: what it tells is newer.
             return
@@ -242,7 +228,12 @@ class Controller:
 
     def show(self) -> cluster_pb2.ClusterSnapshot:
         """The cluster as operators see it."""
-        return views.cluster_snapshot(self.snapshot, self.registry, self.term, self.reasons)
+        shown = views.cluster_snapshot(self.snapshot, self.registry, self.term, self.reasons)
+        awaited = self.registry.awaited() if self.registry.settling() else ()
+        reign = standing.Reign(self.term, self._clock() - self._elected, self.registry.settling(), awaited)
+        shown.controllers.extend(standing.controllers(self._seat, reign))
+        shown.store.CopyFrom(standing.store_status(self._seat.health))
+        return shown
 
     def router_reported(self, link: RouterLink, report: control_pb2.RouterReport) -> None:
         """A router has reported."""
@@ -255,24 +246,43 @@ class Controller:
         self._shown.beat()
 
     async def _loop(self) -> None:
-        seen = -1
+        seen, retry_at = -1, math.inf
         while True:
             due = self.registry.next_deadline()
+            until = min(math.inf if due is None else due, retry_at)
             try:
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                async with asyncio.timeout(None if until == math.inf else max(0.0, until - self._clock())):
                     seen = await self._stirred.after(seen)
             except TimeoutError:
                 self._shown.beat()
             if self.registry.notice_stall(due):
                 _log.warning("the controller stood still for a while; it waits for reports before it acts")
+            if self.registry.settle_early():
+                self._shown.beat()
             settled = not self.registry.settling()
-            await self.reconcile()
+            try:
+                await self.reconcile()
+                retry_at = math.inf
+            except (UnavailableError, RefusedError, TooLargeError) as error:
+                if retry_at == math.inf:
+                    _log.warning("nothing can be changed now, what runs goes on: %s", error)
+                retry_at = self._clock() + _RETRY_S
             self.fleet.update(self.snapshot)
             self._publish()
             if settled and not self.settled.is_set():
                 self.settled.set()
                 for router in self.registry.routers.values():
                     router.wake.beat()
+
+    async def _show_health(self) -> None:
+        seen = self._seat.health.changed.count
+        while True:
+            seen = await self._seat.health.changed.after(seen)
+            self._shown.beat()
+
+    def _give_up(self, error: FencedError) -> None:
+        if not self._fatal.done():
+            self._fatal.set_exception(error)
 
     def _publish(self) -> None:
         wanted = levels(self.snapshot)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from chiron.store import CompactedError, Snapshot, Store
+import asyncio
+import logging
+
+from chiron.store import Change, CompactedError, Snapshot, Store, UnavailableError
 from services.global_controller.pulse import Pulse
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 1.0
 
 
 class Mirror:
@@ -14,33 +20,47 @@ class Mirror:
         self._store = store
         self._listeners = listeners
         self.snapshot = Snapshot()
-        self._changed = Pulse()
 
     async def load(self) -> None:
-        """Reads the whole state."""
-        self.snapshot = await self._store.read()
-        self._tell()
+        """Reads the whole state. Raises UnavailableError."""
+        found = await self._store.read()
+        if found.revision >= self.snapshot.revision:
+            self.snapshot = found
+            self._tell()
 
     async def follow(self) -> None:
-        """Applies changes until the store is closed."""
+        """Applies changes until the store is closed; while the store is away it waits."""
         while True:
             try:
                 async for change in self._store.watch(self.snapshot.revision):
-                    # A `load` meanwhile may have brought the change already.
-                    if change.revision > self.snapshot.revision:
+                    # A commit of our own, or a `load` meanwhile, may have brought the change already.
+                    if change.revision == self.snapshot.revision + 1:
                         self.snapshot = self.snapshot.after(change)
                         self._tell()
-            except CompactedError:
-                await self.load()
-            else:
+                    elif change.revision > self.snapshot.revision:
+                        await self.load()
                 return
+            except (CompactedError, UnavailableError) as error:
+                _log.warning("the state is read anew: %s", error)
+                await self._load_when_possible()
 
-    async def reached(self, revision: int) -> None:
-        """Returns once the snapshot holds `revision`."""
-        seen = self._changed.count
-        while self.snapshot.revision < revision:
-            seen = await self._changed.after(seen)
+    async def _load_when_possible(self) -> None:
+        while True:
+            try:
+                await self.load()
+                return
+            except UnavailableError:
+                await asyncio.sleep(_RETRY_S)
+
+    async def committed(self, change: Change) -> None:
+        """Shows what has just been committed, without waiting for the watch to bring it."""
+        if change.revision == self.snapshot.revision + 1:
+            self.snapshot = self.snapshot.after(change)
+            self._tell()
+        elif change.revision > self.snapshot.revision:
+            # Someone else has written between.
+            await self.load()
 
     def _tell(self) -> None:
-        for pulse in (self._changed, *self._listeners):
+        for pulse in self._listeners:
             pulse.beat()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ class AgentLink:
     """The stream is to end."""
     leaving: bool = False
     """The agent is stopping."""
+    revived: bool = False
+    """A message has come after the node had been silent for the liveness timeout."""
     left: bool = False
     """The node has left in good order and is on record no more."""
 
@@ -84,7 +86,10 @@ class Registry:
         self._timeout_s = liveness_timeout_s
         self._clock = clock
         self._started = clock()
+        self._settling_since = self._started
         self._settles_at = self._started + liveness_timeout_s
+        self._on_record: Collection[str] = ()
+        self._closed = False
         self.agents: dict[str, AgentLink] = {}
         self.routers: dict[str, RouterLink] = {}
 
@@ -99,7 +104,7 @@ class Registry:
     def join(self, node_id: str, state_id: str) -> AgentLink:
         """A new stream of a node's agent takes the place of an earlier one."""
         earlier = self.agents.get(node_id)
-        link = AgentLink(node_id, state_id, self._clock())
+        link = AgentLink(node_id, state_id, self._clock(), closed=self._closed)
         if earlier is not None:
             # What ran there goes on running until the first report says otherwise.
             link.unknown, link.statuses = earlier.unknown, earlier.statuses
@@ -119,7 +124,8 @@ class Registry:
         return self.agents.get(link.node_id) is link
 
     def close_all(self) -> None:
-        """Ends every stream: the controller stops."""
+        """Ends every stream, also those that are about to join: the controller stops."""
+        self._closed = True
         links: list[AgentLink | RouterLink] = [*self.agents.values(), *self.routers.values()]
         for link in links:
             close(link)
@@ -132,15 +138,21 @@ class Registry:
 
     def hear(self, link: AgentLink, report: control_pb2.AgentReport) -> Heard:
         """Takes a report's figures."""
-        standing = not link.reported or self.age_s(link) >= self._timeout_s
+        standing = not link.reported or link.revived or self.age_s(link) >= self._timeout_s
+        link.revived = False
         statuses = {one.status.instance_id: one.status for one in report.instances}
         figures = _loads(statuses) != _loads(link.statuses)
         link.heard, link.reported, link.statuses = self._clock(), True, statuses
         return Heard(standing, figures)
 
+    def arrived(self, link: AgentLink) -> None:
+        """The agent lives: a message of it has come, which may have to wait until it is taken in."""
+        link.revived = link.revived or self.age_s(link) >= self._timeout_s
+        link.heard = self._clock()
+
     def join_router(self, hello: control_pb2.RouterHello) -> RouterLink:
         """A new stream of a router takes the place of an earlier one."""
-        link = RouterLink(hello.router_id, hello.address, self._clock())
+        link = RouterLink(hello.router_id, hello.address, self._clock(), closed=self._closed)
         if hello.router_id in self.routers:
             close(self.routers[hello.router_id])
         self.routers[hello.router_id] = link
@@ -171,19 +183,49 @@ class Registry:
         """A node with its liveness at this moment."""
         link = self.agents.get(node.node_id)
         silent_s = self._clock() - (link.heard if link else self._started)
-        if silent_s >= self._timeout_s:
+        if silent_s >= self._timeout_s and not self.settling():
             liveness = Liveness.DEAD
         elif link is None:
             liveness = Liveness.UNHEARD
-        elif not link.connected:
+        elif not link.connected or silent_s >= self._timeout_s:
             liveness = Liveness.SILENT
         else:
             liveness = Liveness.LIVE if link.reported else Liveness.JOINING
         return NodeView(node, liveness, silent_s, leaving=link is not None and link.leaving)
 
+    def settle(self, on_record: Collection[str]) -> None:
+        """Settling begins: an absent report means that nothing is known, not that nothing runs.
+
+        Args:
+            on_record: nodes that were there before; once each has reported, there is nothing to wait for.
+        """
+        self._started = self._settling_since = self._clock()
+        self._settles_at = self._started + self._timeout_s
+        self._on_record = frozenset(on_record)
+
     def settling(self) -> bool:
-        """True until the controller has run for one liveness timeout: nodes may still have to be heard."""
+        """True until every node on record has been heard, or one liveness timeout has passed."""
         return self._clock() < self._settles_at
+
+    def awaited(self) -> Sequence[str]:
+        """Nodes on record that have not reported since settling began."""
+        return sorted(
+            node_id
+            for node_id in self._on_record
+            if (link := self.agents.get(node_id)) is None
+            or not link.reported
+            or link.heard < self._settling_since
+        )
+
+    def settle_early(self) -> bool:
+        """Ends settling when every node on record has reported; True when it has just ended.
+
+        With no node on record it does not end early: a controller that has lost its memory knows of none.
+        """
+        if not self.settling() or not self._on_record or self.awaited():
+            return False
+        self._settles_at = self._clock()
+        return True
 
     def notice_stall(self, due: float | None) -> bool:
         """Settles again when the controller itself stood still: what looks silent may wait to be read.
@@ -194,7 +236,9 @@ class Registry:
         now = self._clock()
         stalled = due is not None and now - due > self._timeout_s / 2
         if stalled:
+            self._settling_since = now
             self._settles_at = now + self._timeout_s
+            self._on_record = frozenset(self.agents)
         return stalled
 
     def next_deadline(self) -> float | None:

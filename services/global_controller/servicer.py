@@ -13,6 +13,7 @@ from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import cluster_pb2_grpc
 from services.global_controller import operator_acts, views
 from services.global_controller.controller import Controller, Draft
+from services.global_controller.seat import Seat
 
 DEFAULT_DECISIONS = 100
 """How many decisions ListDecisions returns when asked for 0."""
@@ -22,8 +23,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     """Each act is written, then reconciled once, so that the answer says what stands in the way."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    @property
+    def _controller(self) -> Controller:
+        """The one that leads. Raises ChironError with NOT_LEADER."""
+        return self._seat.leading()
 
     async def ApplyModel(self, request: pb.ApplyModelRequest, context: Context) -> pb.ApplyModelResponse:
         """Creates a model or replaces its spec."""
@@ -96,11 +102,12 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         return pb.ListDecisionsResponse(decisions=map(views.decision, found))
 
     async def _act(self, context: Context, build: Callable[[Snapshot], Draft | None]) -> None:
+        controller = self._controller
         try:
-            await self._controller.write(build)
+            await controller.write(build)
         except ChironError as error:
             await abort(context, error)
-        await self._controller.reconcile()
+        await controller.reconcile()
 
     async def _model(self, name: str, context: Context) -> pb.ModelStatus:
         record = self._controller.snapshot.models.get(name)

@@ -11,6 +11,9 @@ from chiron.store import MemoryStore, Store
 from chiron.store.etcd import Connection, EtcdSettings, EtcdStore, Limits, TlsFiles
 from chiron.store.etcd.keys import Keys
 
+_PATIENCE_S = 6.0
+"""How long one call may take over all members, in seconds: two tries of a member that has frozen."""
+
 
 class StoreKind(Enum):
     """Where the cluster's state lies."""
@@ -43,15 +46,27 @@ class StoreConfig:
     """File that holds the user's password; a line end after it does not count."""
     max_operations: int = 128
     """Most operations of one transaction: what etcd's `--max-txn-ops` says. Three are the store's own, the
-    others are records. A controller that must change more at once stops with an error that says so."""
+    others are records. What a controller must change at once beyond it becomes several transactions."""
     max_request_bytes: int = 1_572_864
     """Most bytes of one transaction: what etcd's `--max-request-bytes` says."""
+    lease_s: int = 10
+    """Time after which another controller leads when the leader is silent, in whole seconds. A leader that
+    does not reach etcd for four fifths of it stops leading by itself."""
+    history_s: float = 900.0
+    """The leader compacts etcd's history: what is older than this, in seconds, is dropped within as long
+    again. It is the whole etcd's history, whoever else uses it. 0: never, for an etcd that compacts itself
+    (`--auto-compaction-mode`); one that nobody compacts grows until its quota is used up."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work together."""
-        for key, least in (("max_operations", 8), ("max_request_bytes", 1024)):
+        for key, least in (
+            ("max_operations", 8),
+            ("max_request_bytes", 1024),
+            ("lease_s", 2),
+            ("history_s", 0),
+        ):
             if getattr(self, key) < least:
-                raise ValueError(f"{key}: must be >= {least}, not {getattr(self, key)}")
+                raise ValueError(f"{key}: must be >= {least}, not {getattr(self, key):g}")
         if self.kind is StoreKind.MEMORY:
             for key in ("endpoints", "tls_ca", "tls_certificate", "tls_key", "user", "password_file"):
                 if getattr(self, key):
@@ -78,7 +93,9 @@ def open_store(config: StoreConfig, decisions_kept: int) -> Store:
     tls = None
     if config.tls_ca is not None:
         tls = TlsFiles(config.tls_ca, config.tls_certificate, config.tls_key)
-    settings = EtcdSettings(config.endpoints, tls, config.user, _password(config.password_file))
+    settings = EtcdSettings(
+        config.endpoints, tls, config.user, _password(config.password_file), patience_s=_PATIENCE_S
+    )
     try:
         connection = Connection(settings)
     except ValueError as error:

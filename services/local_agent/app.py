@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
 from contextlib import closing
 
+from chiron.rpc.controllers import Controllers
 from chiron.service import announce
 from services.local_agent.config import AgentConfig
 from services.local_agent.controller_link import ControllerLink
@@ -42,7 +42,7 @@ async def serve(config: AgentConfig, stop: asyncio.Event) -> None:
             on_change=changed.set,
         )
         await node.stop_leftovers()
-        link = ControllerLink(config.controller, node, changed, random.Random())
+        link = ControllerLink(Controllers(config.controller), node, changed)
         connecting = asyncio.create_task(link.run())
         checking = asyncio.create_task(_watch_gpus(inventory, node, config.gpu_check_interval_s))
         announce("agent", node_id=node.node_id, gpus=len(gpus), state_dir=str(state_dir))

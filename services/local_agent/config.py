@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from chiron.rpc.controllers import check_addresses
+
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::", "[::]"})
@@ -15,8 +17,8 @@ _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::", "[::]"})
 class AgentConfig:
     """Configuration of one node's local agent."""
 
-    controller: str = "127.0.0.1:50050"
-    """host:port of the global controller, which the agent dials."""
+    controller: tuple[str, ...] = ("127.0.0.1:50050",)
+    """host:port of the global controller, which the agent dials; of each one where several may lead."""
     node_id: str = ""
     """Name of this node in the cluster; empty: the host name."""
     host: str = "127.0.0.1"
@@ -60,6 +62,7 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range, naming the key."""
+        check_addresses("controller", self.controller)
         if self.host in _ANY_ADDRESS:
             raise ValueError(f"host: must be an address that routers can reach, not {self.host!r}")
         if self.gpus < -1:

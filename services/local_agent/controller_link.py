@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Coroutine
 from importlib import metadata
 from typing import NoReturn
@@ -13,15 +12,13 @@ import grpc
 
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
-from chiron.rpc.servers import open_channel
+from chiron.rpc.controllers import Controllers, ending
 from services.local_agent.node import Node, StaleTerm
 
 _LOG = logging.getLogger(__name__)
 _COALESCE_S = 0.02
 _WELCOME_TIMEOUT_S = 10.0
 _LAST_REPORT_TIMEOUT_S = 2.0
-_BACKOFF_FIRST_S = 0.2
-_BACKOFF_MAX_S = 2.0
 _DEFAULT_INTERVAL_MS = 1000
 
 Call = grpc.aio.StreamStreamCall[control_pb2.ConnectAgentRequest, control_pb2.ConnectAgentResponse]
@@ -34,39 +31,36 @@ class LostError(Exception):
 class ControllerLink:
     """Keeps one stream to the controller; workers run on whether it is there or not."""
 
-    def __init__(self, address: str, node: Node, changed: asyncio.Event, rng: random.Random) -> None:
+    def __init__(self, controllers: Controllers, node: Node, changed: asyncio.Event) -> None:
         """Connects in `run`.
 
         Args:
-            address: host:port of the controller.
+            controllers: which one to dial; closed by `run`.
             node: what is reported, and who takes up desired state.
             changed: set by the node when a report must not wait for its interval.
-            rng: jitter of reconnections, so that agents do not return all at once.
         """
-        self._address = address
+        self._controllers = controllers
         self._node = node
         self._changed = changed
-        self._rng = rng
         self._closing = False
-        self._connected = False
         self._complaint = ""
 
     async def run(self) -> None:
         """Connects, and again after each loss; returns after `finish` has sent the last report."""
-        backoff_s = _BACKOFF_FIRST_S
-        channel = open_channel(self._address)
         try:
             while not self._closing:
+                lost: Exception | None = None
                 try:
-                    await self._guarded(self._session(control_pb2_grpc.ControlServiceStub(channel)))
+                    stub = control_pb2_grpc.ControlServiceStub(self._controllers.channel())
+                    await self._guarded(self._session(stub))
                 except (grpc.aio.AioRpcError, StaleTerm, LostError) as error:
+                    lost = error
                     self._complain(error)
-                backoff_s = _BACKOFF_FIRST_S if self._connected else min(_BACKOFF_MAX_S, 2 * backoff_s)
-                self._connected = False
+                self._controllers.failed(lost)
                 if not self._closing:
-                    await asyncio.sleep(self._rng.uniform(0.5, 1.0) * backoff_s)
+                    await self._controllers.pause()
         finally:
-            await channel.close()
+            await self._controllers.close()
 
     def finish(self) -> None:
         """Sends one more report, where the controller is there, and ends `run`."""
@@ -77,8 +71,6 @@ class ControllerLink:
         """Turns gRPC's ways to say that a stream is over, which look like other things, into LostError."""
         try:
             await asyncio.create_task(session)
-        except asyncio.InvalidStateError:
-            raise LostError("the stream ended") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -103,6 +95,8 @@ class ControllerLink:
                 receiving.cancel()
                 sending.cancel()
                 await asyncio.gather(receiving, sending, return_exceptions=True)
+        except asyncio.InvalidStateError:
+            raise await ending(call) from None
         finally:
             call.cancel()
 
@@ -114,9 +108,9 @@ class ControllerLink:
             raise LostError(f"no welcome within {_WELCOME_TIMEOUT_S:g} s") from None
         if isinstance(first, control_pb2.ConnectAgentResponse) and first.HasField("welcome"):
             await self._node.accept_term(first.welcome.term)
-            self._connected = True
+            self._controllers.found()
             self._complaint = ""
-            _LOG.info("connected to controller %s, term %d", self._address, first.welcome.term)
+            _LOG.info("connected to controller %s, term %d", self._controllers.address, first.welcome.term)
             return (first.welcome.report_interval_ms or _DEFAULT_INTERVAL_MS) / 1000
         raise LostError(await _ending(call) or "the first message was no welcome")
 
@@ -179,7 +173,7 @@ class ControllerLink:
         """Logs a loss once, not at every try that ends the same way."""
         text = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
         if text != self._complaint:
-            _LOG.warning("controller %s: %s; trying again, workers run on", self._address, text)
+            _LOG.warning("controller %s: %s; trying again, workers run on", self._controllers.address, text)
             self._complaint = text
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 
+from chiron.rpc.controllers import Controllers
 from chiron.rpc.errors import ChironError, Reason
 from chiron.rpc.servers import Server
 from chiron.service import announce
@@ -49,9 +50,8 @@ class Router:
         address = f"{host}:{self._server.bind(self._config.listen)}"
         await self._server.start()
         config = self._config
-        link = ControllerLink(
-            config.controller, config.identity, address, config.report_interval_s, self._placer
-        )
+        controllers = Controllers(config.controller)
+        link = ControllerLink(controllers, config.identity, address, config.report_interval_s, self._placer)
         self._tasks = [
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
+from chiron.rpc.controllers import check_addresses
 from services.router.health import EjectionSettings
 
 
@@ -17,8 +18,9 @@ class RouterConfig:
 
     listen: str = "127.0.0.1:50051"
     """host:port of the InferenceService; port 0 takes any free one."""
-    controller: str = "127.0.0.1:50050"
-    """host:port of the global controller. The router keeps its last table while it is away."""
+    controller: tuple[str, ...] = ("127.0.0.1:50050",)
+    """host:port of the global controller; of each one where several may lead. The router keeps its last table
+    while none is there."""
     router_id: str = ""
     """Name in the controller's status and the workers' logs; empty: host name and process id."""
     dispatcher: str = "least-expected-wait"
@@ -65,6 +67,7 @@ class RouterConfig:
 
     def __post_init__(self) -> None:
         """Rejects what cannot work, naming the key."""
+        check_addresses("controller", self.controller)
         for key in ("queue_limit", "worker_queue"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: must be >= 0, not {getattr(self, key)}")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 
 import grpc
 
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
-from chiron.rpc.servers import open_channel
+from chiron.rpc.controllers import Controllers, ending
 from services.router.placer import Placer
 from services.router.table import EpochGapError
 
 log = logging.getLogger(__name__)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
 
 _Stream = grpc.aio.StreamStreamCall[control_pb2.ConnectRouterRequest, control_pb2.ConnectRouterResponse]
 
@@ -24,32 +22,42 @@ class ControllerLink:
     """Keeps the table fresh and the controller informed."""
 
     def __init__(
-        self, controller: str, router_id: str, address: str, report_interval_s: float, placer: Placer
+        self,
+        controllers: Controllers,
+        router_id: str,
+        address: str,
+        report_interval_s: float,
+        placer: Placer,
     ) -> None:
-        self._controller = controller
+        self._controllers = controllers
         self._hello = control_pb2.RouterHello(router_id=router_id, address=address)
         self._report_interval_s = report_interval_s
         self._placer = placer
-        self._pause_s = _FIRST_PAUSE_S
+        self._complaint = ""
 
     async def run(self) -> None:
         """Connects, and connects again after a jittered pause; runs until cancelled."""
-        async with open_channel(self._controller) as channel:
-            stub = control_pb2_grpc.ControlServiceStub(channel)
+        try:
             while True:
                 try:
-                    await self._session(stub)
-                    log.warning("the controller ended the stream; serving on the last table")
+                    await self._session(control_pb2_grpc.ControlServiceStub(self._controllers.channel()))
+                    self._complain("it ended the stream")
+                    self._controllers.failed()
                 except EpochGapError as gap:
                     log.warning("asking for a new table: %s", gap)
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                    # A write to a stream that has ended already is an InvalidStateError.
-                    cause = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
-                    log.warning(
-                        "no controller at %s (%s); serving on the last table", self._controller, cause
-                    )
-                await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
-                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+                    self._controllers.again()
+                except grpc.aio.AioRpcError as error:
+                    self._complain(str(error.details()))
+                    self._controllers.failed(error)
+                await self._controllers.pause()
+        finally:
+            await self._controllers.close()
+
+    def _complain(self, cause: str) -> None:
+        """Logs a loss once, not at every try that ends the same way."""
+        if cause != self._complaint:
+            self._complaint = cause
+            log.warning("controller %s: %s; serving on the last table", self._controllers.address, cause)
 
     async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
         call = stub.ConnectRouter()
@@ -64,6 +72,8 @@ class ControllerLink:
             reporter = asyncio.create_task(self._report(call))
             async for answer in call:
                 self._take(answer)
+        except asyncio.InvalidStateError:
+            raise await ending(call) from None
         finally:
             if reporter is not None:
                 reporter.cancel()
@@ -71,7 +81,8 @@ class ControllerLink:
             call.cancel()
 
     def _take(self, answer: control_pb2.ConnectRouterResponse) -> None:
-        self._pause_s = _FIRST_PAUSE_S
+        self._controllers.found()
+        self._complaint = ""
         match answer.WhichOneof("message"):
             case "snapshot":
                 self._placer.snapshot(answer.snapshot)

@@ -1,15 +1,16 @@
-"""The operator's calls to the global controller, with one clear line for every failure."""
+"""The operator's calls to the global controller that leads, with one clear line for every failure."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
+from chiron.rpc.controllers import Controllers, leader_of, split_addresses
 from chiron.rpc.errors import reason_of
-from chiron.rpc.servers import open_channel
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import cluster_pb2_grpc
 
@@ -31,14 +32,27 @@ class AdminError(Exception):
 
 
 class ClusterAdmin:
-    """ClusterService at one address; use it as an async context manager."""
+    """ClusterService of whichever controller leads; use it as an async context manager.
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
-        """Connects lazily to the controller at `host:port`; each unary call may take `timeout_s`."""
-        self.address = address
+    While controllers answer and none of them leads, it tries again until the time of the call has passed.
+    """
+
+    def __init__(self, addresses: str | Sequence[str], *, timeout_s: float = 10.0) -> None:
+        """Connects lazily.
+
+        Args:
+            addresses: host:port of the controllers, as a list or separated by commas.
+            timeout_s: how long a call may take, in seconds; of a stream, how long it may lack a leader.
+
+        Raises:
+            AdminError: no address.
+        """
+        listed = split_addresses(addresses) if isinstance(addresses, str) else tuple(addresses)
+        if not listed:
+            raise AdminError("no address of a controller is given", grpc.StatusCode.INVALID_ARGUMENT, "")
+        self.addresses = listed
         self._timeout_s = timeout_s
-        self._channel = open_channel(address)
-        self._stub = cluster_pb2_grpc.ClusterServiceStub(self._channel)
+        self._controllers = Controllers(listed, spread_s=0.2)
 
     async def __aenter__(self) -> ClusterAdmin:
         return self
@@ -49,14 +63,17 @@ class ClusterAdmin:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; streams end."""
-        await self._channel.close()
+        """Closes the connections; streams end."""
+        await self._controllers.close()
 
     async def apply_model(self, spec: pb.ModelSpec) -> pb.ApplyModelResponse:
         """Creates the model or replaces its spec; a refusal names the model."""
         request = pb.ApplyModelRequest(spec=spec)
         try:
-            return await self._call(self._stub.ApplyModel(request, timeout=self._timeout_s))
+            response: pb.ApplyModelResponse = await self._call(
+                lambda stub, timeout: stub.ApplyModel(request, timeout=timeout)
+            )
+            return response
         except AdminError as error:
             if not error.reason:
                 raise
@@ -64,49 +81,117 @@ class ClusterAdmin:
 
     async def delete_model(self, name: str) -> None:
         """Removes the model; its instances drain."""
-        await self._call(self._stub.DeleteModel(pb.DeleteModelRequest(name=name), timeout=self._timeout_s))
+        request = pb.DeleteModelRequest(name=name)
+        await self._call(lambda stub, timeout: stub.DeleteModel(request, timeout=timeout))
 
     async def list_models(self) -> list[pb.ModelStatus]:
         """Every model with its state."""
-        response = await self._call(self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout_s))
+        request = pb.ListModelsRequest()
+        response = await self._call(lambda stub, timeout: stub.ListModels(request, timeout=timeout))
         return list(response.models)
 
     async def snapshot(self) -> pb.ClusterSnapshot:
         """The whole cluster now."""
-        response = await self._call(self._stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=self._timeout_s))
+        request = pb.GetSnapshotRequest()
+        response: pb.GetSnapshotResponse = await self._call(
+            lambda stub, timeout: stub.GetSnapshot(request, timeout=timeout)
+        )
         return response.snapshot
 
     async def watch(self) -> AsyncGenerator[pb.ClusterSnapshot]:
-        """A snapshot, then a new one after each change; ends with AdminError when the stream breaks."""
-        call = self._stub.WatchCluster(pb.WatchClusterRequest())
-        try:
-            async for response in call:
-                yield response.snapshot
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from error
-        finally:
-            call.cancel()
-        raise AdminError(f"controller {self.address} ended the stream", grpc.StatusCode.UNAVAILABLE, "")
+        """A snapshot, then a new one after each change, from one leader after the other.
 
-    async def _call(self, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from error
-
-    def _error(self, error: grpc.aio.AioRpcError) -> AdminError:
-        code, reason = error.code(), reason_of(error)
-        text = " ".join((error.details() or code.name).split())
-        if reason:
-            return AdminError(text, code, reason)
-        # gRPC's own words, or those of a server of another kind.
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            text = f"cannot reach the controller at {self.address}: no answer within {self._timeout_s:g} s"
-        elif code is grpc.StatusCode.UNAVAILABLE:
-            text = f"cannot reach the controller at {self.address}: {text}"
-        elif code is grpc.StatusCode.UNIMPLEMENTED:
-            text = (
-                f"{self.address} does not serve chiron.v1.ClusterService as a controller does ({text}); "
-                "is it the address of a controller?"
+        Ends with AdminError when the stream breaks and no controller takes it up within the timeout; with one
+        address alone, as soon as it breaks.
+        """
+        failures = _Failures(self.addresses, self._timeout_s)
+        while True:
+            address = self._controllers.address
+            call = cluster_pb2_grpc.ClusterServiceStub(self._controllers.channel()).WatchCluster(
+                pb.WatchClusterRequest()
             )
-        return AdminError(text, code, reason)
+            error: grpc.aio.AioRpcError | None = None
+            try:
+                async for response in call:
+                    self._controllers.found()
+                    failures.clear()
+                    yield response.snapshot
+            except grpc.aio.AioRpcError as failure:
+                error = failure
+            finally:
+                call.cancel()
+            round_over = self._controllers.failed(error, at=address)
+            if told := failures.after(address, error, round_over and len(self.addresses) == 1):
+                raise told from error
+            await self._controllers.pause()
+
+    async def _call(self, make: Callable[[Any, float], Any]) -> Any:
+        failures = _Failures(self.addresses, self._timeout_s)
+        while True:
+            address, left_s = self._controllers.address, failures.left_s
+            stub = cluster_pb2_grpc.ClusterServiceStub(self._controllers.channel())
+            try:
+                answer = await make(stub, max(0.05, left_s))
+            except grpc.aio.AioRpcError as error:
+                round_over = self._controllers.failed(error, at=address)
+                if told := failures.after(address, error, round_over):
+                    raise told from error
+            else:
+                self._controllers.found()
+                return answer
+            await self._controllers.pause()
+
+
+class _Failures:
+    """What was tried for one call, and when that is enough."""
+
+    def __init__(self, addresses: Sequence[str], timeout_s: float) -> None:
+        self._addresses = addresses
+        self._timeout_s = timeout_s
+        self.clear()
+
+    def clear(self) -> None:
+        """The call has succeeded; what follows counts anew."""
+        self._started = time.monotonic()
+        self._causes: dict[str, str] = {}
+        self._electing = False
+
+    @property
+    def left_s(self) -> float:
+        """Time left, in seconds."""
+        return self._started + self._timeout_s - time.monotonic()
+
+    def after(self, address: str, error: grpc.aio.AioRpcError | None, round_over: bool) -> AdminError | None:
+        """The error to end with, after a failure at `address`; None: another try is worth it."""
+        if error is None:
+            self._causes[address] = "it ended the stream"
+            code = grpc.StatusCode.UNAVAILABLE
+        else:
+            code, reason = error.code(), reason_of(error)
+            text = " ".join((error.details() or code.name).split())
+            waits = leader_of(error) is not None
+            if reason and not waits:
+                return AdminError(text, code, reason)
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                return AdminError(
+                    f"{address} does not serve chiron.v1.ClusterService as a controller does ({text}); "
+                    "is it the address of a controller?",
+                    code,
+                    "",
+                )
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                text = f"no answer within {self._timeout_s:g} s"
+            elif code is not grpc.StatusCode.UNAVAILABLE:
+                return AdminError(text, code, reason)
+            self._electing = self._electing or waits
+            self._causes[address] = text
+        if self.left_s > 0 and (self._electing or not round_over):
+            return None
+        return AdminError(self._summary(), code, "")
+
+    def _summary(self) -> str:
+        if len(self._causes) == 1 and len(self._addresses) == 1:
+            [(address, cause)] = self._causes.items()
+            return f"cannot reach the controller at {address}: {cause}"
+        tried = "; ".join(f"{address}: {cause}" for address, cause in self._causes.items())
+        return f"no controller that leads answers at {', '.join(self._addresses)} ({tried})"

@@ -48,6 +48,10 @@ class Reason(Enum):
     ABORTED = grpc.StatusCode.ABORTED
     BUSY = grpc.StatusCode.FAILED_PRECONDITION
     STALE_TERM = grpc.StatusCode.FAILED_PRECONDITION
+    NOT_LEADER = grpc.StatusCode.UNAVAILABLE
+    """This controller does not lead; `leader` in the metadata is host:port of the one that does, if known."""
+    STORE_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+    """The cluster's state cannot be written at present."""
     NOT_CONTROL_SOCKET = grpc.StatusCode.PERMISSION_DENIED
     TICKET_REQUIRED = grpc.StatusCode.UNAUTHENTICATED
     """A worker was called without a ticket, and not by a router."""
@@ -122,6 +126,13 @@ def reason_of(error: grpc.RpcError) -> str:
     for info in _details(error, error_details_pb2.ErrorInfo):
         return str(info.reason)
     return ""
+
+
+def metadata_of(error: grpc.RpcError) -> Mapping[str, str]:
+    """ErrorInfo.metadata of a failed call; empty when the server sent none."""
+    for info in _details(error, error_details_pb2.ErrorInfo):
+        return dict(info.metadata)
+    return {}
 
 
 def is_full(error: grpc.RpcError) -> bool:

@@ -18,12 +18,17 @@ _COMMON: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Without it gRPC waits a minute for a ping's answer, whatever the line above says: a peer that is frozen,
+    # or whose host is gone, would go unnoticed for as long.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
+_PINGS_APART_MS = 1_000
+"""Shortest time between two pings that a server takes; beyond it, it ends the connection."""
 _SERVER = [
     *_COMMON,
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _PINGS_APART_MS),
+    ("grpc.http2.min_ping_interval_without_data_ms", _PINGS_APART_MS),
     # Above these, gRPC itself cancels calls at random before a servicer has seen them. A burst must reach the
     # queue, which refuses with a reason and a retry delay; the limit is for memory, not for admission.
     ("grpc.server.max_pending_requests", 50_000),
@@ -43,9 +48,18 @@ _CHANNEL = [
     # Two channels to one address (data and control) must not share a congested connection.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+_CONTROL = [
+    *{
+        **dict(_CHANNEL),
+        # Shorter than a liveness timeout: who is tied to a controller that has frozen must find the next
+        # leader before that one takes it for dead.
+        "grpc.keepalive_time_ms": 2_000,
+        "grpc.keepalive_timeout_ms": 2_000,
+        "grpc.http2.ping_timeout_ms": 2_000,
+    }.items()
+]
 
-
-_HOST_PORT = re.compile(r"(?:[^:\[\]\s]+|\[[^\[\]\s]+\]):([0-9]{1,5})")
+HOST_PORT = re.compile(r"(?:[^:\[\]\s]+|\[[^\[\]\s]+\]):([0-9]{1,5})")
 """An IPv6 host stands in brackets."""
 
 
@@ -56,14 +70,23 @@ class BindError(Exception):
 class Server:
     """A grpc.aio server with health and reflection; NOT_SERVING until `set_serving(True)`."""
 
-    def __init__(self, service_names: Sequence[str], *, maximum_concurrent_rpcs: int | None = None) -> None:
+    def __init__(
+        self,
+        service_names: Sequence[str],
+        *,
+        maximum_concurrent_rpcs: int | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         """Makes the server; register servicers on `.grpc`, then `bind` and `start`.
 
         Args:
             service_names: full names, e.g. `chiron.v1.InferenceService`.
             maximum_concurrent_rpcs: calls beyond it get RESOURCE_EXHAUSTED; None: no limit.
+            interceptors: see every call, in this order.
         """
-        self.grpc = grpc.aio.server(options=_SERVER, maximum_concurrent_rpcs=maximum_concurrent_rpcs)
+        self.grpc = grpc.aio.server(
+            options=_SERVER, maximum_concurrent_rpcs=maximum_concurrent_rpcs, interceptors=interceptors
+        )
         self._names = [*service_names, ""]
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -73,7 +96,7 @@ class Server:
 
     def bind(self, address: str) -> int:
         """Listens on `host:port` (port 0: any) and returns the port. Raises BindError."""
-        parts = _HOST_PORT.fullmatch(address)
+        parts = HOST_PORT.fullmatch(address)
         if parts is None or int(parts[1]) > 65_535:
             raise BindError(f"cannot listen on {address}: expected host:port")
         try:
@@ -101,11 +124,15 @@ class Server:
 
     async def set_serving(self, serving: bool) -> None:
         """Sets what the health service answers for every service."""
+        for name in self._names:
+            await self.set_health(name, serving)
+
+    async def set_health(self, name: str, serving: bool) -> None:
+        """Sets what the health service answers for one name."""
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for name in self._names:
-            await self._health.set(name, status)
+        await self._health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, lets running ones finish for `grace_s` seconds, then ends them."""
@@ -116,3 +143,8 @@ class Server:
 def open_channel(address: str) -> grpc.aio.Channel:
     """A channel to `host:port` or `unix:/path` with Chiron's options; connects lazily."""
     return grpc.aio.insecure_channel(address, options=_CHANNEL)
+
+
+def open_control_channel(address: str) -> grpc.aio.Channel:
+    """A channel to a controller: like `open_channel`, but one that is silent is noticed within 4 s."""
+    return grpc.aio.insecure_channel(address, options=_CONTROL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.servers import Server, open_channel
 from chiron.store import MemoryStore
 from chiron.v1 import cluster_pb2, cluster_pb2_grpc
+from services.global_controller.app import SERVICES
 from services.global_controller.config import ControllerConfig
 from services.global_controller.control_servicer import ControlServicer
 from services.global_controller.controller import Controller
+from services.global_controller.gate import Gate
+from services.global_controller.seat import Seat
 from services.global_controller.servicer import ClusterServicer
+from services.global_controller.store_health import StoreHealth
 from tests.support.fake_agent import FakeAgent
 
 TIMEOUT_S = 1.0
@@ -55,9 +60,11 @@ async def serving(timeout_s: float = TIMEOUT_S) -> AsyncIterator[Served]:
     )
     store = MemoryStore(decisions_kept=200)
     controller = Controller(config, store)
-    server = Server(["chiron.v1.ClusterService", "chiron.internal.v1.ControlService"])
-    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(controller), server.grpc)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(controller), server.grpc)
+    seat = Seat("127.0.0.1:0", StoreHealth("memory", time.monotonic))
+    seat.take(controller)
+    server = Server(SERVICES, interceptors=[Gate(seat, SERVICES)])
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(seat), server.grpc)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)
     port = server.bind("127.0.0.1:0")
     await controller.start()
     running = asyncio.create_task(controller.run())

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chiron.internal.v1 import control_pb2
-from chiron.store import FencedError, MemoryStore
+from chiron.store import FencedError, MemoryStore, Transaction
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller import operator_acts
 from services.global_controller.config import ControllerConfig
@@ -22,12 +22,20 @@ def _hello(node_id: str) -> control_pb2.AgentHello:
     return control_pb2.AgentHello(node_id=node_id, host="h", gpus=[gpu])
 
 
+class DistantStore(MemoryStore):
+    """Takes a while for a commit, as one behind a network does."""
+
+    async def commit(self, transaction: Transaction) -> int:
+        await asyncio.sleep(0)
+        return await super().commit(transaction)
+
+
 class World:
     """Two nodes of one GPU each, and a model that runs on the first."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.store = MemoryStore()
+        self.store = DistantStore()
         self.controller = Controller(ControllerConfig(), self.store, clock=lambda: self.now)
         self.running: asyncio.Task[None] | None = None
 

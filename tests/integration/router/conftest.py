@@ -91,7 +91,7 @@ def start_router(stack: AsyncExitStack, controller: FakeRouterController) -> Sta
         if workers and not controller.table.models:
             controller.add(MODEL, workers)
         settings = {"drain_timeout_s": 0.0, **options}
-        config = RouterConfig(listen="127.0.0.1:0", controller=controller.address, **settings)
+        config = RouterConfig(listen="127.0.0.1:0", controller=(controller.address,), **settings)
         router = Router(config, tracing=tracing)
         running = RunningRouter(router, await router.start())
         stack.push_async_callback(router.stop)

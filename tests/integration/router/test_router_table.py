@@ -181,7 +181,7 @@ async def test_a_lookaside_request_counts_as_finished_when_its_worker_says_so(
 
 
 async def test_without_any_table_it_is_not_ready_and_says_so() -> None:
-    router = Router(RouterConfig(listen="127.0.0.1:0", controller="127.0.0.1:1", drain_timeout_s=0.0))
+    router = Router(RouterConfig(listen="127.0.0.1:0", controller=("127.0.0.1:1",), drain_timeout_s=0.0))
     address = await router.start()
     async with open_channel(address) as channel:
         assert not await serving(channel)
@@ -195,7 +195,7 @@ async def test_without_any_table_it_is_not_ready_and_says_so() -> None:
 async def test_it_finds_a_controller_that_comes_later(start_router, controller) -> None:
     address = controller.address
     await controller.stop()
-    router = Router(RouterConfig(listen="127.0.0.1:0", controller=address, drain_timeout_s=0.0))
+    router = Router(RouterConfig(listen="127.0.0.1:0", controller=(address,), drain_timeout_s=0.0))
     async with open_channel(await router.start()) as channel:
         late = await FakeRouterController().start(address)
         await eventually(lambda: serving(channel))

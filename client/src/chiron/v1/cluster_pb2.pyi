@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,33 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StoreState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StoreStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StoreState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORE_STATE_UNSPECIFIED: _StoreState.ValueType  # 0
+    STORE_STATE_OK: _StoreState.ValueType  # 1
+    STORE_STATE_DEGRADED: _StoreState.ValueType  # 2
+    """It works, and something about it needs an operator: a member does not answer, say."""
+    STORE_STATE_READ_ONLY: _StoreState.ValueType  # 3
+    """It takes no writes: nothing about the cluster can be changed."""
+    STORE_STATE_UNAVAILABLE: _StoreState.ValueType  # 4
+    """It does not answer."""
+
+class StoreState(_StoreState, metaclass=_StoreStateEnumTypeWrapper): ...
+
+STORE_STATE_UNSPECIFIED: StoreState.ValueType  # 0
+STORE_STATE_OK: StoreState.ValueType  # 1
+STORE_STATE_DEGRADED: StoreState.ValueType  # 2
+"""It works, and something about it needs an operator: a member does not answer, say."""
+STORE_STATE_READ_ONLY: StoreState.ValueType  # 3
+"""It takes no writes: nothing about the cluster can be changed."""
+STORE_STATE_UNAVAILABLE: StoreState.ValueType  # 4
+"""It does not answer."""
+Global___StoreState: _TypeAlias = StoreState  # noqa: Y015
 
 @_typing.final
 class ModelSpec(_message.Message):
@@ -535,6 +563,122 @@ class EjectedInstance(_message.Message):
 Global___EjectedInstance: _TypeAlias = EjectedInstance  # noqa: Y015
 
 @_typing.final
+class ControllerStatus(_message.Message):
+    """One controller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    REIGN_MS_FIELD_NUMBER: _builtins.int
+    SETTLING_FIELD_NUMBER: _builtins.int
+    AWAITED_NODES_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """host:port at which the others reach it."""
+    leader: _builtins.bool
+    term: _builtins.int
+    """Of the leader alone: its term, and how long it has led, in milliseconds."""
+    reign_ms: _builtins.float
+    settling: _builtins.bool
+    """The leader waits for the nodes on record to report before it stops, replaces or scales anything down."""
+    @_builtins.property
+    def awaited_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that it waits for."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        leader: _builtins.bool = ...,
+        term: _builtins.int = ...,
+        reign_ms: _builtins.float = ...,
+        settling: _builtins.bool = ...,
+        awaited_nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "awaited_nodes", b"awaited_nodes", "leader", b"leader", "reign_ms", b"reign_ms", "settling", b"settling", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ControllerStatus: _TypeAlias = ControllerStatus  # noqa: Y015
+
+@_typing.final
+class StoreStatus(_message.Message):
+    """Where the cluster's state lies, as the controller that answers sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_AGE_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """memory or etcd."""
+    state: Global___StoreState.ValueType
+    state_age_ms: _builtins.float
+    """Time for which it has been in this state, in milliseconds."""
+    reason: _builtins.str
+    """What is wrong; empty when it is OK."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreEndpoint]: ...
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        state: Global___StoreState.ValueType = ...,
+        state_age_ms: _builtins.float = ...,
+        reason: _builtins.str = ...,
+        endpoints: _abc.Iterable[Global___StoreEndpoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "kind", b"kind", "reason", b"reason", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreStatus: _TypeAlias = StoreStatus  # noqa: Y015
+
+@_typing.final
+class StoreEndpoint(_message.Message):
+    """One member of the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DB_BYTES_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    answers: _builtins.bool
+    reason: _builtins.str
+    """What is wrong with it."""
+    leader: _builtins.bool
+    version: _builtins.str
+    db_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        answers: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        leader: _builtins.bool = ...,
+        version: _builtins.str = ...,
+        db_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "answers", b"answers", "db_bytes", b"db_bytes", "leader", b"leader", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreEndpoint: _TypeAlias = StoreEndpoint  # noqa: Y015
+
+@_typing.final
 class ClusterSnapshot(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -544,6 +688,8 @@ class ClusterSnapshot(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     ROUTERS_FIELD_NUMBER: _builtins.int
+    CONTROLLERS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Increases with each change of the cluster's state."""
     term: _builtins.int
@@ -556,6 +702,12 @@ class ClusterSnapshot(_message.Message):
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceStatus]: ...
     @_builtins.property
     def routers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterStatus]: ...
+    @_builtins.property
+    def controllers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ControllerStatus]:
+        """Every controller that runs, the leader first."""
+
+    @_builtins.property
+    def store(self) -> Global___StoreStatus: ...
     def __init__(
         self,
         *,
@@ -565,10 +717,12 @@ class ClusterSnapshot(_message.Message):
         nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
         instances: _abc.Iterable[Global___InstanceStatus] | None = ...,
         routers: _abc.Iterable[Global___RouterStatus] | None = ...,
+        controllers: _abc.Iterable[Global___ControllerStatus] | None = ...,
+        store: Global___StoreStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "models", b"models", "nodes", b"nodes", "revision", b"revision", "routers", b"routers", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers", b"controllers", "instances", b"instances", "models", b"models", "nodes", b"nodes", "revision", b"revision", "routers", b"routers", "store", b"store", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

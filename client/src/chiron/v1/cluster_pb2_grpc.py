@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class ClusterServiceStub(object):
-    """The operator's API, served by the global controller.
+    """The operator's API, served by the global controller. A controller that does not lead answers UNAVAILABLE with
+    the reason NOT_LEADER and, in ErrorInfo's metadata, `leader`: host:port of the one that does, where known.
+    While the state cannot be written, changes are answered with UNAVAILABLE and the reason STORE_UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -83,7 +85,9 @@ class ClusterServiceStub(object):
 
 
 class ClusterServiceServicer(object):
-    """The operator's API, served by the global controller.
+    """The operator's API, served by the global controller. A controller that does not lead answers UNAVAILABLE with
+    the reason NOT_LEADER and, in ErrorInfo's metadata, `leader`: host:port of the one that does, where known.
+    While the state cannot be written, changes are answered with UNAVAILABLE and the reason STORE_UNAVAILABLE.
     """
 
     def ApplyModel(self, request, context):
@@ -205,7 +209,9 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService(object):
-    """The operator's API, served by the global controller.
+    """The operator's API, served by the global controller. A controller that does not lead answers UNAVAILABLE with
+    the reason NOT_LEADER and, in ErrorInfo's metadata, `leader`: host:port of the one that does, where known.
+    While the state cannot be written, changes are answered with UNAVAILABLE and the reason STORE_UNAVAILABLE.
     """
 
     @staticmethod

@@ -13,7 +13,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClusterServiceStub:
-    """The operator's API, served by the global controller."""
+    """The operator's API, served by the global controller. A controller that does not lead answers UNAVAILABLE with
+    the reason NOT_LEADER and, in ErrorInfo's metadata, `leader`: host:port of the one that does, where known.
+    While the state cannot be written, changes are answered with UNAVAILABLE and the reason STORE_UNAVAILABLE.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyModel: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ApplyModelRequest, _cluster_pb2.ApplyModelResponse]
@@ -35,7 +38,10 @@ class ClusterServiceStub:
     """The newest decisions first."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The operator's API, served by the global controller."""
+    """The operator's API, served by the global controller. A controller that does not lead answers UNAVAILABLE with
+    the reason NOT_LEADER and, in ErrorInfo's metadata, `leader`: host:port of the one that does, where known.
+    While the state cannot be written, changes are answered with UNAVAILABLE and the reason STORE_UNAVAILABLE.
+    """
 
     @_abc_1.abstractmethod
     def ApplyModel(

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class ControlServiceStub(object):
     """Between the global controller and the rest of the control plane. Agents and routers dial; the controller
-    dials nobody.
+    dials nobody. Only the controller that leads serves; the others, and one whose reign ends, answer UNAVAILABLE
+    with the reason NOT_LEADER and the leader's host:port as `leader` in ErrorInfo's metadata, where known.
     """
 
     def __init__(self, channel):
@@ -50,7 +51,8 @@ class ControlServiceStub(object):
 
 class ControlServiceServicer(object):
     """Between the global controller and the rest of the control plane. Agents and routers dial; the controller
-    dials nobody.
+    dials nobody. Only the controller that leads serves; the others, and one whose reign ends, answer UNAVAILABLE
+    with the reason NOT_LEADER and the leader's host:port as `leader` in ErrorInfo's metadata, where known.
     """
 
     def ConnectAgent(self, request_iterator, context):
@@ -90,7 +92,8 @@ def add_ControlServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ControlService(object):
     """Between the global controller and the rest of the control plane. Agents and routers dial; the controller
-    dials nobody.
+    dials nobody. Only the controller that leads serves; the others, and one whose reign ends, answer UNAVAILABLE
+    with the reason NOT_LEADER and the leader's host:port as `leader` in ErrorInfo's metadata, where known.
     """
 
     @staticmethod

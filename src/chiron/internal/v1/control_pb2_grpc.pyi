@@ -14,7 +14,8 @@ GRPC_VERSION: str
 
 class ControlServiceStub:
     """Between the global controller and the rest of the control plane. Agents and routers dial; the controller
-    dials nobody.
+    dials nobody. Only the controller that leads serves; the others, and one whose reign ends, answer UNAVAILABLE
+    with the reason NOT_LEADER and the leader's host:port as `leader` in ErrorInfo's metadata, where known.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -25,7 +26,8 @@ class ControlServiceStub:
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Between the global controller and the rest of the control plane. Agents and routers dial; the controller
-    dials nobody.
+    dials nobody. Only the controller that leads serves; the others, and one whose reign ends, answer UNAVAILABLE
+    with the reason NOT_LEADER and the leader's host:port as `leader` in ErrorInfo's metadata, where known.
     """
 
     @_abc_1.abstractmethod

@@ -386,3 +386,28 @@ class StoredDecision(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredDecision: _TypeAlias = StoredDecision  # noqa: Y015
+
+@_typing.final
+class StoredCandidate(_message.Message):
+    """What a controller tells the others about itself, under its key in the election."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    schema_version: _builtins.int
+    address: _builtins.str
+    """host:port at which it is reached."""
+    def __init__(
+        self,
+        *,
+        schema_version: _builtins.int = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "schema_version", b"schema_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredCandidate: _TypeAlias = StoredCandidate  # noqa: Y015

@@ -83,6 +83,19 @@ class Connection:
                 raise UnavailableError(str(failure))
             await backoff.pause(left_s)
 
+    async def ask(self, member: int, method: Method[Request, Response], request: Request) -> Response:
+        """One answer of one member, which no other call's way depends on.
+
+        Raises UnavailableError, RefusedError and the others of `call`.
+        """
+        try:
+            return await self._attempt(member, method, request, self.settings.attempt_timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise meaning(error, self.settings.endpoints[member]) from error
+        except asyncio.CancelledError:
+            _raise_unless_cancelled("the store is closed")
+            raise
+
     async def wait_for(self, method: Method[Request, Response], request: Request) -> Response:
         """One answer of the present member, however long it takes.
 

@@ -37,6 +37,7 @@ LEASE_KEEP_ALIVE = Method(
     "/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse
 )
 STATUS = Method("/etcdserverpb.Maintenance/Status", pb.StatusRequest, pb.StatusResponse)
+COMPACT = Method("/etcdserverpb.KV/Compact", pb.CompactionRequest, pb.CompactionResponse)
 AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest, pb.AuthenticateResponse)
 CAMPAIGN = Method("/v3electionpb.Election/Campaign", pb.CampaignRequest, pb.CampaignResponse)
 LEADER = Method("/v3electionpb.Election/Leader", pb.LeaderRequest, pb.LeaderResponse)

@@ -11,6 +11,7 @@ from chiron.internal.etcd.v1 import etcd_pb2 as pb
 from chiron.internal.v1 import state_pb2
 from chiron.store.contract import CompactedError, Store, Transaction, UnavailableError
 from chiron.store.etcd import terms
+from chiron.store.etcd.candidates import Electorate
 from chiron.store.etcd.commit import Committer, Limits
 from chiron.store.etcd.connection import Connection
 from chiron.store.etcd.head import Head, Heads
@@ -74,6 +75,8 @@ class EtcdStore(Store):
         self._committer = Committer(
             connection, self._keys, self._heads, decisions_kept=decisions_kept, limits=limits or Limits()
         )
+        self.electorate = Electorate(connection, self._hub, self._keys.election)
+        """Those who would lead under this prefix."""
         self._decisions_kept = decisions_kept
         self._page_size = page_size
         self._clock_ms = clock_ms
@@ -86,6 +89,11 @@ class EtcdStore(Store):
     def settings(self) -> EtcdSettings:
         """How etcd is reached."""
         return self._connection.settings
+
+    @property
+    def connection(self) -> Connection:
+        """To etcd."""
+        return self._connection
 
     async def acquire_term(self) -> int:
         """See Store."""

@@ -62,6 +62,12 @@ def encode_term(term: int, holder: bytes) -> bytes:
     return stored.SerializeToString(deterministic=True)
 
 
+def encode_candidate(address: str) -> bytes:
+    """The value of a controller's key in the election."""
+    stored = state_pb2.StoredCandidate(schema_version=SCHEMA_VERSION, address=address)
+    return stored.SerializeToString(deterministic=True)
+
+
 def encode_record(record: Record, revision: int) -> bytes:
     """The value of a record."""
     stored = state_pb2.StoredRecord(schema_version=SCHEMA_VERSION, revision=revision)

@@ -1,0 +1,128 @@
+"""Campaigns for as long as the process runs: one reign after the other, nothing of one left in the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from chiron.store import FencedError, RefusedError, UnavailableError
+from chiron.store.etcd import EtcdStore, Leadership, Lease, SchemaError
+from chiron.store.etcd.compaction import compact_regularly
+from chiron.store.etcd.election import resign
+from chiron.store.etcd.members import look
+from services.global_controller.config import ControllerConfig
+from services.global_controller.controller import Controller
+from services.global_controller.seat import Seat
+from services.global_controller.store_health import StoreState
+
+_log = logging.getLogger(__name__)
+_LOOK_S, _LOOK_IN_TROUBLE_S = 5.0, 1.0
+"""Time between two looks at etcd's members. Nothing tells a client that a member it does not use has gone."""
+_TROUBLE = (UnavailableError, RefusedError, SchemaError)
+
+
+class Candidacy:
+    """One process's part in the election."""
+
+    def __init__(
+        self, config: ControllerConfig, store: EtcdStore, seat: Seat, make: Callable[[], Controller]
+    ) -> None:
+        """Prepares; `run` campaigns.
+
+        Args:
+            config: the controller's.
+            store: where the election is held and the state lies.
+            seat: told who leads.
+            make: makes the controller of a new reign.
+        """
+        self._config = config.store
+        self._store = store
+        self._seat = seat
+        self._make = make
+
+    async def run(self) -> None:
+        """Campaigns and reigns until cancelled; then whoever is next leads at once."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_candidates())
+            tasks.create_task(self._follow_members())
+            tasks.create_task(self._campaign())
+
+    async def _campaign(self) -> None:
+        connection = self._store.connection
+        backoff = connection.backoff()
+        while True:
+            try:
+                lease = await Lease.grant(connection, self._config.lease_s)
+            except _TROUBLE as error:
+                self._seat.health.failed(error)
+                await backoff.pause()
+                continue
+            self._seat.health.worked()
+            leadership = None
+            try:
+                leadership = await self._store.electorate.campaign(lease, self._seat.address)
+                await self._reign(leadership)
+                backoff.reset()
+            except _TROUBLE as error:
+                self._seat.health.failed(error)
+            except FencedError as error:
+                _log.warning("%s", error)
+            finally:
+                await self._withdraw(lease, leadership)
+            await backoff.pause()
+
+    async def _reign(self, leadership: Leadership) -> None:
+        """Returns when the leadership may have ended. Raises UnavailableError when it cannot begin."""
+        self._store.leadership = leadership
+        controller = self._make()
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(leadership.lease.lost.wait())]
+        try:
+            await controller.start()
+            tasks.append(asyncio.create_task(controller.run()))
+            if self._config.history_s:
+                keep = compact_regularly(self._store.connection, leadership.key.key, self._config.history_s)
+                tasks.append(asyncio.create_task(keep))
+            self._seat.take(controller)
+            _log.info("leads, term %d", controller.term)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            _log.warning("the reign of term %d has ended: its lease may have", controller.term)
+        except* FencedError as group:
+            _log.warning("the reign of term %d has ended: %s", controller.term, group.exceptions[0])
+        finally:
+            # First nobody is served as by a leader any more, then everything that it knew is dropped.
+            self._seat.leave()
+            controller.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _withdraw(self, lease: Lease, leadership: Leadership | None) -> None:
+        """Lets the next one lead at once, where etcd can be told."""
+        try:
+            if leadership is not None and leadership.held:
+                await resign(self._store.connection, leadership, revoke=False)
+        except _TROUBLE as error:
+            _log.info("the leadership ends with its lease: %s", error)
+        finally:
+            await lease.revoke()
+
+    async def _follow_candidates(self) -> None:
+        backoff = self._store.connection.backoff()
+        while True:
+            try:
+                async for candidates in self._store.electorate.follow():
+                    backoff.reset()
+                    self._seat.stand([candidate.address for candidate in candidates])
+            except (RefusedError, SchemaError) as error:
+                self._seat.health.failed(error)
+            await backoff.pause()
+
+    async def _follow_members(self) -> None:
+        while True:
+            self._seat.health.look(await look(self._store.connection))
+            in_trouble = self._seat.health.state is not StoreState.OK
+            await asyncio.sleep(_LOOK_IN_TROUBLE_S if in_trouble else _LOOK_S)
