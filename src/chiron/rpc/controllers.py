@@ -42,7 +42,10 @@ def leader_of(error: BaseException) -> str | None:
 async def ending(call: grpc.aio.StreamStreamCall[Any, Any]) -> grpc.aio.AioRpcError:
     """How a stream has ended. gRPC tells who writes to it only that it has."""
     return grpc.aio.AioRpcError(
-        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        await call.details() or "the stream ended",
     )
 
 

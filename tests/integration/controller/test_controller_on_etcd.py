@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
-from chiron.rpc.servers import open_channel
-from chiron.v1 import cluster_pb2, cluster_pb2_grpc
-from tests.support.etcd_server import EtcdServer, etcd_members
+from chiron.rpc.errors import reason_of
+from chiron.store.etcd import Connection, EtcdStore
+from chiron.v1 import cluster_pb2
+from tests.support.controller_process import controllers, spec
+from tests.support.etcd_server import EtcdServer, etcd_members, settings
 from tests.support.fake_agent import FakeAgent
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,20 +40,6 @@ async def start(*settings: str) -> asyncio.subprocess.Process:
     )
 
 
-async def announced(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    line = await process.stdout.readline()
-    assert line, (await process.stderr.read()).decode()
-    return str(json.loads(line)["address"])
-
-
-async def stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.communicate()
-
-
 async def refusal(*settings: str) -> str:
     """The line with which a start is refused."""
     process = await start(*settings)
@@ -61,33 +49,28 @@ async def refusal(*settings: str) -> str:
     return line
 
 
-async def test_the_state_survives_a_sigkill_of_the_controller(etcd: EtcdServer) -> None:
-    settings = ("store.kind=etcd", f"store.endpoints={etcd.endpoint}", "store.prefix=/chiron/one")
-    process = await start(*settings)
-    try:
-        address = await announced(process)
-        async with open_channel(address) as channel, FakeAgent(address, "a") as agent:
-            cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
-            spec = cluster_pb2.ModelSpec(name="chat", gpus_per_instance=1, engine="sim", min_instances=1)
-            await cluster.ApplyModel(cluster_pb2.ApplyModelRequest(spec=spec))
+async def test_the_state_survives_a_sigkill_of_the_controller(etcd: EtcdServer, tmp_path: Path) -> None:
+    async with (
+        controllers(tmp_path, [etcd.endpoint], "store.prefix=/chiron/one", count=1) as alone,
+        alone.admin(timeout_s=30.0) as admin,
+    ):
+        [process] = alone.processes
+        await alone.leader()
+        async with FakeAgent(process.address, "a") as agent:
+            await admin.apply_model(spec())
             await agent.until(lambda agent: any(level.instances for level in agent.levels))
-            before = (await cluster.GetSnapshot(cluster_pb2.GetSnapshotRequest())).snapshot
+            before = await admin.snapshot()
             term = agent.welcome.term
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-    finally:
-        await stop(process)
-    process = await start(*settings)
-    try:
-        address = await announced(process)
-        async with open_channel(address) as channel:
-            cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
-            after = (await cluster.GetSnapshot(cluster_pb2.GetSnapshotRequest())).snapshot
-            log = await cluster.ListDecisions(cluster_pb2.ListDecisionsRequest(model="chat"))
-            async with FakeAgent(address, "a") as agent:
-                assert agent.welcome.term > term
-                await agent.until(lambda agent: agent.levels)
-                level = agent.levels[0]
+            await process.kill()
+        await process.start()
+        # Its earlier self's lease has to end first.
+        await alone.leader()
+        after = await admin.snapshot()
+        log = await process.cluster.ListDecisions(cluster_pb2.ListDecisionsRequest(model="chat"))
+        async with FakeAgent(process.address, "a") as agent:
+            assert agent.welcome.term > term
+            await agent.until(lambda agent: agent.levels)
+            level = agent.levels[0]
         [instance] = before.instances
         assert [(one.instance_id, one.gpu_indexes) for one in after.instances] == [
             (instance.instance_id, instance.gpu_indexes)
@@ -96,32 +79,29 @@ async def test_the_state_survives_a_sigkill_of_the_controller(etcd: EtcdServer) 
         assert after.revision >= before.revision
         assert [one.instance_id for one in level.instances] == [instance.instance_id]
         assert instance.instance_id in [one.instance_id for one in log.decisions]
-        process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
         assert await process.wait() == 0
-    finally:
-        await stop(process)
 
 
-async def test_a_newer_controller_under_the_same_prefix_ends_the_older(etcd: EtcdServer) -> None:
-    settings = ("store.kind=etcd", f"store.endpoints={etcd.endpoint}", "store.prefix=/chiron/two")
-    older = await start(*settings)
-    newer = None
-    try:
-        address = await announced(older)
-        newer = await start(*settings)
-        await announced(newer)
-        # Its next write is refused, and it goes.
-        async with open_channel(address) as channel:
-            cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
-            spec = cluster_pb2.ModelSpec(name="chat", gpus_per_instance=1, engine="sim")
-            with pytest.raises(Exception, match="term"):
-                await cluster.ApplyModel(cluster_pb2.ApplyModelRequest(spec=spec))
-        assert await older.wait() != 0
-        assert newer.returncode is None
-    finally:
-        await stop(older)
-        if newer is not None:
-            await stop(newer)
+async def test_a_term_that_someone_takes_without_an_election_ends_the_reign(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    async with (
+        controllers(tmp_path, [etcd.endpoint], "store.prefix=/chiron/two", count=1) as alone,
+        alone.admin(timeout_s=30.0) as admin,
+    ):
+        [process] = alone.processes
+        await alone.leader()
+        other = EtcdStore(Connection(settings(etcd.endpoint)), "/chiron/two")
+        taken = await other.acquire_term()
+        await other.close()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await process.cluster.ApplyModel(cluster_pb2.ApplyModelRequest(spec=spec()))
+        assert reason_of(caught.value) == "NOT_LEADER"
+        # It wins the next election, and nothing of that write has happened.
+        after = await admin.snapshot()
+        assert after.term > taken
+        assert list(after.models) == []
 
 
 async def test_an_etcd_that_refuses_the_password_ends_the_start_with_one_line(
