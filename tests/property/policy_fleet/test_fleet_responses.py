@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from hypothesis import Phase as Stage
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chiron.policy.decisions import ChangeRole, Retire, Start
@@ -57,8 +57,29 @@ def even(rate: float) -> Callable[[str, float], float]:
     return lambda _, now_s: float(math.floor(rate * (now_s + 1)) - math.floor(rate * now_s))
 
 
+# Rate, instances at the start, slots, load time and TTFT SLO: what would run on fewer instances decides here.
+NEAR_FULL = [
+    (180.0, 20, 16, 20.0, 0.5),
+    (180.0, 4, 16, 20.0, 0.5),
+    (94.2, 4, 16, 60.0, 0.5),
+    (180.0, 4, 64, 20.0, 0.5),
+    (180.0, 4, 64, 60.0, 0.5),
+    (180.0, 20, 200, 60.0, 0.5),
+]
+
+
+@pytest.mark.parametrize(("rate", "ready", "slots", "load_s", "ttft_slo_s"), NEAR_FULL)
+def test_constant_load_on_nearly_full_instances_sees_no_action_undone_within_one_load_time(
+    rate: float, ready: int, slots: int, load_s: float, ttft_slo_s: float
+) -> None:
+    fluid = cluster(FluidModel(slots=slots, load_s=load_s, ttft_slo_s=ttft_slo_s), ready)
+    fluid.run(900, even(rate))
+    assert not undone(fluid, load_s)
+    assert not hasty(fluid, load_s)
+
+
 # A counterexample is not shrunk: each attempt runs a cluster for a quarter of an hour.
-@settings(max_examples=8, deadline=None, phases=(Stage.explicit, Stage.generate))
+@settings(max_examples=6, deadline=None, phases=(Stage.explicit, Stage.generate))
 @given(
     st.floats(5.0, 250.0),
     st.integers(0, 20),
@@ -66,12 +87,6 @@ def even(rate: float) -> Callable[[str, float], float]:
     st.sampled_from((20.0, 60.0)),
     st.sampled_from((0.5, 2.0, 10.0, 60.0)),
 )
-@example(180.0, 20, 16, 20.0, 0.5)
-@example(180.0, 4, 16, 20.0, 0.5)
-@example(94.2, 4, 16, 60.0, 0.5)
-@example(180.0, 4, 64, 20.0, 0.5)
-@example(180.0, 4, 64, 60.0, 0.5)
-@example(180.0, 20, 200, 60.0, 0.5)
 def test_constant_load_sees_no_action_undone_within_one_load_time(
     rate: float, ready: int, slots: int, load_s: float, ttft_slo_s: float
 ) -> None:
