@@ -12,7 +12,7 @@ from chiron.client import Slo
 from chiron.client.options import RequestOptions
 
 _WORDS = ("amber", "basalt", "cedar", "delta", "ember", "fjord", "grove", "heron", "naïve", "松", "🌊", "Ω")
-_SHORT, _LONG = (4, 40), (150, 400)
+_SHORT, _LONG = (4, 40), (150, 500)
 
 
 class Way(StrEnum):
@@ -77,7 +77,7 @@ def _ask(
         "request_id": request_id,
         "model": model,
         "request_class": kind,
-        "max_tokens": source.randint(*(_LONG if source.random() < 0.35 else _SHORT)),
+        "max_tokens": source.randint(*(_LONG if source.random() < 0.5 else _SHORT)),
         "temperature": 0.0,
         "ignore_eos": source.random() < 0.8,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -17,9 +16,10 @@ from typing import Any
 
 import grpc
 
-from chiron.cluster.admin import AdminError, ClusterAdmin
+from chiron.cluster.admin import ClusterAdmin
 from chiron.store.etcd.methods import STATUS
 from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import cluster_pb2_grpc
 from tests.soak.engine import GPUS, NODE
 from tests.soak.gpus import Process, Processes
 from tests.soak.links import Link
@@ -56,7 +56,7 @@ class SoakCluster:
         self._log = log
         self._stack = AsyncExitStack()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._admins: dict[str, ClusterAdmin] = {}
+        self._channels: list[grpc.aio.Channel] = []
 
     @property
     def routers(self) -> list[str]:
@@ -85,8 +85,8 @@ class SoakCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for admin in self._admins.values():
-                await admin.close()
+            for channel in self._channels:
+                await channel.close()
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
@@ -104,34 +104,30 @@ class SoakCluster:
             if name.startswith("etcd"):
                 await service.stop(signal.SIGKILL)
 
-    async def call(self, ask: Callable[[ClusterAdmin], Any]) -> Any:
-        """The answer of the first controller that gives one. Raises AdminError when none does."""
-        refused: AdminError | None = None
-        for admin in list(self._admins.values()):
-            try:
-                return await ask(admin)
-            except AdminError as error:
-                refused = error
-        assert refused is not None
-        raise refused
+    async def apply(self) -> None:
+        """Applies every model. Raises AdminError."""
+        async with ClusterAdmin(",".join(self._addresses("controller"))) as admin:
+            for spec in self._specs():
+                await admin.apply_model(spec)
 
     async def snapshot(self) -> pb.ClusterSnapshot | None:
         """The cluster as the leader tells it; None while none does."""
-        with contextlib.suppress(AdminError):
-            snapshot: pb.ClusterSnapshot = await self.call(lambda admin: admin.snapshot())
-            return snapshot
-        return None
+        leader = await self.leader()
+        if leader is None:
+            return None
+        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[leader])
+        try:
+            answer: pb.GetSnapshotResponse = await stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=2.0)
+        except grpc.aio.AioRpcError:
+            return None
+        return answer.snapshot
 
     async def leader(self) -> int | None:
         """Index of the controller that leads; None while none does."""
-        for index in range(self.shape.controllers):
-            with contextlib.suppress(AdminError):
-                await self._admins[f"controller-{index}"].snapshot()
-                return index
-        return None
+        answers = await asyncio.gather(*map(self._leads, range(self.shape.controllers)))
+        return answers.index(True) if True in answers else None
 
-    def specs(self) -> list[pb.ModelSpec]:
-        """The models as they are applied."""
+    def _specs(self) -> list[pb.ModelSpec]:
         specs = []
         for name, arguments in self.models.items():
             spec = pb.ModelSpec(name=name, engine=ENGINE, gpus_per_instance=1, max_batch_size=16)
@@ -172,8 +168,17 @@ class SoakCluster:
         self._add_routers(routers)
         self._add_agents()
         await self._up("router", "node")
-        for index in range(shape.controllers):
-            self._admins[f"controller-{index}"] = ClusterAdmin(f"{_HOST}:{controllers[index]}", timeout_s=3.0)
+        # Past the links: what is looked at is the controllers, not the ways to them.
+        self._channels = [grpc.aio.insecure_channel(f"{_HOST}:{port}") for port in controllers]
+
+    async def _leads(self, index: int) -> bool:
+        """True when this controller itself answers as a leader does."""
+        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[index])
+        try:
+            await stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=1.0)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
 
     def _start_reaper(self) -> None:
         """Starts the process that cleans up should this one be killed. It has no mark."""
@@ -239,6 +244,8 @@ class SoakCluster:
                 "store.kind": "etcd",
                 "store.endpoints": ",".join(self._addresses("etcd")),
                 "store.prefix": PREFIX,
+                # Keys change many times in a run.
+                "ticket_key_period_s": "30",
             }
             self._add_python(f"controller-{index}", "services.global_controller", settings)
 

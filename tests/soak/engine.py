@@ -27,8 +27,8 @@ from services.worker.engines.sim.clock import Clock, MonotonicClock
 GPUS = "CHIRON_SOAK_GPUS"
 NODE = "CHIRON_SOAK_NODE"
 CONFLICTS = "conflicts.jsonl"
-_LINGERS_S = 0.3
-# A core that has lost its worker needs a moment to notice, as a real one does.
+_LINGERS_S = 5.0
+# A core that has lost its worker takes its time: who needs the GPU has to end it.
 _CORE = f"""
 import os, time
 while beat := os.read(0, 4096):

@@ -58,8 +58,7 @@ async def run(options: Options, diary: Diary) -> Report:
     report = Report(seed=options.seed, seconds=options.seconds)
     async with SoakCluster(options.shape, options.folder, diary) as cluster, Oracle(cluster.models) as oracle:
         async with asyncio.timeout(READY_S):
-            for spec in cluster.specs():
-                await cluster.call(lambda admin, spec=spec: admin.apply_model(spec))  # type: ignore[misc]
+            await cluster.apply()
             while left := await settle(cluster, 5.0):
                 diary(f"coming up: {'; '.join(left)}")
         diary("the cluster is ready")

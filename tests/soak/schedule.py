@@ -192,7 +192,8 @@ def make_schedule(
 ) -> tuple[Fault, ...]:
     """The faults in the order of their times; all are over by the end of `seconds`.
 
-    Every kind of fault that the shape allows comes before one comes again, so that a short run sees many.
+    Kinds of faults are drawn like cards from a deck that is shuffled when it is used up, so that a short run
+    sees many of them.
 
     Raises:
         ScheduleError: there is no room for so many.
@@ -229,7 +230,8 @@ def make_schedule(
 def _kinds(shape: Shape, *, reckless: bool) -> Iterator[tuple[Act, Target]]:
     for target, acts in ACTS.items():
         if _count(target, shape) and limit(domain_of(target, 0, shape), shape, reckless=reckless):
-            yield from ((act, target) for act in acts)
+            # Processes weigh more than ways: they are what remembers.
+            yield from ((act, target) for act in acts for _ in range(1 if acts is _LINK else 2))
 
 
 def _count(target: Target, shape: Shape) -> int:
@@ -268,8 +270,7 @@ def _draw(
     if not deck:
         deck.extend(source.sample(kinds, len(kinds)))
     # What is left of the deck has had no room for a while; it stays first in turn.
-    rest = [kind for kind in kinds if kind not in deck]
-    for act, target in (*deck, *rest):
+    for act, target in dict.fromkeys((*deck, *kinds)):
         places = [
             index
             for index in range(_count(target, shape))
