@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replicas", type=int, default=2, help="instances of each model (default: 2)")
     parser.add_argument("--agents", type=int, default=3, help="nodes of 2 GPUs (default: 3)")
     parser.add_argument("--routers", type=int, default=2)
-    parser.add_argument("--controllers", type=int, default=1)
+    parser.add_argument("--controllers", type=int, default=3)
     parser.add_argument("--etcd", type=int, default=3, help="members (default: 3)")
     parser.add_argument("--interactive", type=float, default=2.0, help="requests a second (default: 2)")
     parser.add_argument("--batch", type=float, default=1.0, help="requests a second (default: 1)")

@@ -36,6 +36,7 @@ PREFIX = "/soak"
 _MARK = "CHIRON_SOAK_RUN"
 _HOST = "127.0.0.1"
 _STOP_S = 60.0
+_BATCH_SIZE = 16
 
 
 class SoakCluster:
@@ -61,7 +62,12 @@ class SoakCluster:
     @property
     def routers(self) -> list[str]:
         """Where clients find the routers."""
-        return [self.links[f"router-{index}"].address for index in range(self.shape.routers)]
+        return self._addresses("router")
+
+    @property
+    def width(self) -> int:
+        """Requests of one model that run at once."""
+        return self.shape.replicas * _BATCH_SIZE
 
     @property
     def gpu_folder(self) -> Path:
@@ -130,7 +136,7 @@ class SoakCluster:
     def _specs(self) -> list[pb.ModelSpec]:
         specs = []
         for name, arguments in self.models.items():
-            spec = pb.ModelSpec(name=name, engine=ENGINE, gpus_per_instance=1, max_batch_size=16)
+            spec = pb.ModelSpec(name=name, engine=ENGINE, gpus_per_instance=1, max_batch_size=_BATCH_SIZE)
             spec.min_instances = self.shape.replicas
             spec.engine_args.update(arguments)
             specs.append(spec)
@@ -244,6 +250,9 @@ class SoakCluster:
                 "store.kind": "etcd",
                 "store.endpoints": ",".join(self._addresses("etcd")),
                 "store.prefix": PREFIX,
+                # What the checks read in the end.
+                "store.history_s": "0",
+                "advertise": self.links[f"controller-{index}"].address,
                 # Keys change many times in a run.
                 "ticket_key_period_s": "30",
             }

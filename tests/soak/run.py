@@ -23,6 +23,7 @@ from tests.soak.report import Report
 from tests.soak.schedule import Fault as Scheduled
 from tests.soak.schedule import Shape
 from tests.soak.settling import settle
+from tests.soak.width import missing
 
 READY_S = 120.0
 
@@ -67,6 +68,9 @@ async def run(options: Options, diary: Diary) -> Report:
         try:
             await _strain(cluster, oracle, options, report, diary)
             left = await settle(cluster)
+            if not left:
+                left = await missing(cluster.routers, list(cluster.models), oracle, cluster.width)
+                left += await settle(cluster)
             for line in left:
                 diary(f"unresolved: {line}")
             breaches = await _breaches(cluster, diary)

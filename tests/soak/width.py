@@ -1,0 +1,50 @@
+"""Whether every router still serves each model at its whole width: it cannot where slots have leaked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from chiron.client import ChironError, Client
+from chiron.client.options import RequestOptions
+from tests.soak.expected import Answer, Oracle
+
+_TIMEOUT_S = 45.0
+_TOKENS = 24
+
+
+async def missing(routers: Sequence[str], models: Sequence[str], oracle: Oracle, width: int) -> list[str]:
+    """Asks each router for `width` answers of each model at once; returns what did not come, one line each.
+
+    Args:
+        routers: host:port of each.
+        models: their names.
+        oracle: knows the right answers.
+        width: requests that the model's instances run at once.
+    """
+    left = []
+    for address in routers:
+        async with Client(address, lookaside=False, timeout_s=_TIMEOUT_S) as client:
+            for model in models:
+                options: RequestOptions = {
+                    "model": model,
+                    "prompt": "how wide are you?",
+                    "max_tokens": _TOKENS,
+                    "temperature": 0.0,
+                    "ignore_eos": True,
+                }
+                answer = await oracle.answer(options)
+                asked = (_wrong(client, options, answer) for _ in range(width))
+                wrong = [text for text in await asyncio.gather(*asked) if text]
+                if wrong:
+                    left.append(f"{len(wrong)} of {width} answers of {model} through {address}: {wrong[0]}")
+    return left
+
+
+async def _wrong(client: Client, options: RequestOptions, answer: Answer) -> str:
+    """What was wrong with one answer; empty: nothing."""
+    try:
+        got = await client.complete(**options)
+    except ChironError as error:
+        return f"{error.reason}: {error}"
+    return "" if got.token_ids == answer.token_ids else "other tokens"
