@@ -25,7 +25,8 @@ from chiron.v1 import cluster_pb2
 from services.global_controller import routing, standing, views
 from services.global_controller.config import ControllerConfig
 from services.global_controller.fleet_feed import FleetFeed
-from services.global_controller.levels import desired_instance, levels
+from services.global_controller.health import HealthBook
+from services.global_controller.levels import desired_instance, drain_timeouts, levels
 from services.global_controller.mirror import Mirror
 from services.global_controller.observe import has_left, observe_hello, observe_report
 from services.global_controller.pulse import Pulse
@@ -88,6 +89,9 @@ class Controller:
         )
         self._decisions_made = 0
         self._seen_liveness: dict[str, Liveness] = {}
+        self._health = HealthBook()
+        self._due: float | None = None
+        """When the last pass would decide otherwise though nothing else changes; monotonic, in seconds."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -133,12 +137,14 @@ class Controller:
     async def reconcile(self) -> None:
         """One pass: decides and writes."""
         reasons: dict[str, str] = {}
+        self._due = None
 
         def build(snapshot: Snapshot) -> Draft:
             nonlocal reasons
             plan = reconcile(self._view(snapshot), lambda model: f"{model}-{secrets.token_hex(3)}")
             reasons = dict(plan.reasons)
-            return Draft(puts=plan.puts, acts=plan.acts)
+            self._due = None if plan.due_s is None else self._clock() + plan.due_s
+            return Draft(puts=(*plan.models, *plan.puts), acts=plan.acts)
 
         await self.write(build)
         if reasons != self.reasons:
@@ -214,8 +220,11 @@ class Controller:
             )
             for record in records
         }
+        limits = drain_timeouts(snapshot)
         return control_pb2.DesiredNode(
-            term=self.term, revision=snapshot.revision, instances=map(desired_instance, records)
+            term=self.term,
+            revision=snapshot.revision,
+            instances=[desired_instance(record, limits.get(record.model, 0.0)) for record in records],
         )
 
     async def watch(self) -> AsyncIterator[cluster_pb2.ClusterSnapshot]:
@@ -248,7 +257,7 @@ class Controller:
     async def _loop(self) -> None:
         seen, retry_at = -1, math.inf
         while True:
-            due = self.registry.next_deadline()
+            due = _earliest(self.registry.next_deadline(), self._due)
             until = min(math.inf if due is None else due, retry_at)
             try:
                 async with asyncio.timeout(None if until == math.inf else max(0.0, until - self._clock())):
@@ -315,6 +324,8 @@ class Controller:
                 one for one in self.registry.unknown() if one.instance_id not in snapshot.instances
             ),
             load={key: _requests(load) for key, load in self.registry.loads().items()},
+            health=self._health.take(self.registry.statuses(), self._clock()),
+            hold_s=self.config.roll_hold_s,
             settling=self.registry.settling(),
         )
 
@@ -352,6 +363,10 @@ def _farewell(
         reason = "its agent has stopped, and all its workers before it"
         acts.append(Act("node_left", reason, node_id=link.node_id, numbers={"instances": count}))
     return acts
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def _requests(load: cluster_pb2.InstanceLoad) -> int:

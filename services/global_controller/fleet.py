@@ -11,7 +11,7 @@ from chiron.internal.v1 import control_pb2
 from chiron.policy.placement import NodeGpus
 from chiron.store import InstanceRecord, ModelRecord
 from chiron.v1 import types_pb2
-from services.global_controller.view import Act, ClusterView, Liveness, NodeView, Plan
+from services.global_controller.view import Act, ClusterView, Health, Liveness, NodeView, Plan
 
 _SETTLED_STATES = (
     types_pb2.INSTANCE_STATE_READY,
@@ -72,7 +72,7 @@ def node_gpus(nodes: Iterable[NodeView], instances: Iterable[InstanceRecord]) ->
 
 def is_current(model: ModelRecord, spec_version: int) -> bool:
     """Whether a worker of this version of the model's spec needs no replacement."""
-    return model.rollout_version <= spec_version <= model.spec_version
+    return spec_version == model.rollout_version
 
 
 @dataclass(slots=True)
@@ -102,13 +102,16 @@ class Work:
         self._puts: dict[str, InstanceRecord] = {}
         self._acts: list[Act] = []
         self._reasons: dict[str, list[str]] = defaultdict(list)
+        self._models = {model.name: model for model in view.models}
+        self._moved: dict[str, ModelRecord] = {}
+        self._due_s: float | None = None
         self._ids = {record.instance_id for record in (*view.instances, *view.unknown)}
         for record in view.instances:
             self._by_model[record.model][record.instance_id] = record
 
     def live_models(self) -> list[ModelRecord]:
         """The models that are to be served, by name."""
-        return sorted((m for m in self.view.models if not m.deleted), key=lambda model: model.name)
+        return [self._models[name] for name in sorted(self._models) if not self._models[name].deleted]
 
     def instances(self, model: str) -> list[InstanceRecord]:
         """A model's instances as they stand now, by id."""
@@ -162,6 +165,19 @@ class Work:
         self._ids.add(made)
         return made
 
+    def health(self, record: InstanceRecord) -> Health:
+        """How the instance has served since it became ready."""
+        return self.view.health.get(record.instance_id, Health()) if is_ready(record) else Health()
+
+    def look_again(self, in_s: float) -> None:
+        """Says that time alone changes this plan."""
+        self._due_s = in_s if self._due_s is None else min(self._due_s, in_s)
+
+    def put_model(self, model: ModelRecord, act: Act) -> None:
+        """Writes a model, with the explanation."""
+        self._models[model.name] = self._moved[model.name] = model
+        self._acts.append(act)
+
     def put(self, record: InstanceRecord, act: Act) -> None:
         """Writes a record, with the explanation."""
         self._by_model[record.model][record.instance_id] = record
@@ -182,7 +198,8 @@ class Work:
     def plan(self) -> Plan:
         """Everything that this pass wants written."""
         reasons = {model: "; ".join(texts) for model, texts in self._reasons.items()}
-        return Plan(tuple(self._puts.values()), tuple(self._acts), reasons)
+        moved = tuple(self._moved.values())
+        return Plan(tuple(self._puts.values()), tuple(self._acts), reasons, moved, self._due_s)
 
 
 def stopped_copy(record: InstanceRecord) -> InstanceRecord:

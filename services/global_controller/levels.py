@@ -20,8 +20,13 @@ def levels(snapshot: Snapshot) -> Mapping[str, Sequence[InstanceRecord]]:
     return found
 
 
-def desired_instance(record: InstanceRecord) -> control_pb2.DesiredInstance:
-    """What an agent is told of one instance."""
+def drain_timeouts(snapshot: Snapshot) -> Mapping[str, float]:
+    """Model → the time that its instances have to drain, in seconds; 0: its spec names none."""
+    return {name: model.parsed_spec().drain_timeout_s for name, model in snapshot.models.items()}
+
+
+def desired_instance(record: InstanceRecord, drain_timeout_s: float) -> control_pb2.DesiredInstance:
+    """What an agent is told of one instance; `drain_timeout_s` 0: it uses its own."""
     return control_pb2.DesiredInstance(
         instance_id=record.instance_id,
         generation=record.generation,
@@ -30,4 +35,5 @@ def desired_instance(record: InstanceRecord) -> control_pb2.DesiredInstance:
         spec_version=record.spec_version,
         role=record.role,
         gpu_indexes=record.gpu_indexes,
+        drain_timeout_s=drain_timeout_s,
     )

@@ -1,15 +1,19 @@
-"""What operators ask for, as writes: apply, delete, scale, set a role, drain. Errors are ChironErrors."""
+"""What operators ask for, as writes: apply, roll back, delete, scale, set a role, drain.
+
+Errors are ChironErrors.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from chiron.rpc.errors import ChironError, Reason
-from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Snapshot
+from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Record, Roll, Snapshot, SpecVersion
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.controller import Draft
-from services.global_controller.fleet import is_failed, is_stopping, stopped_copy
+from services.global_controller.fleet import is_current, is_failed, is_stopping, stopped_copy
+from services.global_controller.rolls import start_roll
 from services.global_controller.specs import (
     MOST_INSTANCES,
     check_spec,
@@ -17,19 +21,32 @@ from services.global_controller.specs import (
     needs_new_workers,
     normalise,
 )
+from services.global_controller.versions import (
+    kept_versions,
+    next_version,
+    pointed_at,
+    version_to_return_to,
+)
 from services.global_controller.view import Act
 
 
 def apply_model(
-    snapshot: Snapshot, spec: cluster_pb2.ModelSpec, unknown: Iterable[InstanceRecord]
+    snapshot: Snapshot,
+    spec: cluster_pb2.ModelSpec,
+    unknown: Iterable[InstanceRecord],
+    *,
+    rollback_on_failure: bool = False,
+    now_unix_ms: int = 0,
 ) -> tuple[Draft | None, bool]:
-    """Creates a model or replaces its spec; failed instances get another try either way.
+    """Creates a model or replaces its spec; failed instances and a stalled roll get another try either way.
 
     Args:
         snapshot: the present state.
         spec: the wanted spec.
         unknown: workers found running; the new version is newer than any that they run, so that what an
             earlier controller started is not taken for it.
+        rollback_on_failure: return to the version before when the new one fails.
+        now_unix_ms: wall clock, for the model's history.
 
     Returns:
         what to write, and whether the spec differs.
@@ -37,31 +54,38 @@ def apply_model(
     if violations := check_spec(spec):
         raise ChironError.invalid(violations)
     wanted = normalise(spec)
-    before = snapshot.models.get(wanted.name)
-    if before is not None and before.deleted:
-        earlier_version, before = before.spec_version, None
-    else:
-        earlier_version = before.spec_version if before else 0
+    stored = snapshot.models.get(wanted.name)
+    before = None if stored is None or stored.deleted else stored
     again = _retry_failed(snapshot, wanted.name)
     if before is not None and before.parsed_spec() == wanted:
-        act = Act("apply_model", f"{len(again)} failed instances get another try", wanted.name)
-        return (Draft(puts=again, acts=[act]) if again else None), False
-    seen = [one.spec_version for one in unknown if one.model == wanted.name]
-    version = max([earlier_version, *seen]) + 1
-    keep_workers = before is not None and not needs_new_workers(before.parsed_spec(), wanted)
-    record = ModelRecord(
-        name=wanted.name,
-        spec=wanted.SerializeToString(deterministic=True),
-        spec_version=version,
-        rollout_version=before.rollout_version if before and keep_workers else version,
-        desired_instances=clamp_instances(before.desired_instances if before else 0, wanted),
-    )
+        return _try_again(before, again, rollback_on_failure), False
+    version = next_version(stored, [one.spec_version for one in unknown if one.model == wanted.name])
+    applied = SpecVersion(wanted.SerializeToString(deterministic=True), version, version, now_unix_ms)
+    acts: list[Act] = []
     if before is None:
+        record = ModelRecord(
+            name=wanted.name,
+            spec=applied.spec,
+            spec_version=version,
+            rollout_version=version,
+            desired_instances=clamp_instances(0, wanted),
+            applied_unix_ms=now_unix_ms,
+            newest_version=version,
+            roll=Roll(number=stored.roll.number if stored else 0),
+        )
         reason = f"new model, {record.desired_instances} instances wanted"
-    elif keep_workers:
-        reason = f"spec version {version} needs no new workers, {record.desired_instances} instances wanted"
     else:
-        reason = f"spec version {version} replaces {earlier_version}, one instance at a time"
+        applied = dataclasses.replace(applied, rollout_version=_served_by(before, wanted, version))
+        if applied.rollout_version == before.rollout_version:
+            record = pointed_at(before, applied, _resumed(before.roll, version, rollback_on_failure))
+            reason = (
+                f"spec version {version} needs no new workers, {record.desired_instances} instances wanted"
+            )
+        else:
+            roll = start_roll(before, applied, rollback_on_failure=rollback_on_failure)
+            record = pointed_at(before, applied, roll)
+            reason = f"spec version {version} replaces {before.spec_version}, one instance at a time"
+            acts.append(_begins(snapshot, before, record))
     numbers = {
         "spec_version": version,
         "desired": record.desired_instances,
@@ -69,12 +93,40 @@ def apply_model(
         "max_instances": wanted.max_instances,
         "gpus_per_instance": wanted.gpus_per_instance,
     }
-    return Draft(puts=[record, *again], acts=[Act("apply_model", reason, wanted.name, numbers=numbers)]), True
+    act = Act("apply_model", reason, wanted.name, numbers=numbers)
+    return Draft(puts=[record, *again], acts=[act, *acts]), True
+
+
+def rollback_model(snapshot: Snapshot, name: str, to_version: int) -> Draft | None:
+    """Returns to an earlier version of the spec; failed instances get another try.
+
+    Args:
+        snapshot: the present state.
+        name: the model.
+        to_version: a version that is kept; 0: the newest one before the present one.
+    """
+    before = live_model(snapshot, name)
+    version = version_to_return_to(before, to_version)
+    if version.spec_version == before.spec_version:
+        return _try_again(before, _retry_failed(snapshot, name), before.roll.rollback_on_failure)
+    reason = f"an operator asked for version {version.spec_version} again"
+    if version.rollout_version == before.rollout_version:
+        # The workers stay, and so does a roll that goes on.
+        roll = _resumed(before.roll, version.spec_version, before.roll.rollback_on_failure)
+    else:
+        roll = start_roll(before, version, rollback_on_failure=False, reason=reason)
+    record = pointed_at(before, version, roll)
+    return Draft(
+        puts=[record, *_retry_failed(snapshot, name)], acts=[_begins(snapshot, before, record, reason)]
+    )
 
 
 def delete_model(snapshot: Snapshot, name: str) -> Draft:
     """Leaves a tombstone; the reconciler stops the instances."""
-    record = dataclasses.replace(_model(snapshot, name), deleted=True, desired_instances=0)
+    before = live_model(snapshot, name)
+    record = dataclasses.replace(
+        before, deleted=True, desired_instances=0, history=(), roll=Roll(number=before.roll.number)
+    )
     count = sum(one.model == name and not is_stopping(one) for one in snapshot.instances.values())
     act = Act("delete_model", f"its {count} instances drain and stop", name, numbers={"instances": count})
     return Draft(puts=[record], acts=[act])
@@ -82,7 +134,7 @@ def delete_model(snapshot: Snapshot, name: str) -> Draft:
 
 def scale_model(snapshot: Snapshot, name: str, instances: int) -> Draft | None:
     """Sets how many instances should run; failed ones get another try."""
-    model = _model(snapshot, name)
+    model = live_model(snapshot, name)
     spec = model.parsed_spec()
     if clamp_instances(instances, spec) != instances:
         most = spec.max_instances or MOST_INSTANCES
@@ -133,12 +185,72 @@ def node(snapshot: Snapshot, node_id: str) -> NodeRecord:
     return record
 
 
-def _model(snapshot: Snapshot, name: str) -> ModelRecord:
+def live_model(snapshot: Snapshot, name: str) -> ModelRecord:
+    """The model's record, or MODEL_NOT_FOUND naming those there are."""
     record = snapshot.models.get(name)
     if record is None or record.deleted:
         live = [one.name for one in snapshot.models.values() if not one.deleted]
         raise ChironError(Reason.MODEL_NOT_FOUND, _missing("model", name, live))
     return record
+
+
+def _served_by(before: ModelRecord, wanted: cluster_pb2.ModelSpec, version: int) -> int:
+    """The version whose workers serve the spec: one that is kept and asked for the same, else the new one."""
+    for known in [before.version, *kept_versions(before)]:
+        if not needs_new_workers(known.parsed_spec(), wanted):
+            return known.rollout_version
+    return version
+
+
+def _try_again(
+    before: ModelRecord, again: Sequence[InstanceRecord], rollback_on_failure: bool
+) -> Draft | None:
+    """Another try of the present version: for what has failed, and for a roll that has stalled."""
+    acts = []
+    if again or before.roll.stalled:
+        acts.append(Act("apply_model", f"{len(again)} failed instances get another try", before.name))
+    roll = _resumed(before.roll, before.spec_version, rollback_on_failure)
+    record = dataclasses.replace(before, roll=roll)
+    if before.roll.stalled:
+        numbers = {"from_version": roll.from_version, "to_version": roll.to_version}
+        acts.append(Act("roll", "goes on: it gets another try", before.name, numbers=numbers))
+    puts: list[Record] = [*([record] if record != before else []), *again]
+    return Draft(puts=puts, acts=acts) if puts else None
+
+
+def _resumed(roll: Roll, to_version: int, rollback_on_failure: bool) -> Roll:
+    """A roll that goes on; one that is over stays so."""
+    if not roll.active:
+        return roll
+    return dataclasses.replace(
+        roll,
+        state=cluster_pb2.ROLL_STATE_ROLLING,
+        to_version=to_version,
+        rollback_on_failure=rollback_on_failure,
+        reason="" if roll.stalled else roll.reason,
+    )
+
+
+def _begins(snapshot: Snapshot, before: ModelRecord, record: ModelRecord, why: str = "") -> Act:
+    remaining = sum(
+        one.model == record.name and not is_stopping(one) and not is_current(record, one.spec_version)
+        for one in snapshot.instances.values()
+    )
+    reason = (
+        f"from spec version {before.spec_version} to {record.spec_version}, {remaining} instances to replace"
+    )
+    if before.roll.active and record.roll.number != before.roll.number:
+        reason += f"; takes the place of the roll to {before.roll.to_version}"
+    if why:
+        reason += f"; {why}"
+    numbers = {
+        "from_version": before.spec_version,
+        "to_version": record.spec_version,
+        "replaced": 0,
+        "remaining": remaining,
+        "desired": record.desired_instances,
+    }
+    return Act("roll", reason, record.name, numbers=numbers)
 
 
 def _retry_failed(snapshot: Snapshot, model: str) -> list[InstanceRecord]:

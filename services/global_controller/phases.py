@@ -150,5 +150,5 @@ def _entered(
 
 
 def _percentile(measured: Measured | None, model: ModelRecord) -> float | None:
-    current = [took_s for version, took_s in measured or () if version >= model.rollout_version]
+    current = [took_s for version, took_s in measured or () if version == model.rollout_version]
     return float(np.percentile(current, _PERCENTILE)) if current else None

@@ -1,8 +1,9 @@
 """From what is wanted and what is seen to what is written next. Pure: view in, plan out.
 
 Applied again and again it comes to rest: a view in which nothing differs from what is wanted gives an empty
-plan. In each pass the order is: deleted models stop; unknown workers are adopted or stopped; what serves
-nobody and must go anyway goes; missing instances are placed; what is then superfluous stops (retire.py).
+plan. In each pass the order is: deleted models stop; unknown workers are adopted or stopped; rolls are judged
+(rolls.py); what serves nobody and must go anyway goes; missing instances are placed; what is then superfluous
+stops (retire.py).
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from chiron.policy.placement import NodeGpus, Placement, PlacementPlan, Refusal, Want, place
-from chiron.store import InstanceRecord, ModelRecord, Observed
+from chiron.store import InstanceRecord, ModelRecord, Observed, SpecVersion
 from services.global_controller.fleet import (
-    Fleet,
     Work,
     held_gpus,
     is_coming,
@@ -23,8 +23,22 @@ from services.global_controller.fleet import (
     is_ready,
     is_stopping,
 )
-from services.global_controller.retire import retire
+from services.global_controller.retire import old_first, retire
+from services.global_controller.rolls import (
+    earlier_version,
+    finish_roll,
+    follow_roll,
+    is_doubtful,
+    is_mending,
+    is_trusted,
+    missing,
+    roll_numbers,
+    stall_reason,
+)
 from services.global_controller.view import Act, ClusterView, Liveness, Plan
+
+DEFAULT_MAX_UNAVAILABLE = 1
+"""Instances that may be missing during a roll for which no GPU is free, where the model says nothing."""
 
 
 def reconcile(view: ClusterView, new_id: Callable[[str], str]) -> Plan:
@@ -38,11 +52,14 @@ def reconcile(view: ClusterView, new_id: Callable[[str], str]) -> Plan:
     _stop_deleted(work)
     _take_unknown(work)
     if not view.settling:
+        for model in work.live_models():
+            follow_roll(work, model)
         _stop_idle_leavers(work)
     _place_missing(work)
     if not view.settling:
         for model in work.live_models():
             retire(work, model)
+            finish_roll(work, model)
     _explain_failures(work)
     return work.plan()
 
@@ -109,8 +126,12 @@ def _stop_idle_leavers(work: Work) -> None:
     """Stops instances that must go and serve nobody, so that their GPUs come free at once."""
     for model in work.live_models():
         fleet = work.fleet(model)
+        stalled = stall_reason(work, model, fleet)
         for record in fleet.outdated:
-            if not is_ready(record):
+            # One that has served and starts again after a crash is replaced in its turn.
+            restarts = bool(record.observed.restarts) and is_trusted(model, record)
+            useless = is_failed(record) or (is_coming(record) and not restarts)
+            if useless and not stalled and not is_mending(model, record):
                 reason = f"spec version {record.spec_version} was replaced before the instance served"
                 work.stop(record, reason, _versions(model, record), action="replace")
         for record in fleet.draining:
@@ -121,29 +142,31 @@ def _stop_idle_leavers(work: Work) -> None:
 
 def _place_missing(work: Work) -> None:
     wants: dict[int, list[Want]] = defaultdict(list)
+    wanted: dict[str, tuple[ModelRecord, SpecVersion]] = {}
     short: dict[str, int] = {}
     for model in work.live_models():
         fleet = work.fleet(model)
-        held = len(fleet.fresh) + len(fleet.outdated)
-        if work.view.settling:
-            # A leaving agent has said itself that its instances end; that is no matter of who is yet to join.
-            staying = [record for record in fleet.draining if not work.nodes[record.node_id].leaving]
-            held += len(staying) + len(fleet.lost)
-        short[model.name] = max(0, model.desired_instances - held)
-        surge = int(short[model.name] == 0 and _may_roll(work, model, fleet))
+        lack = missing(work, model, fleet)
+        short[model.name] = lack.short
         on_nodes = Counter(record.node_id for record in (*fleet.fresh, *fleet.outdated))
-        spec = model.parsed_spec()
-        want = Want(model.name, spec.gpus_per_instance, short[model.name] + surge, on_nodes)
-        wants[spec.priority].append(want)
-    models = {model.name: model for model in work.live_models()}
+        priority = model.parsed_spec().priority
+        versions = [(model.name, model.version, lack.new)]
+        if lack.earlier is not None:
+            name = f"{model.name} (spec version {lack.earlier.spec_version})"
+            versions.append((name, lack.earlier, lack.old))
+        for name, version, count in versions:
+            gpus = version.parsed_spec().gpus_per_instance
+            wants[priority].append(Want(name, gpus, count, on_nodes))
+            wanted[name] = model, version
     plan = _place_by_priority(work.capacity(), wants)
-    leaving = {name: _leaving(work.fleet(model)) for name, model in models.items()}
+    leaving = {model.name: _leaving(work, model) for model in work.live_models()}
     for placement in plan.placements:
-        replaces = leaving[placement.model].pop(0) if leaving[placement.model] else None
-        _create(work, models[placement.model], placement, replaces)
+        model, version = wanted[placement.model]
+        replaces = leaving[model.name].pop(0) if leaving[model.name] else None
+        _create(work, model, version, placement, replaces)
     for refusal in plan.refusals:
-        model = models[refusal.model]
-        if short[refusal.model] == 0:
+        model, version = wanted[refusal.model]
+        if short[model.name] == 0:
             _make_room(work, model, refusal)
         else:
             text = f"{refusal.missing} of {model.desired_instances} instances cannot be placed"
@@ -165,23 +188,18 @@ def _place_by_priority(nodes: Sequence[NodeGpus], wants: Mapping[int, Sequence[W
     return PlacementPlan(tuple(placements), tuple(refusals))
 
 
-def _may_roll(work: Work, model: ModelRecord, fleet: Fleet) -> bool:
-    """Whether the next instance of an old version may be replaced: one at a time, and only while the new
-    version proves itself."""
-    return bool(
-        not work.view.settling
-        and fleet.outdated
-        and not fleet.stopping
-        and not any(is_coming(record) or is_failed(record) for record in fleet.fresh)
-        and len(fleet.fresh) + len(fleet.outdated) <= model.desired_instances
-    )
-
-
-def _leaving(fleet: Fleet) -> list[InstanceRecord]:
+def _leaving(work: Work, model: ModelRecord) -> list[InstanceRecord]:
+    fleet = work.fleet(model)
     return [*fleet.lost, *fleet.draining, *fleet.outdated]
 
 
-def _create(work: Work, model: ModelRecord, placement: Placement, replaces: InstanceRecord | None) -> None:
+def _create(
+    work: Work,
+    model: ModelRecord,
+    version: SpecVersion,
+    placement: Placement,
+    replaces: InstanceRecord | None,
+) -> None:
     instance_id = work.fresh_id(model.name)
     record = InstanceRecord(
         instance_id=instance_id,
@@ -189,9 +207,10 @@ def _create(work: Work, model: ModelRecord, placement: Placement, replaces: Inst
         node_id=placement.node_id,
         gpu_indexes=placement.gpu_indexes,
         role=model.parsed_spec().role,
-        spec=model.spec,
-        spec_version=model.spec_version,
+        spec=version.spec,
+        spec_version=version.rollout_version,
         observed=Observed(reason="waits for its node to start it"),
+        roll=model.roll.number if model.roll.active else 0,
     )
     numbers = dict(placement.numbers) | {"desired": model.desired_instances}
     action, reason = "place", placement.reason
@@ -214,33 +233,61 @@ def _why_replaced(work: Work, model: ModelRecord, record: InstanceRecord) -> tup
 
 
 def _make_room(work: Work, model: ModelRecord, refusal: Refusal) -> None:
-    """Stops one instance of an old version first, if the new version then fits."""
+    """Stops one instance of an old version first, if the new version then fits and enough others serve."""
     fleet = work.fleet(model)
+    settings = model.parsed_spec().roll
+    allowed = settings.max_unavailable if settings.HasField("max_unavailable") else DEFAULT_MAX_UNAVAILABLE
+    ready = sum(map(is_ready, (*fleet.fresh, *fleet.outdated)))
+    spared = ready - 1 >= model.desired_instances - allowed
     gpus = model.parsed_spec().gpus_per_instance
     # No node has room as it is, so that only the victim's own can come to have some.
     nodes = {node.node_id: node for node in work.capacity() if node.live and not node.draining}
-    for victim in sorted(fleet.outdated, key=lambda record: (work.load(record), record.instance_id)):
-        node = nodes.get(victim.node_id)
-        if node and len(node.healthy - (node.used - set(held_gpus(victim)))) >= gpus:
+    fitting = [
+        victim
+        for victim in old_first(work, model, fleet.outdated)
+        if (node := nodes.get(victim.node_id))
+        and len(node.healthy - (node.used - set(held_gpus(victim)))) >= gpus
+    ]
+    for victim in fitting:
+        if spared or not is_ready(victim):
+            left = ready - is_ready(victim)
             reason = (
                 f"makes room for spec version {model.spec_version}, which {refusal.reason}; "
-                f"it has the least to do ({work.load(victim)} requests)"
+                f"it has the least to do ({work.load(victim)} requests), {left} go on serving"
             )
-            numbers = dict(refusal.numbers) | _versions(model, victim) | {"requests": work.load(victim)}
-            work.stop(victim, reason, numbers, action="replace")
+            numbers = dict(refusal.numbers) | _versions(model, victim) | roll_numbers(model, fleet)
+            work.stop(victim, reason, numbers | {"requests": work.load(victim)}, action="replace")
             return
+    why = refusal.reason
+    if fitting:
+        why += (
+            f"; no instance stops to make room, because {ready} of {model.desired_instances} serve and "
+            f"roll.max_unavailable is {allowed}"
+        )
     work.explain(
-        model.name,
-        f"spec version {model.spec_version} cannot be placed, the earlier one goes on: {refusal.reason}",
+        model.name, f"spec version {model.spec_version} cannot be placed, the earlier one goes on: {why}"
     )
 
 
 def _explain_failures(work: Work) -> None:
     for model in work.live_models():
         fleet = work.fleet(model)
+        stalled = stall_reason(work, model, fleet)
+        if model.roll.stalled:
+            goes_on = "the earlier one goes on" if earlier_version(model) else "it goes no further"
+            text = f"the roll to spec version {model.roll.to_version} has stalled, {goes_on}: {stalled}"
+            work.explain(model.name, text)
+        for record in fleet.fresh:
+            if model.roll.rolling and is_doubtful(work, model, record):
+                text = (
+                    f"{record.instance_id} has failed a request; the roll goes on once enough have gone well"
+                )
+                work.explain(model.name, text)
         for record in (*fleet.fresh, *fleet.outdated, *fleet.draining):
             if is_failed(record):
                 text = f"{record.instance_id} on {record.node_id} failed: {record.observed.reason}"
+                if model.roll.stalled and text == stalled:
+                    continue
                 if fleet.outdated:
                     text += f" (spec version {record.spec_version}; the earlier one goes on)"
                 work.explain(model.name, text)

@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heapreplace
 
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, is_ready
+from services.global_controller.rolls import is_proven, is_trusted, roll_numbers, stall_reason
 from services.global_controller.view import Liveness
 
 
@@ -20,9 +21,10 @@ def retire(work: Work, model: ModelRecord) -> None:
 
 def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
     """Each instance on a draining node stays until its replacement serves; without one it goes now."""
-    ready = sum(map(is_ready, fleet.fresh))
-    coming = sum(map(is_coming, fleet.fresh))
-    still_needed = max(0, model.desired_instances - ready - len(fleet.outdated))
+    elsewhere = (*fleet.fresh, *fleet.outdated)
+    ready = sum(map(is_ready, elsewhere))
+    coming = sum(map(is_coming, elsewhere))
+    still_needed = max(0, model.desired_instances - ready)
     keep = min(len(fleet.draining), coming, still_needed)
     for record in _least_loaded(work, fleet.draining)[: len(fleet.draining) - keep]:
         where = "enough others serve" if still_needed == 0 else "no other node has GPUs for it"
@@ -31,37 +33,53 @@ def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
 
 
 def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
-    """An old version's instance goes for each one of the new version that serves."""
-    ready = sum(map(is_ready, fleet.fresh))
-    spare = min(len(fleet.outdated), max(0, ready + len(fleet.outdated) - model.desired_instances))
-    for record in _least_loaded(work, fleet.outdated)[:spare]:
+    """An old version's instance goes for each one of the new version that has proven itself.
+
+    Once the roll has stalled none goes, but what a lower wanted count leaves over.
+    """
+    proven = sum(is_proven(work, model, record) for record in fleet.fresh)
+    serving = 0 if stall_reason(work, model, fleet) else proven
+    spare = min(len(fleet.outdated), max(0, serving + len(fleet.outdated) - model.desired_instances))
+    for record in old_first(work, model, fleet.outdated)[:spare]:
         numbers = {
             "desired": model.desired_instances,
-            "ready_of_new_version": ready,
+            "ready_of_new_version": proven,
             "of_old_version": len(fleet.outdated),
             "spec_version": record.spec_version,
             "wanted_spec_version": model.spec_version,
+            **roll_numbers(model, fleet),
         }
         reason = (
-            f"runs spec version {record.spec_version}, and {ready} instances of version "
+            f"runs spec version {record.spec_version}, and {proven} instances of version "
             f"{model.spec_version} serve"
         )
         work.stop(record, reason, numbers, action="replace")
 
 
 def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
-    """Victims in order: failed, not yet serving, node out of touch, least loaded, from the fullest node."""
+    """Victims in order: failed, not yet serving, on trial, node out of touch, least loaded, from the fullest
+    node.
+
+    Together with the old instances of a roll, one more may run than is wanted; with those that a stalled roll
+    keeps, none, and what has failed stays to be seen.
+    """
+    present, wanted = fleet.fresh, model.desired_instances
+    if wanted and stall_reason(work, model, fleet):
+        present = [record for record in fleet.fresh if not is_failed(record)]
+        wanted = max(0, wanted - len(fleet.outdated))
+    elif wanted and fleet.outdated:
+        wanted = max(0, wanted + 1 - len(fleet.outdated))
     on_node = Counter(record.node_id for record in fleet.fresh)
 
     def rank(record: InstanceRecord) -> tuple[int, bool, int, int, str]:
-        state = 0 if is_failed(record) else 1 if is_coming(record) else 2
+        state = 0 if is_failed(record) else 1 if is_coming(record) else 2 + is_proven(work, model, record)
         in_touch = work.liveness(record.node_id) is Liveness.LIVE
         return state, in_touch, work.load(record), -on_node[record.node_id], record.instance_id
 
-    records = {record.instance_id: record for record in fleet.fresh}
-    ranks = [rank(record) for record in fleet.fresh]
+    records = {record.instance_id: record for record in present}
+    ranks = [rank(record) for record in present]
     heapify(ranks)
-    while len(ranks) > model.desired_instances:
+    while len(ranks) > wanted:
         victim = records[ranks[0][-1]]
         if ranks[0] != rank(victim):
             # Its node has lost another one since: it comes later than it stands.
@@ -80,7 +98,7 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
             "requests": work.load(victim),
             "on_node": on_node[victim.node_id],
         }
-        reason = f"{len(ranks) + 1} instances where {model.desired_instances} should run; {choice}"
+        reason = f"{len(ranks) + 1} instances where {wanted} should run; {choice}"
         on_node[victim.node_id] -= 1
         work.stop(victim, reason, numbers)
 
@@ -97,6 +115,16 @@ def _give_up_lost(work: Work, model: ModelRecord, fleet: Fleet) -> None:
             f"{record.node_id} has been silent for {silent_s:.1f} s and {ready} instances serve elsewhere"
         )
         work.stop(record, reason, numbers, action="replace")
+
+
+def old_first(work: Work, model: ModelRecord, outdated: list[InstanceRecord]) -> list[InstanceRecord]:
+    """Instances of other versions in the order in which they go: what does not serve, versions that never
+    proved themselves, the least loaded."""
+
+    def rank(record: InstanceRecord) -> tuple[bool, bool, int, str]:
+        return is_ready(record), is_trusted(model, record), work.load(record), record.instance_id
+
+    return sorted(outdated, key=rank)
 
 
 def _least_loaded(work: Work, records: list[InstanceRecord]) -> list[InstanceRecord]:

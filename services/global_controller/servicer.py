@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import cluster_pb2_grpc
 from services.global_controller import operator_acts, views
 from services.global_controller.controller import Controller, Draft
+from services.global_controller.roll_view import model_versions
 from services.global_controller.seat import Seat
 
 DEFAULT_DECISIONS = 100
@@ -38,11 +40,38 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         def build(snapshot: Snapshot) -> Draft | None:
             nonlocal changed
             unknown = self._controller.registry.unknown()
-            draft, changed = operator_acts.apply_model(snapshot, request.spec, unknown)
+            draft, changed = operator_acts.apply_model(
+                snapshot,
+                request.spec,
+                unknown,
+                rollback_on_failure=request.rollback_on_failure,
+                now_unix_ms=time.time_ns() // 1_000_000,
+            )
             return draft
 
         await self._act(context, build)
         return pb.ApplyModelResponse(model=await self._model(request.spec.name, context), changed=changed)
+
+    async def RollbackModel(
+        self, request: pb.RollbackModelRequest, context: Context
+    ) -> pb.RollbackModelResponse:
+        """Returns to an earlier version of a model's spec."""
+        await self._act(
+            context,
+            lambda snapshot: operator_acts.rollback_model(snapshot, request.name, request.to_version),
+        )
+        return pb.RollbackModelResponse(model=await self._model(request.name, context))
+
+    async def ListModelVersions(
+        self, request: pb.ListModelVersionsRequest, context: Context
+    ) -> pb.ListModelVersionsResponse:
+        """The versions of a model's spec, the newest first."""
+        snapshot = self._controller.snapshot
+        try:
+            record = operator_acts.live_model(snapshot, request.name)
+        except ChironError as error:
+            await abort(context, error)
+        return pb.ListModelVersionsResponse(versions=model_versions(record, snapshot.instances.values()))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
         """Removes a model; its instances drain and stop."""

@@ -20,8 +20,8 @@ MOST_INSTANCES = 10_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 _ENGINE = re.compile(rf"vllm|sim|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}")
-_NO_RESTART = ("min_instances", "max_instances", "role", "priority")
-"""Fields that the controller alone reads; a worker that runs need not be replaced for them."""
+IN_PLACE = ("min_instances", "max_instances", "role", "priority", "drain_timeout_s", "roll")
+"""Fields of which a worker knows nothing; one that runs need not be replaced for them."""
 
 
 def check_spec(spec: cluster_pb2.ModelSpec) -> list[Violation]:
@@ -49,7 +49,7 @@ def needs_new_workers(old: cluster_pb2.ModelSpec, new: cluster_pb2.ModelSpec) ->
     for spec in (old, new):
         copy = cluster_pb2.ModelSpec()
         copy.CopyFrom(spec)
-        for field in _NO_RESTART:
+        for field in IN_PLACE:
             copy.ClearField(field)  # type: ignore[arg-type]
         copies.append(copy)
     return copies[0] != copies[1]
@@ -86,6 +86,9 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
     yield from check_slo(spec.slo_defaults.interactive, "slo_defaults.interactive")
     yield from check_slo(spec.slo_defaults.batch, "slo_defaults.batch")
     yield from _adapter_violations(spec)
+    for field, seconds in (("drain_timeout_s", spec.drain_timeout_s), ("roll.hold_s", spec.roll.hold_s)):
+        if not 0 <= seconds < math.inf:
+            yield field, f"must be a number >= 0, not {seconds:g}"
     if spec.role not in types_pb2.Role.values():
         yield "role", f"unknown value {spec.role}"
     ceiling = spec.max_batch_size or DEFAULT_MAX_BATCH_SIZE

@@ -44,6 +44,18 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """How an instance has served since it became ready. Freshness: the last report of its node."""
+
+    ready_s: float = 0.0
+    """Time for which its present worker has been ready, in seconds; 0: it is not."""
+    served: int = 0
+    """Requests that its present worker has answered whole."""
+    failed: int = 0
+    """Requests that failed there through the engine's fault."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
     """A snapshot of everything that placement decisions rest on."""
 
@@ -56,6 +68,10 @@ class ClusterView:
     """Workers that nodes report and the store does not know, as old as the last report."""
     load: Mapping[str, int] = field(default_factory=dict)
     """Requests running and waiting, by instance id; as old as the last report."""
+    health: Mapping[str, Health] = field(default_factory=dict)
+    """By instance id; one that is not there has just become ready or is not."""
+    hold_s: float = 0.0
+    """Time for which a new version's instance must stay ready, in seconds, where the model says nothing."""
     settling: bool = False
     """Not every node has had the time to join this controller: nothing is stopped or replaced."""
 
@@ -80,3 +96,7 @@ class Plan:
     acts: tuple[Act, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     """For each model that has not what it should have: what stands in the way."""
+    models: tuple[ModelRecord, ...] = ()
+    """Models whose roll has come further."""
+    due_s: float | None = None
+    """Time after which the same view gives another plan, in seconds; None: time alone changes nothing."""

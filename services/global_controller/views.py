@@ -8,6 +8,7 @@ from chiron.store import DecisionRecord, InstanceRecord, ModelRecord, NodeRecord
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.fleet import held_gpus, is_ready, is_stopping
 from services.global_controller.registry import Registry
+from services.global_controller.roll_view import roll_status
 from services.global_controller.view import Liveness
 
 _ALIVE = (Liveness.LIVE, Liveness.JOINING, Liveness.SILENT)
@@ -50,16 +51,15 @@ def model_status(
     record: ModelRecord, snapshot: Snapshot, reasons: Mapping[str, str]
 ) -> cluster_pb2.ModelStatus:
     """One model; `reasons` are the last reconciling pass's."""
-    ready = sum(
-        instance.model == record.name and is_ready(instance) and not is_stopping(instance)
-        for instance in snapshot.instances.values()
-    )
+    instances = [one for one in snapshot.instances.values() if one.model == record.name]
+    ready = sum(is_ready(instance) and not is_stopping(instance) for instance in instances)
     return cluster_pb2.ModelStatus(
         spec=record.parsed_spec(),
         spec_version=record.spec_version,
         desired_instances=record.desired_instances,
         ready_instances=ready,
         reason=reasons.get(record.name, ""),
+        roll=roll_status(record, instances),
     )
 
 

@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Callable
 
 from chiron.internal.v1 import control_pb2
-from chiron.store import GpuRecord, InstanceRecord, ModelRecord, NodeRecord, Observed
+from chiron.store import GpuRecord, InstanceRecord, ModelRecord, NodeRecord, Observed, Roll
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.reconcile import reconcile
-from services.global_controller.view import ClusterView, Liveness, NodeView, Plan
+from services.global_controller.view import ClusterView, Health, Liveness, NodeView, Plan
 
 PENDING = types_pb2.INSTANCE_STATE_PENDING
 LOADING = types_pb2.INSTANCE_STATE_LOADING
@@ -30,13 +30,32 @@ def model(
     rollout: int | None = None,
     deleted: bool = False,
     priority: int = 0,
+    **roll_settings: float,
 ) -> ModelRecord:
-    """An applied model; `rollout` is the oldest version that may stay (the present one)."""
+    """An applied model; `rollout` is the version whose workers serve it (the present one)."""
     spec = cluster_pb2.ModelSpec(
-        name=name, gpus_per_instance=gpus, engine="sim", role=types_pb2.ROLE_MIXED, priority=priority
+        name=name,
+        gpus_per_instance=gpus,
+        engine="sim",
+        role=types_pb2.ROLE_MIXED,
+        priority=priority,
+        revision=f"r{version}",
+        roll=cluster_pb2.RollSettings(**roll_settings),  # type: ignore[arg-type]
     )
     return ModelRecord(
         name, spec.SerializeToString(), version, version if rollout is None else rollout, desired, deleted
+    )
+
+
+def rolled(
+    old: ModelRecord, new: ModelRecord, *, back: bool = False, stalled: str = "", number: int = 1
+) -> ModelRecord:
+    """A model whose roll from one version to another has begun; `back`: a failure leads back by itself."""
+    state = cluster_pb2.ROLL_STATE_STALLED if stalled else cluster_pb2.ROLL_STATE_ROLLING
+    return dataclasses.replace(
+        new,
+        history=(old.version, *old.history),
+        roll=Roll(number, state, old.spec_version, new.spec_version, back, stalled),
     )
 
 
@@ -63,6 +82,8 @@ def instance(
     reason: str = "",
     version: int = 1,
     desired: control_pb2.DesiredState.ValueType = RUNNING,
+    roll: int = 0,
+    restarts: int = 0,
 ) -> InstanceRecord:
     """An instance on the given GPUs (0 when none are named)."""
     return InstanceRecord(
@@ -74,7 +95,10 @@ def instance(
         spec=b"",
         spec_version=version,
         desired=desired,
-        observed=Observed(state=state, reason=reason, incarnation=1, address="127.0.0.1:1"),
+        observed=Observed(
+            state=state, reason=reason, incarnation=1, address="127.0.0.1:1", restarts=restarts
+        ),
+        roll=roll,
     )
 
 
@@ -83,6 +107,8 @@ def cluster(
     unknown: tuple[InstanceRecord, ...] = (),
     load: dict[str, int] | None = None,
     settling: bool = False,
+    hold_s: float = 0.0,
+    health: dict[str, Health] | None = None,
 ) -> ClusterView:
     """A view made of its parts."""
     return ClusterView(
@@ -92,6 +118,8 @@ def cluster(
         unknown=unknown,
         load=load or {},
         settling=settling,
+        hold_s=hold_s,
+        health=health or {},
     )
 
 
@@ -105,7 +133,8 @@ def decide(view: ClusterView) -> Plan:
     """One pass, checked to be all that is needed: a second one on its result changes nothing."""
     ids = numbered()
     plan = reconcile(view, ids)
-    assert reconcile(after(view, plan), ids).puts == ()
+    again = reconcile(after(view, plan), ids)
+    assert (again.puts, again.models) == ((), ())
     return plan
 
 
@@ -113,7 +142,8 @@ def after(view: ClusterView, plan: Plan) -> ClusterView:
     """The view once the plan is written down."""
     written = {record.instance_id: record for record in (*view.instances, *plan.puts)}
     unknown = tuple(one for one in view.unknown if one.instance_id not in written)
-    return dataclasses.replace(view, instances=tuple(written.values()), unknown=unknown)
+    models = tuple(({one.name: one for one in view.models} | {one.name: one for one in plan.models}).values())
+    return dataclasses.replace(view, models=models, instances=tuple(written.values()), unknown=unknown)
 
 
 def started(plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -132,4 +162,4 @@ def stopped(plan: Plan) -> set[str]:
 
 def nothing(plan: Plan) -> bool:
     """Whether the plan changes nothing."""
-    return not plan.puts and not plan.acts
+    return not plan.puts and not plan.models and not plan.acts

@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-models_app = typer.Typer(help="Apply, list and delete models.", no_args_is_help=True)
+models_app = typer.Typer(help="Apply, list, roll back and delete models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(sim_app, name="sim")
 
@@ -146,13 +146,20 @@ def generate(
 @models_app.command("apply")
 def models_apply(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.toml", help="Model specs.")],
+    rollback_on_failure: Annotated[
+        bool,
+        typer.Option(
+            "--rollback-on-failure",
+            help="When the new version fails, return to the one before; otherwise the roll stops there.",
+        ),
+    ] = False,
     controller: Controller = CONTROLLER,
 ) -> None:
     """Create the models of TOML files, or replace their specs."""
     from chiron.cli.models import apply
     from chiron.cli.runner import execute
 
-    execute(apply(controller, files))
+    execute(apply(controller, files, rollback_on_failure=rollback_on_failure))
 
 
 @models_app.command("list")
@@ -162,6 +169,32 @@ def models_list(as_json: Json = False, controller: Controller = CONTROLLER) -> N
     from chiron.cli.runner import execute
 
     execute(list_models(controller, as_json=as_json))
+
+
+@models_app.command("rollback")
+def models_rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    to: Annotated[int, typer.Option(min=0, help="Version; 0: the newest before the present one.")] = 0,
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Return to an earlier version of a model's spec, one instance at a time."""
+    from chiron.cli.models import rollback
+    from chiron.cli.runner import execute
+
+    execute(rollback(controller, name, to))
+
+
+@models_app.command("history")
+def models_history(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    as_json: Json = False,
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Show the versions of a model's spec that are kept, and what each one changed."""
+    from chiron.cli.models import history
+    from chiron.cli.runner import execute
+
+    execute(history(controller, name, as_json=as_json))
 
 
 @models_app.command("delete")

@@ -1,4 +1,4 @@
-"""`chiron models`: apply, list, delete."""
+"""`chiron models`: apply, list, roll back, show the versions, delete."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from rich.console import Console
 
 from chiron.cli.runner import CliError
 from chiron.cli.status import models_table, to_json
+from chiron.cli.versions import versions_table
 from chiron.cluster import AdminError, ClusterAdmin, read_model_files
 from chiron.v1 import cluster_pb2 as pb
 
 
-async def apply(controller: str, files: Sequence[Path]) -> int:
+async def apply(controller: str, files: Sequence[Path], *, rollback_on_failure: bool = False) -> int:
     """Applies every model of the files; nothing is applied when one of the files is wrong.
 
     A model that the controller refuses does not keep the others from being applied. Raises CliError that says
@@ -26,7 +27,7 @@ async def apply(controller: str, files: Sequence[Path]) -> int:
     async with ClusterAdmin(controller) as admin:
         for spec in specs:
             try:
-                response = await admin.apply_model(spec)
+                response = await admin.apply_model(spec, rollback_on_failure=rollback_on_failure)
             except AdminError as error:
                 refusals.append(error)
                 if error.reason:
@@ -55,6 +56,27 @@ async def list_models(controller: str, *, as_json: bool) -> int:
         console = Console()
         wide = console if console.is_terminal else Console(file=sys.stdout, width=1000)
         wide.print(models_table(models), soft_wrap=not console.is_terminal)
+    return 0
+
+
+async def rollback(controller: str, name: str, to_version: int) -> int:
+    """Returns to an earlier version of a model's spec."""
+    async with ClusterAdmin(controller) as admin:
+        model = await admin.rollback_model(name, to_version)
+    print(f"{name}: spec version {model.spec_version}, {model.roll.remaining} instances to replace")
+    return 0
+
+
+async def history(controller: str, name: str, *, as_json: bool) -> int:
+    """Prints the versions of a model's spec that are kept, the newest first."""
+    async with ClusterAdmin(controller) as admin:
+        versions = await admin.versions(name)
+    if as_json:
+        print(to_json(pb.ListModelVersionsResponse(versions=versions)))
+    else:
+        console = Console()
+        wide = console if console.is_terminal else Console(file=sys.stdout, width=1000)
+        wide.print(versions_table(versions), soft_wrap=not console.is_terminal)
     return 0
 
 

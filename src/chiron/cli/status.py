@@ -88,7 +88,7 @@ def models_table(models: Iterable[pb.ModelStatus]) -> FittingTable:
         spec = model.spec
         ready = f"{model.ready_instances}/{model.desired_instances}"
         table.add_row(
-            spec.name, spec.engine, ready, str(spec.gpus_per_instance), f"v{model.spec_version}", model.reason
+            spec.name, spec.engine, ready, str(spec.gpus_per_instance), _version(model), _obstacle(model)
         )
     return table
 
@@ -180,6 +180,26 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
 def state_name(state: types_pb2.InstanceState.ValueType) -> str:
     """READY, FAILED, …"""
     return types_pb2.InstanceState.Name(state).removeprefix("INSTANCE_STATE_")
+
+
+def _version(model: pb.ModelStatus) -> str:
+    """The spec's version; while a roll is not over, where it comes from and how far it is."""
+    roll = model.roll
+    if roll.state not in (pb.ROLL_STATE_ROLLING, pb.ROLL_STATE_STALLED):
+        return f"v{model.spec_version}"
+    came_from = f"v{roll.from_version}" if roll.from_version else "?"
+    return f"{came_from}→v{roll.to_version} {roll.replaced}/{roll.replaced + roll.remaining}"
+
+
+def _obstacle(model: pb.ModelStatus) -> str:
+    """What keeps the model from what it should have, a roll that goes on included."""
+    roll = model.roll
+    texts = [model.reason] if model.reason else []
+    if roll.state == pb.ROLL_STATE_ROLLING:
+        texts.append(f"rolling: {roll.reason}")
+    elif roll.state == pb.ROLL_STATE_DONE and roll.reason:
+        texts.append(roll.reason)
+    return "; ".join(texts)
 
 
 def _counts(counts: types_pb2.ClassCounts) -> str:

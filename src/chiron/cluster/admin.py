@@ -66,9 +66,11 @@ class ClusterAdmin:
         """Closes the connections; streams end."""
         await self._controllers.close()
 
-    async def apply_model(self, spec: pb.ModelSpec) -> pb.ApplyModelResponse:
+    async def apply_model(
+        self, spec: pb.ModelSpec, *, rollback_on_failure: bool = False
+    ) -> pb.ApplyModelResponse:
         """Creates the model or replaces its spec; a refusal names the model."""
-        request = pb.ApplyModelRequest(spec=spec)
+        request = pb.ApplyModelRequest(spec=spec, rollback_on_failure=rollback_on_failure)
         try:
             response: pb.ApplyModelResponse = await self._call(
                 lambda stub, timeout: stub.ApplyModel(request, timeout=timeout)
@@ -78,6 +80,25 @@ class ClusterAdmin:
             if not error.reason:
                 raise
             raise AdminError(f"model {spec.name!r}: {error}", error.code, error.reason) from error
+
+    async def rollback_model(self, name: str, to_version: int = 0) -> pb.ModelStatus:
+        """Returns to an earlier version of the spec; 0: the newest one before the present one."""
+        if not to_version:
+            # A call that is repeated because its answer was lost must not lead back twice.
+            versions = await self.versions(name)
+            present = next(one.spec_version for one in versions if one.current)
+            to_version = max((n for n in (one.spec_version for one in versions) if n < present), default=0)
+        request = pb.RollbackModelRequest(name=name, to_version=to_version)
+        response: pb.RollbackModelResponse = await self._call(
+            lambda stub, timeout: stub.RollbackModel(request, timeout=timeout)
+        )
+        return response.model
+
+    async def versions(self, name: str) -> list[pb.ModelVersion]:
+        """The versions of a model's spec that are kept, the newest first."""
+        request = pb.ListModelVersionsRequest(name=name)
+        response = await self._call(lambda stub, timeout: stub.ListModelVersions(request, timeout=timeout))
+        return list(response.versions)
 
     async def delete_model(self, name: str) -> None:
         """Removes the model; its instances drain."""

@@ -28,10 +28,11 @@ _COUNTS = (
     "initial_batch_size",
     "initial_step_token_budget",
 )
-_TABLES = ("engine_args", "slo_defaults", "adapters")
-KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role", "priority")
+_TABLES = ("engine_args", "slo_defaults", "adapters", "roll")
+KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role", "priority", "drain_timeout_s")
 """Every key of a model's table."""
 _SLO_KEYS = ("ttft_ms", "itl_ms", "deadline_s")
+_ROLL_KEYS = ("hold_s", "max_unavailable")
 _MOST_COUNT = 2**32 - 1
 """Counts of a ModelSpec have 32 bits."""
 _MOST_PRIORITY = 2**31 - 1
@@ -91,6 +92,10 @@ def _model(name: str, table: Any, where: str) -> pb.ModelSpec:
             setattr(spec, key, _count(value, key, where))
         elif key == "priority":
             spec.priority = _count(value, key, where, least=-_MOST_PRIORITY, most=_MOST_PRIORITY)
+        elif key == "drain_timeout_s":
+            spec.drain_timeout_s = _seconds(value, key, where)
+        elif key == "roll":
+            _roll(spec.roll, _table(value, key, where), where)
         elif key == "role":
             if value not in ROLES:
                 raise ConfigError(f"{where}: 'role' must be one of {', '.join(ROLES)}, not {value!r}")
@@ -129,6 +134,14 @@ def _slo_defaults(defaults: pb.SloDefaults, table: Mapping[str, Any], where: str
             setattr(target, key, float(value))
 
 
+def _roll(settings: pb.RollSettings, table: Mapping[str, Any], where: str) -> None:
+    _only(table, _ROLL_KEYS, where, "roll.")
+    if "hold_s" in table:
+        settings.hold_s = _seconds(table["hold_s"], "roll.hold_s", where)
+    if "max_unavailable" in table:
+        settings.max_unavailable = _count(table["max_unavailable"], "roll.max_unavailable", where)
+
+
 def _only(table: Mapping[str, Any], known: tuple[str, ...], where: str, prefix: str = "") -> None:
     for key in table:
         if key not in known:
@@ -148,6 +161,13 @@ def _count(value: Any, key: str, where: str, *, least: int = 0, most: int = _MOS
         return isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
 
     return int(_typed(value, valid, f"a whole number from {least} to {most}", key, where))
+
+
+def _seconds(value: Any, key: str, where: str) -> float:
+    def valid(v: Any) -> bool:
+        return isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf
+
+    return float(_typed(value, valid, "a number of seconds >= 0", key, where))
 
 
 def _typed(value: Any, valid: Callable[[Any], bool], what: str, key: str, where: str) -> Any:

@@ -34,6 +34,8 @@ class Reason(Enum):
     ADAPTER_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     NODE_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     INSTANCE_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    VERSION_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    """No such version of a model's spec is kept."""
     DUPLICATE_REQUEST = grpc.StatusCode.ALREADY_EXISTS
     QUEUE_FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
     NO_INSTANCE = grpc.StatusCode.UNAVAILABLE

@@ -26,6 +26,7 @@ from chiron.store.records import (
     Snapshot,
     TicketKeysRecord,
 )
+from chiron.store.rolls import Roll, SpecVersion
 
 __all__ = [
     "TICKET_KEYS",
@@ -44,7 +45,9 @@ __all__ = [
     "Observed",
     "Record",
     "RefusedError",
+    "Roll",
     "Snapshot",
+    "SpecVersion",
     "Store",
     "TicketKeysRecord",
     "TooLargeError",

@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from chiron.internal.v1 import control_pb2
+from chiron.store.rolls import Roll, SpecVersion
 from chiron.v1 import cluster_pb2, types_pb2
 
 
@@ -32,17 +33,29 @@ class ModelRecord:
     spec: bytes
     """The normalised ModelSpec, serialised."""
     spec_version: int
-    """Increases with each applied spec, over deletions too."""
+    """Each applied spec gets a higher one, over deletions too; a rollback returns to a lower one."""
     rollout_version: int
-    """The oldest spec version whose workers need no replacement; at most spec_version."""
+    """The version whose workers serve this spec: the first one that asked for the same workers."""
     desired_instances: int
     deleted: bool = False
     """True for a tombstone: what is left of the model must stop."""
+    applied_unix_ms: int = 0
+    """When this version was applied first. Wall clock, for people; nothing is computed from it."""
+    newest_version: int = 0
+    """The highest version ever given; 0: spec_version is."""
+    history: tuple[SpecVersion, ...] = ()
+    """Other versions of the spec, the newest first."""
+    roll: Roll = field(default_factory=Roll)
 
     @property
     def key(self) -> Key:
         """Where the store keeps it."""
         return Kind.MODEL, self.name
+
+    @property
+    def version(self) -> SpecVersion:
+        """The version that is wanted now."""
+        return SpecVersion(self.spec, self.spec_version, self.rollout_version, self.applied_unix_ms)
 
     def parsed_spec(self) -> cluster_pb2.ModelSpec:
         """A ModelSpec of the caller's own."""
@@ -101,11 +114,14 @@ class InstanceRecord:
     spec: bytes
     """The serialised ModelSpec that this instance runs; the model's own may be newer."""
     spec_version: int
-    """0: not known, because another controller started the worker."""
+    """The version whose workers this one belongs to (ModelRecord.rollout_version when it was placed); 0: not
+    known, because another controller started the worker."""
     desired: control_pb2.DesiredState.ValueType = control_pb2.DESIRED_STATE_RUNNING
     generation: int = 1
     """Increases with each change of what is wanted."""
     observed: Observed = field(default_factory=Observed)
+    roll: int = 0
+    """Number of the model's roll that placed it; 0: none."""
 
     @property
     def key(self) -> Key:

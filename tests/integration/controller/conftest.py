@@ -56,7 +56,11 @@ class Served:
 @asynccontextmanager
 async def serving(timeout_s: float = TIMEOUT_S) -> AsyncIterator[Served]:
     config = ControllerConfig(
-        listen="127.0.0.1:0", report_interval_ms=100, liveness_timeout_s=timeout_s, decisions_kept=200
+        listen="127.0.0.1:0",
+        report_interval_ms=100,
+        liveness_timeout_s=timeout_s,
+        decisions_kept=200,
+        roll_hold_s=0.1,
     )
     store = MemoryStore(decisions_kept=200)
     controller = Controller(config, store)

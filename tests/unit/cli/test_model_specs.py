@@ -37,6 +37,8 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         initial_step_token_budget = 512
         priority = -5
         role = "batch"
+        drain_timeout_s = 90
+        roll = { hold_s = 2.5, max_unavailable = 0 }
         engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
         adapters = { polite = "/lora/polite" }
         slo_defaults = { interactive = { ttft_ms = 500, itl_ms = 50.5 }, batch = { deadline_s = 60 } }
@@ -61,6 +63,8 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         "initial_step_token_budget": 512,
         "priority": -5,
         "role": "ROLE_BATCH",
+        "drain_timeout_s": 90.0,
+        "roll": {"hold_s": 2.5, "max_unavailable": 0},
         "engine_args": {
             "max_model_len": 4096.0,
             "enforce_eager": True,
@@ -137,6 +141,18 @@ def test_the_keys_that_the_example_shows_in_comments_exist_too(tmp_path: Path) -
         (
             '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { ttft_ms = 0 } }',
             "[models.toy]: 'slo_defaults.batch.ttft_ms' must be a number > 0, not 0",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nroll = { hold = 1 }',
+            "[models.toy]: unknown key 'roll.hold'; known are hold_s, max_unavailable",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nroll = { hold_s = -1 }',
+            "[models.toy]: 'roll.hold_s' must be a number of seconds >= 0, not -1",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\ndrain_timeout_s = inf',
+            "[models.toy]: 'drain_timeout_s' must be a number of seconds >= 0, not inf",
         ),
         ("[models.toy", "Expected ']'"),
     ],

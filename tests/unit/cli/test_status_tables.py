@@ -68,6 +68,42 @@ def test_a_model_shows_how_many_instances_are_ready_and_what_stands_in_the_way()
     assert "toy sim 1/2 1 v2 1 instance failed" in rendered(snapshot())
 
 
+@pytest.mark.parametrize(
+    ("roll", "row"),
+    [
+        (
+            pb.RollStatus(
+                state=pb.ROLL_STATE_ROLLING,
+                from_version=1,
+                to_version=2,
+                replaced=1,
+                remaining=2,
+                reason="toy-c must become ready",
+            ),
+            "toy sim 1/2 1 v1→v2 1/3 1 instance failed; rolling: toy-c must become ready",
+        ),
+        (
+            pb.RollStatus(
+                state=pb.ROLL_STATE_STALLED, from_version=1, to_version=2, remaining=2, reason="why"
+            ),
+            "toy sim 1/2 1 v1→v2 0/2 1 instance failed",
+        ),
+        (
+            pb.RollStatus(state=pb.ROLL_STATE_ROLLING, to_version=2, remaining=1, reason="x"),
+            "toy sim 1/2 1 ?→v2 0/1 1 instance failed; rolling: x",
+        ),
+        (
+            pb.RollStatus(state=pb.ROLL_STATE_DONE, from_version=3, to_version=2, reason="rolled back: why"),
+            "toy sim 1/2 1 v2 1 instance failed; rolled back: why",
+        ),
+    ],
+)
+def test_a_model_shows_how_far_its_roll_has_come(roll: pb.RollStatus, row: str) -> None:
+    cluster = snapshot()
+    cluster.models[0].roll.CopyFrom(roll)
+    assert row in rendered(cluster)
+
+
 def test_a_node_shows_its_gpus_in_use_and_a_lost_one_says_so() -> None:
     rows = rendered(snapshot())
 

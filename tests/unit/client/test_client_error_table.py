@@ -14,7 +14,7 @@ from chiron.client.errors import error_class
 from chiron.rpc.errors import ChironError as ServerError
 from chiron.rpc.errors import Reason
 
-UNREMARKABLE = {Reason.NODE_NOT_FOUND, Reason.INSTANCE_NOT_FOUND}
+UNREMARKABLE = {Reason.NODE_NOT_FOUND, Reason.INSTANCE_NOT_FOUND, Reason.VERSION_NOT_FOUND}
 """Reasons of the admin API, which have no class of their own."""
 
 

@@ -38,6 +38,8 @@ def test_the_smallest_spec_is_valid() -> None:
         ({"role": 9}, "role", "unknown value 9"),
         ({"max_batch_size": 8, "initial_batch_size": 9}, "initial_batch_size", "(8), not 9"),
         ({"initial_batch_size": 257}, "initial_batch_size", "(256), not 257"),
+        ({"drain_timeout_s": -1}, "drain_timeout_s", "a number >= 0, not -1"),
+        ({"roll": pb.RollSettings(hold_s=math.inf)}, "roll.hold_s", "a number >= 0, not inf"),
         ({"priority": -1001}, "priority", "-1000 to 1000, not -1001"),
         (
             {"slo_defaults": pb.SloDefaults(interactive=types_pb2.Slo(ttft_ms=0))},

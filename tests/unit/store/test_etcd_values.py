@@ -17,6 +17,8 @@ from chiron.store import (
     NodeRecord,
     Observed,
     Record,
+    Roll,
+    SpecVersion,
     TicketKeysRecord,
 )
 from chiron.store.etcd import SchemaError
@@ -28,10 +30,21 @@ from chiron.store.etcd.values import (
     encode_decisions,
     encode_record,
 )
-from chiron.v1 import types_pb2
+from chiron.v1 import cluster_pb2, types_pb2
 
 RECORDS: list[Record] = [
-    ModelRecord("chat", b"\x00\xff", 3, 2, 5, deleted=True),
+    ModelRecord(
+        "chat",
+        b"\x00\xff",
+        3,
+        2,
+        5,
+        deleted=True,
+        applied_unix_ms=1_700_000_000_000,
+        newest_version=4,
+        history=(SpecVersion(b"newer", 4, 4, 1_700_000_000_001), SpecVersion(b"", 2, 2)),
+        roll=Roll(7, cluster_pb2.ROLL_STATE_STALLED, 4, 3, True, "chat-1 failed"),
+    ),
     NodeRecord("a", "10.0.0.1", (GpuRecord(1, "GPU-1", "A100", 80 << 30, False, "XID 79"),), "0.1.0", True),
     InstanceRecord(
         "chat-1",
@@ -44,6 +57,7 @@ RECORDS: list[Record] = [
         control_pb2.DESIRED_STATE_STOPPED,
         9,
         Observed(types_pb2.INSTANCE_STATE_FAILED, "why", 1 << 60, "10.0.0.1:1", 2),
+        7,
     ),
     TicketKeysRecord(KeyRing.draw().to_bytes(), 1_700_000_000_000),
 ]

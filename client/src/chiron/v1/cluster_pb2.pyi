@@ -22,6 +22,31 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RollState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RollStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RollState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLL_STATE_UNSPECIFIED: _RollState.ValueType  # 0
+    ROLL_STATE_ROLLING: _RollState.ValueType  # 1
+    ROLL_STATE_STALLED: _RollState.ValueType  # 2
+    """The new version has not proven itself. The earlier one goes on serving until someone applies a spec or
+    rolls back.
+    """
+    ROLL_STATE_DONE: _RollState.ValueType  # 3
+
+class RollState(_RollState, metaclass=_RollStateEnumTypeWrapper): ...
+
+ROLL_STATE_UNSPECIFIED: RollState.ValueType  # 0
+ROLL_STATE_ROLLING: RollState.ValueType  # 1
+ROLL_STATE_STALLED: RollState.ValueType  # 2
+"""The new version has not proven itself. The earlier one goes on serving until someone applies a spec or
+rolls back.
+"""
+ROLL_STATE_DONE: RollState.ValueType  # 3
+Global___RollState: _TypeAlias = RollState  # noqa: Y015
+
 class _StoreState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -73,6 +98,8 @@ class ModelSpec(_message.Message):
     INITIAL_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     INITIAL_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ROLL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 characters of [a-z0-9.-], starting with a letter or digit."""
     weights: _builtins.str
@@ -102,6 +129,8 @@ class ModelSpec(_message.Message):
     """Step-token budget to start with, in tokens; 0: the engine's default."""
     priority: _builtins.int
     """Who gets GPUs first when they are short: a lower value is more urgent. -1000 to 1000, default 0."""
+    drain_timeout_s: _builtins.float
+    """Time that an instance's requests have to finish when it stops, in seconds; 0: the agent's own."""
     @_builtins.property
     def engine_args(self) -> _struct_pb2.Struct:
         """Arguments of the engine by their own names. Whole numbers arrive as integers."""
@@ -110,6 +139,10 @@ class ModelSpec(_message.Message):
     def slo_defaults(self) -> Global___SloDefaults: ...
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]: ...
+    @_builtins.property
+    def roll(self) -> Global___RollSettings:
+        """How a change of this spec reaches the instances that run."""
+
     def __init__(
         self,
         *,
@@ -131,14 +164,49 @@ class ModelSpec(_message.Message):
         initial_batch_size: _builtins.int = ...,
         initial_step_token_budget: _builtins.int = ...,
         priority: _builtins.int = ...,
+        drain_timeout_s: _builtins.float = ...,
+        roll: Global___RollSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_args", b"engine_args", "slo_defaults", b"slo_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_args", b"engine_args", "roll", b"roll", "slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "chat_template", b"chat_template", "engine", b"engine", "engine_args", b"engine_args", "gpus_per_instance", b"gpus_per_instance", "initial_batch_size", b"initial_batch_size", "initial_step_token_budget", b"initial_step_token_budget", "max_batch_size", b"max_batch_size", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "priority", b"priority", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "role", b"role", "slo_defaults", b"slo_defaults", "tool_parser", b"tool_parser", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "chat_template", b"chat_template", "drain_timeout_s", b"drain_timeout_s", "engine", b"engine", "engine_args", b"engine_args", "gpus_per_instance", b"gpus_per_instance", "initial_batch_size", b"initial_batch_size", "initial_step_token_budget", b"initial_step_token_budget", "max_batch_size", b"max_batch_size", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "priority", b"priority", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "role", b"role", "roll", b"roll", "slo_defaults", b"slo_defaults", "tool_parser", b"tool_parser", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
+
+@_typing.final
+class RollSettings(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_S_FIELD_NUMBER: _builtins.int
+    MAX_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    hold_s: _builtins.float
+    """Time for which a new instance must stay ready before the next step, in seconds. Unset: the controller's."""
+    max_unavailable: _builtins.int
+    """Instances by which those that serve may fall short of those wanted where no GPU is free for the new
+    version. Unset: 1. With 0 the roll waits for a free GPU.
+    """
+    def __init__(
+        self,
+        *,
+        hold_s: _builtins.float | None = ...,
+        max_unavailable: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hold_s", b"_hold_s", "_max_unavailable", b"_max_unavailable", "hold_s", b"hold_s", "max_unavailable", b"max_unavailable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hold_s", b"_hold_s", "_max_unavailable", b"_max_unavailable", "hold_s", b"hold_s", "max_unavailable", b"max_unavailable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hold_s: _TypeAlias = _typing.Literal["hold_s"]  # noqa: Y015
+    _WhichOneofArgType__hold_s: _TypeAlias = _typing.Literal["_hold_s", b"_hold_s"]  # noqa: Y015
+    _WhichOneofReturnType__max_unavailable: _TypeAlias = _typing.Literal["max_unavailable"]  # noqa: Y015
+    _WhichOneofArgType__max_unavailable: _TypeAlias = _typing.Literal["_max_unavailable", b"_max_unavailable"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_s) -> _WhichOneofReturnType__hold_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_unavailable) -> _WhichOneofReturnType__max_unavailable | None: ...
+
+Global___RollSettings: _TypeAlias = RollSettings  # noqa: Y015
 
 @_typing.final
 class SloDefaults(_message.Message):
@@ -300,7 +368,9 @@ class InstanceStatus(_message.Message):
     restarts: _builtins.int
     """Restarts after a crash since the instance was placed."""
     spec_version: _builtins.int
-    """Version of the model's spec that it runs; 0: not known, because another controller started it."""
+    """Version of the model's spec whose workers it belongs to: a later version that needs no new workers changes
+    nothing here. 0: not known, because another controller started it.
+    """
     state_age_ms: _builtins.float
     """Time for which it has been in this state when the agent reported, in milliseconds."""
     load_age_ms: _builtins.float
@@ -359,6 +429,7 @@ class InstanceLoad(_message.Message):
     FINISHED_INTERACTIVE_FIELD_NUMBER: _builtins.int
     FINISHED_BATCH_FIELD_NUMBER: _builtins.int
     SAFE_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Most requests run at once now."""
     step_token_budget: _builtins.int
@@ -381,6 +452,10 @@ class InstanceLoad(_message.Message):
     safe_batch_size: _builtins.int
     """Largest batch size at which the ITL SLO is expected to be kept, in requests. The agent writes it: what its
     local autoscaler judges, or the batch size in force where none runs. 0 in what a worker itself tells.
+    """
+    failed_requests: _builtins.int
+    """Requests that failed through the engine's fault since the worker started: what a caller is told as INTERNAL
+    or that the engine died. They only grow.
     """
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
@@ -412,10 +487,11 @@ class InstanceLoad(_message.Message):
         finished_interactive: Global___FinishedRequests | None = ...,
         finished_batch: Global___FinishedRequests | None = ...,
         safe_batch_size: _builtins.int = ...,
+        failed_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "failed_requests", b"failed_requests", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,8 +545,9 @@ class ModelStatus(_message.Message):
     DESIRED_INSTANCES_FIELD_NUMBER: _builtins.int
     READY_INSTANCES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ROLL_FIELD_NUMBER: _builtins.int
     spec_version: _builtins.int
-    """Increases with each applied spec."""
+    """Each applied spec gets a higher one; a rollback returns to a lower one."""
     desired_instances: _builtins.int
     """Instances that should run."""
     ready_instances: _builtins.int
@@ -478,6 +555,10 @@ class ModelStatus(_message.Message):
     """What stands in the way, e.g. `needs 2 GPUs on one node; most free on a node: 1`."""
     @_builtins.property
     def spec(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def roll(self) -> Global___RollStatus:
+        """The last roll; unset: the spec has never changed in a way that needs new instances."""
+
     def __init__(
         self,
         *,
@@ -486,14 +567,97 @@ class ModelStatus(_message.Message):
         desired_instances: _builtins.int = ...,
         ready_instances: _builtins.int = ...,
         reason: _builtins.str = ...,
+        roll: Global___RollStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["roll", b"roll", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_instances", b"desired_instances", "ready_instances", b"ready_instances", "reason", b"reason", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_instances", b"desired_instances", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
+
+@_typing.final
+class RollStatus(_message.Message):
+    """The replacement of instances by those of another version of the spec."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROLLBACK_ON_FAILURE_FIELD_NUMBER: _builtins.int
+    state: Global___RollState.ValueType
+    from_version: _builtins.int
+    """Version of the spec before; 0: not known, because another controller started the instances."""
+    to_version: _builtins.int
+    replaced: _builtins.int
+    """Instances that run the new version and are ready, and those of other versions that still run."""
+    remaining: _builtins.int
+    reason: _builtins.str
+    """What it waits for, or why it stalled; once it is done, why it went back, if it did."""
+    rollback_on_failure: _builtins.bool
+    """Whether a failure leads back to `from_version`."""
+    def __init__(
+        self,
+        *,
+        state: Global___RollState.ValueType = ...,
+        from_version: _builtins.int = ...,
+        to_version: _builtins.int = ...,
+        replaced: _builtins.int = ...,
+        remaining: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        rollback_on_failure: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "reason", b"reason", "remaining", b"remaining", "replaced", b"replaced", "rollback_on_failure", b"rollback_on_failure", "state", b"state", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollStatus: _TypeAlias = RollStatus  # noqa: Y015
+
+@_typing.final
+class ModelVersion(_message.Message):
+    """One version of a model's spec."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    spec_version: _builtins.int
+    current: _builtins.bool
+    """Whether it is the one that is wanted now."""
+    instances: _builtins.int
+    """Instances that run it, or another version that needs no other workers."""
+    @_builtins.property
+    def spec(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def applied(self) -> _timestamp_pb2.Timestamp:
+        """When it was applied first."""
+
+    def __init__(
+        self,
+        *,
+        spec_version: _builtins.int = ...,
+        spec: Global___ModelSpec | None = ...,
+        applied: _timestamp_pb2.Timestamp | None = ...,
+        current: _builtins.bool = ...,
+        instances: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "current", b"current", "instances", b"instances", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 
 @_typing.final
 class RouterStatus(_message.Message):
@@ -766,7 +930,7 @@ class Decision(_message.Message):
     decision_id: _builtins.str
     term: _builtins.int
     action: _builtins.str
-    """place, adopt, stop, scale, set_role, drain_node, apply_model, delete_model, replace."""
+    """place, adopt, stop, scale, set_role, drain_node, apply_model, delete_model, replace, roll."""
     model: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -804,16 +968,20 @@ class ApplyModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPEC_FIELD_NUMBER: _builtins.int
+    ROLLBACK_ON_FAILURE_FIELD_NUMBER: _builtins.int
+    rollback_on_failure: _builtins.bool
+    """Return to the version before by itself when the new one fails; otherwise the roll stops there."""
     @_builtins.property
     def spec(self) -> Global___ModelSpec: ...
     def __init__(
         self,
         *,
         spec: Global___ModelSpec | None = ...,
+        rollback_on_failure: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollback_on_failure", b"rollback_on_failure", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -842,6 +1010,88 @@ class ApplyModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyModelResponse: _TypeAlias = ApplyModelResponse  # noqa: Y015
+
+@_typing.final
+class RollbackModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    to_version: _builtins.int
+    """Version to return to; 0: the newest one before the present one."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        to_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackModelRequest: _TypeAlias = RollbackModelRequest  # noqa: Y015
+
+@_typing.final
+class RollbackModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___ModelStatus: ...
+    def __init__(
+        self,
+        *,
+        model: Global___ModelStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackModelResponse: _TypeAlias = RollbackModelResponse  # noqa: Y015
+
+@_typing.final
+class ListModelVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelVersionsRequest: _TypeAlias = ListModelVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]: ...
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___ModelVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelVersionsResponse: _TypeAlias = ListModelVersionsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteModelRequest(_message.Message):

@@ -42,6 +42,16 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.ApplyModelRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.ApplyModelResponse.FromString,
                 _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/chiron.v1.ClusterService/RollbackModel',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
+        self.ListModelVersions = channel.unary_unary(
+                '/chiron.v1.ClusterService/ListModelVersions',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.ListModelVersionsRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.ListModelVersionsResponse.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/chiron.v1.ClusterService/DeleteModel',
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.DeleteModelRequest.SerializeToString,
@@ -92,6 +102,20 @@ class ClusterServiceServicer(object):
 
     def ApplyModel(self, request, context):
         """Creates a model or replaces its spec. INVALID_ARGUMENT names a bad field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Returns to an earlier version of a model's spec. NOT_FOUND names the versions there are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelVersions(self, request, context):
+        """The versions of a model's spec that are kept, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +183,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ApplyModel,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.ApplyModelRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.ApplyModelResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.RollbackModelRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.RollbackModelResponse.SerializeToString,
+            ),
+            'ListModelVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelVersions,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.ListModelVersionsRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.ListModelVersionsResponse.SerializeToString,
             ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModel,
@@ -231,6 +265,60 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/ApplyModel',
             chiron_dot_v1_dot_cluster__pb2.ApplyModelRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.ApplyModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/RollbackModel',
+            chiron_dot_v1_dot_cluster__pb2.RollbackModelRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/ListModelVersions',
+            chiron_dot_v1_dot_cluster__pb2.ListModelVersionsRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.ListModelVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

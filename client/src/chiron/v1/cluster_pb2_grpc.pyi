@@ -21,6 +21,10 @@ class ClusterServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyModel: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ApplyModelRequest, _cluster_pb2.ApplyModelResponse]
     """Creates a model or replaces its spec. INVALID_ARGUMENT names a bad field."""
+    RollbackModel: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RollbackModelRequest, _cluster_pb2.RollbackModelResponse]
+    """Returns to an earlier version of a model's spec. NOT_FOUND names the versions there are."""
+    ListModelVersions: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListModelVersionsRequest, _cluster_pb2.ListModelVersionsResponse]
+    """The versions of a model's spec that are kept, the newest first."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DeleteModelRequest, _cluster_pb2.DeleteModelResponse]
     """Removes a model; its instances drain and stop. NOT_FOUND names the models there are."""
     ListModels: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListModelsRequest, _cluster_pb2.ListModelsResponse]
@@ -50,6 +54,22 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_pb2.ApplyModelRequest, _abc.Awaitable[_cluster_pb2.ApplyModelResponse]],
     ) -> _abc.Awaitable[_cluster_pb2.ApplyModelResponse]:
         """Creates a model or replaces its spec. INVALID_ARGUMENT names a bad field."""
+
+    @_abc_1.abstractmethod
+    def RollbackModel(
+        self,
+        request: _cluster_pb2.RollbackModelRequest,
+        context: _aio.ServicerContext[_cluster_pb2.RollbackModelRequest, _abc.Awaitable[_cluster_pb2.RollbackModelResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.RollbackModelResponse]:
+        """Returns to an earlier version of a model's spec. NOT_FOUND names the versions there are."""
+
+    @_abc_1.abstractmethod
+    def ListModelVersions(
+        self,
+        request: _cluster_pb2.ListModelVersionsRequest,
+        context: _aio.ServicerContext[_cluster_pb2.ListModelVersionsRequest, _abc.Awaitable[_cluster_pb2.ListModelVersionsResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.ListModelVersionsResponse]:
+        """The versions of a model's spec that are kept, the newest first."""
 
     @_abc_1.abstractmethod
     def DeleteModel(

@@ -137,13 +137,27 @@ class StoredModel(_message.Message):
     ROLLOUT_VERSION_FIELD_NUMBER: _builtins.int
     DESIRED_INSTANCES_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    APPLIED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    NEWEST_VERSION_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    ROLL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec: _builtins.bytes
     """The serialised ModelSpec."""
     spec_version: _builtins.int
     rollout_version: _builtins.int
+    """The version whose workers serve the spec."""
     desired_instances: _builtins.int
     deleted: _builtins.bool
+    applied_unix_ms: _builtins.int
+    newest_version: _builtins.int
+    """The highest version ever given."""
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredSpecVersion]:
+        """Other versions, the newest first."""
+
+    @_builtins.property
+    def roll(self) -> Global___StoredRoll: ...
     def __init__(
         self,
         *,
@@ -153,14 +167,81 @@ class StoredModel(_message.Message):
         rollout_version: _builtins.int = ...,
         desired_instances: _builtins.int = ...,
         deleted: _builtins.bool = ...,
+        applied_unix_ms: _builtins.int = ...,
+        newest_version: _builtins.int = ...,
+        history: _abc.Iterable[Global___StoredSpecVersion] | None = ...,
+        roll: Global___StoredRoll | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["roll", b"roll"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "desired_instances", b"desired_instances", "name", b"name", "rollout_version", b"rollout_version", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_unix_ms", b"applied_unix_ms", "deleted", b"deleted", "desired_instances", b"desired_instances", "history", b"history", "name", b"name", "newest_version", b"newest_version", "roll", b"roll", "rollout_version", b"rollout_version", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredModel: _TypeAlias = StoredModel  # noqa: Y015
+
+@_typing.final
+class StoredSpecVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
+    ROLLOUT_VERSION_FIELD_NUMBER: _builtins.int
+    APPLIED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    spec: _builtins.bytes
+    """The serialised ModelSpec."""
+    spec_version: _builtins.int
+    rollout_version: _builtins.int
+    applied_unix_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        spec: _builtins.bytes = ...,
+        spec_version: _builtins.int = ...,
+        rollout_version: _builtins.int = ...,
+        applied_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_unix_ms", b"applied_unix_ms", "rollout_version", b"rollout_version", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredSpecVersion: _TypeAlias = StoredSpecVersion  # noqa: Y015
+
+@_typing.final
+class StoredRoll(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    ROLLBACK_ON_FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    state: _cluster_pb2.RollState.ValueType
+    from_version: _builtins.int
+    to_version: _builtins.int
+    rollback_on_failure: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        state: _cluster_pb2.RollState.ValueType = ...,
+        from_version: _builtins.int = ...,
+        to_version: _builtins.int = ...,
+        rollback_on_failure: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "number", b"number", "reason", b"reason", "rollback_on_failure", b"rollback_on_failure", "state", b"state", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredRoll: _TypeAlias = StoredRoll  # noqa: Y015
 
 @_typing.final
 class StoredNode(_message.Message):
@@ -208,6 +289,7 @@ class StoredInstance(_message.Message):
     DESIRED_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     OBSERVED_FIELD_NUMBER: _builtins.int
+    ROLL_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -217,6 +299,8 @@ class StoredInstance(_message.Message):
     spec_version: _builtins.int
     desired: _control_pb2.DesiredState.ValueType
     generation: _builtins.int
+    roll: _builtins.int
+    """Number of the roll that placed it; 0: none."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -234,10 +318,11 @@ class StoredInstance(_message.Message):
         desired: _control_pb2.DesiredState.ValueType = ...,
         generation: _builtins.int = ...,
         observed: Global___StoredObserved | None = ...,
+        roll: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed", b"observed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

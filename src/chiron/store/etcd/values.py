@@ -16,6 +16,7 @@ from chiron.store.records import (
     Record,
     TicketKeysRecord,
 )
+from chiron.store.rolls import Roll, SpecVersion
 from chiron.v1 import cluster_pb2
 
 SCHEMA_VERSION = 1
@@ -145,6 +146,25 @@ def _model(record: ModelRecord) -> state_pb2.StoredModel:
         rollout_version=record.rollout_version,
         desired_instances=record.desired_instances,
         deleted=record.deleted,
+        applied_unix_ms=record.applied_unix_ms,
+        newest_version=record.newest_version,
+        history=[
+            state_pb2.StoredSpecVersion(
+                spec=one.spec,
+                spec_version=one.spec_version,
+                rollout_version=one.rollout_version,
+                applied_unix_ms=one.applied_unix_ms,
+            )
+            for one in record.history
+        ],
+        roll=state_pb2.StoredRoll(
+            number=record.roll.number,
+            state=record.roll.state,
+            from_version=record.roll.from_version,
+            to_version=record.roll.to_version,
+            rollback_on_failure=record.roll.rollback_on_failure,
+            reason=record.roll.reason,
+        ),
     )
 
 
@@ -156,6 +176,20 @@ def _read_model(stored: state_pb2.StoredModel) -> ModelRecord:
         rollout_version=stored.rollout_version,
         desired_instances=stored.desired_instances,
         deleted=stored.deleted,
+        applied_unix_ms=stored.applied_unix_ms,
+        newest_version=stored.newest_version,
+        history=tuple(
+            SpecVersion(one.spec, one.spec_version, one.rollout_version, one.applied_unix_ms)
+            for one in stored.history
+        ),
+        roll=Roll(
+            number=stored.roll.number,
+            state=stored.roll.state,
+            from_version=stored.roll.from_version,
+            to_version=stored.roll.to_version,
+            rollback_on_failure=stored.roll.rollback_on_failure,
+            reason=stored.roll.reason,
+        ),
     )
 
 
@@ -211,6 +245,7 @@ def _instance(record: InstanceRecord) -> state_pb2.StoredInstance:
             address=seen.address,
             restarts=seen.restarts,
         ),
+        roll=record.roll,
     )
 
 
@@ -227,4 +262,5 @@ def _read_instance(stored: state_pb2.StoredInstance) -> InstanceRecord:
         desired=stored.desired,
         generation=stored.generation,
         observed=Observed(seen.state, seen.reason, seen.incarnation, seen.address, seen.restarts),
+        roll=stored.roll,
     )
