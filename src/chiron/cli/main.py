@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +26,12 @@ app.add_typer(sim_app, name="sim")
 Router = Annotated[
     str, typer.Option(envvar="CHIRON_ROUTER", metavar="HOST:PORT[,…]", help="Routers, tried in turn.")
 ]
-Controller = Annotated[str, typer.Option(envvar="CHIRON_CONTROLLER", metavar="HOST:PORT", help="Controller.")]
+Controller = Annotated[
+    str,
+    typer.Option(
+        envvar="CHIRON_CONTROLLER", metavar="HOST:PORT[,…]", help="Controllers; the one that leads is found."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Nodes (local agents).")]
 Gpus = Annotated[int, typer.Option(min=1, help="GPUs that each node declares.")]
@@ -60,7 +67,19 @@ def up(
     ] = None,
     routers: Annotated[int, typer.Option(min=1, help="Routers; they take consecutive ports.")] = 1,
     router_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50051,
-    controller_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50050,
+    controllers: Annotated[
+        int, typer.Option(min=1, help="Controllers, one of which leads; more than one needs --etcd.")
+    ] = 1,
+    controller_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0: any free port; several take consecutive ones.")
+    ] = 50050,
+    etcd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT,…]",
+            help="Keep the state in etcd: in that one, or without an address in one that is started here.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the services' tables.")] = None,
     directory: Annotated[
         Path | None,
@@ -70,7 +89,8 @@ def up(
 ) -> None:
     """Run a whole local cluster in this terminal until Ctrl-C, which drains it.
 
-    When one of its services ends by itself or is killed, the whole cluster ends; a worker is started again.
+    When one of its services ends by itself or is killed, the whole cluster ends; a worker is started again,
+    and of several controllers another one leads.
     """
     from chiron.cli.runner import execute
     from chiron.cli.up import UpOptions, run_up
@@ -85,6 +105,8 @@ def up(
                 weights=weights,
                 time_scale=time_scale,
                 routers=routers,
+                controllers=controllers,
+                etcd=etcd,
                 router_port=router_port,
                 controller_port=controller_port,
                 config=config,
@@ -214,7 +236,7 @@ def status(
     as_json: Json = False,
     controller: Controller = CONTROLLER,
 ) -> None:
-    """Show models, nodes, routers and instances.
+    """Show controllers and their store, models, nodes, routers and instances.
 
     A narrow terminal shows fewer columns; --json has them all.
     """
@@ -268,4 +290,12 @@ def version() -> None:
 def main() -> None:
     """Entry point of the `chiron` command."""
     with guarded_output():
-        app()
+        app(args=_with_values(sys.argv[1:]))
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """`--etcd` with the empty value where none follows it: typer knows no option that may lack its value."""
+    return [
+        "--etcd=" if one == "--etcd" and (not after or after.startswith("-")) else one
+        for one, after in zip(arguments, [*arguments[1:], ""], strict=True)
+    ]

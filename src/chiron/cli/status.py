@@ -65,13 +65,48 @@ def to_json(message: Message) -> str:
 
 
 def tables(snapshot: pb.ClusterSnapshot) -> RenderableType:
-    """Models, nodes, routers and instances."""
+    """Controllers and store, models, nodes, routers and instances."""
     return Group(
+        controllers_table(snapshot),
+        store_table(snapshot.store),
         models_table(snapshot.models),
         nodes_table(snapshot),
         routers_table(snapshot.routers),
         instances_table(snapshot),
     )
+
+
+def controllers_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
+    """A row for each controller."""
+    table = FittingTable(Column("controller"), Column("role", prose=True), Column("term", rank=1))
+    for one in snapshot.controllers:
+        if not one.leader:
+            table.add_row(one.address, "follower", "")
+            continue
+        role = f"leader for {one.reign_ms / 1000:.0f} s"
+        if one.settling:
+            awaited = ", ".join(one.awaited_nodes)
+            role += f"; settling: waits for {awaited or 'nodes'} to report, and until then stops nothing"
+        table.add_row(one.address, Text(role, style="yellow" if one.settling else "green"), str(one.term))
+    return table
+
+
+def store_table(store: pb.StoreStatus) -> FittingTable:
+    """A row for the store, and one for each of its members."""
+    table = FittingTable(
+        Column("store"), Column("state", prose=True), Column("version", rank=2), Column("size", rank=1)
+    )
+    state = pb.StoreState.Name(store.state).removeprefix("STORE_STATE_").replace("_", "-").lower()
+    well = store.state == pb.STORE_STATE_OK
+    said = state if well else f"{state} for {store.state_age_ms / 1000:.0f} s: {store.reason}"
+    table.add_row(store.kind, Text(said, style="green" if well else "bold red"), "", "")
+    for one in store.endpoints:
+        role = "leads" if one.leader else "follows"
+        said = "; ".join(filter(None, [role if one.answers else "silent", one.reason]))
+        style = "" if one.answers and not one.reason else "red"
+        size = f"{one.db_bytes / 1e6:.1f} MB" if one.answers else ""
+        table.add_row(f"  {one.address}", Text(said, style=style), one.version, size)
+    return table
 
 
 def models_table(models: Iterable[pb.ModelStatus]) -> FittingTable:

@@ -15,6 +15,7 @@ from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
 from chiron.cluster import LocalCluster, read_model_files
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
+from chiron.rpc.controllers import split_addresses
 from chiron.v1 import cluster_pb2 as pb
 
 MOST_TIME_SCALE = 10.0
@@ -32,6 +33,9 @@ class UpOptions:
     weights: str
     time_scale: float | None
     routers: int
+    controllers: int
+    etcd: str | None
+    """None: the state lies in memory; empty: in an etcd of the cluster's own; else where its members are."""
     router_port: int
     controller_port: int
     config: Path | None
@@ -49,6 +53,9 @@ async def run_up(options: UpOptions) -> int:
             nodes=options.nodes,
             gpus=options.gpus,
             routers=options.routers,
+            controllers=options.controllers,
+            etcd=options.etcd is not None,
+            etcd_endpoints=split_addresses(options.etcd or ""),
             directory=options.directory,
             controller_port=options.controller_port,
             router_port=options.router_port,
@@ -82,7 +89,7 @@ async def _serve(
             "Ctrl-C drains"
         )
         watching = asyncio.ensure_future(_watch(cluster, progress))
-        ending = asyncio.ensure_future(cluster.wait_ended())
+        ending = asyncio.ensure_future(cluster.wait_ended(progress.say))
         try:
             await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
             raise CliError(ending.result() if ending.done() else str(watching.exception()))

@@ -1,19 +1,24 @@
-"""A cluster of real processes on this machine: one controller, routers, and agents with declared GPUs."""
+"""A cluster of real processes on this machine: controllers, routers, and agents with declared GPUs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from chiron.cluster.admin import ClusterAdmin
+from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.run_folder import new_run_folder, remove_old_runs, use_run_folder
 from chiron.cluster.workers import WorkerProcess, find_workers
 from chiron.v1 import cluster_pb2 as pb
+
+_LEADER_WITHIN_S = 20.0
+"""How long the operator's calls wait for a leader, in seconds: a lease has to end before another leads."""
 
 Progress = Callable[[pb.ClusterSnapshot], None]
 
@@ -23,7 +28,7 @@ class ModelFailedError(Exception):
 
 
 class LocalCluster:
-    """Starts the processes on entry and drains them on exit: agents, then routers, then the controller.
+    """Starts the processes on entry and drains them on exit: agents, then routers, controllers, and etcd.
 
     ```python
     async with LocalCluster(nodes=2, gpus=2) as cluster:
@@ -39,6 +44,9 @@ class LocalCluster:
         nodes: int = 2,
         gpus: int = 2,
         routers: int = 1,
+        controllers: int = 1,
+        etcd: bool = False,
+        etcd_endpoints: Sequence[str] = (),
         directory: Path | None = None,
         host: str = "127.0.0.1",
         controller_port: int = 0,
@@ -56,6 +64,10 @@ class LocalCluster:
             nodes: agents, named node-0, node-1, …
             gpus: GPUs that each agent declares.
             routers: routers; with a router_port they take consecutive ports.
+            controllers: controllers, one of which leads; more than one needs etcd. With a controller_port
+                they take consecutive ports.
+            etcd: keep the state in an etcd of this cluster's own, below its directory, where it outlives it.
+            etcd_endpoints: keep it in this one instead.
             directory: logs and state of this run; None: a new `.chiron/run-<time>`, of which the newest
                 ten and those in use are kept.
             host: address that everything listens on.
@@ -69,13 +81,22 @@ class LocalCluster:
             drain_timeout_s: time that requests have to finish when the cluster stops.
 
         Raises:
-            StartError: no folder is given and none can be made.
+            StartError: no folder is given and none can be made; several controllers without etcd.
         """
+        configured = config is not None or "store.kind" in (settings or {}).get("controller", {})
+        if controllers > 1 and not (etcd or etcd_endpoints or configured):
+            raise StartError(
+                "several controllers share their state in etcd: add --etcd, or --etcd HOST:PORT",
+                bad_start=True,
+            )
         self.directory = directory or new_run_folder()
         self._named = directory is not None
         self.nodes = [f"node-{index}" for index in range(nodes)]
         self._gpus = gpus
         self._routers = routers
+        self._controllers = controllers
+        self._own_etcd = etcd and not etcd_endpoints
+        self._etcd_endpoints = list(etcd_endpoints)
         self._host = host
         self._controller_port = controller_port
         self._router_port = router_port
@@ -88,12 +109,20 @@ class LocalCluster:
         self._models: list[str] = []
         self._admin: ClusterAdmin | None = None
         self.processes: dict[str, ServiceProcess] = {}
-        """Running services by name: controller, router-0, node-0, …"""
+        """Running services by name: controller (controller-0, … where there are several), router-0, node-0,
+        etcd, …"""
+
+    @property
+    def controller_addresses(self) -> list[str]:
+        """host:port of each controller."""
+        return [
+            str(p.announced["address"]) for name, p in self.processes.items() if name.startswith("controller")
+        ]
 
     @property
     def controller_address(self) -> str:
-        """host:port of the controller."""
-        return str(self.processes["controller"].announced["address"])
+        """host:port of the controllers, separated by commas."""
+        return ",".join(self.controller_addresses)
 
     @property
     def admin(self) -> ClusterAdmin:
@@ -170,16 +199,27 @@ class LocalCluster:
             ending.cancel()
             await asyncio.gather(searching, ending, return_exceptions=True)
 
-    async def wait_ended(self) -> str:
-        """Returns which service process ended, and how, as soon as one does."""
+    async def wait_ended(self, lost: Callable[[str], None] | None = None) -> str:
+        """Returns which service process ended, and how, as soon as the cluster cannot do without it.
+
+        It can do without a controller while another one runs; `lost` is told.
+        """
         waits = {asyncio.ensure_future(service.wait()): service for service in self.processes.values()}
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                ended = done.pop()
+                service = waits.pop(ended)
+                told = f"{service.name} ended with status {ended.result()}{service.tail()}"
+                if not any(other.name.startswith("controller") for other in waits.values()):
+                    return told
+                if not service.name.startswith("controller"):
+                    return told
+                if lost is not None:
+                    lost(f"{service.name} ended with status {ended.result()}; another controller leads")
         finally:
             for task in waits:
                 task.cancel()
-        ended = done.pop()
-        return f"{waits[ended].name} ended with status {ended.result()}{waits[ended].tail()}"
 
     async def kill_node(self, node: str) -> None:
         """Ends a node's agent and workers at once, as a power cut would."""
@@ -202,7 +242,7 @@ class LocalCluster:
         # An agent drains, then gives each worker its own grace period.
         grace_s = self._drain_timeout_s + 20.0
         try:
-            for prefix in ("node-", "router-", "controller"):
+            for prefix in ("node-", "router-", "controller", "etcd"):
                 group = [service for name, service in self.processes.items() if name.startswith(prefix)]
                 await asyncio.gather(*(service.stop(grace_s) for service in group))
             if self._admin is not None:
@@ -219,17 +259,34 @@ class LocalCluster:
             use_run_folder(self.directory)
         else:
             await asyncio.to_thread(remove_old_runs, self.directory.parent)
-        await self._launch("controller", "controller", "global_controller", self._controller_keys())
-        self._admin = ClusterAdmin(self.controller_address)
+        if self._own_etcd:
+            etcd = self.processes["etcd"] = await start_etcd(self.directory)
+            self._etcd_endpoints = [str(etcd.announced["address"])]
+        names = (
+            ["controller"]
+            if self._controllers == 1
+            else [f"controller-{i}" for i in range(self._controllers)]
+        )
+        await self._gather(
+            self._launch(name, "controller", "global_controller", self._controller_keys(index))
+            for index, name in enumerate(names)
+        )
+        # In the order of their names, whichever came up first.
+        self.processes |= {name: self.processes.pop(name) for name in names}
+        self._admin = ClusterAdmin(self.controller_addresses, timeout_s=_LEADER_WITHIN_S)
         starts = [
             self._launch(f"router-{i}", "router", "router", self._router_keys(i))
             for i in range(self._routers)
         ]
         starts += [self._launch(node, "agent", "local_agent", self._agent_keys(node)) for node in self.nodes]
+        await self._gather(starts)
+        await self.wait_for(self._assembled)
+
+    async def _gather(self, starts: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Waits for all of them, so that none is left half-started by another's failure."""
         for outcome in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        await self.wait_for(self._assembled)
 
     async def _launch(self, name: str, section: str, package: str, keys: dict[str, str]) -> None:
         self.processes[name] = await ServiceProcess.start(
@@ -241,8 +298,12 @@ class LocalCluster:
             environ=self._environ,
         )
 
-    def _controller_keys(self) -> dict[str, str]:
-        return {"listen": f"{self._host}:{self._controller_port}"}
+    def _controller_keys(self, index: int) -> dict[str, str]:
+        port = self._controller_port + index if self._controller_port else 0
+        keys = {"listen": f"{self._host}:{port}"}
+        if self._etcd_endpoints:
+            keys |= {"store.kind": "etcd", "store.endpoints": ",".join(self._etcd_endpoints)}
+        return keys
 
     def _router_keys(self, index: int) -> dict[str, str]:
         port = self._router_port + index if self._router_port else 0
