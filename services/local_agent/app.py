@@ -41,7 +41,7 @@ async def serve(config: AgentConfig, stop: asyncio.Event) -> None:
             gpus=gpus,
             on_change=changed.set,
         )
-        await node.stop_leftovers()
+        await node.adopt()
         link = ControllerLink(Controllers(config.controller), node, changed)
         connecting = asyncio.create_task(link.run())
         checking = asyncio.create_task(_watch_gpus(inventory, node, config.gpu_check_interval_s))

@@ -5,6 +5,7 @@ Times are monotonic, in seconds, and passed in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Self
@@ -88,6 +89,8 @@ class Have:
     """GPUs held in the ledger; None: no claim."""
     blocked: str = ""
     """Why it cannot be started now; cleared when something is released."""
+    blocked_until: float = math.inf
+    """When to try again even if nothing is."""
     heard: Heard = Heard()
     heard_at: float = 0.0
     started_at: float = 0.0
@@ -111,25 +114,25 @@ class Have:
 
     def claimed(self, gpus: tuple[int, ...]) -> Have:
         """The ledger granted the GPUs."""
-        return replace(self, gpus=gpus, blocked="")
+        return replace(self, gpus=gpus).unblocked()
 
     def released(self) -> Have:
         """The GPUs went back to the ledger."""
         return replace(self, gpus=None)
 
-    def stopped_by(self, reason: str) -> Have:
-        """It cannot be started before something is released."""
-        return replace(self, blocked=reason)
+    def stopped_by(self, reason: str, until: float = math.inf) -> Have:
+        """It cannot be started before something is released, or before a monotonic time, in seconds."""
+        return replace(self, blocked=reason, blocked_until=until)
 
     def unblocked(self) -> Have:
         """Something was released: try again."""
-        return replace(self, blocked="")
+        return replace(self, blocked="", blocked_until=math.inf)
 
     def wanted_afresh(self) -> Have:
         """The controller wants another worker: earlier failures count no more."""
         return replace(
-            self, failures=0, last_failure="", gave_up=False, retry_at=0.0, control_retry_at=0.0, blocked=""
-        )
+            self, failures=0, last_failure="", gave_up=False, retry_at=0.0, control_retry_at=0.0
+        ).unblocked()
 
     def launched(self, incarnation: int, spec_version: int, now: float) -> Have:
         """A worker process was started."""
@@ -148,7 +151,7 @@ class Have:
             last_failure="",
             control_retry_at=0.0,
             complaint="",
-        )
+        ).unblocked()
 
     def told(self, heard: Heard, now: float) -> Have:
         """The worker sent statistics."""

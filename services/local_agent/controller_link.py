@@ -13,7 +13,8 @@ import grpc
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
 from chiron.rpc.controllers import Controllers, ending
-from services.local_agent.node import Node, StaleTerm
+from services.local_agent.node import Node
+from services.local_agent.terms import StaleTerm
 
 _LOG = logging.getLogger(__name__)
 _COALESCE_S = 0.02

@@ -30,6 +30,7 @@ _GOALS = {
     control_pb2.DESIRED_STATE_SLEEPING: Goal.SLEEPING,
     control_pb2.DESIRED_STATE_STOPPED: Goal.STOPPED,
 }
+_STATES = {goal: state for state, goal in _GOALS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,22 @@ def want_of(
         drain_timeout_s=desired.drain_timeout_s if desired.drain_timeout_s > 0 else drain_timeout_s,
         batch_size=desired.batch_size,
         step_token_budget=desired.step_token_budget,
+    )
+
+
+def level_of(want: Want) -> control_pb2.DesiredInstance:
+    """The desired instance that `want_of` makes this of."""
+    return control_pb2.DesiredInstance(
+        instance_id=want.instance_id,
+        generation=want.generation,
+        state=_STATES[want.goal],
+        spec=want.spec,
+        spec_version=want.spec_version,
+        role=want.role,
+        gpu_indexes=want.gpus,
+        drain_timeout_s=want.drain_timeout_s,
+        batch_size=want.batch_size,
+        step_token_budget=want.step_token_budget,
     )
 
 

@@ -34,6 +34,9 @@ class Inventory(Protocol):
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """What CUDA_VISIBLE_DEVICES must hold for a worker on these GPUs."""
 
+    def indexes(self, devices: str) -> tuple[int, ...]:
+        """The GPUs that this value of CUDA_VISIBLE_DEVICES stands for, those that are no more left out."""
+
 
 class DeclaredGpus:
     """A number of GPUs taken on trust: CPU nodes, simulated engines."""
@@ -48,6 +51,10 @@ class DeclaredGpus:
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """The indexes themselves."""
         return ",".join(str(index) for index in indexes)
+
+    def indexes(self, devices: str) -> tuple[int, ...]:
+        """The numbers."""
+        return tuple(sorted(int(name) for name in devices.split(",") if name.isdecimal()))
 
 
 class NvmlGpus:
@@ -82,6 +89,11 @@ class NvmlGpus:
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """UUIDs: CUDA numbers devices in another order than NVML."""
         return ",".join(self._fixed[index].uuid for index in indexes)
+
+    def indexes(self, devices: str) -> tuple[int, ...]:
+        """By UUID: an index may have come to mean another GPU."""
+        uuids = devices.split(",")
+        return tuple(gpu.index for gpu in self._fixed if gpu.uuid in uuids)
 
 
 def discover(count: int) -> Inventory:

@@ -55,6 +55,15 @@ def role_name(role: types_pb2.Role.ValueType) -> str:
     return types_pb2.Role.Name(role).removeprefix("ROLE_").lower()
 
 
+def prepare_files(folder: Path, socket: Path, want: Want) -> tuple[Path, Path]:
+    """Writes the spec and opens a new log in the instance's folder; returns both. Raises OSError."""
+    folder.mkdir(exist_ok=True, mode=0o700)
+    socket.unlink(missing_ok=True)
+    spec_file, log = write_spec(folder, want), rotate_log(folder)
+    log.touch(mode=0o600)
+    return spec_file, log
+
+
 def write_spec(folder: Path, want: Want) -> Path:
     """Writes the model's spec as protobuf JSON and returns the file."""
     path = folder / "spec.json"

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from chiron.internal.v1 import control_pb2
-from chiron.v1 import cluster_pb2, types_pb2
-from services.local_agent import procfs
+from chiron.v1 import cluster_pb2
+from services.local_agent import launch
+from services.local_agent.adoption import Legacy, Stock, take_stock
 from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig, parse_ports
-from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, want_of
+from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, level_of, want_of
 from services.local_agent.gpus import GpuState, Inventory
+from services.local_agent.journal import Journal
+from services.local_agent.journal_file import JournalFile
 from services.local_agent.ledger import GpuLedger, PortPool
-from services.local_agent.records import InstanceRecord, StateDir
+from services.local_agent.memory import Forgotten, Wanted, WorkerNoted
+from services.local_agent.process import StuckError, WorkerProcess
+from services.local_agent.records import StateDir
 from services.local_agent.runner import Runner
 from services.local_agent.starting import Surroundings
+from services.local_agent.status import refusal
+from services.local_agent.terms import StaleTerm, Terms
 from services.local_agent.ticket_keys import TicketKeys
 
 _LOG = logging.getLogger(__name__)
 _STUCK_MARGIN_S = 15.0
-
-
-class StaleTerm(Exception):
-    """A message of a controller that has been superseded; the text names both terms."""
+_FIRST_WORDS_S = 2.0
+_PRUNE_EVERY = 16
 
 
 class Node:
@@ -43,7 +50,7 @@ class Node:
         gpus: Sequence[GpuState],
         on_change: Callable[[], None],
     ) -> None:
-        """Starts nothing.
+        """Reads the journal and starts nothing. Raises ConfigError for a state folder that cannot be used.
 
         Args:
             config: the agent's keys.
@@ -61,12 +68,15 @@ class Node:
         self._on_change = on_change
         self._gpus = tuple(gpus)
         self.state_id = state.identity()
-        self._highest_term = state.read_term()
+        self._journal = Journal(JournalFile(state.journal), self._journal_changed)
+        self._terms = Terms(self._journal)
         self._applied = (0, 0)
+        self._postponed: control_pb2.DesiredNode | None = None
         self._listed: frozenset[str] = frozenset()
         self._runners: dict[str, Runner] = {}
         self._refused: dict[str, cluster_pb2.InstanceStatus] = {}
-        self._dismissed: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._forgotten = 0
         self._closing = False
         self.ticket_keys = TicketKeys()
         """What workers check tickets with."""
@@ -82,6 +92,7 @@ class Node:
                 silence_timeout_s=config.silence_timeout_s,
             ),
             state=state,
+            journal=self._journal,
             socket_dir=socket_dir,
             inventory=inventory,
             gpus=GpuLedger(),
@@ -94,12 +105,12 @@ class Node:
     @property
     def highest_term(self) -> int:
         """The highest term that this node has ever seen."""
-        return self._highest_term
+        return self._terms.highest
 
     @property
     def applied_revision(self) -> int:
         """The newest revision taken up from the controller of the highest term."""
-        return self._applied[1] if self._applied[0] == self._highest_term else 0
+        return self._applied[1] if self._applied[0] == self._terms.highest else 0
 
     @property
     def leaving(self) -> bool:
@@ -130,28 +141,30 @@ class Node:
             self._on_change()
 
     async def accept_term(self, term: int) -> None:
-        """Keeps a higher term on disk before anything of it is carried out.
-
-        Raises StaleTerm for a lower one.
-        """
-        if term < self._highest_term:
-            raise StaleTerm(f"term {term} is over: this node has seen term {self._highest_term}")
-        if term > self._highest_term:
-            await asyncio.to_thread(self._state.write_term, term)
-            self._highest_term = term
+        """Refuses what is older from now on. Raises StaleTerm for a lower term."""
+        if await self._terms.accept(term):
             self._listed = frozenset()
 
     async def apply(self, desired: control_pb2.DesiredNode) -> None:
-        """Takes up a level; the same one again changes nothing. Raises StaleTerm."""
+        """Takes up a level; the same one again changes nothing. Raises StaleTerm.
+
+        Nothing is done for a term that is not on disk: the level waits until the disk takes it.
+        """
         await self.accept_term(desired.term)
+        if not self._terms.on_disk:
+            self._postponed = desired
+            return
         if self._closing or (desired.term, desired.revision) < self._applied:
             return
+        self._postponed = None
         self._listed = frozenset(instance.instance_id for instance in desired.instances)
         self._refused.clear()
         for instance in desired.instances:
             self._apply_instance(instance)
         self._forget()
         self._applied = (desired.term, desired.revision)
+        # What waited for the controller's word has it.
+        self._resources_freed()
         self._on_change()
 
     def reports(self) -> list[control_pb2.InstanceReport]:
@@ -162,36 +175,39 @@ class Node:
             for instance_id, status in {**statuses, **self._refused}.items()
         ]
 
-    async def stop_leftovers(self) -> None:
-        """Takes charge of workers that an earlier agent left running: they drain and stop.
+    async def adopt(self) -> None:
+        """Takes charge of what an earlier agent has left, and returns once its workers have spoken.
 
-        Their GPUs are taken until every process is gone. This version does not adopt them, because a
-        worker that nobody asked for must not serve.
+        Workers that live serve on. Those that are gone are replaced, half-started ones found by their command
+        line, second ones of an instance ended, and sockets that nobody serves removed.
         """
-        boot = await asyncio.to_thread(procfs.boot_id)
-        for record in await asyncio.to_thread(self._state.read_records):
-            found = await asyncio.to_thread(_find, record, boot, self._state)
-            if found is None:
-                await asyncio.to_thread(self._state.remove_record, record.instance_id)
-                continue
-            _LOG.warning(
-                "%s: an earlier agent left its worker running (pid %d, GPUs %s); draining and stopping it",
-                record.instance_id,
-                found.pid,
-                list(record.gpus),
-            )
-            want = Want(
-                instance_id=record.instance_id,
-                goal=Goal.STOPPED,
-                spec=cluster_pb2.ModelSpec(name=record.model),
-                generation=record.generation,
-                spec_version=record.spec_version,
-                gpus=record.gpus,
-                drain_timeout_s=self._config.drain_timeout_s,
-            )
-            runner = self._add(want)
-            runner.attach(found)
+        stock = await asyncio.to_thread(
+            take_stock,
+            self._journal.memory,
+            self._state,
+            self._around.inventory,
+            [gpu.index for gpu in self._gpus],
+            self._config.drain_timeout_s,
+        )
+        self._journal.note(*map(Forgotten, stock.dropped))
+        for legacy in stock.instances:
+            worker = legacy.worker
+            if worker and (held := self._around.gpus.claim(worker.instance_id, worker.gpus)):
+                _LOG.error("%s: its worker runs on GPUs of others: %s", worker.instance_id, dict(held))
+                stock.strays.append(worker)
+                legacy = replace(legacy, worker=None)
+            self._inherit(legacy)
+        await asyncio.to_thread(self._remove_dead_sockets, stock)
+        await asyncio.gather(*map(self._end_stray, stock.strays))
+        runners = list(self._runners.values())
+        for runner in runners:
             runner.start()
+        waiting = [asyncio.create_task(runner.wait_heard()) for runner in runners]
+        if waiting:
+            # The first report then tells of roles, limits and loads as they are.
+            await asyncio.wait(waiting, timeout=_FIRST_WORDS_S)
+        for task in waiting:
+            task.cancel()
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Drains and stops every worker, all at once, and takes up nothing new.
@@ -202,6 +218,7 @@ class Node:
         # Replacements can start elsewhere while this node still drains.
         self._on_change()
         limit = self._config.drain_timeout_s
+        self._note_stopped()
         for runner in self._runners.values():
             runner.stop(limit, at_once=at_once)
         stopping = [asyncio.create_task(runner.wait_rested()) for runner in self._runners.values()]
@@ -215,11 +232,17 @@ class Node:
                 task.cancel()
         if late:
             _LOG.error("%d workers could not be stopped", len(late))
+        rested = [name for name, runner in self._runners.items() if runner.rested]
+        self._journal.note(*map(Forgotten, rested))
 
     async def close(self) -> None:
         """Ends the runners' tasks; workers that live are left as they are."""
         for runner in self._runners.values():
             await runner.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._journal.close()
 
     def _apply_instance(self, desired: control_pb2.DesiredInstance) -> None:
         instance_id = desired.instance_id
@@ -234,52 +257,80 @@ class Node:
         except BadDesired as error:
             _LOG.error("%s: refused: %s", instance_id, error)
             if runner is None:
-                self._refused[instance_id] = _refusal(desired, self.node_id, str(error))
+                self._refused[instance_id] = refusal(desired, self.node_id, str(error))
             return
         if runner is None:
+            self._journal.note(Wanted(level_of(want)))
             self._add(want).start()
-        else:
-            runner.take_up(want)
+            return
+        if want != runner.want:
+            self._journal.note(Wanted(level_of(want), afresh=want.restarts_afresh(runner.want)))
+        runner.take_up(want)
 
     def _add(self, want: Want) -> Runner:
         runner = self._runners[want.instance_id] = Runner(want, self._around)
         return runner
+
+    def _inherit(self, legacy: Legacy) -> None:
+        want, worker = legacy.want, legacy.worker
+        if worker is not None:
+            how = "" if legacy.on_record else ", which is not on record"
+            text = "%s: adopted incarnation %d, pid %d on GPUs %s%s"
+            _LOG.info(text, want.instance_id, worker.incarnation, worker.pid, list(worker.gpus), how)
+        if not legacy.on_record:
+            self._journal.note(Wanted(level_of(want)))
+        if worker is not None:
+            self._journal.note(worker)
+        self._add(want).inherit(legacy)
+
+    async def _end_stray(self, worker: WorkerNoted) -> None:
+        """A worker that must not be: its GPUs stay claimed while any process of it lives."""
+        _LOG.error("%s: pid %d must not run and is ended", worker.instance_id, worker.pid)
+        process = WorkerProcess(worker.pid, worker.start_time)
+        try:
+            await process.stop(self._config.stop_grace_s)
+        except StuckError as error:
+            _LOG.error("%s: %s", worker.instance_id, error)
+            self._around.gpus.claim(f"pid {worker.pid}", worker.gpus)
+
+    def _remove_dead_sockets(self, stock: Stock) -> None:
+        live = {legacy.want.instance_id for legacy in stock.instances if legacy.worker}
+        for folder in self._state.instances.iterdir():
+            if folder.name not in live:
+                launch.socket_path(self._around.socket_dir, folder.name).unlink(missing_ok=True)
 
     def _forget(self) -> None:
         """Drops stopped instances that the controller lists no more."""
         for instance_id, runner in list(self._runners.items()):
             if instance_id not in self._listed and runner.rested:
                 del self._runners[instance_id]
-                self._dismissed.add(task := asyncio.create_task(runner.close()))
-                task.add_done_callback(self._dismissed.discard)
+                self._journal.note(Forgotten(instance_id))
+                self._spawn(runner.close())
+                self._forgotten += 1
+                if self._forgotten % _PRUNE_EVERY == 0:
+                    self._spawn(asyncio.to_thread(self._state.prune, frozenset(self._runners)))
+
+    def _note_stopped(self) -> None:
+        """A successor starts nothing of what this agent ends, should it not come to an end itself."""
+        self._journal.note(
+            *(Wanted(level_of(replace(runner.want, goal=Goal.STOPPED))) for runner in self._runners.values())
+        )
+
+    def _journal_changed(self) -> None:
+        self._on_change()
+        if not self._journal.problem:
+            self._resources_freed()
+            if self._postponed is not None:
+                self._spawn(self._apply_postponed(self._postponed))
+
+    async def _apply_postponed(self, desired: control_pb2.DesiredNode) -> None:
+        with contextlib.suppress(StaleTerm):
+            await self.apply(desired)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(task := asyncio.create_task(work))
+        task.add_done_callback(self._tasks.discard)
 
     def _resources_freed(self) -> None:
         for runner in self._runners.values():
             runner.resources_freed()
-
-
-def _refusal(desired: control_pb2.DesiredInstance, node_id: str, reason: str) -> cluster_pb2.InstanceStatus:
-    return cluster_pb2.InstanceStatus(
-        instance_id=desired.instance_id,
-        model=desired.spec.name,
-        node_id=node_id,
-        gpu_indexes=desired.gpu_indexes,
-        state=types_pb2.INSTANCE_STATE_FAILED,
-        reason=reason,
-        generation=desired.generation,
-        spec_version=desired.spec_version,
-    )
-
-
-def _find(record: InstanceRecord, boot: str, state: StateDir) -> InstanceRecord | None:
-    """The record, completed, when a process of its worker still lives."""
-    if record.boot_id != boot:
-        return None
-    if record.pid == 0:
-        # The earlier agent died between starting the worker and noting its pid.
-        leader = procfs.find_by_argument(f"spec_file={state.instance_dir(record.instance_id) / 'spec.json'}")
-        return None if leader is None else replace(record, pid=leader.pid, start_time=leader.start_time)
-    leader = procfs.stat_of(record.pid)
-    if leader is not None and leader.start_time != record.start_time:
-        return None
-    return record if procfs.session_members(record.pid) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,18 @@ class ProcessStat:
     session: int
     start_time: int
     """Clock ticks from boot to the start; with the pid it names a process for good until the next boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundWorker:
+    """A worker process as /proc shows it."""
+
+    pid: int
+    start_time: int
+    settings: Mapping[str, str]
+    """Its command line: instance_id, incarnation, spec_version, role, spec_file, socket."""
+    devices: str
+    """Its CUDA_VISIBLE_DEVICES."""
 
 
 def boot_id() -> str:
@@ -43,17 +56,31 @@ def session_members(session: int) -> list[ProcessStat]:
     return [stat for stat in found if stat is not None and stat.session == session]
 
 
-def find_by_argument(argument: str) -> ProcessStat | None:
-    """The session leader whose command line holds the argument."""
-    wanted = argument.encode()
+def workers_below(instances: Path) -> Iterator[FoundWorker]:
+    """The workers whose files lie below a folder, whoever started them. Reads all of /proc."""
+    below = f"spec_file={instances}/"
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        stat = stat_of(int(entry.name)) if wanted in arguments else None
+        if not any(argument.startswith(below) for argument in command):
+            continue
+        stat = stat_of(int(entry.name))
+        # What a worker forks has the same command line, but leads no session.
         if stat is not None and stat.session == stat.pid:
-            return stat
-    return None
+            settings = dict(argument.split("=", 1) for argument in command if "=" in argument)
+            yield FoundWorker(stat.pid, stat.start_time, settings, _variable(entry, "CUDA_VISIBLE_DEVICES"))
+
+
+def _variable(entry: Path, name: str) -> str:
+    """A variable of the environment that a process was started with; empty without one."""
+    wanted = f"{name}=".encode()
+    try:
+        variables = (entry / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+    values = [variable.removeprefix(wanted) for variable in variables if variable.startswith(wanted)]
+    return values[0].decode(errors="replace") if values else ""

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import launch, steps
+from services.local_agent.adoption import Legacy
 from services.local_agent.ages import Ages
+from services.local_agent.commands import carry_out
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Process
 from services.local_agent.desired import Goal, Want
+from services.local_agent.inheritance import inherited, tally_of
 from services.local_agent.live_worker import Interrupted, LiveWorker
+from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
 from services.local_agent.process import StuckError, WorkerProcess
-from services.local_agent.records import InstanceRecord
-from services.local_agent.starting import Surroundings, start_worker
+from services.local_agent.starting import CannotStartNow, Surroundings, start_worker
 from services.local_agent.status import given_up_reason, status_of
 from services.local_agent.supervisor import plan
 from services.local_agent.worker_link import CommandError, WorkerLink
 
 _LOG = logging.getLogger(__name__)
 _AFTER_ERROR_S = 5.0
+_START_AGAIN_S = 5.0
 
 
 class Runner:
@@ -34,9 +40,11 @@ class Runner:
         self._have = Have()
         self._around = around
         self._worker: LiveWorker | None = None
+        self._noted: WorkerNoted | None = None
         self._awake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._rested = asyncio.Event()
+        self._heard = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reported = b""
         self._ages = Ages()
@@ -72,13 +80,19 @@ class Runner:
             self._have = self._have.unblocked()
             self._awake.set()
 
-    def attach(self, record: InstanceRecord) -> None:
-        """Takes charge of a worker of an earlier agent. It is taken to serve until it says otherwise."""
-        self._around.gpus.claim(record.instance_id, record.gpus)
-        now = time.monotonic()
-        have = self._have.claimed(record.gpus).launched(record.incarnation, record.spec_version, now)
-        self._have = have.told(Heard(state=types_pb2.INSTANCE_STATE_READY), now)
-        self._follow(WorkerProcess(record.pid, record.start_time))
+    def inherit(self, legacy: Legacy) -> None:
+        """Takes over what an earlier agent has left of this instance. Its GPUs are claimed already."""
+        last_words = launch.log_tail(self._log_file) if legacy.died else ""
+        self._have = inherited(legacy, last_words, time.monotonic(), self._around.policy)
+        if (worker := legacy.worker) is not None:
+            self._follow(WorkerProcess(worker.pid, worker.start_time), worker)
+        else:
+            self._heard.set()
+            self._around.journal.note(WorkerEnded(self._want.instance_id), self._tally(self._have))
+
+    async def wait_heard(self) -> None:
+        """Returns when the present worker has told of itself, or is known to be gone."""
+        await self._heard.wait()
 
     def status(self) -> cluster_pb2.InstanceStatus:
         """What to report now."""
@@ -163,15 +177,22 @@ class Runner:
             self._have = self._have.stopped_by(f"no port of worker_ports={ports} is free on this node")
             return
         incarnation = max(self._have.incarnation + 1, int(time.time() * 1000))
+        launched = self._have.launched(incarnation, want.spec_version, time.monotonic())
         try:
-            process = await start_worker(want, incarnation, port, around)
+            process, noted = await start_worker(want, incarnation, port, self._tally(launched), around)
+        except CannotStartNow as obstacle:
+            around.ports.release(want.instance_id)
+            self._have = self._have.stopped_by(str(obstacle), time.monotonic() + _START_AGAIN_S)
+            _LOG.warning("%s: not started: %s", want.instance_id, obstacle)
+            return
         except OSError as error:
             failure = Failure(FailureKind.CRASH, f"cannot start the worker: {error}")
             around.ports.release(want.instance_id)
             self._have = self._have.gone(failure, time.monotonic(), around.policy)
+            around.journal.note(self._tally(self._have))
             self._loud()
             return
-        self._have = self._have.launched(incarnation, want.spec_version, time.monotonic())
+        self._have = launched
         _LOG.info(
             "%s: started incarnation %d as pid %d on GPUs %s",
             want.instance_id,
@@ -179,14 +200,15 @@ class Runner:
             process.pid,
             list(want.gpus),
         )
-        self._follow(process)
+        self._follow(process, noted)
 
-    def _follow(self, process: WorkerProcess) -> None:
-        socket = launch.socket_path(self._around.socket_dir, self._want.instance_id)
+    def _follow(self, process: WorkerProcess, noted: WorkerNoted) -> None:
+        self._noted = noted
+        self._heard.clear()
         self._worker = LiveWorker(
             process,
-            WorkerLink(socket, self._have.incarnation),
-            self._around.state.instance_dir(self._want.instance_id) / "worker.log",
+            WorkerLink(self._socket, self._have.incarnation),
+            self._log_file,
             log_bytes=self._around.config.worker_log_mib * 2**20,
             statistics_interval_ms=self._around.config.statistics_interval_ms,
             keys=self._around.keys,
@@ -199,14 +221,24 @@ class Runner:
         heard = Heard.of(message, now)
         before = self._have.heard
         self._have = self._have.told(heard, now)
+        self._heard.set()
+        self._note_address(heard)
         if (before.state, before.role) != (heard.state, heard.role):
             state = types_pb2.InstanceState.Name(heard.state).removeprefix("INSTANCE_STATE_")
             role = launch.role_name(heard.role)
             _LOG.info("%s: %s, role %s %s", self._want.instance_id, state, role, heard.reason)
         self._changed()
 
+    def _note_address(self, heard: Heard) -> None:
+        """Puts on record that the worker serves, so that a successor of this agent can say so at once."""
+        if self._noted is None or self._noted.address or heard.state != types_pb2.INSTANCE_STATE_READY:
+            return
+        self._noted = replace(self._noted, address=heard.address)
+        self._around.journal.note(self._noted)
+
     def _on_exit(self, reason: str) -> None:
         self._have = self._have.exited(reason)
+        self._heard.set()
         self._changed()
 
     async def _drain(self, timeout_s: float) -> None:
@@ -231,19 +263,21 @@ class Runner:
         except StuckError as error:
             _LOG.error("%s: its GPUs stay taken: %s", self._want.instance_id, error)
             return
-        # First what can fail: the whole step is then taken again.
-        await asyncio.to_thread(self._around.state.remove_record, self._want.instance_id)
         await worker.unfollow()
-        self._worker = None
+        self._worker = self._noted = None
         self._around.ports.release(self._want.instance_id)
         self._have = self._have.gone(failure, time.monotonic(), self._around.policy)
+        self._around.journal.note(WorkerEnded(self._want.instance_id), self._tally(self._have))
+        with contextlib.suppress(OSError):
+            self._socket.unlink(missing_ok=True)
         self._loud()
         self._around.on_release()
 
     async def _command(self, step: steps.Step) -> None:
         worker = self._live()
         try:
-            await worker.unless_interrupted(self._send(worker.link, step), self._hurry)
+            change = await worker.unless_interrupted(carry_out(worker.link, step), self._hurry)
+            self._have = self._have.told(change(self._have.heard), time.monotonic()).content()
         except Interrupted:
             pass
         except CommandError as error:
@@ -251,30 +285,16 @@ class Runner:
             _LOG.warning("%s: %s", self._want.instance_id, reason)
             self._have = self._have.refused(reason, time.monotonic())
 
-    async def _send(self, link: WorkerLink, step: steps.Step) -> None:
-        heard = self._have.heard
-        match step:
-            case steps.SetRole(role):
-                await link.set_role(role)
-                heard = replace(self._have.heard, role=role)
-            case steps.SetLimits(batch_size, step_token_budget):
-                now = await link.set_limits(batch_size, step_token_budget)
-                if (batch_size or now.batch_size, step_token_budget or now.step_token_budget) != (
-                    now.batch_size,
-                    now.step_token_budget,
-                ):
-                    raise CommandError(f"in force are {now.batch_size} and {now.step_token_budget}")
-                load = cluster_pb2.InstanceLoad()
-                load.CopyFrom(self._have.heard.load or load)
-                load.batch_size, load.step_token_budget = now.batch_size, now.step_token_budget
-                heard = replace(self._have.heard, load=load)
-            case steps.PutToSleep():
-                await link.sleep()
-                heard = replace(self._have.heard, state=types_pb2.INSTANCE_STATE_SLEEPING)
-            case steps.WakeUp():
-                await link.wake()
-                heard = replace(self._have.heard, state=types_pb2.INSTANCE_STATE_READY)
-        self._have = self._have.told(heard, time.monotonic()).content()
+    def _tally(self, have: Have) -> Tally:
+        return tally_of(self._want.instance_id, have)
+
+    @property
+    def _socket(self) -> Path:
+        return launch.socket_path(self._around.socket_dir, self._want.instance_id)
+
+    @property
+    def _log_file(self) -> Path:
+        return self._around.state.instance_dir(self._want.instance_id) / "worker.log"
 
     def _live(self) -> LiveWorker:
         if self._worker is None:

@@ -1,4 +1,4 @@
-"""Starts one worker: its record first, then its files, then its process."""
+"""Starts one worker: on record first, then its files, then its process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig
 from services.local_agent.desired import Want
 from services.local_agent.gpus import Inventory
+from services.local_agent.journal import Journal, JournalError
 from services.local_agent.ledger import GpuLedger, PortPool
+from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
 from services.local_agent.process import WorkerProcess
-from services.local_agent.records import InstanceRecord, StateDir
+from services.local_agent.records import StateDir
 from services.local_agent.ticket_keys import TicketKeys
+
+
+class CannotStartNow(Exception):
+    """The node itself stands in the way, e.g. a full disk: no fault of the instance. The text says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class Surroundings:
     node_id: str
     policy: Policy
     state: StateDir
+    journal: Journal
     socket_dir: Path
     inventory: Inventory
     gpus: GpuLedger
@@ -38,37 +45,43 @@ class Surroundings:
     """Called when GPUs or a port became free."""
 
 
-async def start_worker(want: Want, incarnation: int, port: int, around: Surroundings) -> WorkerProcess:
-    """Starts a worker on GPUs that its instance holds. Raises OSError."""
-    record = InstanceRecord(
+async def start_worker(
+    want: Want, incarnation: int, port: int, tally: Tally, around: Surroundings
+) -> tuple[WorkerProcess, WorkerNoted]:
+    """Starts a worker on GPUs that its instance holds; returns it as it is on record.
+
+    Raises CannotStartNow, and OSError when the command cannot be run.
+    """
+    devices = around.inventory.visible_devices(want.gpus)
+    noted = WorkerNoted(
         instance_id=want.instance_id,
-        model=want.spec.name,
-        generation=want.generation,
-        spec_version=want.spec_version,
         incarnation=incarnation,
+        spec_version=want.spec_version,
         gpus=want.gpus,
+        devices=devices,
         boot_id=procfs.boot_id(),
     )
-    socket = launch.socket_path(around.socket_dir, want.instance_id)
-    spec_file, log = await asyncio.to_thread(_prepare, want, record, socket, around.state)
-    command = launch.worker_command(
-        around.config, want, incarnation=incarnation, port=port, spec_file=spec_file, socket=socket
-    )
-    devices = around.inventory.visible_devices(want.gpus)
-    environ = launch.worker_environ(around.config, devices, os.environ)
-    process = await WorkerProcess.spawn(command, environ, log)
-    started = replace(record, pid=process.pid, start_time=process.start_time)
     try:
-        await asyncio.to_thread(around.state.write_record, started)
-    except OSError:
-        await process.stop(0.0)
+        # A worker that nobody has a record of could share its GPUs with another.
+        await around.journal.write(noted, tally)
+    except JournalError as error:
+        raise CannotStartNow(str(error)) from error
+    socket = launch.socket_path(around.socket_dir, want.instance_id)
+    folder = around.state.instance_dir(want.instance_id)
+    try:
+        try:
+            spec_file, log = await asyncio.to_thread(launch.prepare_files, folder, socket, want)
+        except OSError as error:
+            raise CannotStartNow(f"cannot write to {folder}: {error.strerror or error}") from error
+        command = launch.worker_command(
+            around.config, want, incarnation=incarnation, port=port, spec_file=spec_file, socket=socket
+        )
+        environ = launch.worker_environ(around.config, devices, os.environ)
+        process = await WorkerProcess.spawn(command, environ, log)
+    except (CannotStartNow, OSError):
+        around.journal.note(WorkerEnded(want.instance_id))
         raise
-    return process
-
-
-def _prepare(want: Want, record: InstanceRecord, socket: Path, state: StateDir) -> tuple[Path, Path]:
-    # The record comes first: a worker that nobody has a record of could share its GPUs with another.
-    state.write_record(record)
-    folder = state.instance_dir(want.instance_id)
-    socket.unlink(missing_ok=True)
-    return launch.write_spec(folder, want), launch.rotate_log(folder)
+    noted = replace(noted, pid=process.pid, start_time=process.start_time)
+    # Without it a successor looks for the command line.
+    around.journal.note(noted)
+    return process, noted

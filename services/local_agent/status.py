@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent.condition import Have, Process
 from services.local_agent.desired import Goal, Want
@@ -53,6 +54,20 @@ def _state_of(want: Want, have: Have) -> tuple[types_pb2.InstanceState.ValueType
     if have.heard.state == types_pb2.INSTANCE_STATE_UNSPECIFIED:
         return types_pb2.INSTANCE_STATE_LOADING, ""
     return have.heard.state, have.heard.reason or have.complaint
+
+
+def refusal(desired: control_pb2.DesiredInstance, node_id: str, reason: str) -> cluster_pb2.InstanceStatus:
+    """The status of an instance that cannot be carried out."""
+    return cluster_pb2.InstanceStatus(
+        instance_id=desired.instance_id,
+        model=desired.spec.name,
+        node_id=node_id,
+        gpu_indexes=desired.gpu_indexes,
+        state=types_pb2.INSTANCE_STATE_FAILED,
+        reason=reason,
+        generation=desired.generation,
+        spec_version=desired.spec_version,
+    )
 
 
 def given_up_reason(have: Have) -> str:

@@ -6,6 +6,8 @@ a lost answer only means that it is asked once more.
 
 from __future__ import annotations
 
+import math
+
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy, Process
 from services.local_agent.desired import Goal, Want
@@ -78,8 +80,8 @@ def _without_process(want: Want, have: Have, now: float) -> Step:
         return Release()
     if now < have.retry_at:
         return Idle(have.retry_at)
-    if have.blocked:
-        return Idle()
+    if have.blocked and now < have.blocked_until:
+        return Idle(have.blocked_until if have.blocked_until < math.inf else None)
     return Claim(want.gpus) if have.gpus is None else Launch()
 
 

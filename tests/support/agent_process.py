@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from services.local_agent.procfs import session_members
-from services.local_agent.records import InstanceRecord, StateDir
+from chiron.config import ConfigError
+from services.local_agent.journal_file import JournalFile
+from services.local_agent.memory import Memory, WorkerNoted
+from services.local_agent.procfs import session_members, workers_below
 
 _ROOT = Path(__file__).parents[2]
 
@@ -54,6 +57,11 @@ class AgentProcess:
         line = await self._process.stdout.readline()
         return dict(json.loads(line)) if line else {}
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -62,9 +70,13 @@ class AgentProcess:
         assert self._process is not None
         return await self._process.wait()
 
-    def records(self) -> dict[str, InstanceRecord]:
+    def memory(self) -> Memory:
+        """What the agent's journal tells."""
+        return JournalFile(self.state_dir / "journal").memory
+
+    def records(self) -> dict[str, WorkerNoted]:
         """The workers that the agent has on record, by instance."""
-        found = {record.instance_id: record for record in StateDir(self.state_dir).read_records()}
+        found = {name: one.worker for name, one in self.memory().instances.items() if one.worker is not None}
         self._sessions |= {record.pid for record in found.values() if record.pid}
         return found
 
@@ -76,8 +88,9 @@ class AgentProcess:
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
-        if self.state_dir.exists():
+        with contextlib.suppress(ConfigError):  # A test may have damaged the journal.
             self.records()
+        self._sessions |= {found.pid for found in workers_below(self.state_dir / "instances")}
         for session in self._sessions:
             for member in session_members(session):
                 os.kill(member.pid, signal.SIGKILL)

@@ -1,13 +1,15 @@
 """A worker without an engine, for what a real one does only by misfortune.
 
 The model's engine_args say what happens: `crash` (text: printed before exit status 3), `fail_load` (text),
-`load_time_s`, `refuse_limits`, `drain_time_s`, `ignore_sigterm`. Takes the arguments of `services.worker`.
+`load_time_s`, `refuse_limits`, `drain_time_s`, `ignore_sigterm`, `engine_core` (a child that outlives it and
+ignores SIGTERM). Takes the arguments of `services.worker`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -115,6 +117,8 @@ def main() -> None:
     if "crash" in arguments:
         print(arguments["crash"], file=sys.stderr)
         sys.exit(3)
+    if arguments.get("engine_core"):
+        subprocess.Popen(["sh", "-c", "trap '' TERM; exec sleep 600"], process_group=0)
     asyncio.run(serve(settings, arguments))
 
 

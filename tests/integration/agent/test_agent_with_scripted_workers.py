@@ -189,49 +189,6 @@ async def test_stopping_what_was_never_there_is_done_at_once(
     await eventually(lambda: controller.instance("m-1") is None, what="a stopped instance is forgotten")
 
 
-async def test_a_killed_agents_workers_live_on_and_its_successor_drains_them_before_reuse(
-    agent: Start, controller: FakeController
-) -> None:
-    first = await agent()
-    controller.send([desired(arguments={"drain_time_s": 0.5})])
-    await controller.until("m-1", READY)
-    workers = live(first)
-    first.signal(signal.SIGKILL)
-    await first.wait()
-    assert live(first) == workers != []
-    controller.history.clear()
-    await eventually(lambda: not controller.connected)
-    second = await agent()
-    controller.send([desired("m-2")])
-    await controller.until("m-2", READY)
-    assert "an earlier agent left its worker running" in second.log()
-    assert controller.history["m-1"][0] == DRAINING
-    assert controller.history["m-2"][0] == PENDING
-    assert not set(workers) & {stat.pid for stat in session_members(workers[0])}
-
-
-async def test_a_successor_starts_an_instance_anew_that_it_found_running(
-    agent: Start, controller: FakeController
-) -> None:
-    first = await agent()
-    controller.send([desired()])
-    before = await controller.until("m-1", READY)
-    worker = first.records()["m-1"].pid
-    first.signal(signal.SIGKILL)
-    await first.wait()
-    await eventually(lambda: not controller.connected)
-    await agent()
-    controller.send([desired()])
-
-    def anew() -> bool:
-        report = controller.instance("m-1")
-        return report is not None and report.status.incarnation > before.incarnation
-
-    await eventually(anew)
-    await controller.until("m-1", READY)
-    assert session_members(worker) == []
-
-
 async def test_a_second_sigterm_stops_at_once(agent: Start, controller: FakeController) -> None:
     process = await agent(drain_timeout_s=600)
     controller.send([desired(arguments={"drain_time_s": 600, "ignore_sigterm": True})])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,12 +13,15 @@ import pytest
 
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import types_pb2
-from services.local_agent import procfs, runner
+from services.local_agent import procfs
 from services.local_agent.config import AgentConfig
 from services.local_agent.gpus import DeclaredGpus
-from services.local_agent.node import Node, StaleTerm
+from services.local_agent.journal_file import JournalFile
+from services.local_agent.memory import Wanted, WorkerNoted
+from services.local_agent.node import Node
 from services.local_agent.process import WorkerProcess
-from services.local_agent.records import InstanceRecord, StateDir
+from services.local_agent.records import StateDir
+from services.local_agent.terms import StaleTerm
 from tests.support.wait import eventually
 
 
@@ -35,6 +40,12 @@ def changes() -> Changes:
 
 @pytest.fixture
 async def node(tmp_path: Path, changes: Changes) -> AsyncIterator[Node]:
+    async with a_node(tmp_path, changes) as node:
+        yield node
+
+
+@contextlib.asynccontextmanager
+async def a_node(tmp_path: Path, changes: Changes) -> AsyncIterator[Node]:
     inventory = DeclaredGpus(2)
     node = Node(
         AgentConfig(state_dir=tmp_path),
@@ -45,8 +56,10 @@ async def node(tmp_path: Path, changes: Changes) -> AsyncIterator[Node]:
         gpus=inventory.read(),
         on_change=changes,
     )
-    yield node
-    await node.close()
+    try:
+        yield node
+    finally:
+        await node.close()
 
 
 def level(term: int, revision: int, *stopped: str) -> control_pb2.DesiredNode:
@@ -66,7 +79,7 @@ def listed(node: Node) -> dict[str, bool]:
 
 async def test_a_higher_term_is_on_disk_before_it_counts(node: Node, tmp_path: Path) -> None:
     await node.accept_term(5)
-    assert (node.highest_term, StateDir(tmp_path).read_term()) == (5, 5)
+    assert (node.highest_term, JournalFile(tmp_path / "journal").memory.term) == (5, 5)
     with pytest.raises(StaleTerm, match="term 4 is over: this node has seen term 5"):
         await node.apply(level(4, 9, "a"))
     assert listed(node) == {}
@@ -97,31 +110,33 @@ async def test_a_bad_id_is_reported_and_never_becomes_a_folder(node: Node, tmp_p
     assert list((tmp_path / "instances").iterdir()) == []
 
 
-async def test_a_worker_that_is_gone_is_reported_even_if_its_record_could_not_be_removed_at_first(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def survivor(tmp_path: Path) -> WorkerProcess:
+    """A worker process that an earlier agent has on record."""
     process = await WorkerProcess.spawn(["sleep", "600"], os.environ, tmp_path / "log")
-    state = StateDir(tmp_path)
-    state.write_record(
-        InstanceRecord(
-            "m-1", "m", 1, 1, 1, (0,), procfs.boot_id(), pid=process.pid, start_time=process.start_time
-        )
+    worker = WorkerNoted("m-1", 1, 1, (0,), "0", procfs.boot_id(), process.pid, process.start_time)
+    level = control_pb2.DesiredInstance(
+        instance_id="m-1", state=control_pb2.DESIRED_STATE_STOPPED, spec_version=1, gpu_indexes=[0]
     )
-    failures = [OSError("the disk is gone")]
+    JournalFile(tmp_path / "journal").commit([Wanted(level), worker])
+    return process
 
-    def remove(self: StateDir, instance_id: str) -> None:
-        if failures:
-            raise failures.pop()
 
-    monkeypatch.setattr(StateDir, "remove_record", remove)
-    monkeypatch.setattr(runner, "_AFTER_ERROR_S", 0.01)
-    await node.stop_leftovers()
+async def test_a_worker_that_is_gone_is_reported_even_if_the_journal_cannot_be_written(
+    tmp_path: Path, changes: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await survivor(tmp_path)
 
-    def states() -> list[int]:
-        return [report.status.state for report in node.reports()]
+    def refuse(self: JournalFile, entries: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    await eventually(lambda: states() == [types_pb2.INSTANCE_STATE_STOPPED])
-    assert failures == []
+    monkeypatch.setattr(JournalFile, "commit", refuse)
+    async with a_node(tmp_path, changes) as node:
+        await node.adopt()
+
+        def states() -> list[int]:
+            return [report.status.state for report in node.reports()]
+
+        await eventually(lambda: states() == [types_pb2.INSTANCE_STATE_STOPPED])
 
 
 async def test_a_sick_gpu_is_reported_at_once_and_an_unchanged_one_is_not(

@@ -16,7 +16,7 @@ from services.local_agent.desired import BadDesired, Goal, check_instance_id, wa
 from services.local_agent.gpus import NvmlGpus, discover
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.lock import NodeLock
-from services.local_agent.records import InstanceRecord, StateDir
+from services.local_agent.records import StateDir
 
 
 @pytest.mark.parametrize(
@@ -238,33 +238,11 @@ def test_a_deep_state_folder_has_its_sockets_elsewhere(tmp_path: Path) -> None:
         launch.socket_folder(deep, tmp_path)
 
 
-RECORD = InstanceRecord("m-1", "m", 1, 2, 3, (0, 1), boot_id="b", pid=42, start_time=7)
-
-
-def test_records_and_the_term_survive(tmp_path: Path) -> None:
-    state = StateDir(tmp_path)
-    assert (state.read_term(), state.read_records()) == (0, [])
-    state.write_term(8)
-    state.write_record(RECORD)
-    again = StateDir(tmp_path)
-    assert (again.read_term(), again.read_records()) == (8, [RECORD])
-    again.remove_record("m-1")
-    assert again.read_records() == []
-
-
-def test_an_unreadable_record_is_refused_because_its_worker_may_live(tmp_path: Path) -> None:
-    state = StateDir(tmp_path)
-    (state.instance_dir("m-1") / "record.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"m-1/record\.json is unreadable"):
-        state.read_records()
-
-
 def test_folders_of_ended_instances_do_not_pile_up(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
-    state.write_record(RECORD)
-    for number in range(30):
-        state.instance_dir(f"old-{number}")
-        state.remove_record(f"old-{number}")
+    for name in ("m-1", *(f"old-{number}" for number in range(30))):
+        state.instance_dir(name).mkdir()
+        state.prune(["m-1"])
     folders = {path.name for path in (tmp_path / "instances").iterdir()}
     assert len(folders) == 21
     assert "m-1" in folders
@@ -281,12 +259,12 @@ def test_instances_that_end_at_once_do_not_trip_over_each_others_pruning(
 ) -> None:
     state = StateDir(tmp_path)
     for number in range(30):
-        state.instance_dir(f"old-{number:02}")
+        state.instance_dir(f"old-{number:02}").mkdir()
     listed = list((tmp_path / "instances").iterdir())
-    state.remove_record("old-00")
+    state.prune([])
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", lambda _: iter(listed))
-        state.remove_record("old-01")
+        state.prune([])
     assert len(list((tmp_path / "instances").iterdir())) <= 20
 
 

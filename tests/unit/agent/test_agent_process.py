@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -164,13 +163,3 @@ async def test_a_stranger_with_the_same_pid_is_left_alone(started: Starter) -> N
     mistaken = WorkerProcess(process.pid, process.start_time - 1)
     await mistaken.stop(0.2)
     assert process.alive
-
-
-async def test_a_leader_is_found_by_its_argument(started: Starter) -> None:
-    process = await started("print('up', flush=True); import time; time.sleep(600)  # look for me")
-    await started.up()
-    argument = "print('up', flush=True); import time; time.sleep(600)  # look for me"
-    found = await asyncio.to_thread(procfs.find_by_argument, argument)
-    assert found is not None
-    assert (found.pid, found.start_time) == (process.pid, process.start_time)
-    assert procfs.find_by_argument("no such argument") is None
