@@ -125,6 +125,7 @@ def _model(
         slo_defaults=spec.slo_defaults,
         adapters=[adapter.name for adapter in spec.adapters],
         spec_version=model.spec_version,
+        rollout_version=model.rollout_version,
     )
     if any(is_ready(one) for one in wanted):
         return routed

@@ -33,7 +33,7 @@ class Router:
         self._retries = Retries(config.max_attempts, config.retry_share, config.retry_floor_per_s)
         self._servicer = InferenceServicer(
             self._placer,
-            Proxy(self._retries, self._placer, self._streams),
+            Proxy(self._retries, config.max_resumes, self._placer, self._streams),
             Lookaside(config.ticket_ttl_s, self._placer),
             tracing=tracing,
         )

@@ -35,7 +35,9 @@ class RouterConfig:
     """Requests beyond the batch size that the router lets wait at one worker, so that a freed slot is
     refilled without a round trip."""
     max_attempts: int = 3
-    """Most instances tried for one proxied request before its first token."""
+    """Most instances tried in a row for one proxied request without a new token."""
+    max_resumes: int = 16
+    """How often a proxied stream that broke after its first token goes on at another instance; 0: it ends."""
     retry_pause_s: float = 1.0
     """Time after which an instance that refused a request may be tried again for it, in seconds, when no
     other one takes it."""
@@ -68,7 +70,7 @@ class RouterConfig:
     def __post_init__(self) -> None:
         """Rejects what cannot work, naming the key."""
         check_addresses("controller", self.controller)
-        for key in ("queue_limit", "worker_queue"):
+        for key in ("queue_limit", "worker_queue", "max_resumes"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: must be >= 0, not {getattr(self, key)}")
         for key in ("max_attempts", "eject_failures"):

@@ -24,9 +24,12 @@ from services.router.request import Instruction, PendingRequest, Placement, Refu
 from services.router.reservations import Reservation, Reservations
 from services.router.table import Table
 from services.router.tracking import Tracking
+from services.router.weights import learn_versions, stranded
 
 _CARRIED_FAILURES = 30
 """Failed subscriptions in a row after which an instance that no controller lists is forgotten."""
+_AHEAD = 1 << 60
+"""Puts a resumed stream before every request that begins."""
 _JITTER = (0.75, 1.25)
 
 
@@ -150,6 +153,9 @@ class RouterCore:
         if ticket is None:
             self._arrivals += 1
             request.sequence = self._arrivals
+            if request.resumed_at is not None:
+                # Its caller is in the midst of an answer, and a slot was its own before.
+                request.sequence, request.admitted = self._arrivals - _AHEAD, True
             self._admit(request, now, out)
             return out
         # The same request again: its ticket will not be used, and it is no newcomer.
@@ -282,6 +288,7 @@ class RouterCore:
             model = self._models.get(name)
             if model is None:
                 continue
+            learn_versions(self.table, name, model)
             if name not in self.table.models and not model.instances:
                 del self._models[name]
             if not len(model.queue):
@@ -290,6 +297,10 @@ class RouterCore:
             if error is not None:
                 out.extend(Refuse(request, error) for request in model.queue.clear())
             else:
+                for request in list(model.queue.resumed):
+                    if (lost := stranded(request, self.table, model)) is not None:
+                        model.queue.remove(request)
+                        out.append(Refuse(request, lost))
                 self._matching.drain(model, now, out)
 
     def _refusal(self, request: PendingRequest) -> ChironError | None:
@@ -299,8 +310,9 @@ class RouterCore:
         routed = self.table.models[request.model]
         if request.adapter and request.adapter not in routed.adapters:
             return refusals.unknown_adapter(routed, request.adapter)
-        self._pool(request.model)
-        return None
+        pool = self._pool(request.model)
+        learn_versions(self.table, request.model, pool)
+        return stranded(request, self.table, pool)
 
     def _hopeless(self, name: str) -> ChironError | None:
         """Why no request of the model can be served by waiting; None: it can."""

@@ -34,6 +34,8 @@ class TrackedInstance:
         self.role = role
         """As the controller says until the worker does."""
         self.incarnation = incarnation
+        self.spec_version = 0
+        """Version of the model's spec that it runs, as the controller says; 0: unknown."""
         self.watch = 0
         """Number of the subscription in force; reports of an earlier one are void. 0: none."""
         self.failures = 0

@@ -52,7 +52,7 @@ class Matching:
                     out.append(Place(request, placement))
                     continue
                 skipped.append(request)
-                if not request.excluded:
+                if not (request.excluded or request.spec_version):
                     break
             for request in skipped:
                 model.queue.push(request, readmit=True)
@@ -65,15 +65,16 @@ class Matching:
     def _try(self, request: PendingRequest, model: ModelPool, now: float) -> Placement | None:
         """Picks an instance that has not refused the request, else one whose refusal is a pause ago."""
         closed = model.closed(request.request_class, now)
+        shut = closed.ids | model.other_weights(request)
         excluded = model.excluded(request)
-        decision = self._pick(request, model, excluded | closed.ids)
+        decision = self._pick(request, model, excluded | shut)
         if isinstance(decision, Refusal):
             self._look_again(closed.until)
             if excluded:
                 paused, retry_at = model.paused(request, now)
                 self._look_again(retry_at)
                 if paused != excluded:
-                    decision = self._pick(request, model, paused | closed.ids)
+                    decision = self._pick(request, model, paused | shut)
         if isinstance(decision, Refusal):
             return None
         instance = model.instances[decision.instance_id]
@@ -89,7 +90,14 @@ class Matching:
             instance.trial = reservation
         request.admitted = True
         model.changed(instance)
-        return Placement(instance.instance_id, instance.incarnation, instance.address, decision, reservation)
+        return Placement(
+            instance.instance_id,
+            instance.incarnation,
+            instance.address,
+            decision,
+            reservation,
+            instance.spec_version,
+        )
 
     def _look_again(self, at: float | None) -> None:
         if at is not None:

@@ -14,7 +14,7 @@ class Verdict(Enum):
 
     ELSEWHERE = "the instance refused it: try another"
     UNREACHABLE = "the instance could not be talked to: try another, and send nothing more there"
-    INTERRUPTED = "the stream broke after its first message"
+    INTERRUPTED = "the stream broke after its first message: have another one go on"
     PASS_ON = "the caller gets the worker's status as it is"
 
 
@@ -34,6 +34,7 @@ _BROKEN = (
     grpc.StatusCode.INTERNAL,
 )
 """Codes by which gRPC itself tells that a connection or a process went away."""
+_TO_GO_ON = (Reason.ENGINE_DEAD.name, Reason.STREAM_INTERRUPTED.name, Reason.RETRY_ELSEWHERE.name)
 _LOST = (Reason.ENGINE_DEAD.name, Reason.STREAM_INTERRUPTED.name)
 _NEW_TICKET = (Reason.TICKET_EXPIRED.name, Reason.TICKET_KEY_UNKNOWN.name)
 """The router's own ticket came too late, or the worker lags behind with its keys."""
@@ -53,14 +54,14 @@ def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:
     Args:
         code: its gRPC status.
         reason: ErrorInfo.reason; empty when the worker itself said nothing.
-        delivered: whether a message has reached the caller.
+        delivered: whether this instance has sent a message.
     """
     if reason in _NEW_TICKET and not delivered:
         return Verdict.ELSEWHERE
     if code not in _BROKEN:
         return Verdict.PASS_ON
     if delivered:
-        return Verdict.INTERRUPTED if reason in ("", *_LOST) else Verdict.PASS_ON
+        return Verdict.INTERRUPTED if reason in ("", *_TO_GO_ON) else Verdict.PASS_ON
     if reason == Reason.RETRY_ELSEWHERE.name:
         return Verdict.ELSEWHERE
     if reason in _LOST:

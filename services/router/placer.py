@@ -95,9 +95,10 @@ class Placer:
         waiter: asyncio.Future[_Outcome] = self._loop.create_future()
         self._waiters[request] = waiter
         now = self._loop.time()
-        limit_s = self._config.max_queue_s - (now - request.arrived)
+        since = request.arrived if request.resumed_at is None else request.resumed_at
+        limit_s = self._config.max_queue_s - (now - since)
         own_s = math.inf if remaining_s is None else remaining_s
-        if request.deadline is not None:
+        if request.deadline is not None and request.resumed_at is None:
             own_s = min(own_s, request.deadline - now)
         try:
             async with asyncio.timeout(min(own_s, limit_s)):

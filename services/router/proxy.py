@@ -10,10 +10,11 @@ import grpc
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason, reason_of
 from chiron.v1 import inference_pb2 as pb
+from services.router.delivered import Delivered
 from services.router.outcomes import Blame, Verdict, blame, judge
 from services.router.placer import Placer
 from services.router.request import PendingRequest, Placement
-from services.router.retries import Retries
+from services.router.retries import Attempts, Retries
 from services.router.spans import RequestTrace
 from services.router.streams import ProxiedStream, Streams
 
@@ -37,11 +38,15 @@ class _Failed:
     blame: Blame
 
 
-class Proxy:
-    """Carries one Generate call from caller to worker and back."""
+_NO_PLACE = (Reason.RETRY_ELSEWHERE, Reason.NO_INSTANCE, Reason.QUEUE_FULL)
 
-    def __init__(self, retries: Retries, placer: Placer, streams: Streams) -> None:
+
+class Proxy:
+    """Carries one Generate call from caller to worker and back, whatever becomes of the worker."""
+
+    def __init__(self, retries: Retries, max_resumes: int, placer: Placer, streams: Streams) -> None:
         self._retries = retries
+        self._max_resumes = max_resumes
         self._placer = placer
         self._streams = streams
         self._time = asyncio.get_running_loop().time
@@ -64,12 +69,14 @@ class Proxy:
             trace: of the call.
 
         Raises:
-            ChironError: refused, or interrupted after the first message.
+            ChironError: refused, or interrupted after the first message and not to be resumed.
             WorkerStatusError: the worker's own error.
         """
+        delivered = Delivered(message)
         attempts = self._retries.begin(first=message.attempt == 0)
+        resumes = 0
         while True:
-            placement = await self._placer.place(request, context.time_remaining())
+            placement = await self._place(request, delivered, context)
             queued_s = self._time() - request.arrived
             attempt = message.attempt + attempts.made
             trace.placed(placement, attempt, queued_s)
@@ -87,19 +94,47 @@ class Proxy:
                     now=self._time(),
                 ),
             )
-            # Of a field that occurs twice the last value counts, so that the prompt is not encoded again.
+            if resumes:
+                overlay.resume.CopyFrom(delivered.state(request.spec_version))
+            # Of a field that occurs twice the last value counts, and lists add up, so that the prompt is not
+            # encoded again.
             payload = wire + overlay.SerializeToString()
-            failed = await self._attempt(payload, message, request, placement, context, trace)
+            failed = await self._attempt(payload, message, request, placement, delivered, context, trace)
             if failed is None:
                 return
-            if not attempts.another(failed.blame):
-                break
+            if delivered.complete:
+                return  # Whoever is lost after the last message owes nothing more.
+            another = attempts.another(failed.blame, progressed=delivered.progressed())
+            if not delivered.sent:
+                if another:
+                    continue
+                raise self._refusal(request, attempts, failed)
+            if delivered.obstacle:
+                text = f"{_lost(placement, failed)}; it cannot be resumed: {delivered.obstacle}"
+                raise ChironError(Reason.CANNOT_RESUME, text)
+            if not another or resumes == self._max_resumes:
+                text = f"{_lost(placement, failed)}, {resumes} resumes after its beginning"
+                raise ChironError(Reason.STREAM_INTERRUPTED, text)
+            resumes += 1
+            version = request.spec_version or placement.spec_version or delivered.spec_version
+            request.resume(version, self._time())
+
+    async def _place(self, request: PendingRequest, delivered: Delivered, context: Context) -> Placement:
+        try:
+            return await self._placer.place(request, context.time_remaining())
+        except ChironError as error:
+            if delivered.begun and error.reason in _NO_PLACE:
+                text = f"the stream broke and found no instance: {error.message}"
+                raise ChironError(Reason.STREAM_INTERRUPTED, text) from error
+            raise
+
+    def _refusal(self, request: PendingRequest, attempts: Attempts, failed: _Failed) -> Exception:
         if failed.error is not None and reason_of(failed.error):
-            raise WorkerStatusError(failed.error)
+            return WorkerStatusError(failed.error)
         what = f"{attempts.made} tries on instances of {request.model!r} failed before the first token"
         if attempts.broke:
             what += "; no further one, because too many requests are being retried"
-        raise ChironError(Reason.RETRY_ELSEWHERE, what, retry_after_s=1.0)
+        return ChironError(Reason.RETRY_ELSEWHERE, what, retry_after_s=1.0)
 
     async def _attempt(
         self,
@@ -107,6 +142,7 @@ class Proxy:
         message: pb.GenerateRequest,
         request: PendingRequest,
         placement: Placement,
+        delivered: Delivered,
         context: Context,
         trace: RequestTrace,
     ) -> _Failed | None:
@@ -119,18 +155,13 @@ class Proxy:
         call = link.generate(wire, timeout=context.time_remaining(), metadata=trace.headers)
         stream = self._streams.open(call, placement.instance_id)
         try:
-            await self._forward(stream, message, request, placement, context, trace)
+            await self._forward(stream, delivered, message, request, placement, context, trace)
         except grpc.aio.AioRpcError as error:
             verdict = judge(error.code(), reason_of(error), delivered=stream.delivered)
             if verdict is Verdict.PASS_ON:
                 raise WorkerStatusError(error) from error
             told = blame(verdict, error)
             self._placer.failed(request, placement, told)
-            if verdict is Verdict.INTERRUPTED:
-                raise ChironError(
-                    Reason.STREAM_INTERRUPTED,
-                    f"instance {placement.instance_id} was lost while it answered: {error.details()}",
-                ) from error
             return _Failed(error, told)
         except asyncio.CancelledError:
             if stream.abandoned and not (stream.task is not None and stream.task.cancelling()):
@@ -154,24 +185,28 @@ class Proxy:
     async def _forward(
         self,
         stream: ProxiedStream,
+        delivered: Delivered,
         message: pb.GenerateRequest,
         request: PendingRequest,
         placement: Placement,
         context: Context,
         trace: RequestTrace,
     ) -> None:
-        time, write = self._time, context.write
+        time, write, keep = self._time, context.write, delivered.add
         chunks = stream.call.__aiter__()
         first = await anext(chunks, None)
         if first is None:
             return
         stream.delivered = True
         self._placer.answered(placement)
-        self._first_message(message, request, trace)
+        if not delivered.begun:
+            self._first_message(message, request, trace)
+        keep(first)
         stream.writing_since = time()
         await write(first)
         stream.writing_since = 0.0
         async for chunk in chunks:
+            keep(chunk)
             stream.writing_since = time()
             await write(chunk)
             stream.writing_since = 0.0
@@ -194,3 +229,8 @@ class Proxy:
     def _default_ttft(self, model: str) -> float:
         routed = self._placer.model(model)
         return routed.slo_defaults.interactive.ttft_ms if routed is not None else 0.0
+
+
+def _lost(placement: Placement, failed: _Failed) -> str:
+    why = failed.error.details() if failed.error is not None else "it has gone"
+    return f"instance {placement.instance_id} was lost while it answered: {why}"

@@ -26,6 +26,8 @@ class WaitingQueue:
         self._heaps: dict[RequestClass, list[tuple[int, int, int, PendingRequest]]] = {
             kind: [] for kind in RequestClass
         }
+        self.resumed: set[PendingRequest] = set()
+        """Those that wait to go on from delivered tokens on certain weights."""
         self._live: dict[RequestClass, set[PendingRequest]] = {kind: set() for kind in RequestClass}
         self.backlog = Backlog()
         """The batch requests that wait, in groups."""
@@ -57,6 +59,8 @@ class WaitingQueue:
             heap[:] = [entry for entry in heap if entry[3] in live]
             heapq.heapify(heap)
         live.add(request)
+        if request.spec_version:
+            self.resumed.add(request)
         if request.request_class is RequestClass.BATCH:
             self.backlog.add(request)
         # A request that left and came back has a stale entry too; the number keeps the two comparable.
@@ -78,6 +82,7 @@ class WaitingQueue:
         if request not in live:
             return False
         live.remove(request)
+        self.resumed.discard(request)
         if request.request_class is RequestClass.BATCH:
             self.backlog.remove(request)
         return True

@@ -30,6 +30,15 @@ def failed_model(model: control_pb2.RoutedModel) -> ChironError:
     return ChironError(Reason.NO_INSTANCE, f"model {model.name!r} cannot serve: {reason}")
 
 
+def other_weights(model: control_pb2.RoutedModel, spec_version: int) -> ChironError:
+    """ABORTED: a stream goes on at the weights that it began on, or not at all."""
+    return ChironError(
+        Reason.CANNOT_RESUME,
+        f"the stream broke and cannot be resumed: it began on spec version {spec_version} of model "
+        f"{model.name!r}, and no instance serves those weights any more (now version {model.spec_version})",
+    )
+
+
 def queue_full(model: str, waiting: int, wait_s: float) -> ChironError:
     """RESOURCE_EXHAUSTED with the time after which a place is likely."""
     return ChironError(

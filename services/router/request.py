@@ -25,6 +25,8 @@ class Placement:
     address: str
     decision: Decision
     reservation: Reservation
+    spec_version: int = 0
+    """Version of the model's spec that the instance runs; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,15 @@ class PendingRequest:
     admitted: bool = False
     """True once it has been placed or queued: the queue's limit does not apply to it again."""
     excluded: dict[str, Exclusion] = field(default_factory=dict)
+    resumed_at: float | None = None
+    """When it came to go on from delivered tokens, monotonic, in seconds: it waits from then on, ahead of
+    those that have not begun, and its SLO's deadline ends the wait no more. None: it begins."""
+    spec_version: int = 0
+    """Of the model's spec that a resumed stream began on; it goes to the same weights alone. 0: to any."""
+
+    def resume(self, spec_version: int, now: float) -> None:
+        """From now on it looks for an instance that goes on."""
+        self.resumed_at, self.spec_version = now, spec_version
 
 
 @dataclass(frozen=True, slots=True)

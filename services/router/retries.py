@@ -48,13 +48,17 @@ class Attempts:
         self.broke = False
         """Whether the budget stopped it."""
 
-    def another(self, blame: Blame) -> bool:
+    def another(self, blame: Blame, *, progressed: bool = False) -> bool:
         """Whether to try again after an instance has refused or failed the request.
 
         A full instance costs nothing: it has done no work, and the request waits until one says that it has
-        room. Other refusals count as attempts, but were no failures; failures are paid for.
+        room. Other refusals count as attempts, but were no failures; failures are paid for. One that came
+        after a new token (`progressed`) is the first of its own: what goes on from there repeats no work.
         """
         self.made += 1
+        if progressed:
+            self.failed = 1
+            return self.failed < self._retries.max_attempts
         if blame is Blame.FULL:
             return True
         self.failed += 1

@@ -47,4 +47,5 @@ class Lookaside:
             ticket_ttl_ms=self._ttl_ms,
             queued_ms=queued_s * 1000,
             request_id=request.request_id,
+            spec_version=placement.spec_version,
         ).SerializeToString()

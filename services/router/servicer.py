@@ -68,6 +68,8 @@ class InferenceServicer:
                 raise ChironError.invalid(violations)
             request = self._pending(message, arrived, estimated_prompt_tokens(message))
             request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
+            if message.resume.delivered_token_ids:
+                request.resume(message.resume.origin.spec_version, arrived)
             tally = self._arrive(request, message.attempt, trace)
             await self._proxy.run(wire, message, request, context, trace)
             if tally is not None:
@@ -96,6 +98,8 @@ class InferenceServicer:
             request = self._pending(message, arrived, message.prompt_tokens)
             request.lookaside = True
             request.max_tokens, request.choices = message.max_tokens, max(1, message.choices)
+            if message.spec_version:
+                request.resume(message.spec_version, arrived)
             request.excluded_ids = message.excluded_instance_ids
             tally = self._arrive(request, message.attempt, trace)
             return await self._lookaside.run(message, request, context, trace)

@@ -80,7 +80,7 @@ class Streams:
             oldest = self._loop.time() - limit_s
             for stream in [stream for stream in self._streams if 0 < stream.writing_since < oldest]:
                 log.warning("ending a stream whose reader stalls")
-                self._end(stream, Reason.ABORTED, message)
+                self._end(stream, Reason.READER_STALLED, message)
 
     def _end(self, stream: ProxiedStream, reason: Reason, message: str) -> None:
         if stream.ended is None and stream.task is not None:

@@ -56,12 +56,14 @@ class Tracking:
             self.forget(key, out)
             return
         if instance is not None and (instance.model, instance.address) == (routed.model, routed.address):
+            instance.spec_version = routed.spec_version
             return
         self.forget(key, out)
         role = Role(routed.role) if routed.role else Role.MIXED
         instance = TrackedInstance(
             key, routed.model, routed.address, role, routed.incarnation, self._new_health
         )
+        instance.spec_version = routed.spec_version
         self.instances[key] = instance
         self._pool(routed.model).instances[key] = instance
         self._watch(instance, out)

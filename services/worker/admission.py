@@ -12,6 +12,7 @@ from chiron.requests.validation import check_generate
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
+from services.worker.engines.base import Engine
 from services.worker.model import default_slo
 
 _REFUSED_CLASS = {
@@ -37,10 +38,24 @@ class Terms:
 def check_request(request: pb.GenerateRequest) -> None:
     """Raises ChironError (INVALID_ARGUMENT) that names every bad field."""
     violations = check_generate(request)
-    if request.HasField("resume"):
-        violations.append(("resume", "not supported by this version"))
     if violations:
         raise ChironError.invalid(violations)
+
+
+def check_resume(request: pb.GenerateRequest, engine: Engine) -> None:
+    """Raises ChironError (CANNOT_RESUME, INVALID_ARGUMENT) when the engine cannot go on as it should."""
+    delivered = request.resume.delivered_token_ids
+    if not delivered:
+        return
+    obstacle = engine.resume_obstacle(request.sampling)
+    if obstacle:
+        text = f"the stream broke after {len(delivered)} tokens and cannot be resumed: {obstacle}"
+        raise ChironError(Reason.CANNOT_RESUME, text)
+    size, largest = engine.info.vocabulary_size, max(delivered)
+    if largest >= size:
+        raise ChironError.invalid(
+            [("resume.delivered_token_ids", f"{largest} is outside the vocabulary of {size} tokens")]
+        )
 
 
 def settle_terms(

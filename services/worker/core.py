@@ -122,6 +122,7 @@ class Worker:
             raise ChironError(
                 Reason.DUPLICATE_REQUEST,
                 f"request {request_id} is live here with attempt {known.attempt}; {attempt} is not newer",
+                metadata={"attempt": str(known.attempt)},
             )
         known.cut = ChironError(Reason.ABORTED, f"superseded by attempt {attempt}")
         await self._end([known])
@@ -192,7 +193,7 @@ class Worker:
             for request in stalled:
                 _log.warning("the client of %s took nothing for %g s", request.request_id, stall_s)
                 text = f"the client took nothing for {stall_s:g} s"
-                request.cut = ChironError(Reason.ABORTED, text)
+                request.cut = ChironError(Reason.READER_STALLED, text)
             await self._end(stalled)
 
     # -- control -----------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class InferenceServicer:
         admission.check_target(request, worker.spec)
         terms = admission.settle_terms(request, ticket, worker.spec)
         admission.check_role(worker.role, terms.request_class)
+        admission.check_resume(request, engine)
         try:
             prompt = engine.tokenize(request)
         except InvalidRequestError as error:
@@ -99,11 +100,14 @@ class InferenceServicer:
             request_id=terms.request_id,
             prompt_token_ids=prompt,
             sampling=sampling,
+            delivered_token_ids=request.resume.delivered_token_ids,
+            delivered_text_length=request.resume.delivered_text_length,
             priority=terms.engine_priority,
             adapter=request.adapter,
             trace_headers=inject(),
         )
-        pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt))
+        resume = request.resume if request.resume.delivered_token_ids else None
+        pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt), resume)
         with worker.accept(live):
             try:
                 await self._stream(engine, order, live, pace, context)
@@ -120,15 +124,19 @@ class InferenceServicer:
     ) -> None:
         """Forwards the engine's outputs. Closing its stream in every case is what frees the slot."""
         worker = self._worker
-        writer = ResponseWriter(live.slots)
+        delivered = len(order.delivered_token_ids)
+        writer = ResponseWriter(live.slots, delivered)
         try:
             async with contextlib.aclosing(engine.generate(order)) as outputs:  # type: ignore[type-var]
                 async for output in outputs:
                     if live.cut is not None:
                         raise live.cut
                     pace.add(output)
+                    first = not live.has_output
                     worker.output_seen(live, output.time)
                     response = writer.write(output)
+                    if first and not delivered and response.deltas:
+                        response.deltas[0].origin.CopyFrom(pace.origin(worker.config.spec_version))
                     if writer.complete:
                         worker.finished.add(pace, batch=live.batch)
                         last = response.deltas[-1]

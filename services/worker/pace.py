@@ -10,8 +10,23 @@ from services.worker.meter import Meter
 class Pace:
     """Follows a request's outputs and tells its timing and usage."""
 
-    def __init__(self, meter: Meter, arrival: float, elapsed_ms: float, prompt_tokens: int) -> None:
-        """`arrival` is the monotonic second at which the worker got it; `elapsed_ms` was spent before."""
+    def __init__(
+        self,
+        meter: Meter,
+        arrival: float,
+        elapsed_ms: float,
+        prompt_tokens: int,
+        resume: pb.ResumeState | None = None,
+    ) -> None:
+        """Starts to follow.
+
+        Args:
+            meter: of the whole worker.
+            arrival: the monotonic second at which the worker got the request.
+            elapsed_ms: time spent before.
+            prompt_tokens: delivered tokens are not among them.
+            resume: what an earlier attempt has delivered; None: nothing.
+        """
         self._meter = meter
         self._arrival = arrival
         self._elapsed_ms = elapsed_ms
@@ -20,7 +35,9 @@ class Pace:
         self._first: float | None = None
         self._gap_sum = self._gap_max = 0.0
         self._gaps = 0
-        self.tokens = 0
+        self._origin = resume.origin if resume is not None and resume.HasField("origin") else None
+        self.tokens = len(resume.delivered_token_ids) if resume is not None else 0
+        """Output tokens so far, those of earlier attempts included."""
         self.cached_tokens = self.preemptions = 0
         self.finish_reasons: list[str] = []
         """`stop`, `length` or `abort` for each choice that has ended."""
@@ -54,7 +71,9 @@ class Pace:
 
     @property
     def ttft_ms(self) -> float:
-        """From the first door to the first token, in milliseconds; 0 before it."""
+        """From the first door to the first token of the first attempt, in milliseconds; 0 before it."""
+        if self._origin is not None:
+            return self._origin.ttft_ms
         if self._first is None:
             return 0.0
         return self._elapsed_ms + 1e3 * max(0.0, self._first - self._arrival)
@@ -87,9 +106,17 @@ class Pace:
         )
 
     def usage(self) -> pb.Usage:
-        """The request's tokens so far."""
+        """The request's tokens so far, those of earlier attempts included."""
+        cached = self.cached_tokens if self._origin is None else self._origin.cached_prompt_tokens
         return pb.Usage(
             prompt_tokens=self._prompt_tokens,
-            cached_prompt_tokens=self.cached_tokens,
+            # An engine finds delivered tokens in its cache too.
+            cached_prompt_tokens=min(cached, self._prompt_tokens),
             completion_tokens=self.tokens,
+        )
+
+    def origin(self, spec_version: int) -> pb.StreamOrigin:
+        """What a later attempt must be told, once the first output is there."""
+        return pb.StreamOrigin(
+            spec_version=spec_version, cached_prompt_tokens=self.cached_tokens, ttft_ms=self.ttft_ms
         )

@@ -9,8 +9,9 @@ from services.worker.engines.base import EngineOutput
 class ResponseWriter:
     """Numbers one request's tokens and knows when its last choice has ended."""
 
-    def __init__(self, choices: int) -> None:
-        self._next_index = [0] * choices
+    def __init__(self, choices: int, delivered_tokens: int = 0) -> None:
+        """`delivered_tokens`: that each choice has from an earlier attempt."""
+        self._next_index = [delivered_tokens] * choices
         self._open = choices
 
     @property

@@ -13,6 +13,7 @@ from tests.support.wait import eventually
 
 STOP, LENGTH, ABORT = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH, pb.FINISH_REASON_ABORT
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+_OUTER = ("request_id", "priority", "adapter", "delivered_token_ids", "delivered_text_length")
 _ids = itertools.count()
 
 
@@ -67,7 +68,7 @@ def make_request(
     engine: Engine, prompt: str | Sequence[int] = "Tell me about the sea.", **options: Any
 ) -> EngineRequest:
     """A request with a fresh id; `options` are fields of EngineRequest or else of SamplingParams."""
-    outer = {key: options.pop(key) for key in ("request_id", "priority", "adapter") if key in options}
+    outer = {key: options.pop(key) for key in _OUTER if key in options}
     outer.setdefault("request_id", f"conformance-{next(_ids)}")
     wire = pb.GenerateRequest(model="conformance")
     if isinstance(prompt, str):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from chiron.client import Client, StreamInterrupted
+from chiron.client import Client
 from chiron.cluster import LocalCluster
 from chiron.cluster.workers import WorkerProcess
 from chiron.v1 import cluster_pb2 as pb
@@ -39,39 +39,37 @@ async def test_a_worker_killed_under_load_comes_back_and_nothing_else_suffers(tm
 
         async with Client(cluster.router_addresses) as client:
 
-            async def stream(number: int) -> tuple[str, int]:
-                """(instance or `interrupted`, tokens received)"""
+            async def stream(number: int) -> tuple[str, int, int]:
+                """(instance, attempts, tokens received)"""
                 received = 0
-                try:
-                    async for chunk in client.generate(
-                        model="toy",
-                        prompt="hello",
-                        max_tokens=TOKENS,
-                        ignore_eos=True,
-                        request_id=f"r{number}",
-                    ):
-                        received += len(chunk.token_ids)
-                        started.add(number)
-                        if len(started) == 8:
-                            all_run.set()
-                        if chunk.timing is not None:
-                            return chunk.timing.instance_id, received
-                except StreamInterrupted:
-                    return "interrupted", received
+                async for chunk in client.generate(
+                    model="toy",
+                    prompt="hello",
+                    max_tokens=TOKENS,
+                    ignore_eos=True,
+                    request_id=f"r{number}",
+                ):
+                    received += len(chunk.token_ids)
+                    started.add(number)
+                    if len(started) == 8:
+                        all_run.set()
+                    if chunk.timing is not None:
+                        return chunk.timing.instance_id, chunk.attempts, received
                 raise AssertionError("a stream ends with its timing")
 
             streams = [asyncio.create_task(stream(number)) for number in range(8)]
             await all_run.wait()
             victim.kill()
             ended = await asyncio.gather(*streams)
+            stats = client.stats
             after = await asyncio.gather(*(stream(number) for number in range(100, 104)))
             await cluster.wait_for(lambda seen: is_back(seen, victim))
             reborn = next(w for w in cluster.workers() if w.instance_id == victim.instance_id)
 
-    cut = [count for where, count in ended if where == "interrupted"]
-    whole = [(where, count) for where, count in ended if where != "interrupted"]
-    assert 0 < len(cut) < len(ended)
-    assert all(count < TOKENS for count in cut)
-    assert set(whole) == {(survivor.instance_id, TOKENS)}
-    assert all(count == TOKENS for _, count in after)
+    assert [count for _, _, count in [*ended, *after]] == [TOKENS] * 12
+    resumed = [where for where, attempts, _ in ended if attempts > 1]
+    assert 0 < len(resumed) < len(ended)
+    assert {where for where, _, _ in ended} == {survivor.instance_id}
+    assert stats.resumed == len(resumed)
+    assert stats.failed == 0
     assert reborn.pid != victim.pid

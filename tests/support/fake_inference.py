@@ -62,6 +62,7 @@ class FakeRouter(FakeDoor):
         self.routed: list[pb.RouteRequest] = []
         self.route_headers: list[dict[str, str]] = []
         self.refusal: ChironError | None = None
+        self.spec_version = 0
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -81,17 +82,18 @@ class FakeRouter(FakeDoor):
             ticket=f"ticket for {able[0].name}".encode(),
             ticket_ttl_ms=2000,
             request_id=request.request_id,
+            spec_version=self.spec_version,
         )
 
 
 def answer(*words: str, per_message: int = 1, choices: int = 1) -> Behaviour:
-    """Answers with these words, one token each, and ends by itself."""
+    """Answers with these words, one token each, and ends by itself; a resumed call gets the rest."""
     words = words or WORDS
 
     async def behave(
         door: FakeDoor, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        for first in range(0, len(words), per_message):
+        for first in range(len(request.resume.delivered_token_ids), len(words), per_message):
             yield pb.GenerateResponse(
                 deltas=[
                     delta(words[first : first + per_message], first, choice=choice)
@@ -124,12 +126,12 @@ def refuse(reason: Reason, message: str = "no", **details: Any) -> Behaviour:
 
 
 def break_off(*words: str, reason: Reason = Reason.STREAM_INTERRUPTED) -> Behaviour:
-    """Sends these words, then ends the call with an error."""
+    """Sends these words, after those of earlier attempts, then ends the call with an error."""
 
     async def behave(
         door: FakeDoor, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        yield pb.GenerateResponse(deltas=[delta(words, 0)])
+        yield pb.GenerateResponse(deltas=[delta(words, len(request.resume.delivered_token_ids))])
         await abort(context, ChironError(reason, "the worker was lost"))
 
     return behave
@@ -236,7 +238,7 @@ class Relay:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Relay]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
@@ -245,6 +247,11 @@ class Relay:
             self.cut()
             await asyncio.gather(*self._pipes, return_exceptions=True)
             await server.wait_closed()
+
+    def close(self) -> None:
+        """Resets every connection and takes no more."""
+        self._server.close()
+        self.cut()
 
     def cut(self) -> None:
         """Resets every connection, as the death of the host's process does."""

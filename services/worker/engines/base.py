@@ -94,7 +94,12 @@ class EngineRequest:
     request_id: str
     prompt_token_ids: Sequence[int]
     sampling: pb.SamplingParams
-    """As the client sent it, with max_tokens set."""
+    """As the client sent it, with max_tokens set. All of it counts from the first token, delivered or not."""
+    delivered_token_ids: Sequence[int] = ()
+    """Output tokens that another engine has delivered: the output goes on after them. Only where
+    `Engine.resume_obstacle` finds none."""
+    delivered_text_length: int = 0
+    """Code points of text delivered with them: the first text is what follows."""
     priority: int = 0
     """A lower value is more urgent; class and client priority are folded in."""
     adapter: str = ""
@@ -180,7 +185,15 @@ class Engine(abc.ABC):
         Closing the iterator, or cancelling its consumer, frees the request's slot. A slow consumer delays
         nobody: outputs merge while they wait. Raises InvalidRequestError before the first output, and
         EngineDeadError at once when the engine dies.
+
+        A request with delivered tokens yields what an undisturbed one would have yielded after them, text
+        held back for a stop string or half a character included. If they end the output already, its only
+        delta has no token and the finish reason.
         """
+
+    def resume_obstacle(self, sampling: pb.SamplingParams) -> str:
+        """Why delivered tokens cannot be continued faithfully under these parameters; empty: they can."""
+        return "its engine cannot continue what another one began"
 
     @abc.abstractmethod
     async def abort(self, request_id: str) -> None:

@@ -35,6 +35,22 @@ def check_generate(request: pb.GenerateRequest) -> list[Violation]:
         found += _check_chat(request.chat)
     found += check_sampling(request.sampling)
     found += check_slo(request.slo)
+    if request.HasField("resume"):
+        found += _check_resume(request.resume, request.sampling)
+    return found
+
+
+def _check_resume(resume: pb.ResumeState, sampling: pb.SamplingParams) -> list[Violation]:
+    found: list[Violation] = []
+    delivered = len(resume.delivered_token_ids)
+    if sampling.HasField("max_tokens") and delivered > sampling.max_tokens:
+        text = f"must be at most max_tokens ({sampling.max_tokens}), not {delivered} tokens"
+        found.append(("resume.delivered_token_ids", text))
+    if resume.delivered_text_length and not delivered:
+        found.append(("resume.delivered_text_length", "must be 0 without delivered tokens"))
+    ttft_ms = resume.origin.ttft_ms
+    if not (math.isfinite(ttft_ms) and ttft_ms >= 0):
+        found.append(("resume.origin.ttft_ms", f"must be a number >= 0, not {ttft_ms:g}"))
     return found
 
 

@@ -47,6 +47,10 @@ class Reason(Enum):
     ENGINE_DEAD = grpc.StatusCode.UNAVAILABLE
     """The engine died; no token was sent."""
     DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+    CANNOT_RESUME = grpc.StatusCode.ABORTED
+    """A stream that broke after its first token cannot go on as it began; the message says why."""
+    READER_STALLED = grpc.StatusCode.ABORTED
+    """The caller took nothing of its stream for too long."""
     ABORTED = grpc.StatusCode.ABORTED
     BUSY = grpc.StatusCode.FAILED_PRECONDITION
     STALE_TERM = grpc.StatusCode.FAILED_PRECONDITION

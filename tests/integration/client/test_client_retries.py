@@ -104,9 +104,9 @@ async def test_a_refused_connection_goes_to_another_instance_and_not_through_the
     assert (whole.timing.instance_id, whole.attempts) == ("w-2", 2)
 
 
-async def test_a_stream_that_breaks_after_the_first_token_tells_what_it_delivered(router, first, second):
+async def test_a_stream_that_may_not_be_resumed_tells_what_it_delivered(router, first, second):
     first.script = [break_off("Once", " upon")]
-    async with Client(router.address) as client:
+    async with Client(router.address, max_resumes=0) as client:
         stream = client.generate(model="toy", prompt="x")
         got = await anext(stream)
         with pytest.raises(StreamInterrupted) as caught:
@@ -120,9 +120,11 @@ async def test_a_stream_that_breaks_after_the_first_token_tells_what_it_delivere
     assert not second.generated
 
 
-async def test_a_connection_lost_after_the_first_token_interrupts_the_stream(router, first):
+async def test_a_connection_lost_after_the_first_token_interrupts_a_stream_that_may_not_be_resumed(
+    router, first
+):
     first.script = [stall("Once")]
-    async with Relay(first).running() as relay, Client(router.address) as client:
+    async with Relay(first).running() as relay, Client(router.address, max_resumes=0) as client:
         first.address = relay.address
         stream = client.generate(model="toy", prompt="x")
         await anext(stream)
@@ -132,10 +134,10 @@ async def test_a_connection_lost_after_the_first_token_interrupts_the_stream(rou
     assert caught.value.delivered[0].token_ids == (100,)
 
 
-async def test_a_whole_answer_is_started_again_even_after_the_first_token(router, first, second):
+async def test_a_whole_answer_that_may_not_be_resumed_is_started_again(router, first, second):
     first.script = [break_off("Never", " mind")]
     second.script = [answer("Once", " more")]
-    async with Client(router.address) as client:
+    async with Client(router.address, max_resumes=0) as client:
         whole = await client.complete(model="toy", prompt="x")
     assert (whole.text, whole.attempts) == ("Once more", 2)
     assert second.generated[0].attempt == 1
@@ -151,7 +153,7 @@ async def test_attempts_are_bounded_and_counted_in_the_error(router, first, seco
     first.script = [break_off("a")]
     second.script = [break_off("b", "c")]
     router.workers = [first, second]
-    async with Client(router.address, max_attempts=2) as client:
+    async with Client(router.address, max_attempts=2, max_resumes=0) as client:
         with pytest.raises(StreamInterrupted) as caught:
             await client.complete(model="toy", prompt="x")
         assert (client.stats.retries, client.stats.failed) == (1, 1)
@@ -204,7 +206,7 @@ async def test_the_timeout_ends_a_stream_and_frees_the_worker(router, first):
 
 async def test_an_interruption_names_the_instance_that_was_lost(router, first):
     first.script = [stall("Once")]
-    async with Relay(first).running() as relay, Client(router.address) as client:
+    async with Relay(first).running() as relay, Client(router.address, max_resumes=0) as client:
         first.address = relay.address
         stream = client.generate(model="toy", prompt="x")
         await anext(stream)
@@ -215,7 +217,10 @@ async def test_an_interruption_names_the_instance_that_was_lost(router, first):
 
 async def test_through_the_router_an_interruption_of_the_wire_names_the_router(router):
     router.script = [stall("Once")]
-    async with Relay(router).running() as relay, Client(relay.address, lookaside=False) as client:
+    async with (
+        Relay(router).running() as relay,
+        Client(relay.address, lookaside=False, max_resumes=0) as client,
+    ):
         stream = client.generate(model="toy", prompt="x")
         await anext(stream)
         relay.cut()

@@ -32,7 +32,7 @@ def with_one_retry(client: Client) -> Client:
 async def test_a_spent_budget_tells_the_original_error(router, workers):
     for worker in workers:
         worker.script = [break_off(worker.name)]
-    async with with_one_retry(Client(router.address, max_attempts=4)) as client:
+    async with with_one_retry(Client(router.address, max_resumes=0)) as client:
         with pytest.raises(StreamInterrupted) as caught:
             await client.complete(model="toy", prompt="x")
         assert (client.stats.retries, client.stats.throttled) == (1, 1)

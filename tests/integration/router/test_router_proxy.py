@@ -151,10 +151,12 @@ async def test_a_lone_instance_that_refused_is_tried_again_after_a_pause(start_w
     await drained(call)
 
 
-async def test_a_stream_lost_after_the_first_message_is_not_retried(start_worker, start_router) -> None:
+async def test_a_stream_that_may_not_be_resumed_ends_when_its_worker_is_lost(
+    start_worker, start_router
+) -> None:
     lost, other = await start_worker("a"), await start_worker("b", batch_size=1)
     other.load.running.interactive = 1
-    router = await start_router(lost, other)
+    router = await start_router(lost, other, max_resumes=0)
     call = router.stub.Generate(request())
     answered = await lost.calls.get()
     answered.text("one")
@@ -238,7 +240,7 @@ async def test_a_reader_that_stalls_is_ended_and_its_slot_freed(start_worker, st
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in chunks:
             pass
-    assert reason_of(caught.value) == "ABORTED"
+    assert reason_of(caught.value) == "READER_STALLED"
 
 
 async def test_shut_down_ends_what_the_drain_timeout_leaves(start_worker, start_router) -> None:

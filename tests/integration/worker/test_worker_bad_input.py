@@ -67,7 +67,17 @@ async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Work
             {"sampling": {"structured_output": pb.StructuredOutput(regex="a+")}},
         ),
         ("sampling.logit_bias", {"sampling": {"logit_bias": {4_000_000_000: 1.0}}}),
-        ("resume", {"resume": pb.ResumeState(delivered_token_ids=[1])}),
+        ("resume.delivered_token_ids", {"resume": pb.ResumeState(delivered_token_ids=[9] * 9)}),
+        ("resume.delivered_token_ids", {"resume": pb.ResumeState(delivered_token_ids=[1 << 31])}),
+        ("resume.delivered_text_length", {"resume": pb.ResumeState(delivered_text_length=1)}),
+        (
+            "resume.delivered_text_length",
+            {"resume": pb.ResumeState(delivered_token_ids=[300], delivered_text_length=99)},
+        ),
+        (
+            "resume.origin.ttft_ms",
+            {"resume": pb.ResumeState(origin=pb.StreamOrigin(ttft_ms=float("nan")))},
+        ),
     ],
 )
 async def test_a_bad_field_is_named(worker: WorkerProcess, field: str, fields: dict[str, Any]) -> None:

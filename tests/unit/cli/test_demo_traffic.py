@@ -30,10 +30,10 @@ def chunk(tokens: int, attempts: int = 1) -> SimpleNamespace:
 
 
 async def run(
-    answer: Callable[[], AsyncIterator[Any]], *, load: Load = LOAD, excused: bool = True, seed: int = 0
+    answer: Callable[[], AsyncIterator[Any]], *, load: Load = LOAD, seed: int = 0
 ) -> tuple[Figures, FakeClient]:
     figures, client = Figures(), FakeClient(answer)
-    traffic = Traffic(client, "toy", load, figures, lambda now: excused, seed)  # type: ignore[arg-type]
+    traffic = Traffic(client, "toy", load, figures, seed)  # type: ignore[arg-type]
     await traffic.run(0.1)
     assert client.asked
     return figures, client
@@ -42,6 +42,10 @@ async def run(
 async def whole() -> AsyncIterator[Any]:
     yield chunk(1)
     yield chunk(2, attempts=2)
+
+
+async def second_attempt() -> AsyncIterator[Any]:
+    yield chunk(3, attempts=2)
 
 
 async def cut() -> AsyncIterator[Any]:
@@ -77,19 +81,17 @@ async def test_the_seed_alone_decides_what_is_asked() -> None:
     assert [request["prompt"] for request in first.asked] != [request["prompt"] for request in other.asked]
 
 
-async def test_a_stream_cut_by_a_kill_is_failed_and_interrupted_but_no_error() -> None:
-    figures, _ = await run(cut)
+async def test_a_stream_that_is_cut_is_interrupted_and_an_error() -> None:
+    figures, client = await run(cut)
     count = figures.counts["batch"]
 
-    assert count.failed == count.interrupted == count.requests
-    assert figures.errors == []
+    assert count.failed == count.interrupted == count.requests == len(figures.errors) == len(client.asked)
+    assert set(figures.errors) == {"interrupted: gone"}
 
 
-async def test_a_stream_cut_without_a_kill_is_an_error() -> None:
-    figures, client = await run(cut, excused=False)
-
-    assert len(figures.errors) == len(client.asked)
-    assert "interrupted without a kill: gone" in figures.errors
+async def test_a_stream_whose_attempts_grow_after_its_first_token_was_resumed() -> None:
+    assert (await run(whole))[0].total("resumed") > 0
+    assert (await run(second_attempt))[0].total("resumed") == 0
 
 
 async def test_a_gap_in_the_tokens_is_an_error() -> None:
@@ -115,7 +117,7 @@ async def test_arrivals_beyond_the_bound_are_shed_and_counted() -> None:
 
     load = Load("batch", 400.0, (2, 2), (3, 3), most_outstanding=2)
     figures, client = Figures(), FakeClient(held)
-    traffic = Traffic(client, "toy", load, figures, lambda now: True, 0)  # type: ignore[arg-type]
+    traffic = Traffic(client, "toy", load, figures, 0)  # type: ignore[arg-type]
     running = asyncio.create_task(traffic.run(0.1))
     await eventually(lambda: figures.counts["batch"].shed, what="an arrival beyond the bound")
 

@@ -50,6 +50,8 @@ def test_every_reason_of_the_servers_arrives_by_name(reason):
         (Reason.STREAM_INTERRUPTED, errors.StreamInterrupted),
         (Reason.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (Reason.ABORTED, errors.Aborted),
+        (Reason.CANNOT_RESUME, errors.CannotResume),
+        (Reason.READER_STALLED, errors.ReaderStalled),
         (Reason.BUSY, errors.FailedPrecondition),
         (Reason.NOT_CONTROL_SOCKET, errors.PermissionDenied),
         (Reason.INTERNAL, errors.InternalError),

@@ -13,7 +13,7 @@ CODE = grpc.StatusCode
 @pytest.mark.parametrize(
     ("code", "reason", "before", "after"),
     [
-        (CODE.UNAVAILABLE, "RETRY_ELSEWHERE", Verdict.ELSEWHERE, Verdict.PASS_ON),
+        (CODE.UNAVAILABLE, "RETRY_ELSEWHERE", Verdict.ELSEWHERE, Verdict.INTERRUPTED),
         (CODE.UNAVAILABLE, "ENGINE_DEAD", Verdict.UNREACHABLE, Verdict.INTERRUPTED),
         (CODE.UNAVAILABLE, "STREAM_INTERRUPTED", Verdict.UNREACHABLE, Verdict.INTERRUPTED),
         # gRPC's own: the connection could not be made, or broke.

@@ -1,4 +1,4 @@
-"""Puts one attempt's stream together and checks that no token is repeated or skipped. Pure."""
+"""Puts a stream together, over all attempts, and checks that no token is repeated or skipped. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Partial:
 
 
 class Assembly:
-    """What one attempt has delivered so far."""
+    """What the request's stream has delivered so far."""
 
     def __init__(self, request_id: str, choices: int, attempts: int, started_s: float) -> None:
         """Starts empty.
@@ -46,7 +46,9 @@ class Assembly:
             started_s: when the request's first attempt began.
         """
         self._request_id = request_id
-        self._attempts = attempts
+        self.attempts = attempts
+        """Goes into every chunk; whoever makes another attempt for the same stream counts it here."""
+        self._origin: pb.StreamOrigin | None = None
         self._choices = [_Partial() for _ in range(choices)]
         self._stopwatch = Stopwatch(started_s)
         self.usage: Usage | None = None
@@ -56,6 +58,34 @@ class Assembly:
     def begun(self) -> bool:
         """True once anything was delivered."""
         return any(each.token_ids or each.texts for each in self._choices)
+
+    @property
+    def delivered_tokens(self) -> int:
+        """Tokens of all choices."""
+        return sum(len(each.token_ids) for each in self._choices)
+
+    @property
+    def spec_version(self) -> int:
+        """Of the worker that began the stream; 0: it did not say."""
+        return self._origin.spec_version if self._origin is not None else 0
+
+    def resume_state(self, spec_version: int) -> pb.ResumeState:
+        """What another attempt must be told; there must be one choice, with a token.
+
+        Args:
+            spec_version: of the model's spec that the stream began on, as its router said; 0: as its worker.
+        """
+        (choice,) = self._choices
+        # An end without usage is told again.
+        choice.finish_reason = None
+        state = pb.ResumeState(
+            delivered_token_ids=choice.token_ids,
+            delivered_text_length=sum(map(len, choice.texts)),
+            origin=self._origin,
+        )
+        if spec_version:
+            state.origin.spec_version = spec_version
+        return state
 
     def add(self, delta: pb.OutputDelta, now_s: float) -> Chunk:
         """Takes one delta in and returns it as a chunk. Raises ProtocolError when it does not follow on."""
@@ -72,6 +102,8 @@ class Assembly:
                 f"token {what}: choice {delta.choice} has {len(choice.token_ids)} tokens, "
                 f"the next delta starts at {delta.first_token_index}"
             )
+        if delta.HasField("origin"):
+            self._origin = delta.origin
         token_ids = tuple(delta.token_ids)
         logprobs = tuple(_logprobs(each) for each in delta.logprobs) if delta.logprobs else ()
         if token_ids:
@@ -103,7 +135,7 @@ class Assembly:
             usage=self.usage,
             timing=self.timing,
             request_id=self._request_id,
-            attempts=self._attempts,
+            attempts=self.attempts,
         )
 
     def check_complete(self) -> tuple[Usage, Timing]:

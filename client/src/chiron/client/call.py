@@ -8,17 +8,22 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 
 from chiron.client.assembly import Assembly
+from chiron.client.attempts import Attempts
 from chiron.client.channels import Connection, Lease
 from chiron.client.details import Peer, from_rpc, timed_out
 from chiron.client.errors import (
+    AlreadyExists,
+    CannotResume,
     ChironError,
     ClientClosed,
     ConnectionLost,
     DeadlineExceeded,
+    Overloaded,
     RetryElsewhere,
     StreamInterrupted,
     TicketExpired,
@@ -32,8 +37,11 @@ from chiron.v1 import inference_pb2 as pb
 
 _RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted, TicketExpired)
 """Errors of one instance or connection, not of the request."""
+_SEVERAL = "the stream broke after its first token and cannot be resumed: it has several choices"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 """Bounds of the time to wait, where no router says how long, once every router has turned a request away."""
+
+_Cut = TypeVar("_Cut", StreamInterrupted, CannotResume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,9 @@ class Call:
         self._metadata = metadata
         self._traceparent = traceparent
         self._started_s = 0.0
-        self._attempt = 0
-        self._full = 0
-        """Attempts that a worker turned away because it was full."""
+        self._attempts = Attempts(network.settings.max_attempts, network.settings.max_resumes)
+        self._spec_version = 0
+        """Of the instance that a router chose for the stream's beginning; 0: it did not say."""
         self._refused = False
         self._instance_id = ""
         self._excluded: list[str] = []
@@ -74,10 +82,10 @@ class Call:
         self._pause_s = _FIRST_PAUSE_S
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
-        """Yields what arrives. What breaks before the first token is tried again, later breaks raise."""
+        """Yields what arrives. What breaks before the first token is tried again, later it goes on."""
         with self._lifetime() as span:
+            assembly = self._assembly()
             while True:
-                assembly = self._assembly()
                 try:
                     async with aclosing(self._run(assembly)) as chunks:
                         async for chunk in chunks:
@@ -85,21 +93,21 @@ class Call:
                                 self._finish(span, assembly)
                             yield chunk
                 except ChironError as error:
-                    await self._try_again(error, assembly, restart=False)
+                    assembly = await self._next(error, assembly, whole=False)
                 else:
                     return
 
     async def whole(self) -> Completion:
-        """Returns the whole answer. What breaks is tried again from scratch, also after the first token."""
+        """Returns the whole answer. What breaks goes on where it can, and else begins again."""
         with self._lifetime() as span:
+            assembly = self._assembly()
             while True:
-                assembly = self._assembly()
                 try:
                     async with aclosing(self._run(assembly)) as chunks:
                         async for _ in chunks:
                             pass
                 except ChironError as error:
-                    await self._try_again(error, assembly, restart=True)
+                    assembly = await self._next(error, assembly, whole=True)
                 else:
                     return self._finish(span, assembly)
 
@@ -115,7 +123,7 @@ class Call:
             yield span
         except ChironError as error:
             stats.failed += 1
-            span.failed(error, self._attempt + 1)
+            span.failed(error, self._attempts.count)
             raise
         finally:
             span.end()
@@ -124,39 +132,65 @@ class Call:
         return Assembly(
             self._request.request_id,
             choices=max(1, self._request.sampling.n),
-            attempts=self._attempt + 1,
+            attempts=self._attempts.count,
             started_s=self._started_s,
         )
 
     def _finish(self, span: RequestSpan, assembly: Assembly) -> Completion:
         usage, timing = assembly.check_complete()
         choices = assembly.choices()
-        span.finished(usage, timing, [choice.finish_reason for choice in choices], self._attempt + 1)
+        span.finished(usage, timing, [choice.finish_reason for choice in choices], self._attempts.count)
         request = self._request
-        return Completion(request.request_id, request.model, choices, usage, timing, self._attempt + 1)
+        return Completion(request.request_id, request.model, choices, usage, timing, self._attempts.count)
 
-    async def _try_again(self, error: ChironError, assembly: Assembly, *, restart: bool) -> None:
-        """Prepares the next attempt, or raises what the caller gets to see."""
-        settings, stats = self._network.settings, self._network.stats
-        may = isinstance(error, _RETRIED) and (restart or not assembly.begun)
-        self._full += self._worker_refused(error) and error.metadata.get("full") == "true"
-        may = may and self._attempt + 1 - self._full < settings.max_attempts
-        if may and self._paid(error) and await self._paused(error):
+    async def _next(self, error: ChironError, assembly: Assembly, *, whole: bool) -> Assembly:
+        """What one more attempt adds to; raises what the caller gets to see when there is to be none."""
+        tries, stats = self._attempts, self._network.stats
+        several = self._request.sampling.n > 1
+        # Only an answer that nobody has read yet can begin again.
+        restart = (
+            whole and assembly.begun and (several or isinstance(error, CannotResume) or not tries.may_resume)
+        )
+        resume = assembly.begun and not restart
+        may = isinstance(error, _RETRIED) or self._outnumbered(error)
+        may = may or (restart and isinstance(error, CannotResume))
+        if may and resume and several:
+            raise _delivered(CannotResume(_SEVERAL, reason="CANNOT_RESUME"), assembly) from error
+        progressed = resume and tries.progressed(assembly.delivered_tokens)
+        full = self._worker_refused(error) and error.metadata.get("full") == "true"
+        may = may and tries.another(progressed=progressed, full=full, resume=resume)
+        # Going on from new tokens repeats no work.
+        if may and (progressed or self._paid(error)) and await self._paused(error):
+            tries.begin(resume=resume)
             stats.retries += 1
-            stats.retried += self._attempt == 0
-            self._attempt += 1
+            stats.retried += tries.count == 2
+            stats.resumes += resume
+            stats.resumed += resume and tries.resumes == 1
             if self._instance_id and self._instance_id not in self._excluded:
                 self._excluded.append(self._instance_id)
-            return
-        if self._attempt:
-            error.add_note(f"after {self._attempt + 1} attempts")
-        if assembly.begun and isinstance(error, Unavailable):
+            if not resume:
+                return self._assembly()
+            assembly.attempts = tries.count
+            return assembly
+        if tries.count > 1:
+            error.add_note(f"after {tries.count} attempts")
+        if assembly.begun and isinstance(error, Unavailable | Overloaded):
             interrupted = StreamInterrupted(
                 error.message, reason="STREAM_INTERRUPTED", metadata=error.metadata
             )
-            interrupted.delivered = assembly.choices()
-            raise interrupted from error
+            raise _delivered(interrupted, assembly) from error
+        if isinstance(error, CannotResume):
+            _delivered(error, assembly)
         raise error
+
+    def _outnumbered(self, error: ChironError) -> bool:
+        """Whether a worker refuses this attempt for a newer one, made by a router that has lost it since."""
+        known = error.metadata.get("attempt", "")
+        if not (isinstance(error, AlreadyExists) and self._attempts.count > 1 and known.isdecimal()):
+            return False
+        self._attempts.outnumber(int(known))
+        self._instance_id = ""
+        return True
 
     def _worker_refused(self, error: ChironError) -> bool:
         """Whether a worker has turned the attempt away, having done nothing for it."""
@@ -193,9 +227,15 @@ class Call:
         The last chunk comes when the stream has ended well, so that a reader who stops there cancels nothing.
         """
         with ExitStack() as held, self._typed_errors():
-            door = await self._door(held)
             request = self._request
-            request.attempt = self._attempt
+            weights = (self._spec_version or assembly.spec_version) if assembly.begun else 0
+            if assembly.begun:
+                request.resume.CopyFrom(assembly.resume_state(weights))
+            else:
+                request.ClearField("resume")
+                self._spec_version = 0
+            door = await self._door(held, weights)
+            request.attempt = self._attempts.number
             request.elapsed_ms = self._elapsed_ms()
             request.ticket = door.ticket
             with self._typed_errors(door.lease.address, is_router=door.is_router):
@@ -212,26 +252,33 @@ class Call:
                                 yield chunk
                             else:
                                 last = chunk
+                except grpc.aio.AioRpcError:
+                    # Whoever is lost after the last chunk owes nothing more.
+                    if last is None:
+                        raise
                 finally:
                     call.cancel()
             assembly.check_complete()
         if last is not None:
             yield last
 
-    async def _door(self, held: ExitStack) -> _Door:
-        """Where this attempt goes: straight to a worker, or through the router where that is not possible."""
+    async def _door(self, held: ExitStack, weights: int) -> _Door:
+        """Where this attempt goes: straight to a worker, or through the router where that is not possible.
+
+        `weights` is the spec version that a stream began on which goes on; 0: it begins.
+        """
         network = self._network
         self._instance_id = ""
         if network.settings.lookaside:
             if not network.workers.lookaside_rests(time.monotonic()):
-                route = await self._route()
+                route = await self._route(weights)
                 self._instance_id = route.instance_id
+                self._spec_version = weights or route.spec_version
                 if not network.workers.avoided(route.address, time.monotonic()):
                     lease, connection = await network.worker(held, route.address, self._remaining_s)
                     if lease is not None:
                         return _Door(lease, route.ticket)
-                    last = self._attempt + 1 == network.settings.max_attempts
-                    if connection is Connection.REFUSED and not self._refused and not last:
+                    if connection is Connection.REFUSED and not self._refused and not self._attempts.last:
                         self._refused = True
                         raise ConnectionLost(
                             f"instance {route.instance_id} at {route.address}: connection refused",
@@ -241,11 +288,12 @@ class Call:
             network.stats.fallbacks += 1
         return _Door(await network.router(held, self._remaining_s), is_router=True)
 
-    async def _route(self) -> pb.RouteResponse:
+    async def _route(self, weights: int) -> pb.RouteResponse:
         with ExitStack() as held:
             lease = await self._network.router(held, self._remaining_s)
             route = route_request(self._request)
-            route.attempt = self._attempt
+            route.attempt = self._attempts.number
+            route.spec_version = weights
             route.elapsed_ms = self._elapsed_ms()
             route.excluded_instance_ids.extend(self._excluded)
             with self._typed_errors(lease.address, is_router=True):
@@ -296,3 +344,8 @@ class Call:
             assert self._timeout_s is not None
             raise DeadlineExceeded(timed_out(self._timeout_s), reason="DEADLINE_EXCEEDED")
         return left_s
+
+
+def _delivered(error: _Cut, assembly: Assembly) -> _Cut:
+    error.delivered = assembly.choices()
+    return error

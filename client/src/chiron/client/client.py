@@ -42,6 +42,7 @@ class Client:
         timeout_s: float | None = None,
         connect_timeout_s: float = 1.0,
         max_attempts: int = 4,
+        max_resumes: int = 16,
         fallback_memory_s: float = 60.0,
         router_avoid_s: float = 10.0,
         max_worker_channels: int = 128,
@@ -57,7 +58,8 @@ class Client:
             insecure_ok: let the API key travel in clear text off this host.
             timeout_s: default of the requests' `timeout_s`, in seconds; None: no limit.
             connect_timeout_s: how long to wait for a connection, in seconds.
-            max_attempts: how often a request is tried at most, >= 1.
+            max_attempts: how often a request is tried at most without a new token, >= 1.
+            max_resumes: how often a stream that broke after a token goes on elsewhere; 0: it ends there.
             fallback_memory_s: how long an unreachable worker is remembered, in seconds.
             router_avoid_s: how long a failed router is tried last, in seconds.
             max_worker_channels: connections to workers kept open while nobody uses them, >= 1.
@@ -75,6 +77,8 @@ class Client:
         for name, number in (("max_attempts", max_attempts), ("max_worker_channels", max_worker_channels)):
             if number < 1:
                 raise ValueError(f"{name}: must be >= 1, not {number}")
+        if max_resumes < 0:
+            raise ValueError(f"max_resumes: must be >= 0, not {max_resumes}")
         for name, seconds in (("connect_timeout_s", connect_timeout_s), ("timeout_s", timeout_s)):
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name}: must be > 0, not {seconds}")
@@ -88,6 +92,7 @@ class Client:
                 timeout_s=timeout_s,
                 connect_timeout_s=connect_timeout_s,
                 max_attempts=max_attempts,
+                max_resumes=max_resumes,
                 fallback_memory_s=fallback_memory_s,
                 router_avoid_s=router_avoid_s,
                 max_worker_channels=max_worker_channels,
@@ -111,7 +116,8 @@ class Client:
 
         Raises:
             InvalidRequest: at once, when the arguments make no request. Reading the stream raises the other
-                errors of `chiron.client.errors`; StreamInterrupted after the first token.
+                errors of `chiron.client.errors`; a stream that breaks after its first token goes on
+                elsewhere, or raises StreamInterrupted or CannotResume.
 
         Example:
             ```python
@@ -133,7 +139,7 @@ class Client:
         return Stream(call.chunks(), request_id)
 
     async def complete(self, **options: Unpack[RequestOptions]) -> Completion:
-        """Returns the whole answer; an interrupted attempt is started again from scratch.
+        """Returns the whole answer; what breaks goes on elsewhere, from scratch where it cannot be resumed.
 
         Takes the arguments of `generate`. Raises InvalidRequest when they make no request, and the other
         errors of `chiron.client.errors`.

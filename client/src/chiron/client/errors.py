@@ -109,6 +109,21 @@ class StreamInterrupted(Unavailable):
     """The choices as far as they came; their `finish_reason` is None where unfinished."""
 
 
+class Aborted(ChironError):
+    """The other side gave the request up."""
+
+
+class CannotResume(Aborted):
+    """The stream broke after the first token and cannot go on as it began; the message says why."""
+
+    delivered: tuple[Choice, ...] = ()
+    """The choices as far as they came."""
+
+
+class ReaderStalled(Aborted):
+    """This side took nothing of its stream for too long."""
+
+
 class DeadlineExceeded(ChironError):
     """`timeout_s` passed first, or the SLO's `deadline_s` before an instance had room."""
 
@@ -131,10 +146,6 @@ class PermissionDenied(ChironError):
 
 class FailedPrecondition(ChironError):
     """The other side is not in a state to do this."""
-
-
-class Aborted(ChironError):
-    """The request was given up and cannot be resumed."""
 
 
 class Unimplemented(ChironError):
@@ -168,6 +179,12 @@ _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {
     (grpc.StatusCode.UNAVAILABLE, "RETRY_ELSEWHERE"): RetryElsewhere,
     (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD"): RetryElsewhere,
     (grpc.StatusCode.UNAVAILABLE, "STREAM_INTERRUPTED"): StreamInterrupted,
+    (grpc.StatusCode.ABORTED, "CANNOT_RESUME"): CannotResume,
+    (grpc.StatusCode.ABORTED, "READER_STALLED"): ReaderStalled,
+    # gRPC tells by these, too, that a connection or a process went away.
+    (grpc.StatusCode.CANCELLED, ""): ConnectionLost,
+    (grpc.StatusCode.UNKNOWN, ""): ConnectionLost,
+    (grpc.StatusCode.INTERNAL, ""): ConnectionLost,
 }
 _BY_STATUS: dict[grpc.StatusCode, type[ChironError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,

@@ -31,6 +31,7 @@ class Settings:
     timeout_s: float | None
     connect_timeout_s: float
     max_attempts: int
+    max_resumes: int
     fallback_memory_s: float
     router_avoid_s: float
     max_worker_channels: int

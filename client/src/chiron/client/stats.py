@@ -19,5 +19,9 @@ class ClientStats:
     """Attempts beyond the first, over all requests."""
     throttled: int = 0
     """Retries that were not made because they would have been too large a share of the requests."""
+    resumed: int = 0
+    """Streams that broke after their first token and went on elsewhere."""
+    resumes: int = 0
+    """Attempts that went on from delivered tokens, over all requests."""
     fallbacks: int = 0
     """Attempts that went through the router because a worker could not be reached directly."""

@@ -424,31 +424,70 @@ Global___StringList: _TypeAlias = StringList  # noqa: Y015
 
 @_typing.final
 class ResumeState(_message.Message):
-    """What a client holds of a stream that ended early."""
+    """What a client holds of a stream that ended early. The stream goes on as if it had not: the next delta starts
+    at the token after the delivered ones and brings the text after the delivered length; limits, stop strings,
+    usage and token indices count from the beginning. Only a request with one choice can be resumed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELIVERED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     DELIVERED_TEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     delivered_text_length: _builtins.int
     """Length of the text delivered so far, in Unicode code points."""
     @_builtins.property
     def delivered_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Output tokens delivered so far."""
+        """Output tokens delivered so far, over all attempts."""
+
+    @_builtins.property
+    def origin(self) -> Global___StreamOrigin:
+        """As the stream's first delta had it."""
 
     def __init__(
         self,
         *,
         delivered_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         delivered_text_length: _builtins.int = ...,
+        origin: Global___StreamOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_text_length", b"delivered_text_length", "delivered_token_ids", b"delivered_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_text_length", b"delivered_text_length", "delivered_token_ids", b"delivered_token_ids", "origin", b"origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeState: _TypeAlias = ResumeState  # noqa: Y015
+
+@_typing.final
+class StreamOrigin(_message.Message):
+    """How a stream began; a later attempt reports these instead of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    TTFT_MS_FIELD_NUMBER: _builtins.int
+    spec_version: _builtins.int
+    """Version of the model's spec that the worker runs; 0: unknown."""
+    cached_prompt_tokens: _builtins.int
+    """As Usage.cached_prompt_tokens."""
+    ttft_ms: _builtins.float
+    """As Timing.ttft_ms."""
+    def __init__(
+        self,
+        *,
+        spec_version: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+        ttft_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "spec_version", b"spec_version", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOrigin: _TypeAlias = StreamOrigin  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -488,6 +527,7 @@ class OutputDelta(_message.Message):
     STOP_MATCH_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     """Index of the choice, 0 to n - 1."""
     first_token_index: _builtins.int
@@ -518,6 +558,10 @@ class OutputDelta(_message.Message):
     def timing(self) -> Global___Timing:
         """Set on the last delta of the stream."""
 
+    @_builtins.property
+    def origin(self) -> Global___StreamOrigin:
+        """Set on the first delta of a stream that is not resumed."""
+
     def __init__(
         self,
         *,
@@ -531,10 +575,11 @@ class OutputDelta(_message.Message):
         stop_match: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
+        origin: Global___StreamOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish_reason", b"finish_reason", "first_token_index", b"first_token_index", "logprobs", b"logprobs", "stop_match", b"stop_match", "text", b"text", "text_ends", b"text_ends", "timing", b"timing", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish_reason", b"finish_reason", "first_token_index", b"first_token_index", "logprobs", b"logprobs", "origin", b"origin", "stop_match", b"stop_match", "text", b"text", "text_ends", b"text_ends", "timing", b"timing", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,7 +668,9 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
-    """Times of a whole request as its worker saw them, in milliseconds."""
+    """Times of a whole request as its worker saw them, in milliseconds. Of a resumed stream all but ttft_ms are those
+    of the last attempt.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -635,7 +682,7 @@ class Timing(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
-    """From the first door to the first token: the time spent before the worker plus its own."""
+    """From the first door to the first token of the first attempt: the time spent before the worker plus its own."""
     queue_ms: _builtins.float
     """Waiting in the engine's queue before the first step that ran it."""
     itl_mean_ms: _builtins.float
@@ -683,6 +730,7 @@ class RouteRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
     EXCLUDED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
@@ -697,6 +745,11 @@ class RouteRequest(_message.Message):
     attempt: _builtins.int
     elapsed_ms: _builtins.float
     """As GenerateRequest.elapsed_ms."""
+    spec_version: _builtins.int
+    """Of a stream that is to be resumed: what RouteResponse.spec_version said when it began. Only an instance with
+    the same weights is picked, ahead of requests that have not begun; ABORTED (reason CANNOT_RESUME) when none
+    is left. 0: a fresh request.
+    """
     choices: _builtins.int
     """As SamplingParams.n; 0: 1."""
     @_builtins.property
@@ -724,11 +777,12 @@ class RouteRequest(_message.Message):
         attempt: _builtins.int = ...,
         elapsed_ms: _builtins.float = ...,
         excluded_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        spec_version: _builtins.int = ...,
         choices: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -745,6 +799,7 @@ class RouteResponse(_message.Message):
     TICKET_TTL_MS_FIELD_NUMBER: _builtins.int
     QUEUED_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     address: _builtins.str
@@ -757,6 +812,8 @@ class RouteResponse(_message.Message):
     """Time this request waited in the router, in milliseconds."""
     request_id: _builtins.str
     """The request id, made by the router when the request had none."""
+    spec_version: _builtins.int
+    """Version of the model's spec that the instance runs; 0: unknown."""
     def __init__(
         self,
         *,
@@ -767,10 +824,11 @@ class RouteResponse(_message.Message):
         ticket_ttl_ms: _builtins.int = ...,
         queued_ms: _builtins.float = ...,
         request_id: _builtins.str = ...,
+        spec_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "incarnation", b"incarnation", "instance_id", b"instance_id", "queued_ms", b"queued_ms", "request_id", b"request_id", "ticket", b"ticket", "ticket_ttl_ms", b"ticket_ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "incarnation", b"incarnation", "instance_id", b"instance_id", "queued_ms", b"queued_ms", "request_id", b"request_id", "spec_version", b"spec_version", "ticket", b"ticket", "ticket_ttl_ms", b"ticket_ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,9 @@ class InferenceServiceServicer(object):
         Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the field), NOT_FOUND (unknown model or
         adapter), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; or message too large),
         UNAVAILABLE (reason RETRY_ELSEWHERE before any token: try another instance; reason
-        STREAM_INTERRUPTED after one), DEADLINE_EXCEEDED, CANCELLED, ABORTED (cannot be resumed).
+        STREAM_INTERRUPTED after one: continue elsewhere by GenerateRequest.resume), DEADLINE_EXCEEDED, CANCELLED,
+        ABORTED (reason CANNOT_RESUME: no instance can continue the stream as it began; reason READER_STALLED: the
+        caller took nothing for too long).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

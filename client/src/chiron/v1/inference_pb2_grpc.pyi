@@ -22,7 +22,9 @@ class InferenceServiceStub:
     Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the field), NOT_FOUND (unknown model or
     adapter), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; or message too large),
     UNAVAILABLE (reason RETRY_ELSEWHERE before any token: try another instance; reason
-    STREAM_INTERRUPTED after one), DEADLINE_EXCEEDED, CANCELLED, ABORTED (cannot be resumed).
+    STREAM_INTERRUPTED after one: continue elsewhere by GenerateRequest.resume), DEADLINE_EXCEEDED, CANCELLED,
+    ABORTED (reason CANNOT_RESUME: no instance can continue the stream as it began; reason READER_STALLED: the
+    caller took nothing for too long).
     """
     Route: _aio.UnaryUnaryMultiCallable[_inference_pb2.RouteRequest, _inference_pb2.RouteResponse]
     """Picks an instance for one request and reserves a slot for it (lookaside): the client then calls
@@ -43,7 +45,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the field), NOT_FOUND (unknown model or
         adapter), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; or message too large),
         UNAVAILABLE (reason RETRY_ELSEWHERE before any token: try another instance; reason
-        STREAM_INTERRUPTED after one), DEADLINE_EXCEEDED, CANCELLED, ABORTED (cannot be resumed).
+        STREAM_INTERRUPTED after one: continue elsewhere by GenerateRequest.resume), DEADLINE_EXCEEDED, CANCELLED,
+        ABORTED (reason CANNOT_RESUME: no instance can continue the stream as it began; reason READER_STALLED: the
+        caller took nothing for too long).
         """
 
     @_abc_1.abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chiron.v1 import inference_pb2 as pb
-from services.worker.engines.base import ChoiceDelta
+from services.worker.engines.base import ChoiceDelta, InvalidRequestError
 from services.worker.engines.sim import constraint, language
 from services.worker.engines.sim.sampling import Pick, Sampler
 from services.worker.engines.sim.stops import StopStrings
@@ -33,6 +33,31 @@ class Choice:
         self._stop_ids = frozenset(params.stop_token_ids)
         self._logprobs = params.logprobs if params.HasField("logprobs") else None
         self._length = 0
+        self._unsent = ""
+
+    def resume(self, delivered: Sequence[int], text_length: int) -> ChoiceDelta | None:
+        """Goes through the tokens that another engine delivered; the last delta if they end the choice.
+
+        Raises InvalidRequestError when no undisturbed choice delivers these tokens and this much text.
+        """
+        delta = ChoiceDelta(self.index, [], "", [])
+        text = ""
+        for token in delivered:
+            if self.finished:
+                raise InvalidRequestError(
+                    "resume.delivered_token_ids", f"the output ends after {self.produced} of them"
+                )
+            self._sampler.note(token)
+            text += self._take(token, delta)
+        if text_length > len(text):
+            raise InvalidRequestError(
+                "resume.delivered_text_length", f"is {text_length}, the tokens have released {len(text)}"
+            )
+        self._length, self._unsent = text_length, text[text_length:]
+        if not self.finished:
+            return None
+        delta.text = self._unsent
+        return delta
 
     def emit(self, count: int) -> ChoiceDelta:
         """The next `count` tokens, fewer when the choice ends among them."""
@@ -43,10 +68,12 @@ class Choice:
         texts: list[str] = []
         for _ in range(count):
             pick = self._pick()
+            self._sampler.note(pick.token)
             if self._logprobs is not None:
                 logprobs.append(self._describe(pick, self._logprobs))
             tokens.append(pick.token)
-            text = self._take(pick.token, delta)
+            text = self._unsent + self._take(pick.token, delta)
+            self._unsent = ""
             texts.append(text)
             self._length += len(text)
             ends.append(self._length)
@@ -59,7 +86,8 @@ class Choice:
     def cut(self) -> ChoiceDelta:
         """The last delta of a choice that is aborted: the text still held, and no token."""
         self.finished = True
-        return ChoiceDelta(self.index, [], self._rest(), [], finish_reason=pb.FINISH_REASON_ABORT)
+        text = self._unsent + self._rest()
+        return ChoiceDelta(self.index, [], text, [], finish_reason=pb.FINISH_REASON_ABORT)
 
     def _pick(self) -> Pick:
         if self._script is None:

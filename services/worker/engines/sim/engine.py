@@ -130,6 +130,10 @@ class SimEngine(Engine):
             span.end()
             self._forget(stream)
 
+    def resume_obstacle(self, sampling: pb.SamplingParams) -> str:
+        """Only several choices: all else is a function of the tokens so far, whoever wrote them."""
+        return "it has several choices" if sampling.n > 1 else ""
+
     async def abort(self, request_id: str) -> None:
         """Ends a request with FINISH_REASON_ABORT; an unknown id does nothing."""
         stream = self._streams.get(request_id)
@@ -217,18 +221,34 @@ class SimEngine(Engine):
         if self._death.done():
             raise EngineDeadError(self._death.result())
         choices = self._choices(request)
-        prompt, budget = request.prompt_token_ids, request.sampling.max_tokens
-        hashes = language.block_hashes(self._start_state(request.adapter), prompt, self._profile.block_size)
-        stream = Stream(request.request_id, choices, len(prompt), self._clock.now())
+        prompt, delivered = request.prompt_token_ids, request.delivered_token_ids
+        tokens = [*prompt, *delivered]
+        hashes = language.block_hashes(self._start_state(request.adapter), tokens, self._profile.block_size)
+        stream = Stream(request.request_id, choices, len(tokens), self._clock.now())
+        if delivered:
+            for choice in choices.values():
+                end = choice.resume(delivered, request.delivered_text_length)
+                if end is not None:
+                    stream.put(end, self._clock.now())
         try:
-            for handle in choices:
-                self._model.submit(ModelRequest(handle, len(prompt), budget, request.priority, hashes))
+            for handle, choice in choices.items():
+                if not choice.finished:
+                    self._model.submit(
+                        ModelRequest(
+                            handle,
+                            len(prompt),
+                            request.sampling.max_tokens,
+                            request.priority,
+                            hashes,
+                            resumed_tokens=len(delivered),
+                        )
+                    )
         except (ContextExceededError, KvCapacityExceededError) as error:
             raise InvalidRequestError("sampling.max_tokens", str(error)) from error
         except EngineStateError as error:
             raise EngineBusyError(str(error)) from error
         self._streams[request.request_id] = stream
-        self._by_handle.update(dict.fromkeys(choices, stream))
+        self._by_handle.update({key: stream for key, choice in choices.items() if not choice.finished})
         self._work.set()
         return stream
 

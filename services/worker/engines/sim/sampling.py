@@ -55,7 +55,7 @@ class Sampler:
         self._cumulative = self._cumulate(language.LOGITS) if self._temperature else []
 
     def pick(self, state: int, last_token: int, produced: int) -> Pick:
-        """The next token after `produced` output tokens."""
+        """The next token after `produced` output tokens, all of which `note` has been told."""
         early = produced < self._min_tokens
         ends = language.ends_here(state) and self._eos and not early
         if not self._plain or (early and self._stops):
@@ -65,9 +65,12 @@ class Sampler:
         else:
             rank = bisect_right(self._cumulative, self._uniform(state)) if self._cumulative else 0
             pick = Pick(language.candidate(state, last_token, rank), rank + 1, language.LOGITS[rank])
-        if self._counts is not None:
-            self._counts[pick.token] += 1
         return pick
+
+    def note(self, token: int) -> None:
+        """A token is part of the output."""
+        if self._counts is not None:
+            self._counts[token] += 1
 
     def alternatives(
         self, state: int, last_token: int, produced: int, count: int

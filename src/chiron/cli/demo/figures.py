@@ -18,7 +18,9 @@ class ClassCount:
     failed: int = 0
     """Ended with an error, interrupted streams included."""
     interrupted: int = 0
-    """Cut after their first token by the loss of their worker."""
+    """Cut after their first token, and not resumed."""
+    resumed: int = 0
+    """Cut after their first token, and went on elsewhere."""
     retried: int = 0
     """Needed more than one attempt."""
     shed: int = 0
@@ -43,10 +45,10 @@ class Figures:
         self.tokens = 0
         """Output tokens delivered."""
         self.errors: list[str] = []
-        """Failures other than interrupted streams; the first hundred."""
+        """Failures, interrupted streams included; the first hundred."""
 
     def failure(self, text: str) -> None:
-        """Keeps the text of a failure that nothing excuses."""
+        """Keeps the text of a failure."""
         if len(self.errors) < 100:
             self.errors.append(text)
 
@@ -61,6 +63,7 @@ class Figures:
             "requests": self.total("requests"),
             "failed": self.total("failed"),
             "interrupted": self.total("interrupted"),
+            "resumed": self.total("resumed"),
             "retried": self.total("retried"),
             "shed": self.total("shed"),
             "ttft_p50_ms": percentile(ttft, 50),

@@ -11,9 +11,6 @@ from chiron.cluster.workers import WorkerProcess
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
-EXCUSE_S = 10.0
-"""A stream cut this long after a kill is put down to it: connections to a killed worker break at once, and a
-client on a busy machine learns of it within seconds."""
 RETURN_S = 60.0
 """Time that a killed worker has to become ready again."""
 
@@ -26,14 +23,10 @@ class Killer:
         self._model = model
         self._random = random.Random(f"victims-{seed}")
         self._say = say
-        self._last_kill = -EXCUSE_S
+        self._last_kill = 0.0
         self.killed = 0
         self.restarted = 0
         """Killed workers whose instance became ready again, in a new incarnation."""
-
-    def excused(self, now: float) -> bool:
-        """True when a stream that breaks now may be a kill's doing; `now` is the event loop's time."""
-        return self.killed > 0 and now - self._last_kill <= EXCUSE_S
 
     async def run(self, *, first_s: float, every_s: float | None, until_s: float) -> None:
         """Kills after `first_s` seconds, then every `every_s`, as long as `until_s` is not reached."""

@@ -107,10 +107,7 @@ async def _load(
     start = loop.time()
     first_kill_s = options.kill_every_s or options.duration_s / 2
     async with Client(cluster.router_addresses) as client:
-        loads = [
-            Traffic(client, MODEL, load, figures, killer.excused, options.seed)
-            for load in (INTERACTIVE, BATCH)
-        ]
+        loads = [Traffic(client, MODEL, load, figures, options.seed) for load in (INTERACTIVE, BATCH)]
         watching = asyncio.create_task(_watch(cluster, progress, figures, start))
         try:
             async with asyncio.TaskGroup() as group:
@@ -159,7 +156,7 @@ def headline(figures: Figures, elapsed_s: float) -> str:
     ttft = [*figures.ttft_ms["interactive"][-RECENT:], *figures.ttft_ms["batch"][-RECENT:]]
     kinds = ", ".join(f"{kind} {count.finished}/{count.requests}" for kind, count in figures.counts.items())
     return (
-        f"{elapsed_s:5.1f} s: finished {kinds}; interrupted {figures.total('interrupted')}, "
+        f"{elapsed_s:5.1f} s: finished {kinds}; resumed {figures.total('resumed')}, "
         f"retried {figures.total('retried')}; TTFT p50 {_ms(percentile(ttft, 50))} "
         f"p99 {_ms(percentile(ttft, 99))}, ITL p50 {_ms(percentile(figures.itl_ms[-RECENT:], 50))}; "
         f"{figures.tokens / max(elapsed_s, 1e-9):.0f} tokens/s"

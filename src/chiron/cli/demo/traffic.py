@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +40,6 @@ class Traffic:
     model: str
     load: Load
     figures: Figures
-    excused: Callable[[float], bool]
-    """Whether a worker was killed shortly before this time of the event loop, which excuses a cut stream."""
     seed: int
 
     async def run(self, duration_s: float) -> None:
@@ -71,6 +68,7 @@ class Traffic:
         loop = asyncio.get_running_loop()
         count, figures = self.figures.counts[self.load.kind], self.figures
         meter, attempts = StreamMeter(figures, self.load.kind, arrived), 1
+        begun: int | None = None
         try:
             async for chunk in self.client.generate(
                 model=self.model,
@@ -81,17 +79,18 @@ class Traffic:
                 slo=Slo(ttft_ms=1000, itl_ms=200) if self.load.kind == "interactive" else Slo(deadline_s=120),
             ):
                 attempts = chunk.attempts
+                begun = begun or attempts
                 meter.delivered(len(chunk.token_ids), loop.time())
         except StreamInterrupted as error:
             count.failed += 1
             count.interrupted += 1
-            if not self.excused(loop.time()):
-                figures.failure(f"interrupted without a kill: {error}")
+            figures.failure(f"interrupted: {error}")
         except ChironError as error:
             count.failed += 1
             figures.failure(f"{error.reason}: {error}")
         else:
             count.finished += 1
             count.retried += attempts > 1
+            count.resumed += begun is not None and attempts > begun
             if meter.tokens != max_tokens:
                 figures.failure(f"asked for {max_tokens} tokens and got {meter.tokens}")

@@ -622,12 +622,17 @@ class RoutedModel(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    ROLLOUT_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec_version: _builtins.int
     reason: _builtins.str
     """Why no instance is ready, when none is."""
     failed: _builtins.bool
     """True when no instance is ready or on its way, so that waiting is pointless."""
+    rollout_version: _builtins.int
+    """The oldest spec version whose workers run the same as those of spec_version: a stream that one of them began
+    may go on at another. 0: spec_version alone.
+    """
     @_builtins.property
     def slo_defaults(self) -> _cluster_pb2.SloDefaults: ...
     @_builtins.property
@@ -641,10 +646,11 @@ class RoutedModel(_message.Message):
         spec_version: _builtins.int = ...,
         reason: _builtins.str = ...,
         failed: _builtins.bool = ...,
+        rollout_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "failed", b"failed", "name", b"name", "reason", b"reason", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "failed", b"failed", "name", b"name", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,180 @@
+"""Streams cut after each of their tokens, on real worker processes: the reader cannot tell."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from chiron.client import CannotResume, Client, OneOf
+from chiron.internal.v1 import control_pb2, worker_pb2
+from chiron.v1 import types_pb2
+from tests.support.cutting_worker import Cuts, CuttingWorker
+from tests.support.wait import eventually
+from tests.support.worker_process import WorkerProcess, worker_process
+
+TOKENS = 24
+LONG = 1200
+SIM = {
+    "name": "m",
+    "engine": "sim",
+    "gpusPerInstance": 1,
+    "maxBatchSize": 8,
+    "engineArgs": {"load_time_s": 0, "time_scale": 0.2},
+}
+GREEDY: dict[str, Any] = {"model": "m", "prompt": "Tell me about the sea.", "temperature": 0.0}
+PLAIN = {**GREEDY, "max_tokens": TOKENS, "ignore_eos": True, "logprobs": 2}
+MODES = pytest.mark.parametrize("lookaside", [True, False], ids=["lookaside", "proxied"])
+
+
+@pytest.fixture
+async def cuts() -> Cuts:
+    return Cuts()
+
+
+@pytest.fixture
+async def workers(tmp_path_factory, stack: AsyncExitStack) -> list[WorkerProcess]:
+    started = [
+        await stack.enter_async_context(
+            worker_process(tmp_path_factory.mktemp(name), SIM, instance_id=name, spec_version=1)
+        )
+        for name in ("a", "b")
+    ]
+    for worker in started:
+        await worker.until()
+    return started
+
+
+@pytest.fixture
+async def router(workers, cuts, stack, start_router, controller):
+    """A router before the two workers, each behind a door that cuts."""
+    controller.add("m", spec_version=1)
+    for name, worker in zip(("a", "b"), workers, strict=True):
+        door = await stack.enter_async_context(CuttingWorker(worker.address, cuts))
+        controller.table.instances.append(
+            control_pb2.RoutedInstance(
+                instance_id=name,
+                incarnation=7,
+                model="m",
+                address=door.address,
+                role=types_pb2.ROLE_MIXED,
+                state=types_pb2.INSTANCE_STATE_READY,
+                spec_version=1,
+            )
+        )
+    router = await start_router(retry_pause_s=0.05)
+    await eventually(lambda: all(one.usable for one in router.core._instances.values()))
+    return router
+
+
+async def read(client: Client, **options: Any) -> tuple[Any, ...]:
+    """A stream put together from its chunks, which must follow on each other; its usage comes last."""
+    text, tokens, ends, logprobs = "", [], [], []
+    async for chunk in client.generate(**options):
+        assert chunk.first_token_index == len(tokens)
+        text += chunk.text
+        tokens += chunk.token_ids
+        ends += chunk.text_ends
+        logprobs += chunk.logprobs
+        last = chunk
+    assert len(ends) == len(tokens) == last.usage.completion_tokens
+    assert not ends or ends[-1] <= len(text)
+    return text, tokens, ends, logprobs, last.finish_reason, last.stop_match, last.usage
+
+
+async def cut_everywhere(client: Client, cuts: Cuts, **options: Any) -> int:
+    """Cuts the stream after each of its tokens, the last one included; returns how many it has."""
+    whole = await read(client, **options)
+    length = len(whole[1])
+    for at in range(1, length + 1):
+        cuts.at = [at]
+        found = await read(client, **options)
+        assert not cuts.at, f"the stream was cut after {at} tokens"
+        # The prompt is in the cache by now, whoever began.
+        assert found[:-1] == whole[:-1]
+        assert found[-1].prompt_tokens == whole[-1].prompt_tokens
+        assert found[-1].completion_tokens == whole[-1].completion_tokens
+    return length
+
+
+@MODES
+async def test_a_cut_after_every_token_changes_nothing(router, cuts, lookaside) -> None:
+    async with Client(router.address, lookaside=lookaside) as client:
+        assert await cut_everywhere(client, cuts, **PLAIN) == TOKENS
+        assert client.stats.failed == 0
+        # Through the router it is the router that resumes.
+        assert client.stats.resumes == (TOKENS - 1 if lookaside else 0)
+    assert [len(each.delivered_token_ids) for each in cuts.resumes] == list(range(1, TOKENS))
+    assert {each.origin.spec_version for each in cuts.resumes} == {1}
+
+
+@MODES
+async def test_cuts_around_a_stop_string_and_within_characters_change_nothing(
+    router, cuts, lookaside
+) -> None:
+    async with Client(router.address, lookaside=lookaside) as client:
+        text, _, ends, *_ = await read(client, **PLAIN)
+        stop = text[ends[10] - 2 : ends[13] + 2]
+        for include in (False, True):
+            options = {**PLAIN, "stop": ["never there", stop], "include_stop": include}
+            assert 0 < await cut_everywhere(client, cuts, **options) < TOKENS
+        script = {**GREEDY, "max_tokens": 64, "structured_output": OneOf(["🚀é漢 and so on 🚀🚀"])}
+        assert await cut_everywhere(client, cuts, **script) > 12
+        assert client.stats.failed == 0
+
+
+@MODES
+async def test_several_cuts_of_one_stream_change_nothing(router, cuts, lookaside) -> None:
+    async with Client(router.address, lookaside=lookaside) as client:
+        whole = await read(client, **PLAIN)
+        cuts.at = [3, 4, 4, 11, 23]
+        assert (await read(client, **PLAIN))[:-1] == whole[:-1]
+    assert cuts.attempts == [0, 0, 1, 2, 3, 4, 5]
+
+
+async def test_a_refusal_to_resume_reaches_the_reader_through_the_router(router, cuts) -> None:
+    async with Client(router.address, lookaside=False) as client:
+        cuts.at = [5]
+        with pytest.raises(CannotResume, match="several choices"):
+            async for _ in client.generate(**{**PLAIN, "n": 2, "temperature": 1.0}):
+                pass
+
+
+@MODES
+@pytest.mark.parametrize("at", [1, 40, 300])
+async def test_a_killed_worker_changes_nothing(router, workers, lookaside, at) -> None:
+    options = {**PLAIN, "max_tokens": LONG, "logprobs": None}
+    async with Client(router.address, lookaside=lookaside) as client:
+        whole = await read(client, **options)
+        text, tokens = "", 0
+        async for chunk in client.generate(**options, request_id="victim"):
+            text += chunk.text
+            tokens += len(chunk.token_ids)
+            if at and tokens >= at:
+                at = 0
+                (victim,) = [
+                    worker
+                    for worker in workers
+                    if (await worker.load_when(lambda _: True)).started_request_ids == ["victim"]
+                ]
+                victim.process.send_signal(signal.SIGKILL)
+        assert (text, tokens) == (whole[0], LONG)
+        assert client.stats.failed == 0
+
+
+async def test_a_drain_that_runs_out_of_time_hands_its_streams_over(router, workers) -> None:
+    options = {**PLAIN, "max_tokens": LONG, "logprobs": None}
+    async with Client(router.address) as direct, Client(router.address, lookaside=False) as proxied:
+        whole = await read(direct, **options)
+        streams = [
+            asyncio.create_task(read(client, **options)) for client in (direct, proxied) for _ in range(4)
+        ]
+        await workers[0].load_when(lambda load: load.running.interactive >= 3)
+        await workers[0].control.Drain(worker_pb2.DrainRequest(timeout_s=0.01))
+        for stream in await asyncio.gather(*streams):
+            assert stream[:-1] == whole[:-1]
+        assert direct.stats.resumed > 0
+        assert direct.stats.failed == proxied.stats.failed == 0
