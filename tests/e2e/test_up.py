@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from tests.support.chiron_command import chiron, chiron_up
+from tests.support.chiron_command import Up, chiron, chiron_up
 from tests.support.wait import eventually
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "models.toml"
@@ -137,17 +137,58 @@ async def test_a_second_ctrl_c_ends_a_drain_at_once(tmp_path: Path) -> None:
         assert up.processes() == {}
 
 
-async def test_a_service_that_dies_ends_the_cluster_with_its_name(tmp_path: Path) -> None:
+def one_process(up: Up, part: str) -> int:
+    """The one whose command line holds the text."""
+    (pid,) = [pid for pid, command in up.processes().items() if part in command]
+    return pid
+
+
+async def test_a_service_that_the_cluster_cannot_do_without_ends_it_with_its_name(tmp_path: Path) -> None:
     async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
         await up.ready()
-        (router,) = [pid for pid, command in up.processes().items() if "services.router" in command]
 
-        os.kill(router, signal.SIGKILL)
+        os.kill(one_process(up, "services.global_controller"), signal.SIGKILL)
 
         assert await up.end() == 1
         assert up.processes() == {}
 
-    assert any(line.startswith("error: router-0 ended with status -9") for line in up.lines)
+    assert any(line.startswith("error: controller ended with status -9") for line in up.lines)
+
+
+async def test_a_killed_agent_is_started_again_and_adopts_its_worker(tmp_path: Path) -> None:
+    async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
+        await up.ready()
+        worker = one_process(up, "services.worker")
+        before = (await chiron("status", "--json", f"--controller={up.controller}")).json()
+
+        os.kill(one_process(up, "services.local_agent"), signal.SIGKILL)
+        await up.line(r"node-0 ended with status -9; started again as pid \d+")
+
+        async def node_is_back() -> bool:
+            status = (await chiron("status", "--json", f"--controller={up.controller}")).json()
+            (instance,) = status["instances"]
+            same = instance["incarnation"] == before["instances"][0]["incarnation"]
+            return bool(status["nodes"][0]["live"] and same and instance["state"].endswith("READY"))
+
+        await eventually(node_is_back)
+        answer = await chiron("generate", "toy", "hi", "--max-tokens=4", f"--router={up.router}")
+        assert (answer.status, answer.stderr) == (0, "")
+        assert one_process(up, "services.worker") == worker
+
+        up.process.send_signal(signal.SIGINT)
+        assert await up.end() == 0
+        assert up.processes() == {}
+
+
+async def test_a_killed_router_is_started_again_at_its_address(tmp_path: Path) -> None:
+    async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
+        await up.ready()
+
+        os.kill(one_process(up, "services.router"), signal.SIGKILL)
+        await up.line(r"router-0 ended with status -9; started again")
+
+        answer = await chiron("generate", "toy", "hi", "--max-tokens=4", f"--router={up.router}")
+        assert (answer.status, answer.stderr) == (0, "")
 
 
 async def test_a_killed_up_takes_its_cluster_along(tmp_path: Path) -> None:

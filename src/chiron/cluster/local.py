@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from chiron.cluster.admin import ClusterAdmin
+from chiron.cluster.keeping import RestartBudget, first_loss
 from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
@@ -108,6 +111,8 @@ class LocalCluster:
         self._drain_timeout_s = drain_timeout_s
         self._models: list[str] = []
         self._admin: ClusterAdmin | None = None
+        self._recipes: dict[str, tuple[str, str, dict[str, str]]] = {}
+        self._budgets: dict[str, RestartBudget] = defaultdict(RestartBudget)
         self.processes: dict[str, ServiceProcess] = {}
         """Running services by name: controller (controller-0, … where there are several), router-0, node-0,
         etcd, …"""
@@ -202,24 +207,21 @@ class LocalCluster:
     async def wait_ended(self, lost: Callable[[str], None] | None = None) -> str:
         """Returns which service process ended, and how, as soon as the cluster cannot do without it.
 
-        It can do without a controller while another one runs; `lost` is told.
+        It can do without a controller while another one runs. An agent or a router is started again, as a
+        service manager would do it, unless it ends time and again. `lost` is told either way.
         """
-        waits = {asyncio.ensure_future(service.wait()): service for service in self.processes.values()}
-        try:
-            while True:
-                done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                ended = done.pop()
-                service = waits.pop(ended)
-                told = f"{service.name} ended with status {ended.result()}{service.tail()}"
-                if not any(other.name.startswith("controller") for other in waits.values()):
-                    return told
-                if not service.name.startswith("controller"):
-                    return told
-                if lost is not None:
-                    lost(f"{service.name} ended with status {ended.result()}; another controller leads")
-        finally:
-            for task in waits:
-                task.cancel()
+        return await first_loss(self.processes.values(), self._may_start_again, self.start_again, lost)
+
+    async def start_again(self, name: str) -> ServiceProcess:
+        """Starts a service that has ended, with its address, folder and settings. Raises StartError."""
+        ended = self.processes[name]
+        section, package, keys = self._recipes[name]
+        await self._launch(name, section, package, keys, address=str(ended.announced.get("address", "")))
+        return self.processes[name]
+
+    def _may_start_again(self, service: ServiceProcess) -> bool:
+        kept = service.name.startswith(("node-", "router-")) and self.processes.get(service.name) is service
+        return kept and self._budgets[service.name].spend(time.monotonic())
 
     async def kill_node(self, node: str) -> None:
         """Ends a node's agent and workers at once, as a power cut would."""
@@ -288,12 +290,16 @@ class LocalCluster:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _launch(self, name: str, section: str, package: str, keys: dict[str, str]) -> None:
+    async def _launch(
+        self, name: str, section: str, package: str, keys: dict[str, str], *, address: str = ""
+    ) -> None:
+        listen = {"listen": address} if address else {}
+        self._recipes[name] = section, package, keys
         self.processes[name] = await ServiceProcess.start(
             name,
             f"services.{package}",
             log=self.directory / f"{name}.log",
-            settings={**keys, **self._settings.get(section, {})},
+            settings={**keys, **self._settings.get(section, {}), **listen},
             config=self._config,
             environ=self._environ,
         )
