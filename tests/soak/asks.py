@@ -46,6 +46,8 @@ class Ask:
     """Given up by its reader once so many tokens have come."""
     stop_at: float | None
     """Ends at a stop string that is cut from the answer there, as a share of its length."""
+    resumable: bool
+    """Whether its stream, once it has begun, can go on from another instance."""
     options: RequestOptions
 
 
@@ -87,6 +89,12 @@ def _ask(
         options["prompt"] = text
     if kind == "interactive":
         options["slo"] = Slo(ttft_ms=2000, itl_ms=400)
+    # The sim engine goes on from whatever tokens it is given, sampling included; several choices it does not.
+    rest = source.random()
+    if rest < 0.1:
+        options["seed"], options["temperature"] = source.randint(1, 1000), 0.8
+    if rest < 0.05:
+        options["n"] = 2
     whole = source.random() < 0.1
     cancelled = not whole and source.random() < 0.1
     return Ask(
@@ -96,5 +104,6 @@ def _ask(
         whole,
         source.randint(0, options["max_tokens"] or 0) if cancelled else None,
         source.random() if source.random() < 0.25 else None,
+        rest >= 0.05,
         options,
     )

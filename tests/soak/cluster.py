@@ -75,6 +75,11 @@ class SoakCluster:
         return self.folder / "gpus"
 
     @property
+    def journals(self) -> list[Path]:
+        """The agents' journals."""
+        return [self.folder / f"node-{index}" / "journal" for index in range(self.shape.agents)]
+
+    @property
     def etcd_endpoints(self) -> list[str]:
         """The members' own addresses, past every link."""
         return [self.links[f"etcd-{index}"].target for index in range(self.shape.etcd)]

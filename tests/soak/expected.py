@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from chiron.client.options import RequestOptions
 from chiron.client.request import build_request
 from chiron.v1 import inference_pb2 as pb
-from services.worker.engines.base import EngineConfig, EngineRequest
+from services.worker.engines.base import ChoiceDelta, EngineConfig, EngineRequest
 from services.worker.engines.sim import SimEngine
 
 _FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Written:
     """One choice as it has to arrive, in whatever portions."""
 
     token_ids: tuple[int, ...]
@@ -25,7 +25,19 @@ class Answer:
     """For each token, the code points of the text out so far."""
     finish_reason: str
     stop_match: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    choices: tuple[Written, ...]
     prompt_tokens: int
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all choices."""
+        return sum(len(choice.token_ids) for choice in self.choices)
 
 
 class Oracle:
@@ -58,22 +70,25 @@ class Oracle:
             await engine.close()
 
     async def answer(self, options: RequestOptions) -> Answer:
-        """The answer to a request with one choice and `max_tokens` set."""
+        """The answer to a request with `max_tokens` set."""
         request = build_request(**options)
         engine = self._engines[request.model]
         prompt = engine.tokenize(request)
-        tokens: list[int] = []
-        ends: list[int] = []
-        text = finish = match = ""
-        asked = EngineRequest(request.request_id, prompt, request.sampling)
-        async for output in engine.generate(asked):
+        deltas: dict[int, list[ChoiceDelta]] = {}
+        async for output in engine.generate(EngineRequest(request.request_id, prompt, request.sampling)):
             for delta in output.deltas:
-                tokens += delta.token_ids
-                ends += delta.text_ends
-                text += delta.text
-                finish = _FINISH.get(delta.finish_reason, finish)
-                match = delta.stop_match or match
-        return Answer(tuple(tokens), text, tuple(ends), finish, match, len(prompt))
+                deltas.setdefault(delta.choice, []).append(delta)
+        return Answer(tuple(_written(deltas[index]) for index in sorted(deltas)), len(prompt))
+
+
+def _written(deltas: Sequence[ChoiceDelta]) -> Written:
+    return Written(
+        tuple(token for delta in deltas for token in delta.token_ids),
+        "".join(delta.text for delta in deltas),
+        tuple(end for delta in deltas for end in delta.text_ends),
+        _FINISH[deltas[-1].finish_reason],
+        deltas[-1].stop_match,
+    )
 
 
 class _NoTime:

@@ -61,6 +61,8 @@ class Injector:
         """Faults that found nobody to strike."""
         self.late = 0
         """Victims that were not back within a minute."""
+        self._struck: set[Process] = set()
+        """Processes that a fault has struck and waits for."""
         self.kinds: Counter[str] = Counter()
         """Injected faults by act and target."""
 
@@ -101,6 +103,13 @@ class Injector:
             self._log(f"fault {number} skipped, nobody to strike: {fault.line()}")
             return
         self._note(number, fault, f"{victim.name} pid {victim.process.pid}")
+        self._struck.add(victim.process)
+        try:
+            await self._strike_victim(number, fault, victim)
+        finally:
+            self._struck.discard(victim.process)
+
+    async def _strike_victim(self, number: int, fault: Fault, victim: Victim) -> None:
         _send(victim.process, _SIGNALS[fault.act])
         if fault.act is Act.FREEZE:
             try:
@@ -140,7 +149,9 @@ class Injector:
                 name = f"controller-{index}"
         service = cluster.services[name]
         process = stat(service.pid) if service.up else None
-        return None if process is None else Victim(name, process, service, service.starts)
+        if process is None or process.pid in {struck.pid for struck in self._struck}:
+            return None
+        return Victim(name, process, service, service.starts)
 
     def _choose_worker(self, fault: Fault) -> Victim | None:
         model, place = divmod(fault.index, self._cluster.shape.replicas)

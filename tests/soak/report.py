@@ -24,9 +24,10 @@ class Report:
     finished: int = 0
     cancelled: int = 0
     refused: int = 0
-    interrupted: int = 0
     not_resumed: int = 0
+    failed: int = 0
     retried: int = 0
+    resumed: int = 0
     shed: int = 0
     tokens: int = 0
     lost: int = 0

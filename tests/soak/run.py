@@ -18,6 +18,7 @@ from tests.soak.engine import CONFLICTS
 from tests.soak.expected import Oracle
 from tests.soak.gpus import GpuWatch
 from tests.soak.injector import Injector
+from tests.soak.journals import Journals
 from tests.soak.load import Load
 from tests.soak.report import Report
 from tests.soak.schedule import Fault as Scheduled
@@ -64,7 +65,8 @@ async def run(options: Options, diary: Diary) -> Report:
                 diary(f"coming up: {'; '.join(left)}")
         diary("the cluster is ready")
         gpus = GpuWatch(cluster.processes, diary)
-        watching = asyncio.create_task(gpus.run())
+        journals = Journals(cluster.journals, diary)
+        watching = asyncio.gather(gpus.run(), journals.run())
         try:
             await _strain(cluster, oracle, options, report, diary)
             left = await settle(cluster)
@@ -74,7 +76,7 @@ async def run(options: Options, diary: Diary) -> Report:
             for line in left:
                 diary(f"unresolved: {line}")
             breaches = await _breaches(cluster, diary)
-            left += [*breaches.terms, *await _drained(cluster, diary)]
+            left += [*breaches.terms, *journals.breaches, *await _drained(cluster, diary)]
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -107,9 +109,10 @@ async def _strain(
     report.faults, report.skipped, report.late = injector.injected, injector.skipped, injector.late
     report.kinds = dict(sorted(injector.kinds.items()))
     report.requests, report.retried, report.shed = load.requests, load.retried, load.shed
-    report.tokens = load.tokens
+    report.resumed, report.tokens = load.resumed, load.tokens
     for end in End:
         setattr(report, end.value, load.ends[end])
+    report.failed = report.refused + report.not_resumed + report.lost
     report.duplicated, report.token_errors = load.faulty[Fault.DUPLICATED], load.faulty[Fault.TOKEN]
 
 

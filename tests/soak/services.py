@@ -131,14 +131,6 @@ class PythonService(Service):
             await self._process.wait()
 
 
-_TETHERED = """
-import os, sys
-from chiron.cluster.tether import tether
-tether(int(sys.argv[1]))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
 class Program(Service):
     """Another program, which serves once `serves` says so; it ends with this process."""
 
@@ -170,8 +162,8 @@ class Program(Service):
         with self._file.open("ab") as sink:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-c",
-                _TETHERED,
+                "-m",
+                "chiron.cluster.tethered_program",
                 str(os.getpid()),
                 *self._command,
                 stdin=asyncio.subprocess.DEVNULL,

@@ -47,4 +47,4 @@ async def _wrong(client: Client, options: RequestOptions, answer: Answer) -> str
         got = await client.complete(**options)
     except ChironError as error:
         return f"{error.reason}: {error}"
-    return "" if got.token_ids == answer.token_ids else "other tokens"
+    return "" if got.token_ids == answer.choices[0].token_ids else "other tokens"

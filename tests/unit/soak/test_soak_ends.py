@@ -10,6 +10,7 @@ import pytest
 
 from chiron.client import (
     Aborted,
+    CannotResume,
     ChironError,
     Choice,
     Chunk,
@@ -25,21 +26,22 @@ from chiron.client import (
     Usage,
 )
 from tests.soak.ends import End, Fault, Reading
-from tests.soak.expected import Answer
+from tests.soak.expected import Answer, Written
 
-ANSWER = Answer((7, 8, 9, 5), "ab cd", (1, 2, 4, 5), "length", "", prompt_tokens=3)
+WRITTEN = Written((7, 8, 9, 5), "ab cd", (1, 2, 4, 5), "length", "")
+ANSWER = Answer((WRITTEN,), prompt_tokens=3)
 USAGE = Usage(prompt_tokens=3, cached_prompt_tokens=0, completion_tokens=4)
 
 
 def chunk(first: int, past: int, **changes: Any) -> Chunk:
     """The undisturbed answer's tokens from `first` up to `past`."""
-    begin = ANSWER.text_ends[first - 1] if first else 0
+    begin = WRITTEN.text_ends[first - 1] if first else 0
     whole = Chunk(
-        text=ANSWER.text[begin : ANSWER.text_ends[past - 1]] if past else "",
-        token_ids=ANSWER.token_ids[first:past],
+        text=WRITTEN.text[begin : WRITTEN.text_ends[past - 1]] if past else "",
+        token_ids=WRITTEN.token_ids[first:past],
         choice=0,
         first_token_index=first,
-        text_ends=ANSWER.text_ends[first:past],
+        text_ends=WRITTEN.text_ends[first:past],
         logprobs=(),
         finish_reason=FinishReason.LENGTH if past == 4 else None,
         stop_match="",
@@ -97,7 +99,7 @@ def test_a_reader_who_stops_early_has_lost_nothing() -> None:
     assert reading.faults == []
 
 
-def completion(tokens: tuple[int, ...] = ANSWER.token_ids, text: str = ANSWER.text) -> Completion:
+def completion(tokens: tuple[int, ...] = WRITTEN.token_ids, text: str = WRITTEN.text) -> Completion:
     choice = Choice(0, text, tokens, (), FinishReason.LENGTH, "")
     return Completion("r", "m", (choice,), USAGE, timing=None, attempts=2)  # type: ignore[arg-type]
 
@@ -122,8 +124,8 @@ def error(kind: type[ChironError], reason: str) -> ChironError:
         (error(NoInstance, "NO_INSTANCE"), End.REFUSED, End.LOST),
         (error(ConnectionLost, "UNAVAILABLE"), End.REFUSED, End.LOST),
         (error(QueueFull, "QUEUE_FULL"), End.REFUSED, End.LOST),
-        (error(StreamInterrupted, "STREAM_INTERRUPTED"), End.INTERRUPTED, End.INTERRUPTED),
-        (error(Aborted, "CANNOT_RESUME"), End.NOT_RESUMED, End.NOT_RESUMED),
+        (error(StreamInterrupted, "STREAM_INTERRUPTED"), End.LOST, End.LOST),
+        (error(CannotResume, "CANNOT_RESUME"), End.LOST, End.LOST),
         (error(Aborted, "ABORTED"), End.LOST, End.LOST),
         (error(DeadlineExceeded, "DEADLINE_EXCEEDED"), End.LOST, End.LOST),
         (error(InternalError, "INTERNAL"), End.LOST, End.LOST),
@@ -136,6 +138,30 @@ def test_which_ends_the_contract_allows(failure: Exception, before: End, after: 
     assert read(chunk(0, 2)).end(failure) is after
 
 
+def test_only_what_cannot_be_resumed_may_end_for_that() -> None:
+    failure = error(CannotResume, "CANNOT_RESUME")
+    assert read(chunk(0, 2)).end(failure, resumable=False) is End.NOT_RESUMED
+    assert read(chunk(0, 2)).end(failure, resumable=True) is End.LOST
+
+
+def test_each_of_several_choices_is_judged_by_itself() -> None:
+    usage = Usage(3, 0, 8)
+    reading, wrong = Reading(Answer((WRITTEN, WRITTEN), 3)), Reading(Answer((WRITTEN, WRITTEN), 3))
+    for each in (
+        chunk(0, 2),
+        chunk(0, 3, choice=1),
+        chunk(2, 4, usage=None),
+        chunk(3, 4, choice=1, usage=usage),
+    ):
+        reading.add(each)
+    assert reading.faults == []
+    assert (reading.end(None), reading.tokens) == (End.FINISHED, 8)
+    wrong.add(chunk(0, 4, usage=None))
+    assert wrong.faults == []
+    assert wrong.end(None) is End.FINISHED
+    assert wrong.faults
+
+
 @pytest.mark.parametrize(
     ("text", "fault"), [("token repeated: …", Fault.DUPLICATED), ("token skipped: …", Fault.TOKEN)]
 )
@@ -145,10 +171,14 @@ def test_what_the_client_itself_refuses_counts_too(text: str, fault: Fault) -> N
     assert [found for found, _ in reading.faults] == [fault]
 
 
-def test_an_interruption_that_tells_of_other_tokens_is_a_flaw() -> None:
-    failure = StreamInterrupted("cut", reason="STREAM_INTERRUPTED")
+@pytest.mark.parametrize("kind", [StreamInterrupted, CannotResume])
+def test_an_error_that_tells_of_other_tokens_is_a_flaw(
+    kind: type[StreamInterrupted] | type[CannotResume],
+) -> None:
+    failure = kind("cut", reason="R")
     failure.delivered = (Choice(0, "ab", (7, 8), (), None, ""),)
     right, wrong = read(chunk(0, 2)), read(chunk(0, 3))
-    assert right.end(failure) is wrong.end(failure) is End.INTERRUPTED
+    for reading in (right, wrong):
+        reading.end(failure)
     assert right.faults == []
     assert wrong.faults

@@ -71,8 +71,8 @@ async def test_it_writes_what_the_oracle_foretells(engine: CoredEngine) -> None:
         answer = await oracle.answer(
             {"model": "m", "prompt": "tell me", "max_tokens": 12, "temperature": 0.0, "ignore_eos": True}
         )
-    assert await tokens(engine, 12) == list(answer.token_ids)
-    assert (answer.finish_reason, len(answer.text_ends)) == ("length", 12)
+    assert await tokens(engine, 12) == list(answer.choices[0].token_ids)
+    assert (answer.choices[0].finish_reason, len(answer.choices[0].text_ends)) == ("length", 12)
 
 
 async def test_a_killed_core_is_the_engines_death_also_when_idle(engine: CoredEngine) -> None:
