@@ -258,7 +258,7 @@ def demo(
     engine: Annotated[str, typer.Option(help="sim, or vllm for one question to a real small model.")] = "sim",
     live: Annotated[bool, typer.Option("--live/--no-live", help="Live view, on a terminal.")] = True,
 ) -> None:
-    """Load a local cluster, kill a worker half-way, and print the figures as one JSON line."""
+    """Load a local cluster, kill a worker, the leader and an agent half-way, print the figures as JSON."""
     from chiron.cli.runner import execute
 
     if engine == "vllm":

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chiron.cli.demo.figures import Figures, StreamMeter, percentile
+from chiron.cli.demo.kills import Losses
 from chiron.cli.demo.run import verdict
 
 
 def finished_run() -> Figures:
     figures = Figures()
     figures.counts["interactive"].requests = figures.counts["interactive"].finished = 3
+    figures.counts["interactive"].resumed = 1
     return figures
 
 
@@ -88,31 +92,36 @@ def test_the_summary_adds_both_classes_and_keeps_them_apart() -> None:
     }
 
 
-def test_a_run_whose_killed_worker_came_back_is_as_it_should_be() -> None:
-    assert verdict(finished_run(), killed=1, restarted=1) == []
+ALL_BACK = Losses(workers=1, agents=1, leaders=1, restarted=1, recovered=2)
+
+
+def test_a_run_after_which_everything_came_back_is_as_it_should_be() -> None:
+    assert verdict(finished_run(), ALL_BACK) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "killed", "restarted", "reason"),
+    ("change", "losses", "reason"),
     [
-        (lambda f: f.failure("INTERNAL: broken"), 1, 1, "INTERNAL: broken"),
-        (lambda f: setattr(f.counts["batch"], "shed", 2), 1, 1, "2 arrivals were shed"),
-        (lambda f: setattr(f.counts["batch"], "requests", 1), 1, 1, "1 requests had not ended"),
-        (lambda f: None, 0, 0, "no worker was killed"),
-        (lambda f: None, 3, 2, "1 of 3 killed workers did not come back"),
+        (lambda f: f.failure("INTERNAL: broken"), ALL_BACK, "INTERNAL: broken"),
+        (lambda f: setattr(f.counts["batch"], "shed", 2), ALL_BACK, "2 arrivals were shed"),
+        (lambda f: setattr(f.counts["batch"], "requests", 1), ALL_BACK, "1 requests had not ended"),
+        (lambda f: setattr(f.counts["interactive"], "resumed", 0), ALL_BACK, "no stream was resumed"),
+        (lambda f: None, Losses(), "no worker was killed"),
+        (lambda f: None, Losses(workers=3, restarted=2), "1 of 3 killed workers did not come back"),
+        (lambda f: None, replace(ALL_BACK, recovered=1), "the control plane did not come back"),
     ],
 )
-def test_each_thing_that_went_wrong_is_a_reason(change, killed: int, restarted: int, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_each_thing_that_went_wrong_is_a_reason(change, losses: Losses, reason: str) -> None:  # type: ignore[no-untyped-def]
     figures = finished_run()
     change(figures)
 
-    (said,) = verdict(figures, killed=killed, restarted=restarted)
+    (said,) = verdict(figures, losses)
 
     assert reason in said
 
 
 def test_a_run_without_a_finished_request_is_wrong() -> None:
-    assert "no request finished" in verdict(Figures(), killed=1, restarted=1)
+    assert "no request finished" in verdict(Figures(), ALL_BACK)
 
 
 def test_failures_beyond_a_hundred_do_not_pile_up() -> None:

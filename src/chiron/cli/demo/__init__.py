@@ -1,1 +1,1 @@
-"""`chiron demo`: a local cluster under load, with a worker killed half-way."""
+"""`chiron demo`: a local cluster under load, with a worker, the leader and an agent killed half-way."""

@@ -1,4 +1,4 @@
-"""The main job: a cluster, two kinds of traffic, a killed worker, and the figures as one JSON line."""
+"""The main job: a cluster, two kinds of traffic, kills, and the figures as one JSON line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from chiron.cli.demo.figures import Figures, percentile
-from chiron.cli.demo.kills import Killer
+from chiron.cli.demo.kills import Killer, Losses
 from chiron.cli.demo.traffic import BATCH, INTERACTIVE, Traffic
 from chiron.cli.progress import Progress, open_progress
 from chiron.client import Client
 from chiron.cluster import LocalCluster
+from chiron.cluster.local_etcd import find_etcd
+from chiron.cluster.process import StartError
 from chiron.v1 import cluster_pb2 as pb
 
 MODEL = "toy"
@@ -24,6 +26,9 @@ SETTLE_S = 120.0
 
 SETTINGS = {"agent": {"stable_after_s": "1"}}
 """Kills are not the workers' fault: a long run must not end with an agent that gives a victim up."""
+SHORT_LEASE = {"controller": {"store.lease_s": "3"}}
+"""So that another controller leads before a short run is over."""
+CONTROLLERS = 3
 RECENT = 1000
 """Latency samples that the running headline rests on."""
 
@@ -46,25 +51,36 @@ async def run_demo(options: DemoOptions) -> int:
     # The JSON line is all that goes to stdout.
     console = Console(stderr=True)
     live = options.live and sys.stdout.isatty()
-    async with LocalCluster(nodes=options.nodes, gpus=options.gpus, settings=SETTINGS) as cluster:
+    etcd = has_etcd()
+    async with LocalCluster(
+        nodes=options.nodes,
+        gpus=options.gpus,
+        controllers=CONTROLLERS if etcd else 1,
+        etcd=etcd,
+        settings=SETTINGS | (SHORT_LEASE if etcd else {}),
+    ) as cluster:
         with open_progress(console, live=live) as progress:
             progress.say(
                 f"starting {options.nodes} nodes with {options.gpus} GPUs each in {cluster.directory}"
             )
+            if not etcd:
+                progress.say("no etcd is installed: one controller runs, and is not killed")
             await cluster.apply([demo_spec(options.nodes * options.gpus)])
             await cluster.wait_ready(progress=progress.update)
-            killer = Killer(cluster, MODEL, options.seed, progress.say)
+            killer = Killer(cluster, MODEL, options.seed, progress.say, leader=etcd)
             duration_s = await _load(cluster, options, figures, killer, progress)
     result = {
         **figures.summary(duration_s),
-        "killed": killer.killed,
-        "restarted": killer.restarted,
+        "killed": killer.losses.workers,
+        "restarted": killer.losses.restarted,
+        "agents_killed": killer.losses.agents,
+        "leaders_killed": killer.losses.leaders,
         "seed": options.seed,
         "nodes": options.nodes,
         "gpus_per_node": options.gpus,
         "engine": "sim",
     }
-    wrong = verdict(figures, killed=killer.killed, restarted=killer.restarted)
+    wrong = verdict(figures, killer.losses)
     for reason in wrong:
         print(f"failed: {reason}", file=sys.stderr)
     print(json.dumps(result), flush=True)
@@ -83,15 +99,30 @@ def demo_spec(gpus: int) -> pb.ModelSpec:
     return spec
 
 
-def verdict(figures: Figures, *, killed: int, restarted: int) -> list[str]:
+def has_etcd() -> bool:
+    """Whether a cluster of this machine's own can keep its state in etcd."""
+    try:
+        find_etcd()
+    except StartError:
+        return False
+    return True
+
+
+def verdict(figures: Figures, losses: Losses) -> list[str]:
     """What a run did that it should not have; empty: nothing."""
     wrong = list(figures.errors)
     if figures.total("finished") == 0:
         wrong.append("no request finished")
-    if killed == 0:
+    if losses.workers == 0:
         wrong.append("no worker was killed")
-    if restarted < killed:
-        wrong.append(f"{killed - restarted} of {killed} killed workers did not come back")
+    elif figures.total("resumed") == 0:
+        wrong.append("no stream was resumed, though a worker was killed that was answering")
+    if losses.restarted < losses.workers:
+        wrong.append(
+            f"{losses.workers - losses.restarted} of {losses.workers} killed workers did not come back"
+        )
+    if losses.recovered < losses.agents + losses.leaders:
+        wrong.append("the control plane did not come back")
     if shed := figures.total("shed"):
         wrong.append(f"{shed} arrivals were shed because too many requests were outstanding")
     if unended := figures.total("outstanding"):
@@ -114,7 +145,12 @@ async def _load(
                 for traffic in loads:
                     group.create_task(_bounded(traffic, options.duration_s))
                 group.create_task(
-                    killer.run(first_s=first_kill_s, every_s=options.kill_every_s, until_s=options.duration_s)
+                    killer.run(
+                        first_s=first_kill_s,
+                        every_s=options.kill_every_s,
+                        control_s=options.duration_s / 2,
+                        until_s=options.duration_s,
+                    )
                 )
         except ExceptionGroup as several:
             raise several.exceptions[0] from None
