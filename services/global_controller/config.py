@@ -40,6 +40,9 @@ class ControllerConfig:
     roll_hold_s: float = 10.0
     """Time for which a new instance must stay ready before a roll goes on, in seconds, where the model's own
     `roll.hold_s` says nothing."""
+    drain_notice_s: float = 2.0
+    """Time for which routers know that an instance will stop before its node is told, in seconds: what they
+    have sent there finds it open. As long as a ticket may stay unused."""
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
@@ -58,7 +61,8 @@ class ControllerConfig:
         for key in ("presumed_load_time_s", "presumed_wake_time_s", "ticket_key_period_s"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key}: must be a number above 0, not {getattr(self, key):g}")
-        if not 0 <= self.roll_hold_s < math.inf:
-            raise ValueError(f"roll_hold_s: must be a number >= 0, not {self.roll_hold_s:g}")
+        for key in ("roll_hold_s", "drain_notice_s"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key}: must be a number >= 0, not {getattr(self, key):g}")
         if self.decisions_kept < 1:
             raise ValueError(f"decisions_kept: must be >= 1, not {self.decisions_kept}")

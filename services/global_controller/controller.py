@@ -28,6 +28,7 @@ from services.global_controller.fleet_feed import FleetFeed
 from services.global_controller.health import HealthBook
 from services.global_controller.levels import desired_instance, drain_timeouts, levels
 from services.global_controller.mirror import Mirror
+from services.global_controller.notice import Notice
 from services.global_controller.observe import has_left, observe_hello, observe_report
 from services.global_controller.pulse import Pulse
 from services.global_controller.reconcile import reconcile
@@ -90,6 +91,7 @@ class Controller:
         self._decisions_made = 0
         self._seen_liveness: dict[str, Liveness] = {}
         self._health = HealthBook()
+        self._notice = Notice(config.drain_notice_s)
         self._due: float | None = None
         """When the last pass would decide otherwise though nothing else changes; monotonic, in seconds."""
 
@@ -164,7 +166,7 @@ class Controller:
 
         link = self.registry.join(hello.node_id, hello.state_id)
         await self.write(build)
-        self._set_level(link, levels(self.snapshot).get(hello.node_id, []))
+        self._set_level(link, levels(self.snapshot, self._notice).get(hello.node_id, []))
         self._stirred.beat()
         self._shown.beat()
         return link
@@ -210,7 +212,7 @@ class Controller:
     def desired(self, link: AgentLink) -> control_pb2.DesiredNode:
         """What the node's agent is to be told now; remembered as sent."""
         snapshot = self.snapshot
-        records = levels(snapshot).get(link.node_id, [])
+        records = levels(snapshot, self._notice).get(link.node_id, [])
         link.sent = {
             record.instance_id: (
                 record.generation,
@@ -257,7 +259,7 @@ class Controller:
     async def _loop(self) -> None:
         seen, retry_at = -1, math.inf
         while True:
-            due = _earliest(self.registry.next_deadline(), self._due)
+            due = _earliest(self.registry.next_deadline(), self._due, self._notice.due)
             until = min(math.inf if due is None else due, retry_at)
             try:
                 async with asyncio.timeout(None if until == math.inf else max(0.0, until - self._clock())):
@@ -294,7 +296,10 @@ class Controller:
             self._fatal.set_exception(error)
 
     def _publish(self) -> None:
-        wanted = levels(self.snapshot)
+        self._notice.update(
+            self.snapshot.instances.values(), self._clock(), routers=bool(self.registry.routers)
+        )
+        wanted = levels(self.snapshot, self._notice)
         for link in self.registry.agents.values():
             self._set_level(link, wanted.get(link.node_id, []))
         if self.tables.update(routing.entries(self.snapshot, self.registry, self.reasons)):

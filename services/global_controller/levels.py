@@ -9,14 +9,15 @@ from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, Snapshot
 from chiron.v1 import cluster_pb2
 from services.global_controller.fleet import is_given_up
+from services.global_controller.notice import Notice
 
 
-def levels(snapshot: Snapshot) -> Mapping[str, Sequence[InstanceRecord]]:
-    """Node → the instances that its agent is told of."""
+def levels(snapshot: Snapshot, notice: Notice) -> Mapping[str, Sequence[InstanceRecord]]:
+    """Node → the instances that its agent is told of, as it is told of them."""
     found: dict[str, list[InstanceRecord]] = defaultdict(list)
     for record in snapshot.instances.values():
         if not is_given_up(record):
-            found[record.node_id].append(record)
+            found[record.node_id].append(notice.as_told(record))
     return found
 
 

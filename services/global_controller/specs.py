@@ -20,8 +20,16 @@ MOST_INSTANCES = 10_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 _ENGINE = re.compile(rf"vllm|sim|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}")
-IN_PLACE = ("min_instances", "max_instances", "role", "priority", "drain_timeout_s", "roll")
-"""Fields of which a worker knows nothing; one that runs need not be replaced for them."""
+IN_PLACE = (
+    "min_instances",
+    "max_instances",
+    "slo_defaults",
+    "role",
+    "priority",
+    "drain_timeout_s",
+    "roll",
+)
+"""Fields that controller and routers read, not the workers that run: these need not be replaced for them."""
 
 
 def check_spec(spec: cluster_pb2.ModelSpec) -> list[Violation]:

@@ -24,7 +24,7 @@ from services.router.request import Instruction, PendingRequest, Placement, Refu
 from services.router.reservations import Reservation, Reservations
 from services.router.table import Table
 from services.router.tracking import Tracking
-from services.router.weights import learn_versions, stranded
+from services.router.weights import stranded
 
 _CARRIED_FAILURES = 30
 """Failed subscriptions in a row after which an instance that no controller lists is forgotten."""
@@ -79,6 +79,9 @@ class RouterCore:
             self._tracking.forget(key, out)
         for routed in self.table.instances.values():
             self._tracking.track(routed, out)
+        for key in self.table.carried:
+            # What an earlier controller wanted of it is void; its worker itself says when it drains.
+            self._instances[key].leaving = False
         self._settle(list(self._models), now, out)
         return out
 
@@ -108,7 +111,7 @@ class RouterCore:
             return []
         if load.instance_id != instance_id:
             return self.watch_lost(instance_id, watch, now, "another worker listens at its address")
-        was_usable = instance.usable
+        was_serving = instance.serving
         instance.take(load, now)
         self._tracking.heard(instance)
         out: list[Instruction] = []
@@ -116,7 +119,7 @@ class RouterCore:
         model = self._models[instance.model]
         model.changed()
         model.service_s = instance.service_s or model.service_s
-        if was_usable and not instance.usable:
+        if was_serving and not instance.serving:
             self._reservations.forget(instance_id)
             self._drop_carried(instance, out)
         self._settle((instance.model,), now, out)
@@ -243,7 +246,7 @@ class RouterCore:
 
     def _serves(self, instance_id: str) -> bool:
         instance = self._instances.get(instance_id)
-        return instance is not None and instance.usable
+        return instance is not None and instance.serving
 
     def _pool(self, name: str) -> ModelPool:
         model = self._models.get(name)
@@ -288,7 +291,6 @@ class RouterCore:
             model = self._models.get(name)
             if model is None:
                 continue
-            learn_versions(self.table, name, model)
             if name not in self.table.models and not model.instances:
                 del self._models[name]
             if not len(model.queue):
@@ -298,7 +300,7 @@ class RouterCore:
                 out.extend(Refuse(request, error) for request in model.queue.clear())
             else:
                 for request in list(model.queue.resumed):
-                    if (lost := stranded(request, self.table, model)) is not None:
+                    if (lost := stranded(request, self.table)) is not None:
                         model.queue.remove(request)
                         out.append(Refuse(request, lost))
                 self._matching.drain(model, now, out)
@@ -310,9 +312,8 @@ class RouterCore:
         routed = self.table.models[request.model]
         if request.adapter and request.adapter not in routed.adapters:
             return refusals.unknown_adapter(routed, request.adapter)
-        pool = self._pool(request.model)
-        learn_versions(self.table, request.model, pool)
-        return stranded(request, self.table, pool)
+        self._pool(request.model)
+        return stranded(request, self.table)
 
     def _hopeless(self, name: str) -> ChironError | None:
         """Why no request of the model can be served by waiting; None: it can."""

@@ -17,7 +17,7 @@ _SMOOTHING = 0.1
 
 
 class TrackedInstance:
-    """State of one instance. It is usable while its load stream is up and says READY."""
+    """State of one instance. It is usable while its load stream is up and says READY, and it is to stay."""
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class TrackedInstance:
         """Version of the model's spec that it runs, as the controller says; 0: unknown."""
         self.watch = 0
         """Number of the subscription in force; reports of an earlier one are void. 0: none."""
+        self.leaving = False
+        """The controller wants it no more: it finishes what it has."""
         self.failures = 0
         """Times in a row that the subscription failed."""
         self.load: worker_pb2.WatchLoadResponse | None = None
@@ -62,9 +64,14 @@ class TrackedInstance:
         self._view: InstanceView | None = None
 
     @property
+    def serving(self) -> bool:
+        """Whether it takes requests."""
+        return self.load is not None and self.load.state == types_pb2.INSTANCE_STATE_READY
+
+    @property
     def usable(self) -> bool:
         """Whether a request may be sent there."""
-        return self.load is not None and self.load.state == types_pb2.INSTANCE_STATE_READY
+        return self.serving and not self.leaving
 
     def take(self, load: worker_pb2.WatchLoadResponse, now: float) -> None:
         """Takes a load report."""

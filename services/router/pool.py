@@ -42,8 +42,6 @@ class ModelPool:
         """Time that a request keeps its slot, as the instance that told last has it; 0: unknown."""
         self.doubtful: set[str] = set()
         """Ids of all instances that are held or not trusted; others may be among them."""
-        self.current: tuple[int, int] = (0, 0)
-        """The oldest and the newest spec version of the weights that new instances run; 0: unknown."""
         self._queue_allowance = queue_allowance
         self._panic_share = panic_share
         self._reservations = reservations
@@ -104,19 +102,12 @@ class ModelPool:
             return False
         return instance.credits > self._reservations.batch_count(instance.instance_id)
 
-    def weights(self, spec_version: int) -> int:
-        """Names the weights that a spec version runs: versions that differ in other things have the same."""
-        oldest, newest = self.current
-        return oldest if 0 < oldest <= spec_version <= newest else spec_version
-
     def other_weights(self, request: PendingRequest) -> frozenset[str]:
         """Instances at which a resumed stream would not go on as it began."""
         if not request.spec_version:
             return _NONE
-        wanted = self.weights(request.spec_version)
-        return frozenset(
-            key for key, one in self.instances.items() if self.weights(one.spec_version) != wanted
-        )
+        wanted = request.spec_version
+        return frozenset(key for key, one in self.instances.items() if one.spec_version != wanted)
 
     def excluded(self, request: PendingRequest) -> frozenset[str]:
         """Instances that have refused or failed the request. Another incarnation is another instance."""

@@ -89,7 +89,7 @@ class Proxy:
                     request,
                     placement,
                     attempt=attempt,
-                    slo=message.slo,
+                    slo=request.slo,
                     elapsed_ms=elapsed_ms,
                     now=self._time(),
                 ),

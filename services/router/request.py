@@ -59,6 +59,8 @@ class PendingRequest:
     choices: int = 1
     lookaside: bool = False
     """True when the client streams from the worker itself."""
+    slo: types_pb2.Slo = field(default_factory=types_pb2.Slo)
+    """Its own, the model's defaults for what it leaves open."""
     deadline: float | None = None
     """Monotonic time by which its whole result is wanted, in seconds: it waits no longer. None: no limit."""
     excluded_ids: Sequence[str] = ()

@@ -35,7 +35,7 @@ class Lookaside:
             request,
             placement,
             attempt=message.attempt,
-            slo=message.slo,
+            slo=request.slo,
             elapsed_ms=message.elapsed_ms + queued_s * 1000,
             now=self._time(),
         )

@@ -13,6 +13,7 @@ from chiron.policy.words import RequestClass
 from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Reason, abort, reason_of
 from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import types_pb2
 from services.router.demand import Tally
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
@@ -113,12 +114,11 @@ class InferenceServicer:
         self, message: pb.GenerateRequest | pb.RouteRequest, arrived: float, prompt_tokens: int
     ) -> PendingRequest:
         kind = request_class(message.request_class)
-        slo = message.slo
-        if not slo.HasField("deadline_s"):
-            routed = self._placer.model(message.model)
-            if routed is not None:
-                defaults = routed.slo_defaults
-                slo = defaults.batch if kind is RequestClass.BATCH else defaults.interactive
+        slo = types_pb2.Slo()
+        if (routed := self._placer.model(message.model)) is not None:
+            defaults = routed.slo_defaults
+            slo.CopyFrom(defaults.batch if kind is RequestClass.BATCH else defaults.interactive)
+        slo.MergeFrom(message.slo)
         return PendingRequest(
             request_id=message.request_id or uuid.uuid4().hex,
             model=message.model,
@@ -127,6 +127,7 @@ class InferenceServicer:
             priority=message.priority,
             prompt_tokens=prompt_tokens,
             adapter=message.adapter,
+            slo=slo,
             deadline=arrived + slo.deadline_s - message.elapsed_ms / 1000 if slo.deadline_s > 0 else None,
         )
 

@@ -55,8 +55,13 @@ class Tracking:
         if not routed.address or routed.state in _GONE:
             self.forget(key, out)
             return
+        leaving = routed.state == types_pb2.INSTANCE_STATE_DRAINING
         if instance is not None and (instance.model, instance.address) == (routed.model, routed.address):
             instance.spec_version = routed.spec_version
+            if instance.leaving != leaving:
+                # What is promised or has a ticket may still go there: its worker refuses nobody yet.
+                instance.leaving = leaving
+                self._pool(routed.model).changed()
             return
         self.forget(key, out)
         role = Role(routed.role) if routed.role else Role.MIXED
@@ -64,6 +69,7 @@ class Tracking:
             key, routed.model, routed.address, role, routed.incarnation, self._new_health
         )
         instance.spec_version = routed.spec_version
+        instance.leaving = leaving
         self.instances[key] = instance
         self._pool(routed.model).instances[key] = instance
         self._watch(instance, out)

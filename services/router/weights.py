@@ -5,7 +5,6 @@ from __future__ import annotations
 from chiron.rpc.errors import ChironError
 from chiron.v1 import types_pb2
 from services.router import refusals
-from services.router.pool import ModelPool
 from services.router.request import PendingRequest
 from services.router.table import Table
 
@@ -18,22 +17,15 @@ _SERVING = (
 """States in which, or after which, an instance takes requests."""
 
 
-def learn_versions(table: Table, name: str, pool: ModelPool) -> None:
-    """Takes from the table which spec versions of a model run what new instances run."""
-    routed = table.models.get(name)
-    if routed is not None:
-        pool.current = (routed.rollout_version or routed.spec_version, routed.spec_version)
-
-
-def stranded(request: PendingRequest, table: Table, pool: ModelPool) -> ChironError | None:
+def stranded(request: PendingRequest, table: Table) -> ChironError | None:
     """CANNOT_RESUME for a stream whose weights nobody will serve any more; its model is in the table."""
     if not request.spec_version:
         return None
     routed = table.models[request.model]
-    wanted = pool.weights(request.spec_version)
-    if wanted == pool.weights(routed.spec_version):
+    wanted = request.spec_version
+    if wanted == (routed.rollout_version or routed.spec_version):
         return None  # Another instance of them will come.
     for one in table.instances.values():
-        if one.model == request.model and one.state in _SERVING and pool.weights(one.spec_version) == wanted:
+        if one.model == request.model and one.state in _SERVING and one.spec_version == wanted:
             return None
     return refusals.other_weights(routed, request.spec_version)

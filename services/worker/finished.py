@@ -12,6 +12,8 @@ class Finished:
     def __init__(self) -> None:
         self._interactive = cluster_pb2.FinishedRequests()
         self._batch = cluster_pb2.FinishedRequests()
+        self.failed = 0
+        """Requests that failed through a fault of the engine or of the worker itself."""
 
     def add(self, pace: Pace, *, batch: bool) -> None:
         """Adds a request whose last token is there, by what its caller is told of it.
@@ -32,3 +34,4 @@ class Finished:
         """Writes the present sums into a report."""
         load.finished_interactive.CopyFrom(self._interactive)
         load.finished_batch.CopyFrom(self._batch)
+        load.failed_requests = self.failed

@@ -29,6 +29,7 @@ from services.worker.tickets import check_prompt
 from services.worker.wire import ResponseWriter
 
 SERVICE = "chiron.v1.InferenceService"
+_OWN_FAULTS = (Reason.INTERNAL, Reason.ENGINE_DEAD)
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, bytes]
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class InferenceServicer:
                     return  # a write fails when the client has gone, sometimes before the call is cancelled
                 _log.exception("request %r failed", request.request_id)
                 refusal = ChironError(Reason.INTERNAL, f"{type(error).__name__}: {error}")
+            if refusal.reason in _OWN_FAULTS:
+                self._worker.finished.failed += 1
             span.failed(refusal)
             await abort(context, refusal)  # type: ignore[arg-type]
 

@@ -61,6 +61,7 @@ async def serving(timeout_s: float = TIMEOUT_S) -> AsyncIterator[Served]:
         liveness_timeout_s=timeout_s,
         decisions_kept=200,
         roll_hold_s=0.1,
+        drain_notice_s=0.3,
     )
     store = MemoryStore(decisions_kept=200)
     controller = Controller(config, store)

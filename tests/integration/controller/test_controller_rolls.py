@@ -12,11 +12,13 @@ from chiron.rpc.errors import reason_of
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 from tests.support.fake_agent import FakeAgent
+from tests.support.fake_router import FakeRouter
 from tests.support.wait import eventually
 
 STOPPED = control_pb2.DESIRED_STATE_STOPPED
 READY = types_pb2.INSTANCE_STATE_READY
 FAILED = types_pb2.INSTANCE_STATE_FAILED
+DRAINING = types_pb2.INSTANCE_STATE_DRAINING
 
 
 async def shown(served) -> pb.ModelStatus:
@@ -160,3 +162,16 @@ async def test_what_does_not_exist_is_refused(served, call, reason: str) -> None
         await call(served.cluster)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert reason_of(caught.value) == reason
+
+
+async def test_routers_see_an_instance_drain_before_its_node_is_told_to_stop_it(served) -> None:
+    agent = await served.agent("a", gpus=2)
+    await started(served, agent, count=1)
+    [instance] = agent.wanted()
+    async with FakeRouter(served.address) as router:
+        await eventually(lambda: instance.instance_id in router.instances)
+        await served.cluster.DeleteModel(pb.DeleteModelRequest(name="chat"))
+        await eventually(lambda: router.instances[instance.instance_id].state == DRAINING)
+        assert [one.generation for one in agent.wanted()] == [instance.generation]
+        await agent.until(lambda agent: not agent.levels[-1].instances, "it stops when the notice is over")
+        await eventually(lambda: router.instances == {})

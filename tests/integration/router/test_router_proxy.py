@@ -23,6 +23,19 @@ async def drained(call) -> list[pb.GenerateResponse]:
     return [response async for response in call]
 
 
+async def test_a_proxied_request_carries_the_models_slo_for_what_it_leaves_open(
+    start_worker, start_router, controller
+) -> None:
+    worker = await start_worker("a")
+    controller.add("m", [worker], slo_defaults={"interactive": {"ttft_ms": 500, "itl_ms": 50}})
+    router = await start_router(worker)
+    call = router.stub.Generate(request(slo=types_pb2.Slo(itl_ms=20)))
+    answered = await worker.calls.get()
+    answered.finish()
+    await drained(call)
+    assert open_unsigned(answered.request.ticket).slo == types_pb2.Slo(ttft_ms=500, itl_ms=20)
+
+
 async def test_passes_the_workers_bytes_on_unchanged(start_worker, start_router) -> None:
     worker = await start_worker("a")
     router = await start_router(worker)

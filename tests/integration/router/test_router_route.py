@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from chiron.auth.tickets import open_unsigned
-from chiron.internal.v1 import worker_pb2
+from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.rpc.errors import reason_of
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
@@ -50,6 +50,28 @@ async def test_the_ticket_names_request_and_instance(start_worker, start_router)
         max_tokens=9,
         max_choices=1,
     )
+
+
+async def test_the_ticket_carries_the_models_present_slo_for_what_the_request_leaves_open(
+    start_worker, start_router, controller
+) -> None:
+    worker = await start_worker("a")
+    defaults = {"interactive": {"ttft_ms": 500, "itl_ms": 50}, "batch": {"deadline_s": 60}}
+    controller.add("m", [worker], slo_defaults=defaults)
+    router = await start_router(worker)
+
+    async def slo(**fields: object) -> types_pb2.Slo:
+        return open_unsigned((await router.stub.Route(route("", **fields))).ticket).slo
+
+    assert await slo(slo=types_pb2.Slo(itl_ms=20)) == types_pb2.Slo(ttft_ms=500, itl_ms=20)
+    assert await slo(request_class=types_pb2.REQUEST_CLASS_BATCH) == types_pb2.Slo(deadline_s=60)
+
+    def tightened() -> bool:
+        return router.router._placer.model("m").slo_defaults.interactive.itl_ms == 10
+
+    controller.send(models=[control_pb2.RoutedModel(name="m", slo_defaults={"interactive": {"itl_ms": 10}})])
+    await eventually(tightened)
+    assert await slo() == types_pb2.Slo(itl_ms=10)
 
 
 async def test_a_request_without_an_id_gets_one(start_worker, start_router) -> None:

@@ -121,6 +121,9 @@ async def test_a_fault_in_an_engine_ends_one_request_and_no_more(tmp_path: Path)
         assert "ZeroDivisionError: a fault" in (error.details() or "")
         await worker.idle()
         assert await read_all(worker.inference.Generate(request()))
+        await failure(worker.inference.Generate(request(sampling={"top_p": 7.0})))
+        load = (await worker.until()).load
+        assert (load.failed_requests, load.finished_interactive.requests) == (1, 1), "its own faults alone"
         assert "Traceback" in worker.log
 
 

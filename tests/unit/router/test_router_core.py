@@ -252,6 +252,39 @@ def test_a_draining_instance_and_one_whose_stream_is_lost_get_nothing() -> None:
     assert placed(rig.load("b")) == [("r", "b")]
 
 
+def leaving(key: str, epoch: int, state: types_pb2.InstanceState.ValueType) -> control_pb2.RoutingDelta:
+    instance = routed(key)
+    instance.state = state
+    return control_pb2.RoutingDelta(epoch=epoch, instances=[instance])
+
+
+def test_an_instance_that_the_table_calls_draining_gets_nothing_new_and_keeps_what_is_promised() -> None:
+    rig = Rig("a", "b")
+    promised = rig.submit("r")[1]
+    assert placed(promised) == [("r", "a")]
+    assert rig.core.delta(leaving("a", 2, DRAINING), 0.0) == []
+    rig.load("b", running=1)
+    assert rig.submit("s")[1] == []
+    assert rig.core.has_ticket("r") is False
+    rig.load("a", running=1, started_request_ids=["r"])
+    assert rig.load("a", running=0, finished_request_ids=["r"]) == []
+    assert placed(rig.load("b", running=0)) == [("s", "b")]
+
+
+def test_an_instance_that_is_to_stay_after_all_is_used_again() -> None:
+    rig = Rig("a")
+    rig.core.delta(leaving("a", 2, DRAINING), 0.0)
+    assert rig.submit("r")[1] == []
+    assert placed(rig.core.delta(leaving("a", 3, READY), 0.0)) == [("r", "a")]
+
+
+def test_what_an_earlier_controller_wanted_of_an_instance_is_void() -> None:
+    rig = Rig("a")
+    rig.core.delta(leaving("a", 2, DRAINING), 0.0)
+    assert rig.core.snapshot(control_pb2.RoutingTable(epoch=1, term=2), 0.0) == []
+    assert placed(rig.submit("r")[1]) == [("r", "a")]
+
+
 def test_another_worker_at_the_address_is_not_taken_for_the_instance() -> None:
     rig = Rig("a")
     rig.load("a", instance_id="stranger")

@@ -630,8 +630,8 @@ class RoutedModel(_message.Message):
     failed: _builtins.bool
     """True when no instance is ready or on its way, so that waiting is pointless."""
     rollout_version: _builtins.int
-    """The oldest spec version whose workers run the same as those of spec_version: a stream that one of them began
-    may go on at another. 0: spec_version alone.
+    """The version whose workers serve spec_version, as RoutedInstance.spec_version names it: a stream that one of
+    them began may go on at another. 0: spec_version's own.
     """
     @_builtins.property
     def slo_defaults(self) -> _cluster_pb2.SloDefaults: ...
