@@ -48,6 +48,8 @@ class Size:
     few_tokens: int = 20
     many_tokens: int = 520
     interval_ms: int = 10
+    merged_tokens: int = 4
+    """In one message, as a worker with that many streams merges them in 40 ms."""
     ttft_requests: int = 200
     ttft_rounds: int = 5
     idle_streams: int = 2000
@@ -118,9 +120,12 @@ class Bench:
         self._door, self._worker, self._size = door, worker, size
         self._router = psutil.Process(router_pid)
 
-    async def load(self, mode: str, requests: int, concurrency: int, tokens: int) -> dict[str, Any]:
+    async def load(
+        self, mode: str, requests: int, concurrency: int, tokens: int, merged: int = 1
+    ) -> dict[str, Any]:
         """One run of the load generator, with the router's CPU seconds."""
-        arguments = (mode, self._door, self._worker, requests, concurrency, tokens, self._size.interval_ms)
+        shape = (requests, concurrency, tokens, self._size.interval_ms, merged)
+        arguments = (mode, self._door, self._worker, *shape)
         before = self._router.cpu_times()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "bench.load", *map(str, arguments), stdout=asyncio.subprocess.PIPE
@@ -145,9 +150,12 @@ class Bench:
         if mode != "pick":
             few = await self.load(mode, size.streams, size.streams, size.few_tokens)
             many = await self.load(mode, size.streams, size.streams, size.many_tokens)
-            figures["cpu_us_per_token"] = (
-                1e6 * (many["cpu_s"] - few["cpu_s"]) / (many["tokens"] - few["tokens"])
-            )
+            figures["cpu_us_per_token"] = _slope(few, many)
+        if mode == "proxy":
+            merged = size.merged_tokens
+            few = await self.load(mode, size.streams, size.streams, size.few_tokens, merged)
+            many = await self.load(mode, size.streams, size.streams, size.many_tokens, merged)
+            figures["cpu_us_per_token_merged"] = _slope(few, many)
         return figures
 
     async def ttft(self) -> dict[str, float]:
@@ -180,6 +188,12 @@ class Bench:
         for channel in channels:
             await channel.close()
         return (after - before) / 1024 / count
+
+
+def _slope(few: dict[str, Any], many: dict[str, Any]) -> float:
+    """CPU µs for each further token."""
+    slope: float = 1e6 * (many["cpu_s"] - few["cpu_s"]) / (many["tokens"] - few["tokens"])
+    return slope
 
 
 def machine() -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The load generator of the data-path benchmark, in a process of its own.
 
-    python -m bench.load MODE DOOR WORKER REQUESTS CONCURRENCY TOKENS INTERVAL_MS
+    python -m bench.load MODE DOOR WORKER REQUESTS CONCURRENCY TOKENS INTERVAL_MS MERGED
 MODE: direct (to the worker), proxy (through the router), lookaside (Route, then the worker) or pick (Route).
 Prints one JSON line: requests, tokens (as counted from the chunks), ttft_ms (sorted), wall_s.
 """
@@ -42,6 +42,8 @@ class Plan:
     concurrency: int
     tokens: int
     interval_ms: int
+    merged: int
+    """Tokens in a message after the first."""
 
 
 class _Stubs:
@@ -60,7 +62,9 @@ async def _one(plan: Plan, door: _Stubs, worker: _Stubs, index: int, result: Res
         request_id=f"bench-{index}",
         model="bench",
         prompt="x" * 1024,
-        sampling=pb.SamplingParams(max_tokens=plan.tokens, top_k=plan.interval_ms),
+        sampling=pb.SamplingParams(
+            max_tokens=plan.tokens, top_k=plan.interval_ms, min_tokens=min(plan.merged, plan.tokens)
+        ),
     )
     begun = time.perf_counter()
     if plan.mode in ("lookaside", "pick"):

@@ -2,7 +2,8 @@
 
 It stands in for a GPU so that a router can be measured: real gRPC, prepared chunks, no engine.
     python -m bench.paced_worker PORT
-Requests: `sampling.max_tokens` tokens, `sampling.top_k` milliseconds apart (0: 10).
+Requests: `sampling.max_tokens` tokens, `sampling.top_k` milliseconds apart (0: 10), after the first one
+`sampling.min_tokens` of them (0: 1) in a message, as a worker merges them that has many streams.
 A request with `sampling.ignore_eos` sends its first token and then idles until it is cancelled.
 """
 
@@ -37,8 +38,19 @@ class PacedInference:
         loop = asyncio.get_running_loop()
         interval = (request.sampling.top_k or 10) / 1000
         count = request.sampling.max_tokens or 1
-        chunk = pb.GenerateResponse(
-            deltas=[pb.OutputDelta(first_token_index=1, token_ids=[1234], text=" word", text_ends=[5])]
+        merged = request.sampling.min_tokens or 1
+        first, chunk = (
+            pb.GenerateResponse(
+                deltas=[
+                    pb.OutputDelta(
+                        first_token_index=1,
+                        token_ids=[1234] * tokens,
+                        text=" word" * tokens,
+                        text_ends=range(5, 5 * tokens + 1, 5),
+                    )
+                ]
+            )
+            for tokens in (1, merged)
         )
         last = pb.GenerateResponse(
             deltas=[
@@ -53,11 +65,11 @@ class PacedInference:
         self._load.started(request.request_id)
         try:
             at = loop.time()
-            for _ in range(count - 1):
-                await context.write(chunk)
+            for index in range(0, count - 1, merged):
+                await context.write(chunk if index else first)
                 if request.sampling.ignore_eos:
                     await asyncio.Event().wait()
-                at += interval
+                at += interval * merged
                 await asyncio.sleep(at - loop.time())
             await context.write(last)
         finally:

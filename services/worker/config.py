@@ -38,6 +38,12 @@ class WorkerConfig:
     require_tickets: bool = True
     """Refuse requests without a ticket that a router signed. False is for a worker that is used alone,
     without a cluster: whoever reaches its port may use it."""
+    messages_per_s: float = 2500.0
+    """Messages that all streams together are held to: with few streams each token leaves by itself,
+    with more of them several travel in one message."""
+    longest_hold_ms: float = 40.0
+    """Longest time that a token waits to travel with others, in milliseconds; at most half the ITL SLO, and
+    the first token never waits. 0: each leaves by itself."""
     reader_stall_s: float = 60.0
     """A client that takes nothing for this long, in seconds, while output waits for it loses its stream."""
     drain_timeout_s: float = 30.0
@@ -51,6 +57,10 @@ class WorkerConfig:
             raise ValueError(f"incarnation: must be at least 1, not {self.incarnation}")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting: must not be negative, not {self.max_waiting}")
+        if not self.messages_per_s > 0:
+            raise ValueError(f"messages_per_s: must be above 0, not {self.messages_per_s:g}")
+        if not self.longest_hold_ms >= 0:
+            raise ValueError(f"longest_hold_ms: must not be negative, not {self.longest_hold_ms:g}")
         if self.reader_stall_s <= 0:
             raise ValueError(f"reader_stall_s: must be above 0, not {self.reader_stall_s:g}")
         if self.drain_timeout_s < 0:

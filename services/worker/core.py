@@ -18,6 +18,7 @@ from services.worker.finished import Finished
 from services.worker.live import LiveRequest, LiveRequests, Occupancy
 from services.worker.meter import Meter
 from services.worker.model import engine_config
+from services.worker.outbox import Spacing
 from services.worker.preemptions import OwnPreemptions
 from services.worker.saturation import Saturation
 from services.worker.state import DRAINING, FAILED, LOADING, READY, SLEEPING, WorkerState
@@ -54,6 +55,9 @@ class Worker:
         )
         self.own_preemptions = OwnPreemptions()
         self.saturation = Saturation()
+        self.spacing = Spacing(
+            config.messages_per_s, config.longest_hold_ms / 1e3, lambda: sum(self.live.slots)
+        )
         self.engine: Engine | None = None
         self.load_ms = 0.0
         self.died = asyncio.Event()

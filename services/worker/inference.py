@@ -23,6 +23,7 @@ from services.worker.engines.base import (
     InvalidRequestError,
 )
 from services.worker.live import LiveRequest
+from services.worker.outbox import Outbox
 from services.worker.pace import Pace
 from services.worker.spans import RequestSpan
 from services.worker.tickets import check_prompt
@@ -125,35 +126,57 @@ class InferenceServicer:
     async def _stream(
         self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, context: Context
     ) -> None:
-        """Forwards the engine's outputs. Closing its stream in every case is what frees the slot."""
+        """Writes what the engine yields; the engine never waits for a write."""
+        spacing = self._worker.spacing
+        outbox = Outbox(lambda: spacing.interval_s(live.itl_slo_ms))
+        reading = asyncio.create_task(self._read(engine, order, live, pace, outbox), name="engine output")
+        try:
+            while (message := await outbox.take()) is not None:
+                live.writing_since = time.monotonic()
+                await context.write(message.SerializeToString())
+                live.writing_since = None
+        finally:
+            outbox.drop()
+            reading.cancel()
+            # Its end is what frees the slot.
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(
+        self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, outbox: Outbox
+    ) -> None:
+        try:
+            await self._fill(engine, order, live, pace, outbox)
+        except InvalidRequestError as error:
+            outbox.fail(ChironError.invalid([(error.field, error.description)]))
+        except EngineBusyError as error:
+            outbox.fail(ChironError(Reason.RETRY_ELSEWHERE, str(error)))
+        except EngineDeadError as error:
+            reason = Reason.STREAM_INTERRUPTED if live.has_output else Reason.ENGINE_DEAD
+            outbox.fail(ChironError(reason, f"the engine died: {error}"))
+        except Exception as error:
+            outbox.fail(error)
+
+    async def _fill(
+        self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, outbox: Outbox
+    ) -> None:
         worker = self._worker
         delivered = len(order.delivered_token_ids)
         writer = ResponseWriter(live.slots, delivered)
-        try:
-            async with contextlib.aclosing(engine.generate(order)) as outputs:  # type: ignore[type-var]
-                async for output in outputs:
-                    if live.cut is not None:
-                        raise live.cut
-                    pace.add(output)
-                    first = not live.has_output
-                    worker.output_seen(live, output.time)
-                    response = writer.write(output)
-                    if first and not delivered and response.deltas:
-                        response.deltas[0].origin.CopyFrom(pace.origin(worker.config.spec_version))
-                    if writer.complete:
-                        worker.finished.add(pace, batch=live.batch)
-                        last = response.deltas[-1]
-                        last.usage.CopyFrom(pace.usage())
-                        last.timing.CopyFrom(pace.timing(worker.config.instance_id))
-                    live.writing_since = time.monotonic()
-                    await context.write(response.SerializeToString())
-                    live.writing_since = None
-        except InvalidRequestError as error:
-            raise ChironError.invalid([(error.field, error.description)]) from error
-        except EngineBusyError as error:
-            raise ChironError(Reason.RETRY_ELSEWHERE, str(error)) from error
-        except EngineDeadError as error:
-            reason = Reason.STREAM_INTERRUPTED if live.has_output else Reason.ENGINE_DEAD
-            raise ChironError(reason, f"the engine died: {error}") from error
+        async with contextlib.aclosing(engine.generate(order)) as outputs:  # type: ignore[type-var]
+            async for output in outputs:
+                if live.cut is not None:
+                    raise live.cut
+                pace.add(output)
+                begins = not (live.has_output or delivered)
+                worker.output_seen(live, output.time)
+                for delta in writer.write(output):
+                    if begins:
+                        delta.origin.CopyFrom(pace.origin(worker.config.spec_version))
+                        begins = False
+                    outbox.put(delta)
+                if not writer.complete:
+                    outbox.send()
         if not writer.complete:
             raise ChironError(Reason.INTERNAL, "the engine ended its output without a finish reason")
+        worker.finished.add(pace, batch=live.batch)
+        outbox.close(pace.usage(), pace.timing(worker.config.instance_id))

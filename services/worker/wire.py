@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import EngineOutput
 
@@ -19,14 +21,13 @@ class ResponseWriter:
         """True once every choice has a finish reason."""
         return self._open == 0
 
-    def write(self, output: EngineOutput) -> pb.GenerateResponse:
-        """One response for one engine output."""
-        response = pb.GenerateResponse()
+    def write(self, output: EngineOutput) -> Iterator[pb.OutputDelta]:
+        """The deltas of one engine output."""
         for delta in output.deltas:
             index = self._next_index[delta.choice]
             self._next_index[delta.choice] = index + len(delta.token_ids)
             self._open -= delta.finish_reason != pb.FINISH_REASON_UNSPECIFIED
-            response.deltas.add(
+            yield pb.OutputDelta(
                 choice=delta.choice,
                 first_token_index=index,
                 token_ids=delta.token_ids,
@@ -36,4 +37,3 @@ class ResponseWriter:
                 finish_reason=delta.finish_reason,
                 stop_match=delta.stop_match,
             )
-        return response

@@ -17,12 +17,13 @@ from services.worker.engines.base import Engine
 from tests.conformance.engine_control import ControlSuite
 from tests.conformance.engine_output import OutputSuite
 from tests.conformance.engine_reading import idle
+from tests.conformance.engine_resume import ResumeSuite
 
 EngineFactory = Callable[[], Awaitable[Engine]]
 
 
 @pytest.mark.asyncio(loop_scope="class")
-class EngineSuite(OutputSuite, ControlSuite):
+class EngineSuite(OutputSuite, ResumeSuite, ControlSuite):
     """One engine serves all tests of a class; each test leaves it idle."""
 
     @pytest_asyncio.fixture(scope="class", loop_scope="class")

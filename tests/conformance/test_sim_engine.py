@@ -8,7 +8,7 @@ from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import Engine, EngineConfig
 from services.worker.engines.sim import SimEngine
 from tests.conformance.engine_reading import run
-from tests.conformance.engine_resume import ResumeSuite, assert_same, resumed
+from tests.conformance.engine_resume import assert_same, resumed
 from tests.conformance.engine_suite import EngineFactory, EngineSuite
 
 
@@ -33,7 +33,7 @@ def engine_factory() -> EngineFactory:
     return start
 
 
-class TestSimEngine(EngineSuite, ResumeSuite):
+class TestSimEngine(EngineSuite):
     async def test_a_script_of_long_characters_is_cut_at_every_token(self, engine: Engine) -> None:
         constraint = pb.StructuredOutput(choice=pb.StringList(values=["a🚀é漢字🚀🚀 and so on"]))
         options = {"max_tokens": 64, "temperature": 0.0, "structured_output": constraint, "stop": ["so off"]}

@@ -13,6 +13,10 @@ _NAMES = (
     ("vllm.v1.engine.async_llm", "AsyncLLM", "from_vllm_config"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "_run_output_handler"),
     ("vllm.v1.engine.output_processor", "OutputProcessor", "propagate_error"),
+    ("vllm.v1.engine.output_processor", "OutputProcessor", "add_request"),
+    ("vllm.v1.engine.detokenizer", "IncrementalDetokenizer", "from_new_request"),
+    ("vllm.v1.engine.detokenizer", "BaseIncrementalDetokenizer", "get_next_output_text"),
+    ("vllm.sampling_params", "SamplingParams", "update_from_generation_config"),
     ("vllm.v1.metrics.loggers", "StatLoggerBase", "record"),
 )
 _SCHEDULER_ATTRIBUTES = ("running", "max_num_running_reqs", "max_num_active_reqs", "max_num_scheduled_tokens")
@@ -58,5 +62,7 @@ def check_client(llm: Any) -> None:
     """Checks an AsyncLLM that has started. Raises IncompatibleVllmError."""
     if not hasattr(llm.output_processor, "external_req_ids"):
         _fail("OutputProcessor.external_req_ids")
+    if not hasattr(llm.input_processor, "generation_config_fields"):
+        _fail("InputProcessor.generation_config_fields")
     if not hasattr(getattr(llm.engine_core.resources, "engine_manager", None), "processes"):
         _fail("CoreEngineProcManager.processes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from services.worker.engines.vllm.liveness import ProcessWatch
 from services.worker.engines.vllm.outputs import OutputReader
 from services.worker.engines.vllm.prompts import PromptTokenizer, load_template
 from services.worker.engines.vllm.sampling import client_error_type, invalid_request, sampling_params
+from services.worker.engines.vllm.seam import Seam, Seams, remaining, resume_obstacle, with_delivered
 from services.worker.engines.vllm.starting import StartedVllm, start_vllm
 
 
@@ -39,6 +41,7 @@ class VllmEngine(Engine):
         tokenizer = llm.get_tokenizer()
         # Decodes as vLLM's own detokeniser does; tokenizers that are not Hugging Face's fast ones lack it.
         self._decode = getattr(tokenizer, "_tokenizer", tokenizer).decode
+        self._seams = Seams(llm.output_processor)
         self._live: dict[str, int] = {}
         self._asleep = 0
         self._closed = False
@@ -113,8 +116,14 @@ class VllmEngine(Engine):
         self._check_serving()
         if request.request_id in self._live:
             raise InvalidRequestError("request_id", "a request with this id is running")
-        stream = self._submit(request)
         reader = OutputReader(self._decode, request.prompt_token_ids, request.sampling)
+        if request.delivered_token_ids:
+            seam = self._seam(request, reader)
+            if seam.finished:
+                yield EngineOutput([seam.last_delta(self._decode)], time.monotonic())
+                return
+            self._seams.expect(request.request_id, seam)
+        stream = self._submit(request)
         self._live[request.request_id] = request.sampling.n or 1
         try:
             async for output in stream:
@@ -127,6 +136,7 @@ class VllmEngine(Engine):
             raise self._failure(request.sampling, error) from error
         finally:
             await stream.aclose()
+            self._seams.forget(request.request_id)
             del self._live[request.request_id]
 
     def _submit(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
@@ -134,15 +144,26 @@ class VllmEngine(Engine):
         if request.adapter and adapter is None:
             known = ", ".join(self._adapters) or "none"
             raise InvalidRequestError("adapter", f"unknown adapter {request.adapter!r}; there are: {known}")
+        sampling = remaining(request.sampling, len(request.delivered_token_ids))
         stream: AsyncGenerator[Any, None] = self._llm.generate(
-            {"type": "token", "prompt_token_ids": list(request.prompt_token_ids)},
-            sampling_params(request.sampling, self._info.vocabulary_size),
+            {"type": "token", "prompt_token_ids": with_delivered(request)},
+            sampling_params(sampling, self._info.vocabulary_size),
             request.request_id,
             lora_request=adapter,
             trace_headers=dict(request.trace_headers) or None,
             priority=request.priority,
         )
         return stream
+
+    def _seam(self, request: EngineRequest, reader: OutputReader) -> Seam:
+        params = sampling_params(request.sampling, self._info.vocabulary_size)
+        seam = Seam(self._llm, request, params, reader.surplus)
+        reader.resume(with_delivered(request), seam.decoded, seam.released)
+        return seam
+
+    def resume_obstacle(self, sampling: pb.SamplingParams) -> str:
+        """Several choices, and what of the past only the engine knew; see `seam`."""
+        return resume_obstacle(sampling)
 
     def _check_serving(self) -> None:
         if self._closed:

@@ -23,10 +23,17 @@ class TextOffsets:
         decode: text of a sequence of token ids.
         prompt_token_ids: the prompt; its tail is the first context.
         held_back: characters that vLLM withholds because they might begin a stop string.
+        decoded: length of the text that earlier output tokens, then part of the prompt, decode to.
+        released: length of it that is out.
     """
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], prompt_token_ids: Sequence[int], held_back: int
+        self,
+        decode: Callable[[Sequence[int]], str],
+        prompt_token_ids: Sequence[int],
+        held_back: int,
+        decoded: int = 0,
+        released: int = 0,
     ) -> None:
         self._decode = decode
         self._held_back = held_back
@@ -35,8 +42,8 @@ class TextOffsets:
         self._pending: list[int] = []
         while self._context and decode(self._context).endswith(INCOMPLETE):
             self._pending.insert(0, self._context.pop())
-        self._decoded = 0
-        self._released = 0
+        self._decoded = decoded
+        self._released = released
         self._started = False
 
     @property
@@ -61,8 +68,9 @@ class TextOffsets:
                 self._settle()
             return [self._released]
         if not self._held_back:
-            # Nothing is withheld at a delta's end, so what was decoded is what was released.
-            self._decoded = before
+            # Nothing is withheld at a delta's end, so what was decoded is what was released, or more: text
+            # that its tokens' first reader has lost comes with later ones.
+            self._decoded = max(self._decoded, before)
         ends = []
         for token_id in token_ids:
             self._decoded += self._gain(token_id)

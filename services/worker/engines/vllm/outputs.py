@@ -30,14 +30,28 @@ class OutputReader:
         self._alternatives = sampling.logprobs if sampling.HasField("logprobs") else None
         longest_stop = max((len(stop) for stop in sampling.stop), default=1)
         held_back = 0 if sampling.include_stop else longest_stop - 1
+        self._held_back = held_back
         self._offsets = [
             TextOffsets(self._decode_text, prompt_token_ids, held_back) for _ in range(sampling.n or 1)
         ]
-        self._surplus = [self._prompt_surplus(prompt_token_ids)] * (sampling.n or 1)
+        self.surplus = self._prompt_surplus(prompt_token_ids)
+        """Characters of the prompt that vLLM puts before each choice's output."""
+        self._surplus = [self.surplus] * (sampling.n or 1)
         self._cached = 0
         self._time = 0.0
         self._queue_s = 0.0
         self._preemptions = 0
+
+    def resume(self, before: Sequence[int], decoded: int, released: int) -> None:
+        """The only choice goes on where another engine left it.
+
+        Args:
+            before: prompt and delivered tokens.
+            decoded: code points of the text that the delivered tokens decode to.
+            released: code points of it that have been delivered.
+        """
+        self._offsets = [TextOffsets(self._decode_text, before, self._held_back, decoded, released)]
+        self._surplus = [0]
 
     def _decode_text(self, token_ids: Sequence[int]) -> str:
         return self._decode(token_ids, skip_special_tokens=not self._sampling.keep_special_tokens)
