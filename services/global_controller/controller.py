@@ -24,6 +24,7 @@ from chiron.store import (
 from chiron.v1 import cluster_pb2
 from services.global_controller import routing, standing, views
 from services.global_controller.config import ControllerConfig
+from services.global_controller.cordons import GpuOrders
 from services.global_controller.fleet_feed import FleetFeed
 from services.global_controller.health import HealthBook
 from services.global_controller.levels import desired_instance, drain_timeouts, levels
@@ -75,6 +76,7 @@ class Controller:
         self.registry = Registry(config.liveness_timeout_s, clock)
         self.reasons: dict[str, str] = {}
         """For each model that has not what it should have: what stands in the way."""
+        self.gpu_orders = GpuOrders(self.registry)
         self.fleet = FleetFeed(config, self.registry, clock)
         self.settled = asyncio.Event()
         """Set once nodes have had the time to join."""
@@ -205,6 +207,7 @@ class Controller:
         if heard.standing or starts_leaving or unknown != link.unknown:
             self._stirred.beat()
         link.unknown = unknown
+        self.gpu_orders.reported()
         self.fleet.hear_agent(report)
         if heard.standing or starts_leaving or heard.figures:
             self._shown.beat()
@@ -227,6 +230,7 @@ class Controller:
             term=self.term,
             revision=snapshot.revision,
             instances=[desired_instance(record, limits.get(record.model, 0.0)) for record in records],
+            gpu_orders=self.gpu_orders.of(link.node_id),
         )
 
     async def watch(self) -> AsyncIterator[cluster_pb2.ClusterSnapshot]:

@@ -83,6 +83,8 @@ class Fleet:
     """Of a version that may stay, where they may stay."""
     outdated: list[InstanceRecord] = field(default_factory=list)
     """Of another version of the spec."""
+    sick: list[InstanceRecord] = field(default_factory=list)
+    """On a GPU that is not healthy: to move elsewhere, where there is room."""
     draining: list[InstanceRecord] = field(default_factory=list)
     """On a node that is being drained or is leaving."""
     lost: list[InstanceRecord] = field(default_factory=list)
@@ -129,11 +131,20 @@ class Work:
                 fleet.lost.append(record)
             elif self.nodes[record.node_id].emptying:
                 fleet.draining.append(record)
+            elif self.illness(record):
+                fleet.sick.append(record)
             elif not is_current(model, record.spec_version):
                 fleet.outdated.append(record)
             else:
                 fleet.fresh.append(record)
         return fleet
+
+    def illness(self, record: InstanceRecord) -> str:
+        """Why the instance's GPUs must not be used; empty while they are healthy."""
+        node = self.nodes.get(record.node_id)
+        gpus = node.record.gpus if node else ()
+        ill = [gpu for gpu in gpus if gpu.index in record.gpu_indexes and not gpu.healthy]
+        return "; ".join(f"GPU {gpu.index} of {record.node_id} is not healthy ({gpu.reason})" for gpu in ill)
 
     def liveness(self, node_id: str) -> Liveness:
         """How the node stands; one that is not on record is as good as dead."""

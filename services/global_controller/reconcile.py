@@ -92,7 +92,7 @@ def _take_unknown_of(
     work: Work, model: ModelRecord, records: list[InstanceRecord], taken: set[tuple[str, int]]
 ) -> None:
     fleet = work.fleet(model)
-    members = [*fleet.fresh, *fleet.outdated, *fleet.draining]
+    members = [*fleet.fresh, *fleet.outdated, *fleet.sick, *fleet.draining]
     serving = sum(map(is_ready, members))
     for record in sorted(records, key=lambda record: (not is_ready(record), record.instance_id)):
         gpus = {(record.node_id, index) for index in held_gpus(record)}
@@ -138,6 +138,9 @@ def _stop_idle_leavers(work: Work) -> None:
             if not is_ready(record):
                 why = work.nodes[record.node_id].emptying
                 work.stop(record, f"{record.node_id} {why} and the instance does not serve", {})
+        for record in fleet.sick:
+            if not is_ready(record):
+                work.stop(record, f"{work.illness(record)} and the instance does not serve", {})
 
 
 def _place_missing(work: Work) -> None:
@@ -190,7 +193,7 @@ def _place_by_priority(nodes: Sequence[NodeGpus], wants: Mapping[int, Sequence[W
 
 def _leaving(work: Work, model: ModelRecord) -> list[InstanceRecord]:
     fleet = work.fleet(model)
-    return [*fleet.lost, *fleet.draining, *fleet.outdated]
+    return [*fleet.lost, *fleet.draining, *fleet.sick, *fleet.outdated]
 
 
 def _create(
@@ -228,6 +231,8 @@ def _why_replaced(work: Work, model: ModelRecord, record: InstanceRecord) -> tup
         return f"whose node {record.node_id} has been silent for {silent_s:.1f} s", {"silent_s": silent_s}
     if node.emptying:
         return f"whose node {record.node_id} {node.emptying}", {}
+    if illness := work.illness(record):
+        return f"because {illness}", {}
     versions = _versions(model, record)
     return f"which runs spec version {record.spec_version}, not {model.spec_version}", versions
 
@@ -283,7 +288,7 @@ def _explain_failures(work: Work) -> None:
                     f"{record.instance_id} has failed a request; the roll goes on once enough have gone well"
                 )
                 work.explain(model.name, text)
-        for record in (*fleet.fresh, *fleet.outdated, *fleet.draining):
+        for record in (*fleet.fresh, *fleet.outdated, *fleet.sick, *fleet.draining):
             if is_failed(record):
                 text = f"{record.instance_id} on {record.node_id} failed: {record.observed.reason}"
                 if model.roll.stalled and text == stalled:

@@ -40,6 +40,10 @@ class AgentLink:
     unknown: tuple[InstanceRecord, ...] = ()
     statuses: Mapping[str, cluster_pb2.InstanceStatus] = field(default_factory=dict)
     """The last report, by instance id."""
+    gpus: tuple[cluster_pb2.Gpu, ...] = ()
+    """The last report's."""
+    problems: tuple[str, ...] = ()
+    """Likewise."""
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     """See observe.Sent."""
     level: Level = ()
@@ -108,6 +112,7 @@ class Registry:
         if earlier is not None:
             # What ran there goes on running until the first report says otherwise.
             link.unknown, link.statuses = earlier.unknown, earlier.statuses
+            link.gpus, link.problems = earlier.gpus, earlier.problems
             close(earlier)
         self.agents[node_id] = link
         return link
@@ -141,7 +146,9 @@ class Registry:
         standing = not link.reported or link.revived or self.age_s(link) >= self._timeout_s
         link.revived = False
         statuses = {one.status.instance_id: one.status for one in report.instances}
-        figures = _loads(statuses) != _loads(link.statuses)
+        gpus, problems = tuple(report.gpus), tuple(report.problems)
+        figures = _loads(statuses) != _loads(link.statuses) or (gpus, problems) != (link.gpus, link.problems)
+        link.gpus, link.problems = gpus, problems
         link.heard, link.reported, link.statuses = self._clock(), True, statuses
         return Heard(standing, figures)
 

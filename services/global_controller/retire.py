@@ -14,6 +14,7 @@ from services.global_controller.view import Liveness
 def retire(work: Work, model: ModelRecord) -> None:
     """Stops what a model has too much of; never below what serves now and is wanted."""
     _retire_draining(work, model, work.fleet(model))
+    _retire_sick(work, model, work.fleet(model))
     _retire_outdated(work, model, work.fleet(model))
     _retire_surplus(work, model, work.fleet(model))
     _give_up_lost(work, model, work.fleet(model))
@@ -30,6 +31,15 @@ def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
         where = "enough others serve" if still_needed == 0 else "no other node has GPUs for it"
         numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
         work.stop(record, f"{record.node_id} {work.nodes[record.node_id].emptying} and {where}", numbers)
+
+
+def _retire_sick(work: Work, model: ModelRecord, fleet: Fleet) -> None:
+    """An instance on a GPU that is not healthy serves on until another one serves in its place."""
+    ready = sum(map(is_ready, (*fleet.fresh, *fleet.outdated)))
+    keep = min(len(fleet.sick), max(0, model.desired_instances - ready))
+    for record in _least_loaded(work, fleet.sick)[: len(fleet.sick) - keep]:
+        numbers = {"desired": model.desired_instances, "ready_elsewhere": ready}
+        work.stop(record, f"{work.illness(record)} and enough others serve", numbers)
 
 
 def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:

@@ -156,7 +156,7 @@ def missing(work: Work, model: ModelRecord, fleet: Fleet) -> Missing:
     if work.view.settling:
         # A leaving agent has said itself that its instances end; that is no matter of who is yet to join.
         staying = [record for record in fleet.draining if not work.nodes[record.node_id].leaving]
-        held += len(staying) + len(fleet.lost)
+        held += len(staying) + len(fleet.lost) + len(fleet.sick)
     short = max(0, model.desired_instances - held)
     proven = [is_proven(work, model, record) for record in fresh]
     if earlier is None or (not stalled and (any(proven) or not fleet.outdated)):

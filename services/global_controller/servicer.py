@@ -122,6 +122,15 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         record = operator_acts.node(self._controller.snapshot, request.node_id)
         return pb.DrainNodeResponse(node=views.node_status(record, self._controller.registry))
 
+    async def SetGpuCordon(
+        self, request: pb.SetGpuCordonRequest, context: Context
+    ) -> pb.SetGpuCordonResponse:
+        """Takes a GPU out of use, or back into it."""
+        try:
+            return pb.SetGpuCordonResponse(gpu=await self._controller.gpu_orders.give(request))
+        except ChironError as error:
+            return await abort(context, error)
+
     async def ListDecisions(
         self, request: pb.ListDecisionsRequest, context: Context
     ) -> pb.ListDecisionsResponse:

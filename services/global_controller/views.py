@@ -66,6 +66,8 @@ def model_status(
 def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatus:
     """One node."""
     view = registry.view(record)
+    link = registry.agents.get(record.node_id)
+    cordoned = {gpu.uuid for gpu in link.gpus if gpu.cordoned} if link else set()
     return cluster_pb2.NodeStatus(
         node_id=record.node_id,
         host=record.host,
@@ -77,6 +79,7 @@ def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatu
                 memory_bytes=gpu.memory_bytes,
                 healthy=gpu.healthy,
                 reason=gpu.reason,
+                cordoned=gpu.uuid in cordoned,
             )
             for gpu in record.gpus
         ],
@@ -84,6 +87,7 @@ def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatu
         draining=bool(view.emptying),
         report_age_ms=view.silent_s * 1000,
         agent_version=record.agent_version,
+        problems=link.problems if link else (),
     )
 
 

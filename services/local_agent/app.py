@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 
 from chiron.rpc.controllers import Controllers
 from chiron.service import announce
@@ -13,7 +13,7 @@ from services.local_agent.config import AgentConfig
 from services.local_agent.controller_link import ControllerLink
 from services.local_agent.gpus import Inventory, discover
 from services.local_agent.launch import socket_folder
-from services.local_agent.lock import NodeLock
+from services.local_agent.lock import GpuLocks, NodeLock
 from services.local_agent.node import Node
 from services.local_agent.records import StateDir
 
@@ -28,9 +28,11 @@ async def serve(config: AgentConfig, stop: asyncio.Event) -> None:
     and for GPUs that cannot be found.
     """
     state_dir = config.state_dir.absolute()
-    with closing(NodeLock(state_dir)):
+    with ExitStack() as locks:
+        locks.enter_context(closing(NodeLock(state_dir)))
         inventory = await asyncio.to_thread(discover, config.gpus)
         gpus = await asyncio.to_thread(inventory.read)
+        locks.enter_context(closing(GpuLocks(gpus if inventory.exclusive else ())))
         changed = asyncio.Event()
         node = Node(
             config,
@@ -41,6 +43,13 @@ async def serve(config: AgentConfig, stop: asyncio.Event) -> None:
             gpus=gpus,
             on_change=changed.set,
         )
+        loop = asyncio.get_running_loop()
+
+        def on_event(index: int, what: str) -> None:
+            with suppress(RuntimeError):  # The loop has ended before this thread.
+                loop.call_soon_threadsafe(node.gpu_event, index, what)
+
+        inventory.watch(on_event)
         await node.adopt()
         link = ControllerLink(Controllers(config.controller), node, changed)
         connecting = asyncio.create_task(link.run())

@@ -15,6 +15,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 
 _BACKOFF_MAX_S = 30.0
 _CONTROL_RETRY_S = 5.0
+_LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,12 @@ class Have:
     spec_version: int = 0
     gpus: tuple[int, ...] | None = None
     """GPUs held in the ledger; None: no claim."""
+    clear: bool = False
+    """Nobody computed on the GPUs when they were looked at last, and no worker has run on them since."""
+    occupied: str = ""
+    """Who did, when anybody did."""
+    look_at: float = 0.0
+    """When to look again."""
     blocked: str = ""
     """Why it cannot be started now; cleared when something is released."""
     blocked_until: float = math.inf
@@ -113,12 +120,16 @@ class Have:
     """Which command it refused and why, until it carries one out or something else is wanted."""
 
     def claimed(self, gpus: tuple[int, ...]) -> Have:
-        """The ledger granted the GPUs."""
-        return replace(self, gpus=gpus).unblocked()
+        """The ledger granted the GPUs. Who computes on them is to be seen."""
+        return replace(self, gpus=gpus, clear=False, occupied="", look_at=0.0).unblocked()
+
+    def looked_at(self, occupied: str, now: float) -> Have:
+        """Who computes on the GPUs; empty: nobody."""
+        return replace(self, clear=not occupied, occupied=occupied, look_at=now + _LOOK_AGAIN_S)
 
     def released(self) -> Have:
         """The GPUs went back to the ledger."""
-        return replace(self, gpus=None)
+        return replace(self, gpus=None, clear=False, occupied="")
 
     def stopped_by(self, reason: str, until: float = math.inf) -> Have:
         """It cannot be started before something is released, or before a monotonic time, in seconds."""
@@ -176,7 +187,16 @@ class Have:
 
     def gone(self, failure: Failure | None, now: float, policy: Policy) -> Have:
         """Every process of the worker is gone. A failure is counted; too many in a row and it is given up."""
-        have = replace(self, process=Process.NONE, heard=Heard(), leaving=False, exit_reason="")
+        have = replace(
+            self,
+            process=Process.NONE,
+            heard=Heard(),
+            leaving=False,
+            exit_reason="",
+            clear=False,
+            occupied="",
+            look_at=0.0,
+        )
         if failure is None:
             return have
         stable = self.ready_at is not None and now - self.ready_at >= policy.stable_after_s

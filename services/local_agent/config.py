@@ -59,6 +59,8 @@ class AgentConfig:
     """Time between a worker's statistics, in milliseconds."""
     gpu_check_interval_s: float = 10.0
     """Time between two looks at the GPUs' health, in seconds."""
+    cordon_after_failed_starts: int = 3
+    """So many failed starts in a row take a GPU out of use, unless a single model is to blame; 0: never."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range, naming the key."""
@@ -67,7 +69,7 @@ class AgentConfig:
             raise ValueError(f"host: must be an address that routers can reach, not {self.host!r}")
         if self.gpus < -1:
             raise ValueError(f"gpus: must be -1 (ask NVML) or a count, not {self.gpus}")
-        for key in ("max_restarts", "max_load_retries"):
+        for key in ("max_restarts", "max_load_retries", "cordon_after_failed_starts"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: must not be negative, not {getattr(self, key)}")
         for key in _POSITIVE:

@@ -143,6 +143,7 @@ class ControllerLink:
                 gpus=self._node.gpus(),
                 applied_revision=self._node.applied_revision,
                 leaving=self._node.leaving,
+                problems=self._node.problems,
             )
             await call.write(control_pb2.ConnectAgentRequest(report=report))
             if closing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pynvml
 
 from chiron.config import ConfigError
+from services.local_agent.nvml import illness, occupant, uncorrected_errors, watch_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,27 @@ class GpuState:
     healthy: bool = True
     reason: str = ""
     """Why it is not healthy."""
+    uncorrected_errors: int = 0
+    """Memory errors that ECC could not correct, since the driver was loaded."""
 
 
 class Inventory(Protocol):
     """Where the agent learns about GPUs."""
 
+    exclusive: bool
+    """Whether the GPUs are this host's own, so that no second agent may have them."""
+
     def read(self) -> Sequence[GpuState]:
         """Looks at every GPU. May block for some milliseconds."""
+
+    def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
+        """Which of these GPUs are not free, and why: processes compute on them, or none can tell.
+
+        May block for some milliseconds.
+        """
+
+    def watch(self, on_event: Callable[[int, str], None]) -> None:
+        """Calls back, from a thread of its own, with index and text when a GPU tells of a fault."""
 
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """What CUDA_VISIBLE_DEVICES must hold for a worker on these GPUs."""
@@ -39,7 +54,9 @@ class Inventory(Protocol):
 
 
 class DeclaredGpus:
-    """A number of GPUs taken on trust: CPU nodes, simulated engines."""
+    """A number of GPUs taken on trust: CPU nodes, simulated engines. Other agents may declare the same."""
+
+    exclusive = False
 
     def __init__(self, count: int) -> None:
         self._gpus = tuple(GpuState(i, f"declared-{i}", "declared", 0) for i in range(count))
@@ -47,6 +64,13 @@ class DeclaredGpus:
     def read(self) -> Sequence[GpuState]:
         """The declared GPUs, always healthy."""
         return self._gpus
+
+    def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
+        """None: nobody can look."""
+        return {}
+
+    def watch(self, on_event: Callable[[int, str], None]) -> None:
+        """Nothing happens to them."""
 
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """The indexes themselves."""
@@ -59,6 +83,8 @@ class DeclaredGpus:
 
 class NvmlGpus:
     """GPUs that NVML finds."""
+
+    exclusive = True
 
     def __init__(self) -> None:
         """Loads NVML. Raises ConfigError, naming the way out, without a working driver or any GPU."""
@@ -78,13 +104,19 @@ class NvmlGpus:
         """Identity from the start, health from NVML now."""
         found = []
         for fixed, handle in zip(self._fixed, self._handles, strict=True):
-            reason = _illness(handle)
-            found.append(
-                GpuState(
-                    fixed.index, fixed.uuid, fixed.name, fixed.memory_bytes, healthy=not reason, reason=reason
-                )
-            )
+            reason = illness(handle)
+            errors = uncorrected_errors(handle)
+            found.append(replace(fixed, healthy=not reason, reason=reason, uncorrected_errors=errors))
         return found
+
+    def watch(self, on_event: Callable[[int, str], None]) -> None:
+        """XID errors that are the GPU's own, and double-bit memory errors, as NVML tells of them."""
+        watch_events(self._handles, on_event)
+
+    def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
+        """By NVML's list of compute processes, which includes those of other containers."""
+        found = {index: occupant(self._handles[index]) for index in indexes}
+        return {index: why for index, why in found.items() if why}
 
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """UUIDs: CUDA numbers devices in another order than NVML."""
@@ -108,18 +140,3 @@ def _identify(index: int, handle: Any) -> GpuState:
         name=str(pynvml.nvmlDeviceGetName(handle)),
         memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
     )
-
-
-def _illness(handle: Any) -> str:
-    """Why a GPU must not be used; empty when NVML has no complaint.
-
-    A lost GPU answers nothing; a failed row remapping means that memory errors can no longer be mended.
-    """
-    try:
-        pynvml.nvmlDeviceGetMemoryInfo(handle)
-        _, _, _, remap_failed = pynvml.nvmlDeviceGetRemappedRows(handle)
-    except pynvml.NVMLError_NotSupported:
-        return ""
-    except pynvml.NVMLError as error:
-        return f"NVML: {error}"
-    return "row remapping has failed: uncorrectable memory errors" if remap_failed else ""

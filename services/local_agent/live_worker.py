@@ -20,6 +20,11 @@ _LOG_CHECK_S = 10.0
 _FROM_OUTSIDE = frozenset({"killed by SIGKILL", "killed by SIGTERM"})
 
 
+def is_from_outside(how: str) -> bool:
+    """Whether a worker that ended like this was killed by somebody: it wrote nothing about it."""
+    return how in _FROM_OUTSIDE
+
+
 class Interrupted(Exception):
     """The worker exited, or the agent is in a hurry, before a command was answered."""
 
@@ -97,6 +102,5 @@ class LiveWorker:
 
     async def _follow_exit(self) -> None:
         how = await self.process.wait_exit()
-        # A worker that was killed from outside wrote nothing about it.
-        tail = "" if how in _FROM_OUTSIDE else await asyncio.to_thread(log_tail, self._log)
+        tail = "" if is_from_outside(how) else await asyncio.to_thread(log_tail, self._log)
         self._on_exit(f"{how}: {tail}" if tail else how)

@@ -79,13 +79,33 @@ class Forgotten:
     instance_id: str
 
 
-Entry = TermSeen | Wanted | WorkerNoted | WorkerEnded | Tally | Forgotten
+@dataclass(frozen=True, slots=True)
+class Cordoned:
+    """A GPU is out of use until an operator says otherwise."""
+
+    gpu: str
+    """Its UUID."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uncordoned:
+    """An operator has taken the GPU back into use."""
+
+    gpu: str
+    accepted_errors: int = 0
+    """Uncorrected memory errors that it had by then: they count no more."""
+
+
+Entry = TermSeen | Wanted | WorkerNoted | WorkerEnded | Tally | Forgotten | Cordoned | Uncordoned
 _PLAIN: Mapping[str, type[Any]] = {
     "term": TermSeen,
     "worker": WorkerNoted,
     "ended": WorkerEnded,
     "tally": Tally,
     "forgotten": Forgotten,
+    "cordoned": Cordoned,
+    "uncordoned": Uncordoned,
 }
 _KINDS = {kind: name for name, kind in _PLAIN.items()}
 
@@ -105,6 +125,10 @@ class Memory:
 
     term: int = 0
     instances: dict[str, InstanceMemory] = field(default_factory=dict)
+    cordons: dict[str, str] = field(default_factory=dict)
+    """UUID of a GPU → why it is out of use."""
+    accepted_errors: dict[str, int] = field(default_factory=dict)
+    """UUID of a GPU → uncorrected memory errors that an operator has passed over."""
 
     def take(self, entry: Entry) -> None:
         """Adds one entry."""
@@ -127,10 +151,17 @@ class Memory:
                 self._instance(entry.instance_id).tally = entry
             case Forgotten(instance_id):
                 self.instances.pop(instance_id, None)
+            case Cordoned(gpu, reason):
+                self.cordons[gpu] = reason
+            case Uncordoned(gpu, accepted_errors):
+                self.cordons.pop(gpu, None)
+                self.accepted_errors[gpu] = accepted_errors
 
     def entries(self) -> list[Entry]:
         """The fewest entries that lead to this state."""
         found: list[Entry] = [TermSeen(self.term)] if self.term else []
+        found += [Uncordoned(gpu, count) for gpu, count in self.accepted_errors.items()]
+        found += [Cordoned(gpu, reason) for gpu, reason in self.cordons.items()]
         for instance in self.instances.values():
             if instance.level is not None:
                 found.append(Wanted(instance.level))

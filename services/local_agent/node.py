@@ -18,7 +18,8 @@ from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig, parse_ports
 from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, level_of, want_of
 from services.local_agent.gpus import GpuState, Inventory
-from services.local_agent.journal import Journal
+from services.local_agent.health import GpuHealth
+from services.local_agent.journal import Journal, JournalError
 from services.local_agent.journal_file import JournalFile
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.memory import Forgotten, Wanted, WorkerNoted
@@ -66,10 +67,15 @@ class Node:
         self._config = config
         self._state = state
         self._on_change = on_change
-        self._gpus = tuple(gpus)
         self.state_id = state.identity()
         self._journal = Journal(JournalFile(state.journal), self._journal_changed)
         self._terms = Terms(self._journal)
+        self._health = GpuHealth(
+            gpus,
+            self._journal,
+            failed_starts=config.cordon_after_failed_starts,
+            on_change=self._health_changed,
+        )
         self._applied = (0, 0)
         self._postponed: control_pb2.DesiredNode | None = None
         self._listed: frozenset[str] = frozenset()
@@ -95,6 +101,7 @@ class Node:
             journal=self._journal,
             socket_dir=socket_dir,
             inventory=inventory,
+            health=self._health,
             gpus=GpuLedger(),
             ports=PortPool(parse_ports(config.worker_ports)),
             keys=self.ticket_keys,
@@ -117,28 +124,22 @@ class Node:
         """True once the agent is stopping."""
         return self._closing
 
+    @property
+    def problems(self) -> list[str]:
+        """What keeps this agent from its work."""
+        return [self._journal.problem] if self._journal.problem else []
+
     def gpus(self) -> list[cluster_pb2.Gpu]:
         """The node's GPUs for a report."""
-        return [
-            cluster_pb2.Gpu(
-                index=gpu.index,
-                uuid=gpu.uuid,
-                name=gpu.name,
-                memory_bytes=gpu.memory_bytes,
-                healthy=gpu.healthy,
-                reason=gpu.reason,
-            )
-            for gpu in self._gpus
-        ]
+        return self._health.reports()
 
     def set_gpus(self, gpus: Sequence[GpuState]) -> None:
         """Takes a newer look at the GPUs; a change of health is reported at once."""
-        if tuple(gpus) != self._gpus:
-            for gpu in gpus:
-                if not gpu.healthy:
-                    _LOG.error("GPU %d (%s) is not healthy: %s", gpu.index, gpu.uuid, gpu.reason)
-            self._gpus = tuple(gpus)
-            self._on_change()
+        self._health.look(gpus)
+
+    def gpu_event(self, index: int, what: str) -> None:
+        """A GPU tells of a fault of its own."""
+        self._health.event(index, what)
 
     async def accept_term(self, term: int) -> None:
         """Refuses what is older from now on. Raises StaleTerm for a lower term."""
@@ -162,6 +163,9 @@ class Node:
         for instance in desired.instances:
             self._apply_instance(instance)
         self._forget()
+        for order in desired.gpu_orders:
+            with contextlib.suppress(JournalError):  # It is among the problems, and the order comes again.
+                await self._health.order(order.gpu_uuid, cordoned=order.cordoned, reason=order.reason)
         self._applied = (desired.term, desired.revision)
         # What waited for the controller's word has it.
         self._resources_freed()
@@ -186,7 +190,7 @@ class Node:
             self._journal.memory,
             self._state,
             self._around.inventory,
-            [gpu.index for gpu in self._gpus],
+            self._health.indexes,
             self._config.drain_timeout_s,
         )
         self._journal.note(*map(Forgotten, stock.dropped))
@@ -251,7 +255,7 @@ class Node:
             check_instance_id(instance_id)
             want = want_of(
                 desired,
-                node_gpus=[gpu.index for gpu in self._gpus],
+                node_gpus=self._health.indexes,
                 drain_timeout_s=self._config.drain_timeout_s,
             )
         except BadDesired as error:
@@ -315,6 +319,11 @@ class Node:
         self._journal.note(
             *(Wanted(level_of(replace(runner.want, goal=Goal.STOPPED))) for runner in self._runners.values())
         )
+
+    def _health_changed(self) -> None:
+        # Workers that wait for a GPU to be healthy look again.
+        self._resources_freed()
+        self._on_change()
 
     def _journal_changed(self) -> None:
         self._on_change()

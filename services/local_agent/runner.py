@@ -18,7 +18,7 @@ from services.local_agent.commands import carry_out
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.inheritance import inherited, tally_of
-from services.local_agent.live_worker import Interrupted, LiveWorker
+from services.local_agent.live_worker import Interrupted, LiveWorker, is_from_outside
 from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
 from services.local_agent.process import StuckError, WorkerProcess
 from services.local_agent.starting import CannotStartNow, Surroundings, start_worker
@@ -135,6 +135,8 @@ class Runner:
                 await self._idle(until)
             case steps.Claim(gpus):
                 self._claim(gpus)
+            case steps.CheckGpus(gpus):
+                await self._check_gpus(gpus)
             case steps.Release():
                 self._release()
             case steps.Launch():
@@ -164,6 +166,13 @@ class Runner:
         else:
             self._have = self._have.claimed(gpus)
 
+    async def _check_gpus(self, gpus: tuple[int, ...]) -> None:
+        occupants = await asyncio.to_thread(self._around.inventory.occupants, gpus)
+        occupied = "; ".join(f"GPU {index} is not free: {why}" for index, why in occupants.items())
+        if occupied and occupied != self._have.occupied:
+            _LOG.warning("%s: %s", self._want.instance_id, occupied)
+        self._have = self._have.looked_at(occupied, time.monotonic())
+
     def _release(self) -> None:
         self._around.gpus.release(self._want.instance_id)
         self._have = self._have.released()
@@ -171,6 +180,9 @@ class Runner:
 
     async def _launch(self) -> None:
         want, around = self._want, self._around
+        if obstacle := around.health.obstacle(want.gpus):
+            self._have = self._have.stopped_by(obstacle)
+            return
         port = around.ports.take(want.instance_id)
         if port is None:
             ports = around.config.worker_ports
@@ -180,10 +192,10 @@ class Runner:
         launched = self._have.launched(incarnation, want.spec_version, time.monotonic())
         try:
             process, noted = await start_worker(want, incarnation, port, self._tally(launched), around)
-        except CannotStartNow as obstacle:
+        except CannotStartNow as error:
             around.ports.release(want.instance_id)
-            self._have = self._have.stopped_by(str(obstacle), time.monotonic() + _START_AGAIN_S)
-            _LOG.warning("%s: not started: %s", want.instance_id, obstacle)
+            self._have = self._have.stopped_by(str(error), time.monotonic() + _START_AGAIN_S)
+            _LOG.warning("%s: not started: %s", want.instance_id, error)
             return
         except OSError as error:
             failure = Failure(FailureKind.CRASH, f"cannot start the worker: {error}")
@@ -223,6 +235,8 @@ class Runner:
         self._have = self._have.told(heard, now)
         self._heard.set()
         self._note_address(heard)
+        if heard.state == types_pb2.INSTANCE_STATE_READY != before.state:
+            self._around.health.start_succeeded(self._have.gpus or (), self._model)
         if (before.state, before.role) != (heard.state, heard.role):
             state = types_pb2.InstanceState.Name(heard.state).removeprefix("INSTANCE_STATE_")
             role = launch.role_name(heard.role)
@@ -266,6 +280,8 @@ class Runner:
         await worker.unfollow()
         self._worker = self._noted = None
         self._around.ports.release(self._want.instance_id)
+        if failure is not None and self._have.ready_at is None and not is_from_outside(failure.reason):
+            self._around.health.start_failed(self._have.gpus or (), self._model, failure.reason)
         self._have = self._have.gone(failure, time.monotonic(), self._around.policy)
         self._around.journal.note(WorkerEnded(self._want.instance_id), self._tally(self._have))
         with contextlib.suppress(OSError):
@@ -287,6 +303,10 @@ class Runner:
 
     def _tally(self, have: Have) -> Tally:
         return tally_of(self._want.instance_id, have)
+
+    @property
+    def _model(self) -> tuple[str, int]:
+        return self._want.spec.name, self._have.spec_version
 
     @property
     def _socket(self) -> Path:

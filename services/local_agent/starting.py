@@ -13,6 +13,7 @@ from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig
 from services.local_agent.desired import Want
 from services.local_agent.gpus import Inventory
+from services.local_agent.health import GpuHealth
 from services.local_agent.journal import Journal, JournalError
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
@@ -36,6 +37,7 @@ class Surroundings:
     journal: Journal
     socket_dir: Path
     inventory: Inventory
+    health: GpuHealth
     gpus: GpuLedger
     ports: PortPool
     keys: TicketKeys

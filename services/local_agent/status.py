@@ -40,10 +40,14 @@ def _state_of(want: Want, have: Have) -> tuple[types_pb2.InstanceState.ValueType
     stopping = want.goal is Goal.STOPPED
     if have.process is Process.NONE:
         if stopping:
+            # A process that is nobody's holds the GPUs as well as a worker does.
+            if have.gpus is not None and not have.clear:
+                return types_pb2.INSTANCE_STATE_DRAINING, have.occupied
             return types_pb2.INSTANCE_STATE_STOPPED, ""
         if have.gave_up:
-            return types_pb2.INSTANCE_STATE_FAILED, given_up_reason(have)
-        return types_pb2.INSTANCE_STATE_PENDING, have.blocked or _backoff_reason(have)
+            reasons = (given_up_reason(have), have.occupied)
+            return types_pb2.INSTANCE_STATE_FAILED, "; ".join(filter(None, reasons))
+        return types_pb2.INSTANCE_STATE_PENDING, have.blocked or have.occupied or _backoff_reason(have)
     if stopping or have.leaving:
         return types_pb2.INSTANCE_STATE_DRAINING, ""
     if have.process is Process.EXITED:

@@ -23,6 +23,13 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckGpus:
+    """See whether anybody still computes on the GPUs."""
+
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Give the GPUs back."""
 
@@ -71,4 +78,5 @@ class WakeUp:
     """Bring the weights back."""
 
 
-Step = Idle | Claim | Release | Launch | Drain | Terminate | SetRole | SetLimits | PutToSleep | WakeUp
+Command = SetRole | SetLimits | PutToSleep | WakeUp
+Step = Idle | Claim | CheckGpus | Release | Launch | Drain | Terminate | Command

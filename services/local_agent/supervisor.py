@@ -12,6 +12,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.steps import (
+    CheckGpus,
     Claim,
     Drain,
     Idle,
@@ -75,14 +76,21 @@ def _failure(have: Have, reason: str) -> Failure:
 
 def _without_process(want: Want, have: Have, now: float) -> Step:
     if want.goal is Goal.STOPPED or have.gave_up:
-        return Idle() if have.gpus is None else Release()
+        return Idle() if have.gpus is None else _when_clear(Release(), have.gpus, have, now)
     if have.gpus is not None and have.gpus != want.gpus:
-        return Release()
+        return _when_clear(Release(), have.gpus, have, now)
     if now < have.retry_at:
         return Idle(have.retry_at)
     if have.blocked and now < have.blocked_until:
         return Idle(have.blocked_until if have.blocked_until < math.inf else None)
-    return Claim(want.gpus) if have.gpus is None else Launch()
+    return Claim(want.gpus) if have.gpus is None else _when_clear(Launch(), have.gpus, have, now)
+
+
+def _when_clear(step: Step, gpus: tuple[int, ...], have: Have, now: float) -> Step:
+    """The processes of a worker are gone before the driver has let go of its GPUs."""
+    if have.clear:
+        return step
+    return Idle(have.look_at) if now < have.look_at else CheckGpus(gpus)
 
 
 def _with_live_worker(want: Want, have: Have, now: float, policy: Policy) -> Step:

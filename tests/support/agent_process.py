@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,18 @@ _ROOT = Path(__file__).parents[2]
 class AgentProcess:
     """Starts with `start`; `end` leaves neither the agent nor its workers."""
 
-    def __init__(self, folder: Path, controller_port: int, *, gpus: int = 2, **keys: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        controller_port: int,
+        *,
+        gpus: int = 2,
+        module: str = "services.local_agent",
+        environ: Mapping[str, str] | None = None,
+        **keys: object,
+    ) -> None:
+        self._module = module
+        self._environ = {**os.environ, **(environ or {})}
         self.state_dir = folder / "agent"
         self.stderr_file = folder / "agent.stderr"
         self._keys = {
@@ -47,8 +59,9 @@ class AgentProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "services.local_agent",
+                self._module,
                 *settings,
+                env=self._environ,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 cwd=_ROOT,

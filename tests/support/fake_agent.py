@@ -56,6 +56,7 @@ class FakeAgent:
         self.gpus = [
             cluster_pb2.Gpu(index=index, uuid=f"declared-{index}", healthy=True) for index in range(gpus)
         ]
+        self.problems: list[str] = []
         self.statuses: dict[str, cluster_pb2.InstanceStatus] = {}
         self.welcome = pb.AgentWelcome()
         self.levels: list[pb.DesiredNode] = []
@@ -127,6 +128,7 @@ class FakeAgent:
                     for status in self.statuses.values()
                 ],
                 gpus=self.gpus,
+                problems=self.problems,
                 applied_revision=self.levels[-1].revision if self.levels else 0,
                 leaving=self.leaving,
             )

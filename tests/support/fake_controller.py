@@ -81,13 +81,19 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
                     states.append(report.status.state)
 
     def send(
-        self, instances: Iterable[control_pb2.DesiredInstance], *, term: int = 0, revision: int = 0
+        self,
+        instances: Iterable[control_pb2.DesiredInstance],
+        *,
+        term: int = 0,
+        revision: int = 0,
+        gpu_orders: Iterable[control_pb2.GpuOrder] = (),
     ) -> None:
         """Sends a level; by default of its own term and the next revision."""
         self.desired = control_pb2.DesiredNode(
             term=term or self.term,
             revision=revision or self.desired.revision + 1,
             instances=list(instances),
+            gpu_orders=list(gpu_orders),
         )
         self._outbox.put_nowait(control_pb2.ConnectAgentResponse(desired=self.desired))
 

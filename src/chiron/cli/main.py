@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Apply, list, roll back and delete models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+nodes_app = typer.Typer(help="List nodes; take GPUs out of use and back.", no_args_is_help=True)
+app.add_typer(nodes_app, name="nodes")
 app.add_typer(sim_app, name="sim")
 
 Router = Annotated[
@@ -89,8 +91,8 @@ def up(
 ) -> None:
     """Run a whole local cluster in this terminal until Ctrl-C, which drains it.
 
-    When one of its services ends by itself or is killed, the whole cluster ends; a worker is started again,
-    and of several controllers another one leads.
+    A worker, an agent or a router that ends is started again, and of several controllers another one leads.
+    When the only controller ends, or a service ends time and again, the whole cluster does.
     """
     from chiron.cli.runner import execute
     from chiron.cli.up import UpOptions, run_up
@@ -228,6 +230,42 @@ def models_delete(
     from chiron.cli.runner import execute
 
     execute(delete(controller, names))
+
+
+@nodes_app.command("list")
+def nodes_list(as_json: Json = False, controller: Controller = CONTROLLER) -> None:
+    """Show the nodes, their GPUs in use, and what is wrong with any."""
+    from chiron.cli.nodes import list_nodes
+    from chiron.cli.runner import execute
+
+    execute(list_nodes(controller, as_json=as_json))
+
+
+Node = Annotated[str, typer.Argument(metavar="NODE")]
+Gpu = Annotated[int, typer.Argument(metavar="GPU", min=0, help="Its index on the node.")]
+
+
+@nodes_app.command("cordon")
+def nodes_cordon(
+    node: Node,
+    gpu: Gpu,
+    reason: Annotated[str, typer.Option(help="Why, for whoever sees it.")] = "",
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Take a GPU out of use: nothing starts there, and what runs there moves elsewhere if it can."""
+    from chiron.cli.nodes import cordon
+    from chiron.cli.runner import execute
+
+    execute(cordon(controller, node, gpu, cordoned=True, reason=reason))
+
+
+@nodes_app.command("uncordon")
+def nodes_uncordon(node: Node, gpu: Gpu, controller: Controller = CONTROLLER) -> None:
+    """Take a GPU back into use, whoever or whatever has cordoned it."""
+    from chiron.cli.nodes import cordon
+    from chiron.cli.runner import execute
+
+    execute(cordon(controller, node, gpu, cordoned=False))
 
 
 @app.command()

@@ -146,6 +146,7 @@ def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
         }
         state = "lost" if not node.live else "draining" if node.draining else "live"
         unhealthy = [f"GPU {gpu.index}: {gpu.reason}" for gpu in node.gpus if not gpu.healthy]
+        unhealthy += node.problems
         table.add_row(
             node.node_id,
             Text(

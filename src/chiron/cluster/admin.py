@@ -111,6 +111,14 @@ class ClusterAdmin:
         response = await self._call(lambda stub, timeout: stub.ListModels(request, timeout=timeout))
         return list(response.models)
 
+    async def set_gpu_cordon(self, node_id: str, gpu: int, *, cordoned: bool, reason: str = "") -> pb.Gpu:
+        """Takes a GPU out of use, or back into it; returns it as its agent then reports it."""
+        request = pb.SetGpuCordonRequest(node_id=node_id, gpu=gpu, cordoned=cordoned, reason=reason)
+        response: pb.SetGpuCordonResponse = await self._call(
+            lambda stub, timeout: stub.SetGpuCordon(request, timeout=timeout)
+        )
+        return response.gpu
+
     async def snapshot(self) -> pb.ClusterSnapshot:
         """The whole cluster now."""
         request = pb.GetSnapshotRequest()

@@ -95,7 +95,10 @@ class Supervision(RuleBasedStateMachine):
             case steps.Claim(gpus):
                 held = self.ledger.claim(name, gpus)
                 self.haves[name] = have.stopped_by("held") if held else have.claimed(gpus)
+            case steps.CheckGpus():
+                self.haves[name] = have.looked_at("GPU 0 is not free" if fails else "", self.now)
             case steps.Release():
+                assert have.clear
                 self.ledger.release(name)
                 self.haves[name] = have.released()
                 self.unblock()
@@ -103,6 +106,7 @@ class Supervision(RuleBasedStateMachine):
                 failure = Failure(FailureKind.CRASH, "no such python")
                 self.haves[name] = have.gone(failure, self.now, POLICY)
             case steps.Launch():
+                assert have.clear
                 self.incarnation += 1
                 self.occupied[name] = want.gpus
                 self.haves[name] = have.launched(self.incarnation, want.spec_version, self.now)

@@ -54,7 +54,9 @@ def crashed(have: Have, now: float = NOW, failure: Failure = CRASH) -> Have:
 
 def test_a_new_instance_takes_its_gpus_then_starts() -> None:
     assert step(WANT, Have()) == steps.Claim((0, 1))
-    assert step(WANT, Have().claimed((0, 1))) == steps.Launch()
+    claimed = Have().claimed((0, 1))
+    assert step(WANT, claimed) == steps.CheckGpus((0, 1))
+    assert step(WANT, claimed.looked_at("", NOW)) == steps.Launch()
 
 
 def test_an_instance_whose_gpus_are_held_waits_and_says_why() -> None:
@@ -120,7 +122,8 @@ def test_a_refused_command_is_repeated_later_not_at_once() -> None:
 def test_a_drained_worker_goes_even_when_it_is_wanted_again() -> None:
     assert step(WANT, READY.drained()) == steps.Terminate(None)
     after = READY.drained().exited("exit status 0").gone(None, NOW, POLICY)
-    assert step(WANT, after) == steps.Launch()
+    assert step(WANT, after) == steps.CheckGpus((0, 1))
+    assert step(WANT, after.looked_at("", NOW)) == steps.Launch()
     assert after.failures == 0
 
 
@@ -130,6 +133,14 @@ def test_a_stopped_instance_gives_its_gpus_back_only_when_the_processes_are_gone
     assert step(want, exited) == steps.Terminate(None)
     assert status_of(want, exited, "node").state == types_pb2.INSTANCE_STATE_DRAINING
     gone = exited.gone(None, NOW, POLICY)
+    assert step(want, gone) == steps.CheckGpus((0, 1))
+    assert status_of(want, gone, "node").state == types_pb2.INSTANCE_STATE_DRAINING
+    held = gone.looked_at("GPU 0 is not free: process 7 computes on it", NOW)
+    assert step(want, held) == steps.Idle(NOW + 1)
+    assert step(want, held, NOW + 1) == steps.CheckGpus((0, 1))
+    status = status_of(want, held, "node")
+    assert (status.state, status.reason) == (types_pb2.INSTANCE_STATE_DRAINING, held.occupied)
+    gone = held.looked_at("", NOW + 1)
     assert step(want, gone) == steps.Release()
     assert step(want, gone.released()) == steps.Idle()
     assert status_of(want, gone.released(), "node").state == types_pb2.INSTANCE_STATE_STOPPED
@@ -165,7 +176,11 @@ def test_a_crash_ends_what_is_left_of_the_worker_then_waits_then_restarts_on_the
     status = status_of(WANT, waiting, "node")
     assert status.state == types_pb2.INSTANCE_STATE_PENDING
     assert status.reason == "waits for restart 1 of 3 after: killed by SIGKILL"
-    assert step(WANT, waiting, NOW + 2) == steps.Launch()
+    assert step(WANT, waiting, NOW + 2) == steps.CheckGpus((0, 1))
+    held = waiting.looked_at("GPU 1 is not free: process 7 computes on it", NOW + 2)
+    status = status_of(WANT, held, "node")
+    assert (status.state, status.reason) == (types_pb2.INSTANCE_STATE_PENDING, held.occupied)
+    assert step(WANT, waiting.looked_at("", NOW + 2), NOW + 2) == steps.Launch()
     assert waiting.launched(incarnation=2, spec_version=1, now=NOW + 2).restarts == 1
 
 
@@ -183,7 +198,8 @@ def test_crashes_in_a_row_end_in_failed_with_the_last_reason_and_free_gpus() -> 
     for _ in range(POLICY.max_restarts):
         have = crashed(have).launched(incarnation=2, spec_version=1, now=NOW)
     have = crashed(have)
-    assert step(WANT, have) == steps.Release()
+    assert step(WANT, have) == steps.CheckGpus((0, 1))
+    assert step(WANT, have.looked_at("", NOW)) == steps.Release()
     assert step(WANT, have.released(), NOW + 1e6) == steps.Idle()
     status = status_of(WANT, have, "node")
     assert status.state == types_pb2.INSTANCE_STATE_FAILED

@@ -265,6 +265,7 @@ class Gpu(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     HEALTHY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index on the node, from 0."""
     uuid: _builtins.str
@@ -274,6 +275,8 @@ class Gpu(_message.Message):
     healthy: _builtins.bool
     reason: _builtins.str
     """Why it is not healthy."""
+    cordoned: _builtins.bool
+    """It is out of use until an operator says otherwise (SetGpuCordon); healthy is false meanwhile."""
     def __init__(
         self,
         *,
@@ -283,10 +286,11 @@ class Gpu(_message.Message):
         memory_bytes: _builtins.int = ...,
         healthy: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        cordoned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["healthy", b"healthy", "index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "reason", b"reason", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "healthy", b"healthy", "index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "reason", b"reason", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,6 +307,7 @@ class NodeStatus(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     REPORT_AGE_MS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     host: _builtins.str
     """Host that workers on this node advertise."""
@@ -314,6 +319,10 @@ class NodeStatus(_message.Message):
     """Version of the local agent."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps the local agent from its work, e.g. a full disk."""
+
     def __init__(
         self,
         *,
@@ -324,10 +333,11 @@ class NodeStatus(_message.Message):
         draining: _builtins.bool = ...,
         report_age_ms: _builtins.float = ...,
         agent_version: _builtins.str = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "draining", b"draining", "gpus", b"gpus", "host", b"host", "live", b"live", "node_id", b"node_id", "report_age_ms", b"report_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "draining", b"draining", "gpus", b"gpus", "host", b"host", "live", b"live", "node_id", b"node_id", "problems", b"problems", "report_age_ms", b"report_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1358,6 +1368,57 @@ class DrainNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainNodeResponse: _TypeAlias = DrainNodeResponse  # noqa: Y015
+
+@_typing.final
+class SetGpuCordonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    gpu: _builtins.int
+    """Index on the node, from 0."""
+    cordoned: _builtins.bool
+    """False: back into use."""
+    reason: _builtins.str
+    """Why, for whoever sees it."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        gpu: _builtins.int = ...,
+        cordoned: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "gpu", b"gpu", "node_id", b"node_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGpuCordonRequest: _TypeAlias = SetGpuCordonRequest  # noqa: Y015
+
+@_typing.final
+class SetGpuCordonResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def gpu(self) -> Global___Gpu: ...
+    def __init__(
+        self,
+        *,
+        gpu: Global___Gpu | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu", b"gpu"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu", b"gpu"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGpuCordonResponse: _TypeAlias = SetGpuCordonResponse  # noqa: Y015
 
 @_typing.final
 class ListDecisionsRequest(_message.Message):

@@ -87,6 +87,11 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
+        self.SetGpuCordon = channel.unary_unary(
+                '/chiron.v1.ClusterService/SetGpuCordon',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.SetGpuCordonRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetGpuCordonResponse.FromString,
+                _registered_method=True)
         self.ListDecisions = channel.unary_unary(
                 '/chiron.v1.ClusterService/ListDecisions',
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.ListDecisionsRequest.SerializeToString,
@@ -169,6 +174,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetGpuCordon(self, request, context):
+        """Takes a GPU out of use, or back into it, and answers once its agent has put that on record. What runs there
+        moves elsewhere if it can.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDecisions(self, request, context):
         """The newest decisions first.
         """
@@ -228,6 +241,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'SetGpuCordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGpuCordon,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetGpuCordonRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.SetGpuCordonResponse.SerializeToString,
             ),
             'ListDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDecisions,
@@ -508,6 +526,33 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/DrainNode',
             chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGpuCordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/SetGpuCordon',
+            chiron_dot_v1_dot_cluster__pb2.SetGpuCordonRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.SetGpuCordonResponse.FromString,
             options,
             channel_credentials,
             insecure,

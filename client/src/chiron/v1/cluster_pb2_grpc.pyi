@@ -38,6 +38,10 @@ class ClusterServiceStub:
     """Changes an instance's role; no request on it is aborted."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
     """Moves every instance off a node and places nothing new on it; or undoes that."""
+    SetGpuCordon: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetGpuCordonRequest, _cluster_pb2.SetGpuCordonResponse]
+    """Takes a GPU out of use, or back into it, and answers once its agent has put that on record. What runs there
+    moves elsewhere if it can.
+    """
     ListDecisions: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListDecisionsRequest, _cluster_pb2.ListDecisionsResponse]
     """The newest decisions first."""
 
@@ -125,6 +129,16 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_pb2.DrainNodeRequest, _abc.Awaitable[_cluster_pb2.DrainNodeResponse]],
     ) -> _abc.Awaitable[_cluster_pb2.DrainNodeResponse]:
         """Moves every instance off a node and places nothing new on it; or undoes that."""
+
+    @_abc_1.abstractmethod
+    def SetGpuCordon(
+        self,
+        request: _cluster_pb2.SetGpuCordonRequest,
+        context: _aio.ServicerContext[_cluster_pb2.SetGpuCordonRequest, _abc.Awaitable[_cluster_pb2.SetGpuCordonResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.SetGpuCordonResponse]:
+        """Takes a GPU out of use, or back into it, and answers once its agent has put that on record. What runs there
+        moves elsewhere if it can.
+        """
 
     @_abc_1.abstractmethod
     def ListDecisions(

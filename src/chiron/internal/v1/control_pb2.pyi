@@ -126,6 +126,7 @@ class AgentReport(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one from 1 within a stream."""
     applied_revision: _builtins.int
@@ -138,6 +139,10 @@ class AgentReport(_message.Message):
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceReport]: ...
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.Gpu]: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps the agent from its work, e.g. a full disk."""
+
     def __init__(
         self,
         *,
@@ -146,10 +151,11 @@ class AgentReport(_message.Message):
         gpus: _abc.Iterable[_cluster_pb2.Gpu] | None = ...,
         applied_revision: _builtins.int = ...,
         leaving: _builtins.bool = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "gpus", b"gpus", "instances", b"instances", "leaving", b"leaving", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "gpus", b"gpus", "instances", b"instances", "leaving", b"leaving", "problems", b"problems", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,6 +246,31 @@ class AgentWelcome(_message.Message):
 Global___AgentWelcome: _TypeAlias = AgentWelcome  # noqa: Y015
 
 @_typing.final
+class GpuOrder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_UUID_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    gpu_uuid: _builtins.str
+    cordoned: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        gpu_uuid: _builtins.str = ...,
+        cordoned: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "gpu_uuid", b"gpu_uuid", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuOrder: _TypeAlias = GpuOrder  # noqa: Y015
+
+@_typing.final
 class DesiredNode(_message.Message):
     """What the controller wants of a node: a level, not an edge, so that the newest one alone is enough. An
     instance that it does not list is left alone and reported as unknown.
@@ -250,20 +281,26 @@ class DesiredNode(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    GPU_ORDERS_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredInstance]: ...
+    @_builtins.property
+    def gpu_orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuOrder]:
+        """Cordons to set and to lift. The agent keeps them; one that is as ordered already is left alone."""
+
     def __init__(
         self,
         *,
         term: _builtins.int = ...,
         revision: _builtins.int = ...,
         instances: _abc.Iterable[Global___DesiredInstance] | None = ...,
+        gpu_orders: _abc.Iterable[Global___GpuOrder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "revision", b"revision", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_orders", b"gpu_orders", "instances", b"instances", "revision", b"revision", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
