@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
+from chiron.auth.keys import KeyRingError
+from chiron.internal.v1 import router_pb2_grpc
 from chiron.rpc.controllers import Controllers
 from chiron.rpc.errors import ChironError, Reason
 from chiron.rpc.servers import Server
@@ -18,7 +21,10 @@ from services.router.proxy import Proxy
 from services.router.retries import Retries
 from services.router.route import Lookaside
 from services.router.servicer import SERVICE, InferenceServicer
+from services.router.state_servicer import SERVICE as STATE_SERVICE
+from services.router.state_servicer import StateServicer
 from services.router.streams import Streams
+from services.router.table_file import TableFileError, TableKeeper, read_table
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +43,11 @@ class Router:
             Lookaside(config.ticket_ttl_s, self._placer),
             tracing=tracing,
         )
-        self._server = Server([SERVICE])
+        self._server = Server([SERVICE, STATE_SERVICE])
         self._server.grpc.add_generic_rpc_handlers((self._servicer.handler(),))
+        state = StateServicer(config.identity, self._placer, self._servicer, self._streams, self._retries)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(state, self._server.grpc)
+        self._keeper: TableKeeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> str:
@@ -46,6 +55,7 @@ class Router:
 
         Raises BindError.
         """
+        await self._restore()
         host, _, _ = self._config.listen.rpartition(":")
         address = f"{host}:{self._server.bind(self._config.listen)}"
         await self._server.start()
@@ -55,9 +65,35 @@ class Router:
         self._tasks = [
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),
+            *([asyncio.create_task(self._keeper.run(), name="table on disk")] if self._keeper else []),
             asyncio.create_task(self._serve_from_first_table(), name="readiness"),
         ]
         return address
+
+    async def _restore(self) -> None:
+        """Takes up the table on disk, if there is one; what is wrong with the file is one warning."""
+        path = self._config.table_file
+        if path is None:
+            return
+        try:
+            stored = await asyncio.to_thread(read_table, path)
+            if stored is not None:
+                age_s = max(0.0, time.time() - stored.written_unix_ms / 1e3)
+                self._placer.restore(stored, age_s)
+                log.warning(
+                    "serving from %s until a controller is heard: term %d, epoch %d, %d models, "
+                    "%d instances, written %.0f s ago",
+                    path,
+                    stored.table.term,
+                    stored.table.epoch,
+                    len(stored.table.models),
+                    len(stored.table.instances),
+                    age_s,
+                )
+        except (TableFileError, KeyRingError) as error:
+            log.warning("starting without a routing table: %s", error)
+        self._keeper = TableKeeper(path, self._placer.stored)
+        self._placer.on_table = self._keeper.changed
 
     async def _serve_from_first_table(self) -> None:
         await self._placer.has_table.wait()

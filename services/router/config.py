@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
@@ -62,6 +63,9 @@ class RouterConfig:
     """How long a ticket may stay unused and a reservation unconfirmed, in seconds."""
     reader_stall_s: float = 60.0
     """A proxied stream whose client accepts nothing for this long is ended, in seconds."""
+    table_file: Path | None = None
+    """File in which the routing table and the ticket keys are kept (mode 0600), for a restart while no
+    controller can be reached. One router per file; empty: not kept."""
     report_interval_s: float = 1.0
     """Time between demand reports to the controller, in seconds."""
     drain_timeout_s: float = 30.0

@@ -11,7 +11,7 @@ from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
 from chiron.rpc.controllers import Controllers, ending
 from services.router.placer import Placer
-from services.router.table import EpochGapError
+from services.router.table import EpochGapError, StaleTermError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ class ControllerLink:
                 except EpochGapError as gap:
                     log.warning("asking for a new table: %s", gap)
                     self._controllers.again()
+                except StaleTermError as stale:
+                    self._complain(f"refused its table: {stale}")
+                    self._controllers.failed()
                 except grpc.aio.AioRpcError as error:
                     self._complain(str(error.details()))
                     self._controllers.failed(error)
@@ -75,14 +78,13 @@ class ControllerLink:
         except asyncio.InvalidStateError:
             raise await ending(call) from None
         finally:
+            self._placer.controller_lost()
             if reporter is not None:
                 reporter.cancel()
                 await asyncio.gather(reporter, return_exceptions=True)
             call.cancel()
 
     def _take(self, answer: control_pb2.ConnectRouterResponse) -> None:
-        self._controllers.found()
-        self._complaint = ""
         match answer.WhichOneof("message"):
             case "snapshot":
                 self._placer.snapshot(answer.snapshot)
@@ -99,10 +101,13 @@ class ControllerLink:
                 self._take_keys(answer.keys)
             case _:
                 log.warning("the controller sent a message that this router does not know")
+        self._controllers.found()
+        self._complaint = ""
 
     def _take_keys(self, keys: auth_pb2.TicketKeys) -> None:
         try:
             self._placer.tickets.set_keys(KeyRing.from_message(keys))
+            self._placer.on_table()
         except KeyRingError as error:
             log.error("the controller sent ticket keys that cannot be used: %s", error)
 

@@ -9,10 +9,11 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from chiron.internal.v1 import control_pb2, worker_pb2
+from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
 from chiron.policy.dispatch import Dispatcher
+from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import cluster_pb2
+from chiron.v1 import cluster_pb2, types_pb2
 from services.router import refusals
 from services.router.health import EjectionSettings
 from services.router.instance import TrackedInstance
@@ -72,7 +73,7 @@ class RouterCore:
     # Events from the controller.
 
     def snapshot(self, table: control_pb2.RoutingTable, now: float) -> list[Instruction]:
-        """The controller sent a table."""
+        """The controller sent a table, or one was kept on disk. Raises StaleTermError."""
         self.table.replace(table, self._serves)
         out: list[Instruction] = []
         for key in [key for key in self._instances if key not in self.table.instances]:
@@ -234,6 +235,36 @@ class RouterCore:
     def ejected(self, now: float) -> list[cluster_pb2.EjectedInstance]:
         """The instances that this router keeps requests from, with the reason."""
         return list(self._tracking.ejected(now))
+
+    def counts(self) -> router_pb2.RouterCounts:
+        """How much it holds now, as far as it knows."""
+        queues = [model.queue for model in self._models.values()]
+        return router_pb2.RouterCounts(
+            waiting=types_pb2.ClassCounts(
+                interactive=sum(queue.count(RequestClass.INTERACTIVE) for queue in queues),
+                batch=sum(queue.count(RequestClass.BATCH) for queue in queues),
+            ),
+            reservations=len(self._reservations),
+            lookaside=sum(len(one.lookaside) for one in self._instances.values()),
+            started=sum(one.started for one in self._instances.values()),
+        )
+
+    def seen(self, now: float) -> list[router_pb2.RouterInstance]:
+        """The instances as this router sees them, by id."""
+        ejected = {one.instance_id: one for one in self.ejected(now)}
+        return [
+            router_pb2.RouterInstance(
+                instance_id=key,
+                model=one.model,
+                address=one.address,
+                role=types_pb2.Role.ValueType(one.role.value),
+                state=one.load.state if one.load is not None else types_pb2.INSTANCE_STATE_UNSPECIFIED,
+                reserved=self._reservations.count(key),
+                batch_credits=one.credits if now < one.credits_until else 0,
+                ejected=ejected.get(key),
+            )
+            for key, one in sorted(self._instances.items())
+        ]
 
     def overdue(self, request: PendingRequest, waited_s: float) -> ChironError:
         """What a request is told that has waited for as long as it may."""

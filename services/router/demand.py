@@ -78,6 +78,10 @@ class Demand:
         self._since = now
         self._models: dict[str, ModelCounts] = {}
 
+    def __len__(self) -> int:
+        """Models with counts that have not been told yet."""
+        return len(self._models)
+
     def of(self, model: str) -> ModelCounts:
         """The counts of a model in the interval that runs now; not to be kept beyond it."""
         counts = self._models.get(model)

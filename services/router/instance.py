@@ -103,6 +103,11 @@ class TrackedInstance:
         trial = self.trial
         return trial is not None and (trial.live or trial.lookaside is None)
 
+    @property
+    def started(self) -> int:
+        """Requests that the worker has told of as started and not as finished."""
+        return len(self._started)
+
     def changed(self) -> None:
         """Marks the view as out of date: a reservation came or went."""
         self._view = None

@@ -7,7 +7,8 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from chiron.internal.v1 import control_pb2, worker_pb2
+from chiron.auth.keys import KeyRing
+from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
 from chiron.policy.dispatch import load_dispatcher
 from chiron.rpc.errors import ChironError, Reason
 from services.router.config import RouterConfig
@@ -63,7 +64,11 @@ class Placer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.has_table = asyncio.Event()
-        """Set once a controller has sent a table."""
+        """Set once there is a table."""
+        self.on_table: Callable[[], None] = lambda: None
+        """Called after each change of the table or of the ticket keys."""
+        self._known_at: float | None = self._loop.time()
+        self._from_file = False
 
     # Requests.
 
@@ -166,13 +171,62 @@ class Placer:
         return self._core.table.models.get(name)
 
     def snapshot(self, table: control_pb2.RoutingTable) -> None:
-        """Takes a table from the controller."""
+        """Takes a table from the controller. Raises StaleTermError."""
         self._perform(self._core.snapshot(table, self._loop.time()))
+        self._known_at, self._from_file = None, False
         self.has_table.set()
+        self.on_table()
 
     def delta(self, delta: control_pb2.RoutingDelta) -> None:
         """Takes changes from the controller. Raises EpochGapError."""
         self._perform(self._core.delta(delta, self._loop.time()))
+        self.on_table()
+
+    def restore(self, stored: router_pb2.StoredRoutingTable, age_s: float) -> None:
+        """Takes the table and the keys that were kept on disk `age_s` seconds ago. Raises KeyRingError."""
+        if stored.HasField("keys"):
+            self.tickets.set_keys(KeyRing.from_message(stored.keys))
+        now = self._loop.time()
+        self._perform(self._core.snapshot(stored.table, now))
+        self._known_at, self._from_file = now - age_s, True
+        self.has_table.set()
+
+    def controller_lost(self) -> None:
+        """From now on the table may be out of date."""
+        if self._known_at is None:
+            self._known_at = self._loop.time()
+
+    def stored(self) -> router_pb2.StoredRoutingTable:
+        """What is to be kept on disk."""
+        ring = self.tickets.ring
+        return router_pb2.StoredRoutingTable(
+            table=self._core.table.message(), keys=ring.to_message() if ring is not None else None
+        )
+
+    def table_state(self) -> router_pb2.RouterTableState:
+        """The table in figures, and how old it is."""
+        table = self._core.table
+        age_s = 0.0 if self._known_at is None else self._loop.time() - self._known_at
+        return router_pb2.RouterTableState(
+            epoch=table.epoch,
+            term=table.term,
+            models=len(table.models),
+            instances=len(table.instances),
+            age_ms=1e3 * age_s,
+            from_file=self._from_file,
+            file=str(self._config.table_file or ""),
+        )
+
+    def counts(self) -> router_pb2.RouterCounts:
+        """How much it holds, without what the proxy holds."""
+        counts = self._core.counts()
+        counts.watches = len(self._links)
+        counts.untold_models = len(self.demand)
+        return counts
+
+    def instances(self) -> list[router_pb2.RouterInstance]:
+        """The instances as this router sees them."""
+        return self._core.seen(self._loop.time())
 
     def report(self, sequence: int) -> control_pb2.RouterReport:
         """What to tell the controller; starts a new interval."""

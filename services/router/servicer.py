@@ -52,6 +52,11 @@ class InferenceServicer:
             },
         )
 
+    @property
+    def running(self) -> int:
+        """Calls under way."""
+        return self._running
+
     def refuse(self, why: str) -> None:
         """From now on every new call is sent to another router."""
         self._refusing = why

@@ -11,6 +11,10 @@ class EpochGapError(Exception):
     """A delta does not follow the table's epoch; only a new snapshot helps."""
 
 
+class StaleTermError(Exception):
+    """A controller whose term is over has sent a table; the text says which term this router has seen."""
+
+
 class Table:
     """Models and instances of the last snapshot and the deltas since.
 
@@ -36,7 +40,14 @@ class Table:
         Args:
             snapshot: the controller's table.
             serves: tells of an instance id whether the router sees it serve.
+
+        Raises:
+            StaleTermError: its term is older than the table's; nothing changes.
         """
+        if self.known and snapshot.term < self.term:
+            raise StaleTermError(
+                f"it is of term {snapshot.term}, and this router holds one of term {self.term}"
+            )
         models = {model.name: model for model in snapshot.models}
         instances = {instance.instance_id: instance for instance in snapshot.instances}
         new_term = self.known and snapshot.term != self.term
@@ -78,3 +89,12 @@ class Table:
         if model in self._carried_models and not any(i.model == model for i in self.instances.values()):
             self._carried_models.discard(model)
             self.models.pop(model, None)
+
+    def message(self) -> control_pb2.RoutingTable:
+        """The table as it is now."""
+        return control_pb2.RoutingTable(
+            epoch=self.epoch,
+            term=self.term,
+            models=self.models.values(),
+            instances=self.instances.values(),
+        )

@@ -59,6 +59,8 @@ class Reason(Enum):
     STORE_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
     """The cluster's state cannot be written at present."""
     NOT_CONTROL_SOCKET = grpc.StatusCode.PERMISSION_DENIED
+    NOT_LOCAL = grpc.StatusCode.PERMISSION_DENIED
+    """Only callers on the same host may ask for this."""
     TICKET_REQUIRED = grpc.StatusCode.UNAUTHENTICATED
     """A worker was called without a ticket, and not by a router."""
     TICKET_INVALID = grpc.StatusCode.UNAUTHENTICATED
