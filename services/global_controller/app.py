@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
+from chiron.auth.settings import off_notice
 from chiron.config import ConfigError
 from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.store import RefusedError, UnavailableError
 from chiron.store.etcd import EtcdStore, SchemaError
-from chiron.v1 import cluster_pb2_grpc
+from chiron.v1 import access_pb2_grpc, cluster_pb2_grpc
+from services.global_controller.access_servicer import AccessServicer
 from services.global_controller.candidacy import Candidacy
 from services.global_controller.config import ControllerConfig
 from services.global_controller.control_servicer import ControlServicer
 from services.global_controller.controller import Controller
 from services.global_controller.gate import Gate
+from services.global_controller.guard import Doorkeeper
 from services.global_controller.seat import Seat
 from services.global_controller.servicer import ClusterServicer
 from services.global_controller.store_config import open_store
 from services.global_controller.store_health import StoreHealth
 
-SERVICES = ("chiron.v1.ClusterService", "chiron.internal.v1.ControlService")
+SERVICES = ("chiron.v1.ClusterService", "chiron.v1.AccessService", "chiron.internal.v1.ControlService")
 LEADER_HEALTH = "chiron.leader"
 """Name under which the health service says SERVING in the controller that leads, and in no other."""
 _STOP_GRACE_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
@@ -37,11 +42,13 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     store = open_store(config.store, config.decisions_kept)
     health = StoreHealth(config.store.kind.value, time.monotonic)
     seat = Seat(config.advertise, health)
-    server = Server(SERVICES, interceptors=[Gate(seat, SERVICES)])
-    port = server.bind(config.listen)
+    doorkeeper = Doorkeeper(config.auth, lambda: seat.leading().snapshot)
+    server = Server(SERVICES, interceptors=[Gate(seat, SERVICES), doorkeeper.guard()])
+    port = server.bind(config.listen, mutual=True)
     address = f"{config.listen.rpartition(':')[0]}:{port}"
     seat.address = config.advertise or address
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(seat), server.grpc)
+    access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(seat), server.grpc)
     control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)
     await _check(store)
 
@@ -58,6 +65,8 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     await server.start()
     await server.set_serving(True)
     tasks.append(asyncio.create_task(_tell_health(server, seat)))
+    if notice := off_notice(config.listen, config.auth):
+        _log.warning("%s", notice)
     announce("controller", address=address)
     stopping = asyncio.create_task(stop.wait())
     try:

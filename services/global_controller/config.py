@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 from chiron.rpc.controllers import check_addresses
 from services.global_controller.store_config import StoreConfig, StoreKind
 
@@ -43,6 +44,8 @@ class ControllerConfig:
     drain_notice_s: float = 2.0
     """Time for which routers know that an instance will stop before its node is told, in seconds: what they
     have sent there finds it open. As long as a ticket may stay unused."""
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
@@ -64,5 +67,6 @@ class ControllerConfig:
         for key in ("roll_hold_s", "drain_notice_s"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ValueError(f"{key}: must be a number >= 0, not {getattr(self, key):g}")
+        check_exposure(self.listen, self.auth, self.tls)
         if self.decisions_kept < 1:
             raise ValueError(f"decisions_kept: must be >= 1, not {self.decisions_kept}")

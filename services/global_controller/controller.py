@@ -34,6 +34,7 @@ from services.global_controller.observe import has_left, observe_hello, observe_
 from services.global_controller.pulse import Pulse
 from services.global_controller.reconcile import reconcile
 from services.global_controller.registry import AgentLink, Registry, RouterLink
+from services.global_controller.routed_access import RoutedAccess
 from services.global_controller.seat import Seat
 from services.global_controller.store_health import StoreHealth
 from services.global_controller.ticket_keys import TicketKeyKeeper
@@ -86,6 +87,7 @@ class Controller:
         self.mirror = Mirror(store, self._stirred, self._shown)
         self.tables = routing.RoutingTables(0)
         self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
+        self._routed_access = RoutedAccess()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writer = Writer(
             store, self.mirror, self._seat.health, decide=self._decide, on_fenced=self._give_up
@@ -306,7 +308,8 @@ class Controller:
         wanted = levels(self.snapshot, self._notice)
         for link in self.registry.agents.values():
             self._set_level(link, wanted.get(link.node_id, []))
-        if self.tables.update(routing.entries(self.snapshot, self.registry, self.reasons)):
+        entries = routing.entries(self.snapshot, self.registry, self.reasons)
+        if self.tables.update(entries, self._routed_access.of(self.snapshot)):
             for router in self.registry.routers.values():
                 router.wake.beat()
 

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, ModelRecord, Snapshot
-from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import access_pb2, cluster_pb2, types_pb2
 from services.global_controller.fleet import is_failed, is_ready, is_stopping
 from services.global_controller.registry import Registry
+from services.global_controller.routed_access import NOBODY, AccessEntries
 from services.global_controller.view import Liveness
 from services.global_controller.views import shown_state
 
@@ -27,7 +28,9 @@ _ROUTED_STATES = (
 
 Entries = tuple[dict[str, control_pb2.RoutedModel], dict[str, control_pb2.RoutedInstance]]
 """Models by name and instances by id."""
-_Entry = TypeVar("_Entry", control_pb2.RoutedModel, control_pb2.RoutedInstance)
+_Entry = TypeVar(
+    "_Entry", control_pb2.RoutedModel, control_pb2.RoutedInstance, access_pb2.Tenant, control_pb2.RoutedKey
+)
 
 
 def entries(snapshot: Snapshot, registry: Registry, reasons: Mapping[str, str]) -> Entries:
@@ -73,11 +76,13 @@ class RoutingTables:
         self.epoch = term * _EPOCHS_PER_TERM + 1
         self._models: dict[str, control_pb2.RoutedModel] = {}
         self._instances: dict[str, control_pb2.RoutedInstance] = {}
+        self._access = NOBODY
         self._deltas: deque[control_pb2.RoutingDelta] = deque(maxlen=DELTAS_KEPT)
 
-    def update(self, new: Entries) -> bool:
+    def update(self, new: Entries, access: AccessEntries = NOBODY) -> bool:
         """Moves to a new table; True when it differs, and then the epoch is one higher."""
         models, instances = new
+        tenants, keys = access
         delta = control_pb2.RoutingDelta(
             epoch=self.epoch + 1,
             models=_changed(self._models, models),
@@ -85,10 +90,16 @@ class RoutingTables:
             instances=_changed(self._instances, instances),
             removed_instance_ids=sorted(self._instances.keys() - instances.keys()),
         )
+        if access is not self._access:
+            delta.tenants.extend(_changed(self._access.tenants, tenants))
+            delta.removed_tenants.extend(sorted(self._access.tenants.keys() - tenants.keys()))
+            delta.keys.extend(_changed(self._access.keys, keys))
+            delta.removed_key_ids.extend(sorted(self._access.keys.keys() - keys.keys()))
         if len(delta.ListFields()) == 1:
             return False
         self.epoch = delta.epoch
         self._models, self._instances = models, instances
+        self._access = access
         self._deltas.append(delta)
         return True
 
@@ -99,6 +110,8 @@ class RoutingTables:
             term=self._term,
             models=[self._models[name] for name in sorted(self._models)],
             instances=[self._instances[key] for key in sorted(self._instances)],
+            tenants=[self._access.tenants[name] for name in sorted(self._access.tenants)],
+            keys=[self._access.keys[key_id] for key_id in sorted(self._access.keys)],
         )
         for instance in table.instances:
             if instance.instance_id in loads:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from chiron.auth.settings import AuthSettings, TlsSettings
 from chiron.rpc.controllers import check_addresses
 
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -23,6 +24,12 @@ class AgentConfig:
     """Name of this node in the cluster; empty: the host name."""
     host: str = "127.0.0.1"
     """Host that workers bind and advertise; routers and clients must reach it."""
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    worker_cert: Path | None = None
+    """PEM file with the certificate of this node's workers (role `worker`); needed with `[tls]`."""
+    worker_key: Path | None = None
+    """PEM file with that certificate's private key."""
     gpus: int = -1
     """GPUs of this node; -1: those that NVML finds. Another number declares so many without asking NVML."""
     state_dir: Path = Path(".chiron/agent")
@@ -69,6 +76,9 @@ class AgentConfig:
             raise ValueError(f"host: must be an address that routers can reach, not {self.host!r}")
         if self.gpus < -1:
             raise ValueError(f"gpus: must be -1 (ask NVML) or a count, not {self.gpus}")
+        for key in ("worker_cert", "worker_key"):
+            if (getattr(self, key) is not None) is not self.tls.enabled:
+                raise ValueError(f"{key}: needed with [tls], and only there")
         for key in ("max_restarts", "max_load_retries", "cordon_after_failed_starts"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: must not be negative, not {getattr(self, key)}")

@@ -12,7 +12,9 @@ import grpc
 
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
+from chiron.rpc.bearer import bearer_metadata
 from chiron.rpc.controllers import Controllers, ending
+from chiron.rpc.identity import present
 from services.local_agent.node import Node
 from services.local_agent.terms import StaleTerm
 
@@ -79,7 +81,7 @@ class ControllerLink:
             raise LostError("the stream was cancelled") from None
 
     async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
-        call: Call = stub.ConnectAgent()
+        call: Call = stub.ConnectAgent(metadata=bearer_metadata(present().api_key))
         try:
             await call.write(control_pb2.ConnectAgentRequest(hello=self._hello()))
             interval_s = await self._welcomed(call)

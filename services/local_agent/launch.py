@@ -29,7 +29,7 @@ def worker_command(
     config: AgentConfig, want: Want, *, incarnation: int, port: int, spec_file: Path, socket: Path
 ) -> list[str]:
     """The command line of one worker."""
-    settings = {
+    settings: dict[str, object] = {
         "instance_id": want.instance_id,
         "incarnation": incarnation,
         "spec_file": spec_file,
@@ -38,6 +38,13 @@ def worker_command(
         "listen": f"{config.host}:{port}",
         "socket": socket,
     }
+    if config.worker_cert is not None and config.worker_key is not None:
+        settings |= {
+            "tls.ca": config.tls.ca,
+            "tls.cert": config.worker_cert,
+            "tls.key": config.worker_key,
+            "tls.mutual": str(config.tls.mutual).lower(),
+        }
     command = [config.worker_python or sys.executable, "-m", "services.worker"]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]

@@ -8,6 +8,7 @@ import logging
 import time
 
 from chiron.auth.keys import KeyRingError
+from chiron.auth.settings import off_notice
 from chiron.internal.v1 import router_pb2_grpc
 from chiron.rpc.controllers import Controllers
 from chiron.rpc.errors import ChironError, Reason
@@ -60,6 +61,8 @@ class Router:
         address = f"{host}:{self._server.bind(self._config.listen)}"
         await self._server.start()
         config = self._config
+        if notice := off_notice(config.listen, config.auth):
+            log.warning("%s", notice)
         controllers = Controllers(config.controller)
         link = ControllerLink(controllers, config.identity, address, config.report_interval_s, self._placer)
         self._tasks = [

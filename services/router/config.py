@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
 from chiron.rpc.controllers import check_addresses
@@ -68,6 +69,8 @@ class RouterConfig:
     controller can be reached. One router per file; empty: not kept."""
     report_interval_s: float = 1.0
     """Time between demand reports to the controller, in seconds."""
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     drain_timeout_s: float = 30.0
     """On SIGTERM, how long running requests may go on, in seconds."""
 
@@ -101,6 +104,7 @@ class RouterConfig:
             raise ValueError(f"eject_longest_s: {what}")
         if not self.drain_timeout_s >= 0:
             raise ValueError(f"drain_timeout_s: must be >= 0, not {self.drain_timeout_s:g}")
+        check_exposure(self.listen, self.auth, self.tls)
         try:
             load_dispatcher(self.dispatcher)
         except (UnknownDispatcherError, PolicyError) as error:

@@ -9,7 +9,9 @@ import grpc
 
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
+from chiron.rpc.bearer import bearer_metadata
 from chiron.rpc.controllers import Controllers, ending
+from chiron.rpc.identity import present
 from services.router.placer import Placer
 from services.router.table import EpochGapError, StaleTermError
 
@@ -63,7 +65,7 @@ class ControllerLink:
             log.warning("controller %s: %s; serving on the last table", self._controllers.address, cause)
 
     async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
-        call = stub.ConnectRouter()
+        call = stub.ConnectRouter(metadata=bearer_metadata(present().api_key))
         reporter: asyncio.Task[None] | None = None
         try:
             hello = control_pb2.RouterHello()

@@ -11,6 +11,7 @@ from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
 from chiron.policy.dispatch import load_dispatcher
 from chiron.rpc.errors import ChironError, Reason
+from services.router.access import Access
 from services.router.config import RouterConfig
 from services.router.core import CoreSettings, RouterCore
 from services.router.demand import Demand
@@ -59,6 +60,7 @@ class Placer:
         )
         self.demand = Demand(self._loop.time())
         self.tickets = Tickets(config.ticket_ttl_s)
+        self.access = Access(required=config.auth.require, ticket_ttl_s=config.ticket_ttl_s)
         self._links: dict[str, WorkerLink] = {}
         self._waiters: dict[PendingRequest, asyncio.Future[_Outcome]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -173,6 +175,7 @@ class Placer:
     def snapshot(self, table: control_pb2.RoutingTable) -> None:
         """Takes a table from the controller. Raises StaleTermError."""
         self._perform(self._core.snapshot(table, self._loop.time()))
+        self.access.take_table(table)
         self._known_at, self._from_file = None, False
         self.has_table.set()
         self.on_table()
@@ -180,6 +183,7 @@ class Placer:
     def delta(self, delta: control_pb2.RoutingDelta) -> None:
         """Takes changes from the controller. Raises EpochGapError."""
         self._perform(self._core.delta(delta, self._loop.time()))
+        self.access.take_delta(delta)
         self.on_table()
 
     def restore(self, stored: router_pb2.StoredRoutingTable, age_s: float) -> None:
@@ -188,6 +192,7 @@ class Placer:
             self.tickets.set_keys(KeyRing.from_message(stored.keys))
         now = self._loop.time()
         self._perform(self._core.snapshot(stored.table, now))
+        self.access.take_table(stored.table)
         self._known_at, self._from_file = now - age_s, True
         self.has_table.set()
 
@@ -198,9 +203,10 @@ class Placer:
 
     def stored(self) -> router_pb2.StoredRoutingTable:
         """What is to be kept on disk."""
-        ring = self.tickets.ring
+        ring, table = self.tickets.ring, self._core.table.message()
+        self.access.add_to(table)
         return router_pb2.StoredRoutingTable(
-            table=self._core.table.message(), keys=ring.to_message() if ring is not None else None
+            table=table, keys=ring.to_message() if ring is not None else None
         )
 
     def table_state(self) -> router_pb2.RouterTableState:
@@ -246,9 +252,11 @@ class Placer:
     def _on_load(self, instance_id: str, watch: int, load: worker_pb2.WatchLoadResponse) -> None:
         now = self._loop.time()
         self.tickets.heard(load, now)
+        self.access.holds.heard(load)
         self._perform(self._core.load(instance_id, watch, load, now))
 
     def _on_lost(self, instance_id: str, watch: int) -> None:
+        self.access.holds.lost(instance_id)
         self._perform(self._core.watch_lost(instance_id, watch, self._loop.time()))
 
     def _perform(self, instructions: Sequence[Instruction]) -> None:
@@ -261,6 +269,7 @@ class Placer:
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()
                     self.tickets.forget(instruction.instance_id)
+                    self.access.holds.lost(instruction.instance_id)
                 case Abandon():
                     self._abandon(instruction.instance_id)
                 case Ended():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from chiron.auth.quotas import Hold
 from chiron.policy.dispatch import Decision
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError
@@ -57,6 +58,8 @@ class PendingRequest:
     max_prompt_tokens: int = 0
     """Longest prompt; 0: the model's own limit."""
     choices: int = 1
+    hold: Hold | None = None
+    """What it has taken of its tenant's quota."""
     lookaside: bool = False
     """True when the client streams from the worker itself."""
     slo: types_pb2.Slo = field(default_factory=types_pb2.Slo)

@@ -29,6 +29,7 @@ class Lookaside:
     ) -> bytes:
         """The serialised RouteResponse. Raises ChironError when refused."""
         placement = await self._placer.place(request, context.time_remaining())
+        self._placer.access.hand_out(request, placement)
         queued_s = self._time() - request.arrived
         trace.placed(placement, message.attempt, queued_s)
         ticket = self._placer.tickets.issue(

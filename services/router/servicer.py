@@ -14,6 +14,7 @@ from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Reason, abort, reason_of
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
+from services.router.access import leave
 from services.router.demand import Tally
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
@@ -67,6 +68,7 @@ class InferenceServicer:
         trace = RequestTrace(self._tracing, f"{SERVICE}/Generate", context.invocation_metadata())
         self._enter()
         tally: Tally | None = None
+        request: PendingRequest | None = None
         try:
             message = _decode(pb.GenerateRequest, wire)
             violations = check_generate(message)
@@ -76,6 +78,7 @@ class InferenceServicer:
             request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
             if message.resume.delivered_token_ids:
                 request.resume(message.resume.origin.spec_version, arrived)
+            self._placer.access.admit(context, request)
             tally = self._arrive(request, message.attempt, trace)
             await self._proxy.run(wire, message, request, context, trace)
             if tally is not None:
@@ -87,6 +90,7 @@ class InferenceServicer:
                 tally.failed()
             await _pass_on(error.error, context, trace)
         finally:
+            leave(request)
             self._leave()
             trace.end()
 
@@ -96,6 +100,7 @@ class InferenceServicer:
         trace = RequestTrace(self._tracing, f"{SERVICE}/Route", context.invocation_metadata())
         self._enter()
         tally: Tally | None = None
+        request: PendingRequest | None = None
         try:
             message = _decode(pb.RouteRequest, wire)
             violations = check_route(message)
@@ -107,11 +112,13 @@ class InferenceServicer:
             if message.spec_version:
                 request.resume(message.spec_version, arrived)
             request.excluded_ids = message.excluded_instance_ids
+            self._placer.access.admit(context, request)
             tally = self._arrive(request, message.attempt, trace)
             return await self._lookaside.run(message, request, context, trace)
         except ChironError as error:
             return await _refuse(error, context, tally, trace)
         finally:
+            leave(request)
             self._leave()
             trace.end()
 

@@ -32,7 +32,7 @@ class WorkerLink:
         self._streams = 0
         self._retired = False
         self._closing: asyncio.Task[None] | None = None
-        self._data = open_channel(order.address)
+        self._data = open_channel(order.address, "worker")
         # No serialisers: requests and responses pass as the bytes that they are.
         self.generate: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._data.unary_stream(_GENERATE)
         self._task = asyncio.create_task(self._watch(), name=f"watch {order.instance_id}")
@@ -66,7 +66,7 @@ class WorkerLink:
         pause_s = _FIRST_PAUSE_S
         instance_id, watch = self._order.instance_id, self._order.watch
         request = worker_pb2.WatchLoadRequest(subscriber=self._subscriber)
-        async with open_channel(self._order.address) as channel:
+        async with open_channel(self._order.address, "worker") as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:
                 call = stub.WatchLoad(request)

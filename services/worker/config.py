@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 
 
 class RoleName(enum.Enum):
@@ -44,6 +46,8 @@ class WorkerConfig:
     longest_hold_ms: float = 40.0
     """Longest time that a token waits to travel with others, in milliseconds; at most half the ITL SLO, and
     the first token never waits. 0: each leaves by itself."""
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     reader_stall_s: float = 60.0
     """A client that takes nothing for this long, in seconds, while output waits for it loses its stream."""
     drain_timeout_s: float = 30.0
@@ -51,6 +55,8 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the key."""
+        if not self.require_tickets:
+            check_exposure(self.listen, self.auth, self.tls)
         if not self.instance_id:
             raise ValueError("instance_id: must not be empty")
         if self.incarnation < 1:

@@ -26,7 +26,7 @@ from services.worker.live import LiveRequest
 from services.worker.outbox import Outbox
 from services.worker.pace import Pace
 from services.worker.spans import RequestSpan
-from services.worker.tickets import check_prompt
+from services.worker.tickets import check_prompt, from_router
 from services.worker.wire import ResponseWriter
 
 SERVICE = "chiron.v1.InferenceService"
@@ -72,7 +72,7 @@ class InferenceServicer:
     ) -> None:
         worker = self._worker
         admission.check_request(request)
-        ticket = worker.tickets.check(request, from_router=False)
+        ticket = worker.tickets.check(request, from_router=from_router(context))
         engine = worker.serving_engine()
         admission.check_target(request, worker.spec)
         terms = admission.settle_terms(request, ticket, worker.spec)

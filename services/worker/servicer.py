@@ -8,11 +8,14 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from chiron.auth.credentials import has_role
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
 from chiron.rpc.errors import ChironError, Reason, abort
+from chiron.rpc.identity import present
 from services.worker import reports
 from services.worker.core import Worker
+from services.worker.tickets import ROUTER
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,6 +38,10 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.WatchLoadRequest, context: Context
     ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
         """Sends the load at once, after each change and at every heartbeat."""
+        tls = present().tls
+        if tls is not None and tls.mutual and not has_role(context, ROUTER):
+            text = "a worker's load is for holders of a router's certificate"
+            await abort(context, ChironError(Reason.NOT_ALLOWED, text))
         worker = self.worker
         live_ids = [live.request_id for live in worker.live]
         with worker.load_board.subscribe(live_ids, request.subscriber) as subscriber:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from chiron.auth.credentials import CallContext, has_role
 from chiron.auth.keys import KeyRing
 from chiron.auth.replay import ReplayMemoryFullError, UsedTickets
 from chiron.auth.tickets import open_signed, open_unsigned
@@ -14,6 +15,7 @@ from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 
+ROUTER = "router"
 _log = logging.getLogger(__name__)
 
 
@@ -116,6 +118,11 @@ class TicketDesk:
             raise ChironError(Reason.RETRY_ELSEWHERE, text) from None
         if not fresh:
             raise ChironError(Reason.TICKET_USED, "the ticket was used before")
+
+
+def from_router(context: CallContext) -> bool:
+    """Whether the caller has shown a router's certificate: only where callers must have one is there any."""
+    return has_role(context, ROUTER)
 
 
 def check_scope(request: pb.GenerateRequest, ticket: worker_pb2.Ticket) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from chiron.store import (
+    ApiKeyRecord,
     Change,
     CompactedError,
     ConflictError,
@@ -21,6 +22,7 @@ from chiron.store import (
     NodeRecord,
     Observed,
     Store,
+    TenantRecord,
     TicketKeysRecord,
     Transaction,
 )
@@ -32,6 +34,8 @@ HISTORY_KEPT = 8
 MakeStore = Callable[[], Awaitable[Store]]
 """Makes an empty store that keeps DECISIONS_KEPT decisions and at least HISTORY_KEPT changes."""
 
+TENANT = TenantRecord("acme", b"spec")
+API_KEY = ApiKeyRecord("k1", b"digest", tenant="acme")
 KEYS = TicketKeysRecord(b"", rotated_unix_ms=5)
 MODEL = ModelRecord("chat", b"spec", spec_version=1, rollout_version=1, desired_instances=2)
 NODE = NodeRecord("a", "10.0.0.1", (GpuRecord(0, "GPU-1", "A100", 80 << 30),), agent_version="0.1.0")
@@ -77,8 +81,10 @@ class StoreSuite:
         assert not snapshot.revisions
 
     async def test_every_kind_of_record_comes_back_as_it_was_put(self, store: Store, term: int) -> None:
-        await store.commit(Transaction(term, puts=(MODEL, NODE, INSTANCE, KEYS)))
+        await store.commit(Transaction(term, puts=(MODEL, NODE, INSTANCE, KEYS, TENANT, API_KEY)))
         snapshot = await store.read()
+        assert snapshot.tenants == {"acme": TENANT}
+        assert snapshot.api_keys == {"k1": API_KEY}
         assert snapshot.ticket_keys == KEYS
         assert snapshot.models == {"chat": MODEL}
         assert snapshot.nodes == {"a": NODE}

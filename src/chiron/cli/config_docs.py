@@ -44,6 +44,10 @@ listen = "0.0.0.0:50050"
 controller = "controller.example:50050"
 ```
 
+Two tables count for every service: `[auth]` and `[tls]`, also as `CHIRON_AUTH_…` and `CHIRON_TLS_…`. What a
+service's own table says of the same keys (`[router.tls]`, `CHIRON_ROUTER_TLS_CERT`) counts over them; below
+they stand as `auth.…` and `tls.…` ([security.md](security.md)).
+
 In variables and with `--set`, a list is separated by commas, and true and false are written so.
 """
 

@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from chiron.cli.identity import client_tls
 from chiron.cli.runner import EXIT_BAD_START, CliError
 from chiron.client import Client, RequestClass, Slo
+from chiron.rpc.identity import present
 from chiron.telemetry import setup_tracing
 
 
@@ -54,7 +56,9 @@ async def run_generate(options: GenerateOptions) -> int:
     else:
         request["prompt"] = text
     try:
-        connected = Client(options.routers, lookaside=options.lookaside)
+        connected = Client(
+            options.routers, lookaside=options.lookaside, tls=client_tls(), api_key=present().api_key
+        )
     except ValueError as error:
         raise CliError(str(error), EXIT_BAD_START) from error
     setup_tracing("chiron-cli")

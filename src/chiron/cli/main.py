@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from chiron.cli.access_commands import certs_app, keys_app, tenants_app
+from chiron.cli.options import CONTROLLER, Controller, Json
 from chiron.cli.output import guarded_output
 from chiron.cli.sim import app as sim_app
 
@@ -23,23 +25,40 @@ models_app = typer.Typer(help="Apply, list, roll back and delete models.", no_ar
 app.add_typer(models_app, name="models")
 nodes_app = typer.Typer(help="List nodes; take GPUs out of use and back.", no_args_is_help=True)
 app.add_typer(nodes_app, name="nodes")
+app.add_typer(tenants_app, name="tenants")
+app.add_typer(keys_app, name="keys")
+app.add_typer(certs_app, name="certs")
 app.add_typer(sim_app, name="sim")
 
 Router = Annotated[
     str, typer.Option(envvar="CHIRON_ROUTER", metavar="HOST:PORT[,…]", help="Routers, tried in turn.")
 ]
-Controller = Annotated[
-    str,
-    typer.Option(
-        envvar="CHIRON_CONTROLLER", metavar="HOST:PORT[,…]", help="Controllers; the one that leads is found."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Nodes (local agents).")]
 Gpus = Annotated[int, typer.Option(min=1, help="GPUs that each node declares.")]
 
 ROUTER = "127.0.0.1:50051"
-CONTROLLER = "127.0.0.1:50050"
+
+
+@app.callback()
+def identify(
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="CHIRON_API_KEY", show_envvar=True, help="Shown to routers and controllers."),
+    ] = "",
+    ca: Annotated[
+        Path | None, typer.Option(envvar="CHIRON_CA", help="PEM file: encrypt, and trust this authority.")
+    ] = None,
+    cert: Annotated[Path | None, typer.Option(envvar="CHIRON_CERT", help="PEM file: certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(envvar="CHIRON_KEY", help="PEM file: its key.")] = None,
+) -> None:
+    """Serves large language models on GPU clusters under per-request service-level objectives."""
+    if not (api_key or ca or cert or key):
+        return
+    from chiron.cli.identity import assume_identity
+
+    if wrong := assume_identity(api_key, ca, cert, key):
+        typer.echo(f"error: {wrong}", err=True)
+        raise typer.Exit(2)
 
 
 @app.command()

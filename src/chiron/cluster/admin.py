@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
 from chiron.rpc.controllers import Controllers, leader_of, split_addresses
 from chiron.rpc.errors import reason_of
+from chiron.rpc.identity import present
+from chiron.rpc.servers import open_control_channel
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import cluster_pb2_grpc
 
@@ -37,12 +39,13 @@ class ClusterAdmin:
     While controllers answer and none of them leads, it tries again until the time of the call has passed.
     """
 
-    def __init__(self, addresses: str | Sequence[str], *, timeout_s: float = 10.0) -> None:
+    def __init__(self, addresses: str | Sequence[str], *, timeout_s: float = 10.0, api_key: str = "") -> None:
         """Connects lazily.
 
         Args:
             addresses: host:port of the controllers, as a list or separated by commas.
             timeout_s: how long a call may take, in seconds; of a stream, how long it may lack a leader.
+            api_key: an administrator's; empty: this process's own, where it has one.
 
         Raises:
             AdminError: no address.
@@ -52,9 +55,12 @@ class ClusterAdmin:
             raise AdminError("no address of a controller is given", grpc.StatusCode.INVALID_ARGUMENT, "")
         self.addresses = listed
         self._timeout_s = timeout_s
-        self._controllers = Controllers(listed, spread_s=0.2)
+        shown = api_key or present().api_key
+        self._controllers = Controllers(
+            listed, spread_s=0.2, open_channel=lambda address: open_control_channel(address, api_key=shown)
+        )
 
-    async def __aenter__(self) -> ClusterAdmin:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -154,11 +160,15 @@ class ClusterAdmin:
                 raise told from error
             await self._controllers.pause()
 
-    async def _call(self, make: Callable[[Any, float], Any]) -> Any:
+    async def _call(
+        self,
+        make: Callable[[Any, float], Any],
+        stub_of: Callable[[grpc.aio.Channel], Any] = cluster_pb2_grpc.ClusterServiceStub,
+    ) -> Any:
         failures = _Failures(self.addresses, self._timeout_s)
         while True:
             address, left_s = self._controllers.address, failures.left_s
-            stub = cluster_pb2_grpc.ClusterServiceStub(self._controllers.channel())
+            stub = stub_of(self._controllers.channel())
             try:
                 answer = await make(stub, max(0.05, left_s))
             except grpc.aio.AioRpcError as error:

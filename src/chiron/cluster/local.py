@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from chiron.auth.api_keys import key_in
 from chiron.cluster.admin import ClusterAdmin
+from chiron.cluster.admin_key import admin_key_file
 from chiron.cluster.keeping import RestartBudget, first_loss
 from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
@@ -109,6 +111,9 @@ class LocalCluster:
         self._worker_python = worker_python
         self._worker_env = dict(worker_env or {})
         self._drain_timeout_s = drain_timeout_s
+        self._key_file = admin_key_file(self.directory, config, self._settings.get("controller", {}))
+        self.api_key = ""
+        """An administrator's, once the controller has been started."""
         self._models: list[str] = []
         self._admin: ClusterAdmin | None = None
         self._recipes: dict[str, tuple[str, str, dict[str, str]]] = {}
@@ -264,6 +269,7 @@ class LocalCluster:
         if self._own_etcd:
             etcd = self.processes["etcd"] = await start_etcd(self.directory)
             self._etcd_endpoints = [str(etcd.announced["address"])]
+        self.api_key = await asyncio.to_thread(key_in, self._key_file)
         names = (
             ["controller"]
             if self._controllers == 1
@@ -275,7 +281,9 @@ class LocalCluster:
         )
         # In the order of their names, whichever came up first.
         self.processes |= {name: self.processes.pop(name) for name in names}
-        self._admin = ClusterAdmin(self.controller_addresses, timeout_s=_LEADER_WITHIN_S)
+        self._admin = ClusterAdmin(
+            self.controller_addresses, timeout_s=_LEADER_WITHIN_S, api_key=self.api_key
+        )
         starts = [
             self._launch(f"router-{i}", "router", "router", self._router_keys(i))
             for i in range(self._routers)
@@ -299,7 +307,7 @@ class LocalCluster:
             name,
             f"services.{package}",
             log=self.directory / f"{name}.log",
-            settings={**keys, **self._settings.get(section, {}), **listen},
+            settings={**self._auth_keys(section), **keys, **self._settings.get(section, {}), **listen},
             config=self._config,
             environ=self._environ,
         )
@@ -310,6 +318,11 @@ class LocalCluster:
         if self._etcd_endpoints:
             keys |= {"store.kind": "etcd", "store.endpoints": ",".join(self._etcd_endpoints)}
         return keys
+
+    def _auth_keys(self, section: str) -> dict[str, str]:
+        """What lets this cluster's own processes in, where the settings ask who calls."""
+        key = "auth.admin_key_file" if section == "controller" else "auth.key_file"
+        return {key: str(self._key_file)}
 
     def _router_keys(self, index: int) -> dict[str, str]:
         port = self._router_port + index if self._router_port else 0

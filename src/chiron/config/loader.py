@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 SECTIONS = ("controller", "router", "agent", "worker")
 """Tables that one file may hold, so that all services of a cluster can share it."""
+SHARED = ("auth", "tls")
+"""Tables that count for every service; `[router.tls]` counts over `[tls]` for a router."""
 
 
 class ConfigError(Exception):
@@ -56,9 +58,22 @@ def load_config(
     origin: dict[str, str] = {}
     values: dict[str, Any] = {}
     keys = _flatten(kind)
+    shared = [name for name in SHARED if any(key.startswith(f"{name}.") for key in keys)]
     if file is not None:
-        for key, value in _flat_table(_read_table(file, section), keys).items():
+        document = _read_document(file)
+        for name in shared:
+            for key, value in _flat_table({name: document.get(name, {})}, keys).items():
+                values[key], origin[key] = value, f"{file} [{name}]"
+        for key, value in _flat_table(document.get(section, {}), keys).items():
             values[key], origin[key] = value, f"{file} [{section}]"
+    for name in shared:
+        named = {override_variable(*key.split(".", 1)): key for key in keys if key.startswith(f"{name}.")}
+        for variable, text in environ.items():
+            if variable in named:
+                values[named[variable]], origin[named[variable]] = text, variable
+            elif variable.startswith(override_variable(name, "")):
+                known = ", ".join(sorted(key.removeprefix(f"{name}.") for key in named.values()))
+                raise ConfigError(f"{variable}: unknown variable; [{name}] has {known}")
     variables = {override_variable(section, key): key for key in keys}
     prefix = override_variable(section, "")
     for name, text in environ.items():
@@ -76,7 +91,7 @@ def load_config(
     return _build(kind, parsed, "", section)
 
 
-def _read_table(file: Path, section: str) -> dict[str, Any]:
+def _read_document(file: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -84,13 +99,12 @@ def _read_table(file: Path, section: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from error
     for key, value in document.items():
-        if key not in SECTIONS:
+        if key not in (*SECTIONS, *SHARED):
             what = f"table [{key}]" if isinstance(value, dict) else f"key {key!r} outside any table"
-            raise ConfigError(f"{file}: unknown {what}; known tables are {', '.join(SECTIONS)}")
+            raise ConfigError(f"{file}: unknown {what}; known tables are {', '.join((*SECTIONS, *SHARED))}")
         if not isinstance(value, dict):
             raise ConfigError(f"{file}: [{key}] must be a table")
-    table: dict[str, Any] = document.get(section, {})
-    return table
+    return document
 
 
 def _flatten(kind: type[Any], prefix: str = "") -> dict[str, Any]:

@@ -61,6 +61,16 @@ class Reason(Enum):
     NOT_CONTROL_SOCKET = grpc.StatusCode.PERMISSION_DENIED
     NOT_LOCAL = grpc.StatusCode.PERMISSION_DENIED
     """Only callers on the same host may ask for this."""
+    CREDENTIALS_MISSING = grpc.StatusCode.UNAUTHENTICATED
+    """Neither an API key nor a certificate says who calls."""
+    KEY_INVALID = grpc.StatusCode.UNAUTHENTICATED
+    KEY_REVOKED = grpc.StatusCode.UNAUTHENTICATED
+    TENANT_UNKNOWN = grpc.StatusCode.PERMISSION_DENIED
+    NOT_ALLOWED = grpc.StatusCode.PERMISSION_DENIED
+    """These credentials may not do this: a model, a class, a priority, an administrator's call."""
+    QUOTA_EXCEEDED = grpc.StatusCode.RESOURCE_EXHAUSTED
+    KEY_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    TENANT_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     TICKET_REQUIRED = grpc.StatusCode.UNAUTHENTICATED
     """A worker was called without a ticket, and not by a router."""
     TICKET_INVALID = grpc.StatusCode.UNAUTHENTICATED

@@ -10,6 +10,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from chiron.rpc.bearer import showing
+from chiron.rpc.identity import SERVER_NAME, present
+
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest request or response; a prompt of four million characters fits."""
 
@@ -94,13 +97,22 @@ class Server:
             [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
         )
 
-    def bind(self, address: str) -> int:
-        """Listens on `host:port` (port 0: any) and returns the port. Raises BindError."""
+    def bind(self, address: str, *, mutual: bool | None = None) -> int:
+        """Listens on `host:port` (port 0: any) and returns the port. Raises BindError.
+
+        Args:
+            address: where.
+            mutual: ask callers for a certificate, where this process has one itself; None: as it is set up.
+        """
         parts = HOST_PORT.fullmatch(address)
         if parts is None or int(parts[1]) > 65_535:
             raise BindError(f"cannot listen on {address}: expected host:port")
         try:
-            port = self.grpc.add_insecure_port(address)
+            if (tls := present().tls) is None:
+                port = self.grpc.add_insecure_port(address)
+            else:
+                credentials = tls.for_servers(mutual=tls.mutual if mutual is None else mutual)
+                port = self.grpc.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise BindError(f"cannot listen on {address}: is the port in use?") from error
         if port == 0:
@@ -140,11 +152,33 @@ class Server:
         await self.grpc.stop(grace_s)
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `host:port` or `unix:/path` with Chiron's options; connects lazily."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL)
+def open_channel(address: str, server_role: str = "") -> grpc.aio.Channel:
+    """A channel to `host:port` or `unix:/path` with Chiron's options; connects lazily.
+
+    Args:
+        address: where to.
+        server_role: where connections are encrypted, the server must be of this role (`controller`, `router`,
+            `worker`); empty: it must be named after the host that is dialled.
+    """
+    return _open(address, _CHANNEL, server_role, "")
 
 
-def open_control_channel(address: str) -> grpc.aio.Channel:
-    """A channel to a controller: like `open_channel`, but one that is silent is noticed within 4 s."""
-    return grpc.aio.insecure_channel(address, options=_CONTROL)
+def open_control_channel(address: str, *, api_key: str = "") -> grpc.aio.Channel:
+    """A channel to a controller: like `open_channel`, but one that is silent is noticed within 4 s.
+
+    Args:
+        address: where to.
+        api_key: shown with every unary call.
+    """
+    return _open(address, _CONTROL, "controller", api_key)
+
+
+def _open(
+    address: str, options: Sequence[tuple[str, int | str]], server_role: str, api_key: str
+) -> grpc.aio.Channel:
+    interceptors, tls = showing(api_key), present().tls
+    if tls is None or address.startswith("unix:"):
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+    if server_role:
+        options = [*options, ("grpc.ssl_target_name_override", SERVER_NAME.format(server_role))]
+    return grpc.aio.secure_channel(address, tls.for_channels(), options=options, interceptors=interceptors)

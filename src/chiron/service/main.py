@@ -15,7 +15,9 @@ from typing import TypeVar
 
 import uvloop
 
+from chiron.auth.settings import AuthSettings, TlsSettings, identity_of
 from chiron.config import ConfigError, load_config
+from chiron.rpc.identity import assume
 from chiron.rpc.servers import BindError
 from chiron.telemetry import setup_tracing
 
@@ -52,6 +54,8 @@ def run_service(
     try:
         overrides = dict(_split(item) for item in arguments.set)
         config = load_config(kind, section, file=arguments.config, overrides=overrides)
+        tls, auth = getattr(config, "tls", TlsSettings()), getattr(config, "auth", AuthSettings())
+        assume(identity_of(tls, auth))
         setup_tracing(f"chiron-{section}")
         uvloop.run(_until_signalled(serve, config))
     except (ConfigError, BindError) as error:

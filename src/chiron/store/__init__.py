@@ -13,6 +13,7 @@ from chiron.store.contract import (
 from chiron.store.memory import MemoryStore
 from chiron.store.records import (
     TICKET_KEYS,
+    ApiKeyRecord,
     Change,
     DecisionRecord,
     GpuRecord,
@@ -24,12 +25,14 @@ from chiron.store.records import (
     Observed,
     Record,
     Snapshot,
+    TenantRecord,
     TicketKeysRecord,
 )
 from chiron.store.rolls import Roll, SpecVersion
 
 __all__ = [
     "TICKET_KEYS",
+    "ApiKeyRecord",
     "Change",
     "CompactedError",
     "ConflictError",
@@ -49,6 +52,7 @@ __all__ = [
     "Snapshot",
     "SpecVersion",
     "Store",
+    "TenantRecord",
     "TicketKeysRecord",
     "TooLargeError",
     "Transaction",

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from chiron.internal.v1 import control_pb2
 from chiron.store.rolls import Roll, SpecVersion
-from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import access_pb2, cluster_pb2, types_pb2
 
 
 class Kind(StrEnum):
@@ -19,6 +19,8 @@ class Kind(StrEnum):
     NODE = "node"
     INSTANCE = "instance"
     TICKET_KEYS = "ticket_keys"
+    TENANT = "tenant"
+    API_KEY = "api_key"
 
 
 Key = tuple[Kind, str]
@@ -144,8 +146,45 @@ class TicketKeysRecord:
         return TICKET_KEYS
 
 
+@dataclass(frozen=True, slots=True)
+class TenantRecord:
+    """A tenant and what it may do."""
+
+    name: str
+    spec: bytes
+    """The serialised Tenant."""
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return Kind.TENANT, self.name
+
+    def parsed_spec(self) -> access_pb2.Tenant:
+        """A Tenant of the caller's own."""
+        return access_pb2.Tenant.FromString(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    """What is kept of an API key: enough to know it again, not enough to use it."""
+
+    key_id: str
+    digest: bytes = field(repr=False)
+    """See chiron.auth.api_keys."""
+    tenant: str = ""
+    role: access_pb2.AccessRole.ValueType = access_pb2.ACCESS_ROLE_UNSPECIFIED
+    label: str = ""
+    created_unix_ms: int = 0
+    revoked: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Where the store keeps it."""
+        return Kind.API_KEY, self.key_id
+
+
 TICKET_KEYS: Key = (Kind.TICKET_KEYS, "ring")
-Record = ModelRecord | NodeRecord | InstanceRecord | TicketKeysRecord
+Record = ModelRecord | NodeRecord | InstanceRecord | TicketKeysRecord | TenantRecord | ApiKeyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +227,17 @@ class Snapshot:
     revisions: Mapping[Key, int] = field(default_factory=lambda: MappingProxyType({}))
     """Revision of each record's last change; a key that is not there counts as 0."""
     ticket_keys: TicketKeysRecord | None = None
+    tenants: Mapping[str, TenantRecord] = field(default_factory=lambda: MappingProxyType({}))
+    api_keys: Mapping[str, ApiKeyRecord] = field(default_factory=lambda: MappingProxyType({}))
 
     def after(self, change: Change) -> Snapshot:
         """The state once `change` has happened; this one stays as it is."""
         models, nodes, instances = dict(self.models), dict(self.nodes), dict(self.instances)
         revisions, ticket_keys = dict(self.revisions), self.ticket_keys
+        # There may be many of these, and they change rarely: what nobody touched stays the same object.
+        touched = {key[0] for key in (*(record.key for record in change.puts), *change.deletes)}
+        tenants = dict(self.tenants) if Kind.TENANT in touched else {}
+        api_keys = dict(self.api_keys) if Kind.API_KEY in touched else {}
         for record in change.puts:
             revisions[record.key] = change.revision
             match record:
@@ -204,6 +249,10 @@ class Snapshot:
                     instances[record.instance_id] = record
                 case TicketKeysRecord():
                     ticket_keys = record
+                case TenantRecord():
+                    tenants[record.name] = record
+                case ApiKeyRecord():
+                    api_keys[record.key_id] = record
         for kind, name in change.deletes:
             revisions.pop((kind, name), None)
             match kind:
@@ -215,6 +264,10 @@ class Snapshot:
                     instances.pop(name, None)
                 case Kind.TICKET_KEYS:
                     ticket_keys = None
+                case Kind.TENANT:
+                    tenants.pop(name, None)
+                case Kind.API_KEY:
+                    api_keys.pop(name, None)
         return Snapshot(
             change.revision,
             MappingProxyType(models),
@@ -222,4 +275,6 @@ class Snapshot:
             MappingProxyType(instances),
             MappingProxyType(revisions),
             ticket_keys,
+            MappingProxyType(tenants) if Kind.TENANT in touched else self.tenants,
+            MappingProxyType(api_keys) if Kind.API_KEY in touched else self.api_keys,
         )

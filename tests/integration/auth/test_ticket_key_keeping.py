@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -16,6 +17,8 @@ from chiron.store import MemoryStore, Store, TicketKeysRecord, Transaction
 from services.global_controller.config import ControllerConfig
 from services.global_controller.control_servicer import ControlServicer
 from services.global_controller.controller import Controller
+from services.global_controller.seat import Seat
+from services.global_controller.store_health import StoreHealth
 from tests.support.fake_agent import FakeAgent
 from tests.support.fake_router import FakeRouter
 from tests.support.wait import eventually
@@ -34,8 +37,10 @@ async def controller(
 ) -> tuple[Controller, str]:
     config = ControllerConfig(report_interval_ms=100, liveness_timeout_s=1.0, ticket_key_period_s=period_s)
     one = Controller(config, store)
+    seat = Seat("127.0.0.1:0", StoreHealth("memory", time.monotonic))
+    seat.take(one)
     server = Server(["chiron.internal.v1.ControlService"])
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(one), server.grpc)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)
     address = f"127.0.0.1:{server.bind('127.0.0.1:0')}"
     await one.start()
     running = asyncio.create_task(one.run())

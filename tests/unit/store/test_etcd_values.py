@@ -9,6 +9,7 @@ import pytest
 from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import control_pb2, state_pb2
 from chiron.store import (
+    ApiKeyRecord,
     DecisionRecord,
     GpuRecord,
     InstanceRecord,
@@ -19,6 +20,7 @@ from chiron.store import (
     Record,
     Roll,
     SpecVersion,
+    TenantRecord,
     TicketKeysRecord,
 )
 from chiron.store.etcd import SchemaError
@@ -30,7 +32,7 @@ from chiron.store.etcd.values import (
     encode_decisions,
     encode_record,
 )
-from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import access_pb2, cluster_pb2, types_pb2
 
 RECORDS: list[Record] = [
     ModelRecord(
@@ -58,6 +60,10 @@ RECORDS: list[Record] = [
         9,
         Observed(types_pb2.INSTANCE_STATE_FAILED, "why", 1 << 60, "10.0.0.1:1", 2),
         7,
+    ),
+    TenantRecord("acme", b"spec"),
+    ApiKeyRecord(
+        "k1", b"digest", "acme", access_pb2.ACCESS_ROLE_ADMIN, "label", 1_700_000_000_000, revoked=True
     ),
     TicketKeysRecord(KeyRing.draw().to_bytes(), 1_700_000_000_000),
 ]

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from chiron.internal.v1 import auth_pb2 as _auth_pb2
+from chiron.v1 import access_pb2 as _access_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
 from chiron.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
@@ -589,12 +590,18 @@ class RoutingTable(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     term: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedModel]: ...
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedInstance]: ...
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.Tenant]: ...
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedKey]: ...
     def __init__(
         self,
         *,
@@ -602,10 +609,12 @@ class RoutingTable(_message.Message):
         term: _builtins.int = ...,
         models: _abc.Iterable[Global___RoutedModel] | None = ...,
         instances: _abc.Iterable[Global___RoutedInstance] | None = ...,
+        tenants: _abc.Iterable[_access_pb2.Tenant] | None = ...,
+        keys: _abc.Iterable[Global___RoutedKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instances", b"instances", "models", b"models", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instances", b"instances", "keys", b"keys", "models", b"models", "tenants", b"tenants", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,6 +631,10 @@ class RoutingDelta(_message.Message):
     REMOVED_MODELS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     REMOVED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    REMOVED_TENANTS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    REMOVED_KEY_IDS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Equals the epoch of the table that this applies to, plus one."""
     @_builtins.property
@@ -632,6 +645,14 @@ class RoutingDelta(_message.Message):
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedInstance]: ...
     @_builtins.property
     def removed_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.Tenant]: ...
+    @_builtins.property
+    def removed_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedKey]: ...
+    @_builtins.property
+    def removed_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -640,14 +661,49 @@ class RoutingDelta(_message.Message):
         removed_models: _abc.Iterable[_builtins.str] | None = ...,
         instances: _abc.Iterable[Global___RoutedInstance] | None = ...,
         removed_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        tenants: _abc.Iterable[_access_pb2.Tenant] | None = ...,
+        removed_tenants: _abc.Iterable[_builtins.str] | None = ...,
+        keys: _abc.Iterable[Global___RoutedKey] | None = ...,
+        removed_key_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instances", b"instances", "models", b"models", "removed_instance_ids", b"removed_instance_ids", "removed_models", b"removed_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instances", b"instances", "keys", b"keys", "models", b"models", "removed_instance_ids", b"removed_instance_ids", "removed_key_ids", b"removed_key_ids", "removed_models", b"removed_models", "removed_tenants", b"removed_tenants", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoutingDelta: _TypeAlias = RoutingDelta  # noqa: Y015
+
+@_typing.final
+class RoutedKey(_message.Message):
+    """A tenant's API key as routers know it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    digest: _builtins.bytes
+    """SHA-256 of the key; see chiron.auth.api_keys."""
+    tenant: _builtins.str
+    revoked: _builtins.bool
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+        tenant: _builtins.str = ...,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_id", b"key_id", "revoked", b"revoked", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutedKey: _TypeAlias = RoutedKey  # noqa: Y015
 
 @_typing.final
 class RoutedModel(_message.Message):

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from chiron.internal.v1 import auth_pb2 as chiron_dot_internal_dot_v1_dot_auth__pb2
 from chiron.internal.v1 import control_pb2 as chiron_dot_internal_dot_v1_dot_control__pb2
+from chiron.v1 import access_pb2 as chiron_dot_v1_dot_access__pb2
 from chiron.v1 import cluster_pb2 as chiron_dot_v1_dot_cluster__pb2
 from chiron.v1 import types_pb2 as chiron_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63hiron/internal/v1/state.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a chiron/internal/v1/control.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\\\n\nStoredHead\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x11\n\tdecisions\x18\x03 \x01(\x04\x12\x11\n\tcommit_id\x18\x04 \x01(\x0c\"B\n\nStoredTerm\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x0c\"\x99\x02\n\x0cStoredRecord\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x30\n\x05model\x18\x03 \x01(\x0b\x32\x1f.chiron.internal.v1.StoredModelH\x00\x12.\n\x04node\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.StoredNodeH\x00\x12\x36\n\x08instance\x18\x05 \x01(\x0b\x32\".chiron.internal.v1.StoredInstanceH\x00\x12;\n\x0bticket_keys\x18\x06 \x01(\x0b\x32$.chiron.internal.v1.StoredTicketKeysH\x00\x42\x08\n\x06record\"\x9b\x02\n\x0bStoredModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x03 \x01(\x04\x12\x17\n\x0frollout_version\x18\x04 \x01(\x04\x12\x19\n\x11\x64\x65sired_instances\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65leted\x18\x06 \x01(\x08\x12\x17\n\x0f\x61pplied_unix_ms\x18\x07 \x01(\x03\x12\x16\n\x0enewest_version\x18\x08 \x01(\x04\x12\x36\n\x07history\x18\t \x03(\x0b\x32%.chiron.internal.v1.StoredSpecVersion\x12,\n\x04roll\x18\n \x01(\x0b\x32\x1e.chiron.internal.v1.StoredRoll\"i\n\x11StoredSpecVersion\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x02 \x01(\x04\x12\x17\n\x0frollout_version\x18\x03 \x01(\x04\x12\x17\n\x0f\x61pplied_unix_ms\x18\x04 \x01(\x03\"\x98\x01\n\nStoredRoll\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.chiron.v1.RollState\x12\x14\n\x0c\x66rom_version\x18\x03 \x01(\x04\x12\x12\n\nto_version\x18\x04 \x01(\x04\x12\x1b\n\x13rollback_on_failure\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\"r\n\nStoredNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\xa8\x02\n\x0eStoredInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x13\n\x0bgpu_indexes\x18\x04 \x03(\r\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x0c\n\x04spec\x18\x06 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x07 \x01(\x04\x12\x31\n\x07\x64\x65sired\x18\x08 \x01(\x0e\x32 .chiron.internal.v1.DesiredState\x12\x12\n\ngeneration\x18\t \x01(\x04\x12\x34\n\x08observed\x18\n \x01(\x0b\x32\".chiron.internal.v1.StoredObserved\x12\x0c\n\x04roll\x18\x0b \x01(\x04\"\x81\x01\n\x0eStoredObserved\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\"Y\n\x10StoredTicketKeys\x12,\n\x04keys\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\x12\x17\n\x0frotated_unix_ms\x18\x02 \x01(\x03\"`\n\x0fStoredDecisions\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x35\n\tdecisions\x18\x02 \x03(\x0b\x32\".chiron.internal.v1.StoredDecision\"\x90\x02\n\x0eStoredDecision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x14\n\x0ctime_unix_ms\x18\x02 \x01(\x03\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12@\n\x07numbers\x18\t \x03(\x0b\x32/.chiron.internal.v1.StoredDecision.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x0fStoredCandidate\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63hiron/internal/v1/state.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a chiron/internal/v1/control.proto\x1a\x16\x63hiron/v1/access.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\\\n\nStoredHead\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x11\n\tdecisions\x18\x03 \x01(\x04\x12\x11\n\tcommit_id\x18\x04 \x01(\x0c\"B\n\nStoredTerm\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x0c\"\x82\x03\n\x0cStoredRecord\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x30\n\x05model\x18\x03 \x01(\x0b\x32\x1f.chiron.internal.v1.StoredModelH\x00\x12.\n\x04node\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.StoredNodeH\x00\x12\x36\n\x08instance\x18\x05 \x01(\x0b\x32\".chiron.internal.v1.StoredInstanceH\x00\x12;\n\x0bticket_keys\x18\x06 \x01(\x0b\x32$.chiron.internal.v1.StoredTicketKeysH\x00\x12\x32\n\x06tenant\x18\x07 \x01(\x0b\x32 .chiron.internal.v1.StoredTenantH\x00\x12\x33\n\x07\x61pi_key\x18\x08 \x01(\x0b\x32 .chiron.internal.v1.StoredApiKeyH\x00\x42\x08\n\x06record\"\x9b\x02\n\x0bStoredModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x03 \x01(\x04\x12\x17\n\x0frollout_version\x18\x04 \x01(\x04\x12\x19\n\x11\x64\x65sired_instances\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65leted\x18\x06 \x01(\x08\x12\x17\n\x0f\x61pplied_unix_ms\x18\x07 \x01(\x03\x12\x16\n\x0enewest_version\x18\x08 \x01(\x04\x12\x36\n\x07history\x18\t \x03(\x0b\x32%.chiron.internal.v1.StoredSpecVersion\x12,\n\x04roll\x18\n \x01(\x0b\x32\x1e.chiron.internal.v1.StoredRoll\"i\n\x11StoredSpecVersion\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x02 \x01(\x04\x12\x17\n\x0frollout_version\x18\x03 \x01(\x04\x12\x17\n\x0f\x61pplied_unix_ms\x18\x04 \x01(\x03\"\x98\x01\n\nStoredRoll\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.chiron.v1.RollState\x12\x14\n\x0c\x66rom_version\x18\x03 \x01(\x04\x12\x12\n\nto_version\x18\x04 \x01(\x04\x12\x1b\n\x13rollback_on_failure\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\"r\n\nStoredNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\xa8\x02\n\x0eStoredInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x13\n\x0bgpu_indexes\x18\x04 \x03(\r\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x0c\n\x04spec\x18\x06 \x01(\x0c\x12\x14\n\x0cspec_version\x18\x07 \x01(\x04\x12\x31\n\x07\x64\x65sired\x18\x08 \x01(\x0e\x32 .chiron.internal.v1.DesiredState\x12\x12\n\ngeneration\x18\t \x01(\x04\x12\x34\n\x08observed\x18\n \x01(\x0b\x32\".chiron.internal.v1.StoredObserved\x12\x0c\n\x04roll\x18\x0b \x01(\x04\"\x81\x01\n\x0eStoredObserved\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\"Y\n\x10StoredTicketKeys\x12,\n\x04keys\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\x12\x17\n\x0frotated_unix_ms\x18\x02 \x01(\x03\"*\n\x0cStoredTenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"\x9c\x01\n\x0cStoredApiKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12#\n\x04role\x18\x04 \x01(\x0e\x32\x15.chiron.v1.AccessRole\x12\r\n\x05label\x18\x05 \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x06 \x01(\x03\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\"`\n\x0fStoredDecisions\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x35\n\tdecisions\x18\x02 \x03(\x0b\x32\".chiron.internal.v1.StoredDecision\"\x90\x02\n\x0eStoredDecision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x14\n\x0ctime_unix_ms\x18\x02 \x01(\x03\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12@\n\x07numbers\x18\t \x03(\x0b\x32/.chiron.internal.v1.StoredDecision.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x0fStoredCandidate\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +38,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STOREDDECISION_NUMBERSENTRY']._loaded_options = None
   _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_options = b'8\001'
-  _globals['_STOREDHEAD']._serialized_start=167
-  _globals['_STOREDHEAD']._serialized_end=259
-  _globals['_STOREDTERM']._serialized_start=261
-  _globals['_STOREDTERM']._serialized_end=327
-  _globals['_STOREDRECORD']._serialized_start=330
-  _globals['_STOREDRECORD']._serialized_end=611
-  _globals['_STOREDMODEL']._serialized_start=614
-  _globals['_STOREDMODEL']._serialized_end=897
-  _globals['_STOREDSPECVERSION']._serialized_start=899
-  _globals['_STOREDSPECVERSION']._serialized_end=1004
-  _globals['_STOREDROLL']._serialized_start=1007
-  _globals['_STOREDROLL']._serialized_end=1159
-  _globals['_STOREDNODE']._serialized_start=1161
-  _globals['_STOREDNODE']._serialized_end=1275
-  _globals['_STOREDINSTANCE']._serialized_start=1278
-  _globals['_STOREDINSTANCE']._serialized_end=1574
-  _globals['_STOREDOBSERVED']._serialized_start=1577
-  _globals['_STOREDOBSERVED']._serialized_end=1706
-  _globals['_STOREDTICKETKEYS']._serialized_start=1708
-  _globals['_STOREDTICKETKEYS']._serialized_end=1797
-  _globals['_STOREDDECISIONS']._serialized_start=1799
-  _globals['_STOREDDECISIONS']._serialized_end=1895
-  _globals['_STOREDDECISION']._serialized_start=1898
-  _globals['_STOREDDECISION']._serialized_end=2170
-  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_start=2124
-  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_end=2170
-  _globals['_STOREDCANDIDATE']._serialized_start=2172
-  _globals['_STOREDCANDIDATE']._serialized_end=2230
+  _globals['_STOREDHEAD']._serialized_start=191
+  _globals['_STOREDHEAD']._serialized_end=283
+  _globals['_STOREDTERM']._serialized_start=285
+  _globals['_STOREDTERM']._serialized_end=351
+  _globals['_STOREDRECORD']._serialized_start=354
+  _globals['_STOREDRECORD']._serialized_end=740
+  _globals['_STOREDMODEL']._serialized_start=743
+  _globals['_STOREDMODEL']._serialized_end=1026
+  _globals['_STOREDSPECVERSION']._serialized_start=1028
+  _globals['_STOREDSPECVERSION']._serialized_end=1133
+  _globals['_STOREDROLL']._serialized_start=1136
+  _globals['_STOREDROLL']._serialized_end=1288
+  _globals['_STOREDNODE']._serialized_start=1290
+  _globals['_STOREDNODE']._serialized_end=1404
+  _globals['_STOREDINSTANCE']._serialized_start=1407
+  _globals['_STOREDINSTANCE']._serialized_end=1703
+  _globals['_STOREDOBSERVED']._serialized_start=1706
+  _globals['_STOREDOBSERVED']._serialized_end=1835
+  _globals['_STOREDTICKETKEYS']._serialized_start=1837
+  _globals['_STOREDTICKETKEYS']._serialized_end=1926
+  _globals['_STOREDTENANT']._serialized_start=1928
+  _globals['_STOREDTENANT']._serialized_end=1970
+  _globals['_STOREDAPIKEY']._serialized_start=1973
+  _globals['_STOREDAPIKEY']._serialized_end=2129
+  _globals['_STOREDDECISIONS']._serialized_start=2131
+  _globals['_STOREDDECISIONS']._serialized_end=2227
+  _globals['_STOREDDECISION']._serialized_start=2230
+  _globals['_STOREDDECISION']._serialized_end=2502
+  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_start=2456
+  _globals['_STOREDDECISION_NUMBERSENTRY']._serialized_end=2502
+  _globals['_STOREDCANDIDATE']._serialized_start=2504
+  _globals['_STOREDCANDIDATE']._serialized_end=2562
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from chiron.internal.v1 import auth_pb2 as _auth_pb2
 from chiron.internal.v1 import control_pb2 as _control_pb2
+from chiron.v1 import access_pb2 as _access_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
 from chiron.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
@@ -96,6 +97,8 @@ class StoredRecord(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     TICKET_KEYS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
     revision: _builtins.int
     """Revision of the state at which it was written."""
@@ -107,6 +110,10 @@ class StoredRecord(_message.Message):
     def instance(self) -> Global___StoredInstance: ...
     @_builtins.property
     def ticket_keys(self) -> Global___StoredTicketKeys: ...
+    @_builtins.property
+    def tenant(self) -> Global___StoredTenant: ...
+    @_builtins.property
+    def api_key(self) -> Global___StoredApiKey: ...
     def __init__(
         self,
         *,
@@ -116,12 +123,14 @@ class StoredRecord(_message.Message):
         node: Global___StoredNode | None = ...,
         instance: Global___StoredInstance | None = ...,
         ticket_keys: Global___StoredTicketKeys | None = ...,
+        tenant: Global___StoredTenant | None = ...,
+        api_key: Global___StoredApiKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "ticket_keys", b"ticket_keys"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "tenant", b"tenant", "ticket_keys", b"ticket_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "revision", b"revision", "schema_version", b"schema_version", "ticket_keys", b"ticket_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "instance", b"instance", "model", b"model", "node", b"node", "record", b"record", "revision", b"revision", "schema_version", b"schema_version", "tenant", b"tenant", "ticket_keys", b"ticket_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["model", "node", "instance", "ticket_keys"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["model", "node", "instance", "ticket_keys", "tenant", "api_key"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -382,6 +391,67 @@ class StoredTicketKeys(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredTicketKeys: _TypeAlias = StoredTicketKeys  # noqa: Y015
+
+@_typing.final
+class StoredTenant(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    spec: _builtins.bytes
+    """The serialised Tenant."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spec: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredTenant: _TypeAlias = StoredTenant  # noqa: Y015
+
+@_typing.final
+class StoredApiKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    digest: _builtins.bytes
+    tenant: _builtins.str
+    role: _access_pb2.AccessRole.ValueType
+    label: _builtins.str
+    created_unix_ms: _builtins.int
+    """Wall clock, for people."""
+    revoked: _builtins.bool
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+        tenant: _builtins.str = ...,
+        role: _access_pb2.AccessRole.ValueType = ...,
+        label: _builtins.str = ...,
+        created_unix_ms: _builtins.int = ...,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "digest", b"digest", "key_id", b"key_id", "label", b"label", "revoked", b"revoked", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredApiKey: _TypeAlias = StoredApiKey  # noqa: Y015
 
 @_typing.final
 class StoredDecisions(_message.Message):

@@ -23,6 +23,7 @@ from chiron.store.etcd.values import decode_decisions, decode_record, parse
 from chiron.store.etcd.watch import Batch
 from chiron.store.etcd.watch_hub import WatchHub
 from chiron.store.records import (
+    ApiKeyRecord,
     Change,
     DecisionRecord,
     InstanceRecord,
@@ -31,6 +32,7 @@ from chiron.store.records import (
     NodeRecord,
     Record,
     Snapshot,
+    TenantRecord,
     TicketKeysRecord,
 )
 
@@ -193,6 +195,8 @@ def _snapshot(keys: Keys, kvs: Sequence[pb.KeyValue]) -> Snapshot:
     instances: dict[str, InstanceRecord] = {}
     revisions: dict[Key, int] = {}
     ticket_keys: TicketKeysRecord | None = None
+    tenants: dict[str, TenantRecord] = {}
+    api_keys: dict[str, ApiKeyRecord] = {}
     head = Head()
     for kv in kvs:
         if kv.key == keys.head:
@@ -209,6 +213,10 @@ def _snapshot(keys: Keys, kvs: Sequence[pb.KeyValue]) -> Snapshot:
                 instances[record.instance_id] = record
             case TicketKeysRecord():
                 ticket_keys = record
+            case TenantRecord():
+                tenants[record.name] = record
+            case ApiKeyRecord():
+                api_keys[record.key_id] = record
     return Snapshot(
         head.revision,
         MappingProxyType(models),
@@ -216,6 +224,8 @@ def _snapshot(keys: Keys, kvs: Sequence[pb.KeyValue]) -> Snapshot:
         MappingProxyType(instances),
         MappingProxyType(revisions),
         ticket_keys,
+        MappingProxyType(tenants),
+        MappingProxyType(api_keys),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from chiron.internal.v1 import state_pb2
 from chiron.store.records import (
+    ApiKeyRecord,
     DecisionRecord,
     GpuRecord,
     InstanceRecord,
@@ -14,6 +15,7 @@ from chiron.store.records import (
     NodeRecord,
     Observed,
     Record,
+    TenantRecord,
     TicketKeysRecord,
 )
 from chiron.store.rolls import Roll, SpecVersion
@@ -82,6 +84,10 @@ def encode_record(record: Record, revision: int) -> bytes:
         case TicketKeysRecord():
             stored.ticket_keys.keys.ParseFromString(record.ring)
             stored.ticket_keys.rotated_unix_ms = record.rotated_unix_ms
+        case TenantRecord():
+            stored.tenant.CopyFrom(state_pb2.StoredTenant(name=record.name, spec=record.spec))
+        case ApiKeyRecord():
+            stored.api_key.CopyFrom(_api_key(record))
     return stored.SerializeToString(deterministic=True)
 
 
@@ -98,6 +104,10 @@ def decode_record(key: bytes, value: bytes) -> tuple[Record, int]:
         case "ticket_keys":
             ring = stored.ticket_keys.keys.SerializeToString(deterministic=True)
             return TicketKeysRecord(ring, stored.ticket_keys.rotated_unix_ms), stored.revision
+        case "tenant":
+            return TenantRecord(stored.tenant.name, stored.tenant.spec), stored.revision
+        case "api_key":
+            return _read_api_key(stored.api_key), stored.revision
         case _:
             raise SchemaError(f"{key!r} holds no record that this Chiron knows")
 
@@ -136,6 +146,30 @@ def decode_decisions(key: bytes, value: bytes) -> list[DecisionRecord]:
         )
         for one in parse(state_pb2.StoredDecisions, key, value).decisions
     ]
+
+
+def _api_key(record: ApiKeyRecord) -> state_pb2.StoredApiKey:
+    return state_pb2.StoredApiKey(
+        key_id=record.key_id,
+        digest=record.digest,
+        tenant=record.tenant,
+        role=record.role,
+        label=record.label,
+        created_unix_ms=record.created_unix_ms,
+        revoked=record.revoked,
+    )
+
+
+def _read_api_key(stored: state_pb2.StoredApiKey) -> ApiKeyRecord:
+    return ApiKeyRecord(
+        stored.key_id,
+        stored.digest,
+        stored.tenant,
+        stored.role,
+        stored.label,
+        stored.created_unix_ms,
+        stored.revoked,
+    )
 
 
 def _model(record: ModelRecord) -> state_pb2.StoredModel:

@@ -1,0 +1,149 @@
+"""Quotas of tenants: requests per second, tokens per minute, requests at once. Pure.
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chiron.rpc.errors import ChironError, Reason
+from chiron.v1 import access_pb2
+
+DEFAULT_MAX_TOKENS = 1024
+"""What a request counts for that sets no max_tokens, where the quota does not say."""
+_BUSY_RETRY_S = 1.0
+
+
+class Bucket:
+    """A token bucket: it holds `capacity` and refills at `rate_per_s`."""
+
+    def __init__(self, capacity: float, rate_per_s: float, now: float) -> None:
+        self.capacity, self.rate_per_s = capacity, rate_per_s
+        self._level, self._at = capacity, now
+
+    def resize(self, capacity: float, rate_per_s: float, now: float) -> None:
+        """Takes other limits; what was used stays used."""
+        self._refill(now)
+        self._level = max(0.0, self._level + capacity - self.capacity)
+        self.capacity, self.rate_per_s = capacity, rate_per_s
+
+    def wait_s(self, amount: float, now: float) -> float:
+        """Time until `amount` is there; 0: now."""
+        self._refill(now)
+        return max(0.0, (amount - self._level) / self.rate_per_s)
+
+    def take(self, amount: float) -> None:
+        """Takes what `wait_s` has just found to be there."""
+        self._level -= amount
+
+    def give_back(self, amount: float) -> None:
+        """Puts back what was not used."""
+        self._level = min(self.capacity, self._level + amount)
+
+    def _refill(self, now: float) -> None:
+        self._level = min(self.capacity, self._level + max(0.0, now - self._at) * self.rate_per_s)
+        self._at = max(self._at, now)
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """What one request has taken of its tenant's quota."""
+
+    account: Account
+    tokens: int
+    open: bool = True
+
+    def end(self) -> None:
+        """The request has ended."""
+        if self.open:
+            self.open = False
+            self.account.running -= 1
+
+    def undo(self) -> None:
+        """The request never ran: it counts for nothing."""
+        if self.open:
+            self.end()
+            self.account.give_back(self.tokens)
+
+
+class Account:
+    """What one tenant uses at this door."""
+
+    def __init__(self, quota: access_pb2.Quota, now: float) -> None:
+        self.running = 0
+        self._quota = quota
+        self._requests = self._bucket(*_requests(quota), now)
+        self._tokens = self._bucket(*_tokens(quota), now)
+
+    def change(self, quota: access_pb2.Quota, now: float) -> None:
+        """Takes another quota."""
+        if quota == self._quota:
+            return
+        self._quota = quota
+        self._requests = _resized(self._requests, *_requests(quota), now)
+        self._tokens = _resized(self._tokens, *_tokens(quota), now)
+
+    def take(self, tokens: int, now: float) -> Hold:
+        """Takes what one request needs, all of it or nothing.
+
+        Raises:
+            ChironError: QUOTA_EXCEEDED with the time until there is room; without one when there never is.
+        """
+        quota = self._quota
+        if quota.concurrent and self.running >= quota.concurrent:
+            text = f"{self.running} requests of this tenant run already, as many as its quota allows at once"
+            raise ChironError(Reason.QUOTA_EXCEEDED, text, retry_after_s=_BUSY_RETRY_S)
+        if self._tokens is not None and tokens > self._tokens.capacity:
+            text = (
+                f"the request may use {tokens} tokens; the tenant's quota is {quota.tokens_per_min} a minute"
+            )
+            raise ChironError(Reason.QUOTA_EXCEEDED, text)
+        for bucket, amount, what in (
+            (self._requests, 1, f"{quota.requests_per_s:g} requests a second"),
+            (self._tokens, tokens, f"{quota.tokens_per_min} tokens a minute"),
+        ):
+            if bucket is not None and (wait_s := bucket.wait_s(amount, now)) > 0:
+                text = f"this tenant's quota of {what} is used up"
+                raise ChironError(Reason.QUOTA_EXCEEDED, text, retry_after_s=wait_s)
+        if self._requests is not None:
+            self._requests.take(1)
+        if self._tokens is not None:
+            self._tokens.take(tokens)
+        self.running += 1
+        return Hold(self, tokens)
+
+    def give_back(self, tokens: int) -> None:
+        """Puts back what a request took that never ran."""
+        if self._requests is not None:
+            self._requests.give_back(1)
+        if self._tokens is not None:
+            self._tokens.give_back(tokens)
+
+    @staticmethod
+    def _bucket(capacity: float, rate_per_s: float, now: float) -> Bucket | None:
+        return Bucket(capacity, rate_per_s, now) if rate_per_s > 0 else None
+
+
+def metered_max_tokens(quota: access_pb2.Quota, max_tokens: int) -> int:
+    """Most output tokens that a request may have: as asked, or the default where tokens are counted."""
+    if max_tokens or not quota.tokens_per_min:
+        return max_tokens
+    return quota.default_max_tokens or DEFAULT_MAX_TOKENS
+
+
+def _requests(quota: access_pb2.Quota) -> tuple[float, float]:
+    return max(1.0, quota.requests_per_s), quota.requests_per_s
+
+
+def _tokens(quota: access_pb2.Quota) -> tuple[float, float]:
+    return float(quota.tokens_per_min), quota.tokens_per_min / 60
+
+
+def _resized(bucket: Bucket | None, capacity: float, rate_per_s: float, now: float) -> Bucket | None:
+    if rate_per_s <= 0:
+        return None
+    if bucket is None:
+        return Bucket(capacity, rate_per_s, now)
+    bucket.resize(capacity, rate_per_s, now)
+    return bucket
