@@ -145,16 +145,16 @@ class InferenceServicer:
 
     def _arrive(self, request: PendingRequest, attempt: int, trace: RequestTrace) -> Tally | None:
         trace.request(request)
-        if self._refusing:
-            raise ChironError(Reason.RETRY_ELSEWHERE, self._refusing)
-        if self._placer.model(request.model) is None:
-            # The placer refuses it; names that nobody applied are not counted.
-            return None
+        # The placer refuses unknown names; they are not counted.
+        known = self._placer.model(request.model) is not None
         tally = self._placer.demand.tally(request.model, request.request_class)
-        if attempt == 0 and not self._placer.has_ticket(request.request_id):
+        if known and attempt == 0 and not self._placer.has_ticket(request.request_id):
             # Whoever cannot use a ticket comes again under the same attempt.
             tally.arrived()
-        return tally
+        if self._refusing:
+            # Another router will say how it ended, but not that it came: there it is a retry.
+            raise ChironError(Reason.RETRY_ELSEWHERE, self._refusing)
+        return tally if known else None
 
     def _enter(self) -> None:
         self._running += 1

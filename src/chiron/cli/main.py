@@ -304,6 +304,20 @@ def status(
 
 
 @app.command()
+def router(
+    address: Annotated[
+        str, typer.Argument(envvar="CHIRON_ROUTER", metavar="[HOST:PORT]", help="Router on this host.")
+    ] = ROUTER,
+    as_json: Json = False,
+) -> None:
+    """Show what one router knows and holds, also while no controller can be asked."""
+    from chiron.cli.router import show_router
+    from chiron.cli.runner import execute
+
+    execute(show_router(address, as_json=as_json))
+
+
+@app.command()
 def demo(
     duration: Annotated[float, typer.Option(min=1.0, help="Seconds of traffic.")] = 20.0,
     kill_every: Annotated[

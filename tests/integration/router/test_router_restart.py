@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chiron.internal.v1 import control_pb2, router_pb2, router_pb2_grpc
 from chiron.v1 import inference_pb2 as pb
 from services.router.table_file import read_table
+from tests.support.chiron_command import chiron
 from tests.support.fake_router_controller import FakeRouterController
 from tests.support.fake_worker import FakeWorker
 from tests.support.router_process import RouterProcess, router_process
@@ -170,3 +172,17 @@ async def test_an_epoch_gap_from_a_kept_table_asks_for_a_new_one(
         assert (await controller.hellos.get()).epoch == 2
         assert await routed_to(router, "added") == "a"
     await controller.stop()
+
+
+async def test_the_command_line_tells_what_it_serves_from(kept: Path, tmp_path: Path) -> None:
+    async with router_process(tmp_path, NOBODY, router_id="after", table_file=kept) as router:
+        assert await routed_to(router) == "a"
+        told = await chiron("router", router.address)
+        as_json = await chiron("router", router.address, "--json")
+        address = router.address
+    assert (told.status, told.stderr) == (0, "")
+    assert f"read from {kept}" in told.stdout
+    assert json.loads(as_json.stdout)["table"]["from_file"] is True
+    gone = await chiron("router", address)
+    assert gone.status == 1
+    assert gone.stderr.startswith(f"error: router {address}: ")

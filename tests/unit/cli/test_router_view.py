@@ -1,0 +1,58 @@
+"""What `chiron router` says of a router."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from chiron.cli.router import view
+from chiron.internal.v1 import router_pb2 as pb
+from chiron.v1 import cluster_pb2, types_pb2
+
+
+def shown(state: pb.GetRouterStateResponse) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200).print(view(state))
+    return "\n".join(" ".join(line.split()) for line in out.getvalue().splitlines())
+
+
+def table(**fields: object) -> pb.GetRouterStateResponse:
+    known = {"term": 3, "epoch": 7, "models": 2, "instances": 4, "file": "/var/lib/table", **fields}
+    return pb.GetRouterStateResponse(router_id="r1", table=pb.RouterTableState(**known))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (pb.GetRouterStateResponse(), "no routing table: no controller has sent one"),
+        (table(), "table of term 3, epoch 7: 2 models, 4 instances; a controller keeps it current"),
+        (table(age_ms=61_400), "no controller: last known 61 s ago\n"),
+        (table(age_ms=61_400, from_file=True), "last known 61 s ago, read from /var/lib/table"),
+    ],
+)
+def test_it_says_where_the_table_is_from_and_how_old_it_is(
+    state: pb.GetRouterStateResponse, text: str
+) -> None:
+    assert text in shown(state)
+
+
+def test_it_shows_what_is_held_and_which_instances_are_ejected() -> None:
+    state = table()
+    state.counts.MergeFrom(
+        pb.RouterCounts(calls=5, streams=4, waiting=types_pb2.ClassCounts(interactive=1, batch=2), retries=3)
+    )
+    state.instances.add(
+        instance_id="a", model="m", role=types_pb2.ROLE_MIXED, state=types_pb2.INSTANCE_STATE_READY
+    )
+    state.instances.add(
+        instance_id="b",
+        model="m",
+        role=types_pb2.ROLE_BATCH,
+        ejected=cluster_pb2.EjectedInstance(instance_id="b", reason="silent for 2.5 s"),
+    )
+    text = shown(state)
+    assert "5 calls, 4 of them streams; 1+2 wait; 0 slots reserved; 0 direct streams; 3 retries" in text
+    assert "a m mixed READY 0 0" in text
+    assert "b m batch not heard 0 0 silent for 2.5 s" in text
