@@ -330,6 +330,7 @@ class LocalCluster:
             "listen": f"{self._host}:{port}",
             "controller": self.controller_address,
             "router_id": f"router-{index}",
+            "table_file": str(self.directory / f"router-{index}.table"),
             "drain_timeout_s": f"{self._drain_timeout_s:g}",
         }
 

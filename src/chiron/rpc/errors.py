@@ -155,9 +155,7 @@ def metadata_of(error: grpc.RpcError) -> Mapping[str, str]:
 
 def is_full(error: grpc.RpcError) -> bool:
     """Whether the server refused the call for want of a place alone."""
-    return any(
-        FULL.items() <= dict(info.metadata).items() for info in _details(error, error_details_pb2.ErrorInfo)
-    )
+    return FULL.items() <= metadata_of(error).items()
 
 
 def _details(

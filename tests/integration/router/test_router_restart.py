@@ -96,6 +96,11 @@ async def test_a_controllers_newer_table_replaces_it_also_on_disk(
     assert epoch_of(kept) == 7
 
 
+async def _fresh(router: RouterProcess, epoch: int) -> bool:
+    table = (await state(router)).table
+    return (table.epoch, table.age_ms) == (epoch, 0.0)
+
+
 async def _aged(router: RouterProcess) -> bool:
     table = (await state(router)).table
     return table.age_ms > 0 and not table.from_file
@@ -165,11 +170,12 @@ async def test_an_epoch_gap_from_a_kept_table_asks_for_a_new_one(
     controller.add("m", [worker])
     async with router_process(tmp_path, controller.address, router_id="after", table_file=kept) as router:
         assert (await controller.hellos.get()).epoch == 2
-        assert await routed_to(router) == "a"
+        await eventually(lambda: _fresh(router, 2))
         controller.skip_epoch()
         controller.add("added", [worker])
         controller.send(models=[control_pb2.RoutedModel(name="unseen")])
         assert (await controller.hellos.get()).epoch == 2
+        await eventually(lambda: _fresh(router, 4))
         assert await routed_to(router, "added") == "a"
     await controller.stop()
 
