@@ -8,6 +8,9 @@ from chiron.policy.words import RequestClass
 from services.router.backlog import Backlog
 from services.router.request import PendingRequest
 
+_STALE = 16
+"""Entries of requests that have left which a heap may hold in any case."""
+
 
 class QueueFullError(Exception):
     """The queue holds as many requests of a class as it may."""
@@ -17,7 +20,8 @@ class WaitingQueue:
     """Requests ordered by class (interactive first), priority (lower first) and arrival.
 
     The limit is each class's own, so that a pile of batch requests keeps no interactive one out.
-    push and pop are O(log n), amortised; so is remove of a batch request, one of an interactive one is O(1).
+    push and pop are O(log n), amortised; so is remove of a batch request, one of an interactive one is O(1)
+    amortised. The heaps hold at most twice as many entries as requests wait, and a few.
     """
 
     def __init__(self, limit: int) -> None:
@@ -55,9 +59,6 @@ class WaitingQueue:
         heap, live = self._heaps[request.request_class], self._live[request.request_class]
         if not readmit and len(live) >= self._limit:
             raise QueueFullError
-        if len(heap) > 2 * len(live) + 16:
-            heap[:] = [entry for entry in heap if entry[3] in live]
-            heapq.heapify(heap)
         live.add(request)
         if request.spec_version:
             self.resumed.add(request)
@@ -82,6 +83,10 @@ class WaitingQueue:
         if request not in live:
             return False
         live.remove(request)
+        heap = self._heaps[request.request_class]
+        if len(heap) > 2 * len(live) + _STALE:
+            heap[:] = [entry for entry in heap if entry[3] in live]
+            heapq.heapify(heap)
         self.resumed.discard(request)
         if request.request_class is RequestClass.BATCH:
             self.backlog.remove(request)
