@@ -63,7 +63,8 @@ class Limits:
 
     async def steady(self, until: asyncio.Event | None = None) -> dict[str, float]:
         """The steady load, for a number of requests or until told: its times to the first token, in ms."""
-        size, times, failed = self._size, [], 0
+        size, failed = self._size, 0
+        times: list[float] = []
         request = pb.GenerateRequest(model="bench", prompt="x", sampling=pb.SamplingParams(max_tokens=1))
         due = time.perf_counter()
         while not until.is_set() if until is not None else len(times) + failed < size.probes:
