@@ -116,13 +116,27 @@ class Candidacy:
             try:
                 async for candidates in self._store.electorate.follow():
                     backoff.reset()
+                    if self._seat.controller is None:
+                        self._seat.health.worked()
                     self._seat.stand([candidate.address for candidate in candidates])
             except (RefusedError, SchemaError) as error:
                 self._seat.health.failed(error)
             await backoff.pause()
 
+    async def _probe(self) -> None:
+        try:
+            await self._store.probe()
+        except FencedError:
+            return
+        except _TROUBLE as error:
+            self._seat.health.failed(error)
+        else:
+            self._seat.health.worked()
+
     async def _follow_members(self) -> None:
         while True:
             self._seat.health.look(await look(self._store.connection))
+            if self._seat.health.doubtful and self._seat.controller is not None:
+                await self._probe()
             in_trouble = self._seat.health.state is not StoreState.OK
             await asyncio.sleep(_LOOK_IN_TROUBLE_S if in_trouble else _LOOK_S)

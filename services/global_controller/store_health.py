@@ -56,6 +56,11 @@ class StoreHealth:
             return self._write_problem
         return ""
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last write failed and nothing that the members say explains it any more."""
+        return bool(self._write_problem) and judge(self.members)[0] in (StoreState.OK, StoreState.DEGRADED)
+
     def look(self, members: Sequence[Member]) -> None:
         """What the members say now."""
         self.members = members

@@ -135,16 +135,24 @@ class EtcdServer:
 
     def control(self, *arguments: str) -> str:
         """What `etcdctl` prints."""
+        run = self._control(*arguments)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    def control_fails(self, *arguments: str) -> str:
+        """Why `etcdctl` fails; empty when it does not."""
+        run = self._control(*arguments)
+        return run.stderr if run.returncode else ""
+
+    def _control(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         assert not self._tls
-        run = subprocess.run(
+        return subprocess.run(
             [binary("etcdctl"), f"--endpoints={self.endpoint}", *arguments],
             check=False,
             capture_output=True,
             text=True,
             timeout=30,
         )
-        assert run.returncode == 0, run.stderr
-        return run.stdout
 
     def _serves(self) -> bool:
         try:

@@ -25,6 +25,7 @@ class Keys:
         base = prefix.encode() + b"/"
         self.term = base + b"term"
         self.election = base + b"election"
+        self.probe = base + b"probe"
         self.state = base + b"state/"
         self.head = self.state + b"head"
         self._decisions = base + b"decisions/"

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from chiron.internal.etcd.v1 import etcd_pb2 as pb
 from chiron.internal.v1 import state_pb2
-from chiron.store.contract import CompactedError, Store, Transaction, UnavailableError
+from chiron.store.contract import CompactedError, FencedError, Store, Transaction, UnavailableError
 from chiron.store.etcd import terms
 from chiron.store.etcd.candidates import Electorate
 from chiron.store.etcd.commit import Committer, Limits
@@ -17,8 +17,9 @@ from chiron.store.etcd.connection import Connection
 from chiron.store.etcd.head import Head, Heads
 from chiron.store.etcd.keys import Keys, range_end
 from chiron.store.etcd.leadership import Leadership
-from chiron.store.etcd.methods import RANGE
+from chiron.store.etcd.methods import RANGE, TXN
 from chiron.store.etcd.settings import EtcdSettings
+from chiron.store.etcd.txn import put
 from chiron.store.etcd.values import decode_decisions, decode_record, parse
 from chiron.store.etcd.watch import Batch
 from chiron.store.etcd.watch_hub import WatchHub
@@ -156,6 +157,16 @@ class EtcdStore(Store):
                 break
             end = answer.kvs[-1].key
         return found[:limit]
+
+    async def probe(self) -> None:
+        """Finds out whether a write succeeds, by one that changes nothing that matters.
+
+        Raises FencedError, UnavailableError and RefusedError.
+        """
+        guards = self.leadership.guards() if self.leadership is not None else ()
+        request = pb.TxnRequest(compare=guards, success=[put(self._keys.probe, b"")])
+        if not (await self._connection.call(TXN, request)).succeeded:
+            raise FencedError("the leadership has passed to another")
 
     async def close(self) -> None:
         """See Store."""
