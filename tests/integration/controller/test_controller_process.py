@@ -11,7 +11,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chiron.rpc.servers import open_channel
+from chiron.internal.v1 import control_pb2, control_pb2_grpc
+from chiron.rpc.servers import open_channel, open_control_channel
 from chiron.v1 import cluster_pb2, cluster_pb2_grpc
 from tests.support.fake_agent import FakeAgent
 
@@ -60,6 +61,21 @@ async def test_it_serves_until_sigterm_and_exits_0_with_streams_open() -> None:
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
             assert await agent._call.code() is not None
+    finally:
+        await stop(process)
+
+
+async def test_a_controller_that_freezes_is_given_up_by_whoever_is_tied_to_it() -> None:
+    """Without a limit to the wait for a ping's answer it would take longer than a test may."""
+    process, address = await started()
+    try:
+        async with open_control_channel(address) as channel:
+            stream = control_pb2_grpc.ControlServiceStub(channel).ConnectAgent()
+            hello = control_pb2.AgentHello(node_id="a", state_id="s")
+            await stream.write(control_pb2.ConnectAgentRequest(hello=hello))
+            assert (await stream.read()).HasField("welcome")
+            process.send_signal(signal.SIGSTOP)
+            assert await stream.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         await stop(process)
 

@@ -140,3 +140,66 @@ def test_what_a_router_has_ejected_is_news_once(world: World) -> None:
     assert world.registry.hear_router(link, report(1000.0))
     assert not world.registry.hear_router(link, report(900.0))
     assert world.registry.hear_router(link, control_pb2.RouterReport())
+
+
+def test_settling_ends_early_once_every_node_on_record_has_reported(world: World) -> None:
+    world.registry.settle(["a", "b"])
+    a = world.registry.join("a", "s1")
+    world.registry.hear(a, control_pb2.AgentReport())
+    assert world.registry.awaited() == ["b"]
+    assert not world.registry.settle_early()
+    b = world.registry.join("b", "s2")
+    assert not world.registry.settle_early()
+    world.registry.hear(b, control_pb2.AgentReport())
+    assert world.registry.settle_early()
+    assert not world.registry.settling()
+    assert not world.registry.settle_early()
+
+
+def test_with_no_node_on_record_settling_lasts_for_the_timeout(world: World) -> None:
+    world.registry.settle([])
+    link = world.registry.join("a", "s1")
+    world.registry.hear(link, control_pb2.AgentReport())
+    assert not world.registry.settle_early()
+    assert world.registry.settling()
+
+
+def test_after_a_stall_only_what_comes_then_counts_as_heard(world: World) -> None:
+    link = world.registry.join("a", "s1")
+    world.registry.hear(link, control_pb2.AgentReport())
+    world.now = 60.0
+    assert world.registry.notice_stall(55.0)
+    assert world.registry.awaited() == ["a"]
+    assert not world.registry.settle_early()
+    world.registry.hear(link, control_pb2.AgentReport())
+    assert world.registry.settle_early()
+
+
+def test_while_settling_silence_is_no_death(world: World) -> None:
+    link = world.registry.join("a", "s1")
+    world.registry.hear(link, control_pb2.AgentReport())
+    world.now = 60.0
+    assert world.liveness() is Liveness.DEAD
+    world.registry.settle(["a"])
+    assert world.liveness() is Liveness.SILENT
+    world.registry.leave(link)
+    assert world.liveness() is Liveness.SILENT
+    world.now = 65.0
+    assert world.liveness() is Liveness.DEAD
+
+
+def test_a_report_that_waits_to_be_taken_in_keeps_its_node_alive(world: World) -> None:
+    link = world.registry.join("a", "s1")
+    world.registry.hear(link, control_pb2.AgentReport())
+    world.now = 56.0
+    assert world.liveness() is Liveness.DEAD
+    world.registry.arrived(link)
+    assert world.liveness() is Liveness.LIVE
+    # It counts as come back, although it was heard when the report arrived.
+    assert world.registry.hear(link, control_pb2.AgentReport()).standing
+
+
+def test_who_joins_a_controller_that_has_closed_is_closed_at_once(world: World) -> None:
+    world.registry.close_all()
+    assert world.registry.join("a", "s1").closed
+    assert world.registry.join_router(control_pb2.RouterHello(router_id="r")).closed
