@@ -25,9 +25,10 @@ from chiron.v1 import cluster_pb2
 from services.global_controller import routing, standing, views
 from services.global_controller.config import ControllerConfig
 from services.global_controller.cordons import GpuOrders
+from services.global_controller.farewell import farewell
 from services.global_controller.fleet_feed import FleetFeed
 from services.global_controller.health import HealthBook
-from services.global_controller.levels import desired_instance, drain_timeouts, levels
+from services.global_controller.levels import NodeIndex, desired_instance, drain_timeouts, told
 from services.global_controller.mirror import Mirror
 from services.global_controller.notice import Notice
 from services.global_controller.observe import has_left, observe_hello, observe_report
@@ -45,6 +46,8 @@ from services.global_controller.writer import Writer
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 """Time after which a pass that the store did not take is tried again, in seconds."""
+_REST, _LONGEST_REST_S = 3.0, 0.5
+"""After a pass the controller rests for so many times as long as it took, within so many seconds."""
 WATCH_INTERVAL_S = 0.1
 """Shortest time between two snapshots of a WatchCluster stream."""
 
@@ -86,6 +89,7 @@ class Controller:
         self._shown = Pulse()
         self.mirror = Mirror(store, self._stirred, self._shown)
         self.tables = routing.RoutingTables(0)
+        self._nodes = NodeIndex()
         self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
         self._routed_access = RoutedAccess()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -170,7 +174,7 @@ class Controller:
 
         link = self.registry.join(hello.node_id, hello.state_id)
         await self.write(build)
-        self._set_level(link, levels(self.snapshot, self._notice).get(hello.node_id, []))
+        self._set_level(link, self._told(self.snapshot, hello.node_id))
         self._stirred.beat()
         self._shown.beat()
         return link
@@ -187,9 +191,10 @@ class Controller:
 
         def build(snapshot: Snapshot) -> Draft:
             nonlocal unknown
-            seen = observe_report(snapshot, link.node_id, report, link.sent)
+            there = self._nodes.of(snapshot).get(link.node_id, ())
+            seen = observe_report(snapshot, link.node_id, report, link.sent, there)
             unknown = seen.unknown
-            acts = _farewell(snapshot, link, report, starts=starts_leaving)
+            acts = farewell(snapshot, link.node_id, report, starts=starts_leaving)
             return Draft(puts=seen.puts, deletes=seen.deletes, acts=acts)
 
         if not self.registry.is_current(link):
@@ -217,7 +222,7 @@ class Controller:
     def desired(self, link: AgentLink) -> control_pb2.DesiredNode:
         """What the node's agent is to be told now; remembered as sent."""
         snapshot = self.snapshot
-        records = levels(snapshot, self._notice).get(link.node_id, [])
+        records = self._told(snapshot, link.node_id)
         link.sent = {
             record.instance_id: (
                 record.generation,
@@ -277,6 +282,7 @@ class Controller:
             if self.registry.settle_early():
                 self._shown.beat()
             settled = not self.registry.settling()
+            began = time.perf_counter()
             try:
                 await self.reconcile()
                 retry_at = math.inf
@@ -290,6 +296,9 @@ class Controller:
                 self.settled.set()
                 for router in self.registry.routers.values():
                     router.wake.beat()
+            # What happens meanwhile is one pass: nodes that join by the hundred must not cause as many, nor
+            # keep the loop from hearing the others.
+            await asyncio.sleep(min(_LONGEST_REST_S, _REST * (time.perf_counter() - began)))
 
     async def _show_health(self) -> None:
         seen = self._seat.health.changed.count
@@ -305,13 +314,15 @@ class Controller:
         self._notice.update(
             self.snapshot.instances.values(), self._clock(), routers=bool(self.registry.routers)
         )
-        wanted = levels(self.snapshot, self._notice)
         for link in self.registry.agents.values():
-            self._set_level(link, wanted.get(link.node_id, []))
+            self._set_level(link, self._told(self.snapshot, link.node_id))
         entries = routing.entries(self.snapshot, self.registry, self.reasons)
         if self.tables.update(entries, self._routed_access.of(self.snapshot)):
             for router in self.registry.routers.values():
                 router.wake.beat()
+
+    def _told(self, snapshot: Snapshot, node_id: str) -> Sequence[InstanceRecord]:
+        return told(self._nodes.of(snapshot).get(node_id, ()), self._notice)
 
     def _set_level(self, link: AgentLink, records: Sequence[InstanceRecord]) -> None:
         level = tuple(sorted((record.instance_id, record.generation) for record in records))
@@ -360,26 +371,9 @@ class Controller:
         await self._fatal
 
 
-def _farewell(
-    snapshot: Snapshot, link: AgentLink, report: control_pb2.AgentReport, *, starts: bool
-) -> list[Act]:
-    """What a leaving node's report changes, explained."""
-    if link.node_id not in snapshot.nodes:
-        return []
-    count = sum(one.node_id == link.node_id for one in snapshot.instances.values())
-    acts = []
-    if starts:
-        reason = f"its agent stops and drains its workers; its {count} instances move elsewhere"
-        acts.append(Act("node_leaving", reason, node_id=link.node_id, numbers={"instances": count}))
-    if has_left(report):
-        reason = "its agent has stopped, and all its workers before it"
-        acts.append(Act("node_left", reason, node_id=link.node_id, numbers={"instances": count}))
-    return acts
+def _requests(load: cluster_pb2.InstanceLoad) -> int:
+    return load.running.interactive + load.running.batch + load.waiting.interactive + load.waiting.batch
 
 
 def _earliest(*times: float | None) -> float | None:
     return min((time for time in times if time is not None), default=None)
-
-
-def _requests(load: cluster_pb2.InstanceLoad) -> int:
-    return load.running.interactive + load.running.batch + load.waiting.interactive + load.waiting.batch

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, Snapshot
@@ -12,13 +11,30 @@ from services.global_controller.fleet import is_given_up
 from services.global_controller.notice import Notice
 
 
-def levels(snapshot: Snapshot, notice: Notice) -> Mapping[str, Sequence[InstanceRecord]]:
-    """Node → the instances that its agent is told of, as it is told of them."""
-    found: dict[str, list[InstanceRecord]] = defaultdict(list)
-    for record in snapshot.instances.values():
-        if not is_given_up(record):
-            found[record.node_id].append(notice.as_told(record))
-    return found
+class NodeIndex:
+    """Node → the instances on record there, of one snapshot after the other.
+
+    Every report of every node needs its own; looking for them among all of the cluster's would cost more than
+    all else that a report does.
+    """
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot()
+        self._found: Mapping[str, Sequence[InstanceRecord]] = {}
+
+    def of(self, snapshot: Snapshot) -> Mapping[str, Sequence[InstanceRecord]]:
+        """The index of this snapshot; made once for all calls with the same one."""
+        if snapshot is not self._snapshot:
+            found: dict[str, list[InstanceRecord]] = {}
+            for record in snapshot.instances.values():
+                found.setdefault(record.node_id, []).append(record)
+            self._snapshot, self._found = snapshot, found
+        return self._found
+
+
+def told(records: Iterable[InstanceRecord], notice: Notice) -> Sequence[InstanceRecord]:
+    """Those instances of one node that its agent is told of, as it is told of them."""
+    return [notice.as_told(record) for record in records if not is_given_up(record)]
 
 
 def drain_timeouts(snapshot: Snapshot) -> Mapping[str, float]:

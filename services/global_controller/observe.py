@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chiron.internal.v1 import control_pb2
@@ -46,21 +46,34 @@ def has_left(report: control_pb2.AgentReport) -> bool:
 
 
 def observe_report(
-    snapshot: Snapshot, node_id: str, report: control_pb2.AgentReport, sent: Sent
+    snapshot: Snapshot,
+    node_id: str,
+    report: control_pb2.AgentReport,
+    sent: Sent,
+    there: Sequence[InstanceRecord] | None = None,
 ) -> Observation:
     """Compares a report with the state; only differences are written.
 
     An instance that the report leaves out counts as gone (or, where it should run, as not yet started) once
     the agent has taken up what the controller wants of it now; before, the report may just be older. A node
     that has left in good order is forgotten with all that was placed there.
+
+    Args:
+        snapshot: the state.
+        node_id: whose report it is.
+        report: the newest one.
+        sent: what its agent has been told.
+        there: the instances on record at the node; None: they are looked for.
     """
+    if there is None:
+        there = [record for record in snapshot.instances.values() if record.node_id == node_id]
     puts: list[Record] = []
     deletes: list[Key] = []
     unknown: list[InstanceRecord] = []
     node = snapshot.nodes.get(node_id)
     if has_left(report):
-        there = [one.key for one in snapshot.instances.values() if one.node_id == node_id]
-        return Observation((), (*there, *([node.key] if node else [])), ())
+        held = [one.key for one in there]
+        return Observation((), (*held, *([node.key] if node else [])), ())
     if node is not None and report.gpus and _gpus(report.gpus) != node.gpus:
         puts.append(dataclasses.replace(node, gpus=_gpus(report.gpus)))
     reported: set[str] = set()
@@ -77,8 +90,8 @@ def observe_report(
             deletes.append(record.key)
         elif _observed(status) != record.observed:
             puts.append(dataclasses.replace(record, observed=_observed(status)))
-    for record in snapshot.instances.values():
-        if record.node_id != node_id or record.instance_id in reported:
+    for record in there:
+        if record.instance_id in reported:
             continue
         generation, revision = sent.get(record.instance_id, (0, 0))
         if generation != record.generation or report.applied_revision < revision:

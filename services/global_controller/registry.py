@@ -12,6 +12,8 @@ from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.pulse import Pulse
 from services.global_controller.view import Liveness, NodeView
 
+_LONGEST_SETTLING = 3
+"""In liveness timeouts."""
 Level = tuple[tuple[str, int], ...]
 """What is wanted of a node, in short: (instance id, generation), sorted."""
 
@@ -115,6 +117,7 @@ class Registry:
             link.gpus, link.problems = earlier.gpus, earlier.problems
             close(earlier)
         self.agents[node_id] = link
+        self._returns(node_id)
         return link
 
     def leave(self, link: AgentLink) -> None:
@@ -149,6 +152,8 @@ class Registry:
         gpus, problems = tuple(report.gpus), tuple(report.problems)
         figures = _loads(statuses) != _loads(link.statuses) or (gpus, problems) != (link.gpus, link.problems)
         link.gpus, link.problems = gpus, problems
+        if not link.reported:
+            self._returns(link.node_id)
         link.heard, link.reported, link.statuses = self._clock(), True, statuses
         return Heard(standing, figures)
 
@@ -211,8 +216,18 @@ class Registry:
         self._on_record = frozenset(on_record)
 
     def settling(self) -> bool:
-        """True until every node on record has been heard, or one liveness timeout has passed."""
+        """True until every node on record has been heard, or one liveness timeout has passed.
+
+        For longer, up to three timeouts, while nodes on record still come back.
+        """
         return self._clock() < self._settles_at
+
+    def _returns(self, node_id: str) -> None:
+        """A node on record is coming back: others that are as slow may be about to."""
+        if self.settling() and node_id in self._on_record:
+            longer = self._clock() + self._timeout_s / 2
+            most = self._settling_since + _LONGEST_SETTLING * self._timeout_s
+            self._settles_at = max(self._settles_at, min(longer, most))
 
     def awaited(self) -> Sequence[str]:
         """Nodes on record that have not reported since settling began."""

@@ -116,6 +116,11 @@ class ServiceProcess:
         if self.running:
             self._process.terminate()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process alone."""
+        if self.running:
+            self._process.send_signal(number)
+
     def kill(self) -> None:
         """Ends its whole process group at once."""
         if self.running:

@@ -203,3 +203,25 @@ def test_who_joins_a_controller_that_has_closed_is_closed_at_once(world: World) 
     world.registry.close_all()
     assert world.registry.join("a", "s1").closed
     assert world.registry.join_router(control_pb2.RouterHello(router_id="r")).closed
+
+
+def test_settling_goes_on_while_nodes_come_back_but_not_for_ever(world: World) -> None:
+    nodes = [f"n{number}" for number in range(50)]
+    world.registry.settle([*nodes, "gone"])
+    for node in nodes[:8]:
+        assert world.registry.settling()
+        world.registry.join(node, "s")
+        world.now += 2.0
+    # 16 s after its beginning, the last one 2 s ago: three timeouts are over.
+    assert not world.registry.settling()
+
+
+def test_settling_ends_with_the_timeout_when_nobody_has_come_back_lately(world: World) -> None:
+    world.registry.settle(["a", "b"])
+    world.registry.join("a", "s1")
+    world.registry.join("stranger", "s2")
+    world.now += 4.9
+    assert world.registry.settling()
+    world.registry.join("stranger", "s2")
+    world.now += 0.1
+    assert not world.registry.settling()
