@@ -114,6 +114,7 @@ class Controller:
         self.tables = routing.RoutingTables(self.term)
         await self.mirror.load()
         self.registry.settle(self.snapshot.nodes)
+        self._notice.begin(self.snapshot.instances.values(), self._clock())
         _log.info("term %d, revision %d", self.term, self.snapshot.revision)
 
     async def run(self) -> None:

@@ -25,6 +25,16 @@ class Notice:
         self.due: float | None = None
         """When the next of them is to be told; None: there is none."""
 
+    def begin(self, instances: Iterable[InstanceRecord], now: float) -> None:
+        """Takes every stop that is on record already for told: by an earlier leader, whose nodes must not be
+        told again to run what they are draining.
+
+        Args:
+            instances: all on record.
+            now: the present time.
+        """
+        self._since = {one.instance_id: now - self._notice_s for one in instances if is_stopping(one)}
+
     def update(self, instances: Iterable[InstanceRecord], now: float, *, routers: bool) -> None:
         """Looks at the state anew.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from chiron.store import Change, InstanceRecord, Snapshot
-from services.global_controller.levels import levels
+from services.global_controller import levels
 from services.global_controller.notice import Notice
 from tests.support.cluster_states import FAILED, LOADING, RUNNING, STOPPED, instance
 
@@ -13,8 +13,8 @@ LEAVES = dataclasses.replace(instance("i", "a", desired=STOPPED), generation=4)
 
 
 def told(notice: Notice, *records: InstanceRecord) -> dict[str, tuple[int, int]]:
-    snapshot = Snapshot().after(Change(1, records))
-    return {one.instance_id: (one.desired, one.generation) for one in levels(snapshot, notice).get("a", [])}
+    there = levels.NodeIndex().of(Snapshot().after(Change(1, records))).get("a", ())
+    return {one.instance_id: (one.desired, one.generation) for one in levels.told(there, notice)}
 
 
 def test_the_node_is_told_once_the_notice_is_over() -> None:
@@ -51,3 +51,13 @@ def test_each_has_its_own_time_and_is_forgotten_when_it_has_gone() -> None:
     notice.update([], 102.6, routers=True)
     notice.update([other], 104.0, routers=True)
     assert notice.due == 106.0
+
+
+def test_what_an_earlier_leader_has_told_is_not_taken_back() -> None:
+    notice = Notice(2.0)
+    notice.begin([LEAVES, instance("stays", "a")], 100.0)
+    notice.update([LEAVES], 100.1, routers=True)
+    assert told(notice, LEAVES) == {"i": (STOPPED, 4)}
+    later = dataclasses.replace(LEAVES, instance_id="j")
+    notice.update([LEAVES, later], 101.0, routers=True)
+    assert notice.held == {"j"}
