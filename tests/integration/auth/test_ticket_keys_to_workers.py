@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -104,6 +105,21 @@ async def test_workers_keep_their_keys_without_a_controller_and_a_new_one_is_tol
     await node.controller.start(node.controller.port)
     await node.controller.until_connected()
     assert KeyRing.from_message(node.controller.hellos[-1].keys) == ring
+
+
+async def test_a_worker_that_outlives_its_agent_gets_the_next_one_s_keys(node: Node) -> None:
+    ring = KeyRing.draw()
+    node.controller.send_keys(ring)
+    await eventually(lambda: node.takes(ring))
+    node.agent.signal(signal.SIGKILL)
+    await node.agent.wait()
+    assert await node.takes(ring)
+    assert await node.agent.start()
+    await node.controller.until_connected()
+    third = ring.rotated().rotated()
+    node.controller.send_keys(third)
+    await eventually(lambda: node.takes(third))
+    assert not await node.takes(ring)
 
 
 async def test_keys_that_cannot_be_used_leave_the_old_ones_in_force(node: Node) -> None:
