@@ -143,8 +143,7 @@ async def test_a_refusal_to_resume_reaches_the_reader_through_the_router(router,
                 pass
 
 
-@MODES
-@pytest.mark.parametrize("at", [1, 40, 300])
+@pytest.mark.parametrize(("lookaside", "at"), [(True, 1), (True, 300), (False, 40)])
 async def test_a_killed_worker_changes_nothing(router, workers, lookaside, at) -> None:
     options = {**PLAIN, "max_tokens": LONG, "logprobs": None}
     async with Client(router.address, lookaside=lookaside) as client:
