@@ -27,7 +27,6 @@ from services.global_controller.config import ControllerConfig
 from services.global_controller.cordons import GpuOrders
 from services.global_controller.farewell import farewell
 from services.global_controller.fleet_feed import FleetFeed
-from services.global_controller.health import HealthBook
 from services.global_controller.levels import NodeIndex, desired_instance, drain_timeouts, told
 from services.global_controller.mirror import Mirror
 from services.global_controller.notice import Notice
@@ -39,7 +38,8 @@ from services.global_controller.routed_access import RoutedAccess
 from services.global_controller.seat import Seat
 from services.global_controller.store_health import StoreHealth
 from services.global_controller.ticket_keys import TicketKeyKeeper
-from services.global_controller.view import Act, ClusterView, Liveness
+from services.global_controller.view import Act
+from services.global_controller.viewer import Viewer
 from services.global_controller.writer import Draft as Draft
 from services.global_controller.writer import Writer
 
@@ -97,8 +97,7 @@ class Controller:
             store, self.mirror, self._seat.health, decide=self._decide, on_fenced=self._give_up
         )
         self._decisions_made = 0
-        self._seen_liveness: dict[str, Liveness] = {}
-        self._health = HealthBook()
+        self._viewer = Viewer(self.registry, clock)
         self._notice = Notice(config.drain_notice_s)
         self._due: float | None = None
         """When the last pass would decide otherwise though nothing else changes; monotonic, in seconds."""
@@ -152,7 +151,10 @@ class Controller:
 
         def build(snapshot: Snapshot) -> Draft:
             nonlocal reasons
-            plan = reconcile(self._view(snapshot), lambda model: f"{model}-{secrets.token_hex(3)}")
+            plan = reconcile(
+                self._viewer.view(snapshot, hold_s=self.config.roll_hold_s),
+                lambda model: f"{model}-{secrets.token_hex(3)}",
+            )
             reasons = dict(plan.reasons)
             self._due = None if plan.due_s is None else self._clock() + plan.due_s
             return Draft(puts=(*plan.models, *plan.puts), acts=plan.acts)
@@ -330,28 +332,6 @@ class Controller:
         if level != link.level:
             link.level = level
             link.wake.beat()
-
-    def _view(self, snapshot: Snapshot) -> ClusterView:
-        nodes = tuple(self.registry.view(node) for _, node in sorted(snapshot.nodes.items()))
-        for node in nodes:
-            node_id, before = node.record.node_id, self._seen_liveness.get(node.record.node_id)
-            if node.liveness is not before:
-                dead = node.liveness is Liveness.DEAD
-                level = logging.WARNING if dead else logging.INFO
-                _log.log(level, "node %s is %s", node_id, node.liveness.name.lower())
-                self._seen_liveness[node_id] = node.liveness
-        return ClusterView(
-            models=tuple(snapshot.models.values()),
-            instances=tuple(snapshot.instances.values()),
-            nodes=nodes,
-            unknown=tuple(
-                one for one in self.registry.unknown() if one.instance_id not in snapshot.instances
-            ),
-            load={key: _requests(load) for key, load in self.registry.loads().items()},
-            health=self._health.take(self.registry.statuses(), self._clock()),
-            hold_s=self.config.roll_hold_s,
-            settling=self.registry.settling(),
-        )
 
     def _decide(self, act: Act) -> DecisionRecord:
         self._decisions_made += 1
