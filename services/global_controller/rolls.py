@@ -79,9 +79,12 @@ def follow_roll(work: Work, model: ModelRecord) -> None:
 
 
 def finish_roll(work: Work, model: ModelRecord) -> None:
-    """Notes that a roll is over: as many as are wanted of the new version have proven themselves."""
+    """Notes that a roll is over: as many as are wanted of the new version have proven themselves.
+
+    Old ones have been stopped by then.
+    """
     fleet = work.fleet(model)
-    if not model.roll.rolling or fleet.outdated or len(fleet.fresh) < model.desired_instances:
+    if not model.roll.rolling or len(fleet.fresh) < model.desired_instances:
         return
     if all(is_proven(work, model, record) for record in fleet.fresh):
         done = dataclasses.replace(model.roll, state=cluster_pb2.ROLL_STATE_DONE)

@@ -111,10 +111,9 @@ class TestWithoutSpareGpus:
         assert "1 go on serving" in plan.acts[0].reason
 
     def test_no_second_one_goes_while_one_is_missing_already(self) -> None:
-        three, new = model(desired=3), rolled(model(desired=3), model(desired=3, version=2))
+        new = rolled(model(desired=3), model(desired=3, version=2))
         crashed = instance("l", "a", 2, state=LOADING, restarts=1)
         plan = decide(cluster(new, node("a", 3), *OLD, crashed))
-        assert three.desired_instances == 3
         assert stopped(plan) == {"l"}, "it serves nobody, so that nobody loses by it"
 
     def test_a_single_instance_leaves_a_gap(self) -> None:
@@ -248,6 +247,17 @@ class TestMissingMeanwhile:
         loading = instance("k", "a", 2, version=2, roll=1, state=LOADING)
         assert nothing(decide(cluster(rolled(ONE, TWO), node("a", 4), mended, loading)))
 
+    def test_when_lost_ones_return_no_more_than_one_too_many_goes_on(self) -> None:
+        five = rolled(model(desired=4), model(desired=4, version=2))
+        back = [instance(name, "b", index) for index, name in enumerate("xyz")]
+        proven = instance("p", "a", 0, version=2, roll=1)
+        loading = [
+            instance(name, "a", n, version=2, roll=1, state=LOADING) for n, name in ((1, "k"), (2, "l"))
+        ]
+        plan = decide(cluster(five, node("a", 4), node("b", 3), *back, proven, *loading))
+        assert stopped(plan) == {"k"}
+        assert started(plan) == {}
+
     def test_a_failed_new_one_leaves_its_place_to_the_old_version(self) -> None:
         broken = instance("k", "a", 0, version=2, roll=1, state=FAILED, reason="no such weights")
         plan = decide(cluster(rolled(ONE, TWO), node("a"), OLD[1], broken))
@@ -282,6 +292,7 @@ class TestTurningBack:
         assert (written.roll.number, written.roll.from_version, written.roll.to_version) == (2, 2, 1)
         assert written.roll.reason == ("spec version 2 was rolled back: k on a failed: no such weights")
         assert [one.spec_version for one in written.history] == [2]
+        assert not written.roll.rollback_on_failure
         assert stopped(plan) == {"k"}
         assert started(plan) == {}
 
