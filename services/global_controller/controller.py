@@ -352,9 +352,5 @@ class Controller:
         await self._fatal
 
 
-def _requests(load: cluster_pb2.InstanceLoad) -> int:
-    return load.running.interactive + load.running.batch + load.waiting.interactive + load.waiting.batch
-
-
 def _earliest(*times: float | None) -> float | None:
     return min((time for time in times if time is not None), default=None)
