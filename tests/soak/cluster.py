@@ -268,6 +268,7 @@ class SoakCluster:
             settings = {
                 "listen": f"{_HOST}:{port}",
                 "router_id": f"router-{index}",
+                "table_file": str(self.folder / f"router-{index}.table"),
                 "controller": ",".join(self._addresses("controller")),
             }
             self._add_python(f"router-{index}", "services.router", settings)
@@ -282,7 +283,8 @@ class SoakCluster:
                 "state_dir": str(self.folder / name),
                 "drain_timeout_s": "15",
                 "stop_grace_s": "5",
-                # Faults are nobody's fault: an agent must not give a victim up.
+                # Faults are nobody's fault: an agent must give up neither a victim nor its GPUs.
+                "cordon_after_failed_starts": "0",
                 "stable_after_s": "0.5",
                 "restart_backoff_s": "0.2",
             }
