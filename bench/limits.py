@@ -220,8 +220,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--smoke", action="store_true", help="run everything once, shortly")
+    parser.add_argument("--churn-per-s", type=float, default=1000.0, help="streams a second")
     arguments = parser.parse_args()
-    results = uvloop.run(measure(SMOKE if arguments.smoke else Size()))
+    size = SMOKE if arguments.smoke else Size(churn_per_s=arguments.churn_per_s)
+    results = uvloop.run(measure(size))
     if not arguments.smoke:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "limits.json").write_text(json.dumps(results, indent=2) + "\n")
