@@ -16,8 +16,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "models.toml"
 async def test_up_serves_and_ctrl_c_drains_without_leaving_a_process(tmp_path: Path) -> None:
     async with chiron_up(f"--model={EXAMPLE}", "--nodes=2", "--gpus=1", directory=tmp_path) as up:
         await up.ready()
-        # itself, a controller, a router, two agents and two workers
-        assert len(up.processes()) == 7
+        # itself, a controller, a router, two agents, two workers and the sweeper
+        assert len(up.processes()) == 8
 
         text = await chiron("generate", "toy", "Tell me a story.", "--max-tokens=8", f"--router={up.router}")
         whole = await chiron(
@@ -194,11 +194,23 @@ async def test_a_killed_router_is_started_again_at_its_address(tmp_path: Path) -
 async def test_a_killed_up_takes_its_cluster_along(tmp_path: Path) -> None:
     async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
         await up.ready()
-        assert len(up.processes()) == 5
+        assert len(up.processes()) == 6
 
         up.process.kill()
 
         await eventually(lambda: not up.processes(), what="services and worker end after chiron up")
+
+
+async def test_a_killed_up_takes_the_workers_of_a_dead_agent_along(tmp_path: Path) -> None:
+    async with chiron_up("--nodes=1", "--gpus=1", directory=tmp_path) as up:
+        await up.ready()
+        agent = one_process(up, "services.local_agent")
+        up.process.send_signal(signal.SIGSTOP)
+        os.kill(agent, signal.SIGKILL)
+
+        up.process.kill()
+
+        await eventually(lambda: not up.processes(), within_s=30.0, what="everything ends after chiron up")
 
 
 async def test_a_model_without_room_says_so_and_up_goes_on(tmp_path: Path) -> None:

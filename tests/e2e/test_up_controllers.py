@@ -48,8 +48,8 @@ async def test_the_leader_may_be_killed_and_ctrl_c_leaves_no_process(tmp_path: P
     options = ("--controllers=3", "--etcd", f"--config={config}", "--nodes=1")
     async with chiron_up(*options, directory=tmp_path / "run") as up:
         await up.ready()
-        # itself, etcd, three controllers, a router, an agent and two workers
-        assert len(up.processes()) == 9
+        # itself, etcd, three controllers, a router, an agent, two workers and the sweeper
+        assert len(up.processes()) == 10
         before = await status(up)
         assert before["store"]["kind"] == "etcd"
         assert [one["leader"] for one in before["controllers"]] == [True, False, False]

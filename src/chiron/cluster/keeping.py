@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 
 from chiron.cluster.process import ServiceProcess, StartError
 
+SWEEPER = "sweeper"
 MOST_RESTARTS = 5
 RESTARTS_WITHIN_S = 60.0
 """A service that ends more often than so many times in so long a time is not started again."""
@@ -28,6 +30,17 @@ class RestartBudget:
         return not spent
 
 
+async def start_sweeper(directory: Path, environ: Mapping[str, str]) -> ServiceProcess:
+    """What ends the workers of dead agents below the folder, should the cluster be killed; see sweeper.py."""
+    return await ServiceProcess.start(
+        SWEEPER,
+        "chiron.cluster.sweeper",
+        log=directory / "sweeper.log",
+        settings={"directory": str(directory)},
+        environ=environ,
+    )
+
+
 async def first_loss(
     services: Iterable[ServiceProcess],
     may_start_again: Callable[[ServiceProcess], bool],
@@ -39,7 +52,9 @@ async def first_loss(
     A controller may end while another one runs. `lost` is told of everything that the cluster survives.
     """
     tell = lost or (lambda _: None)
-    waits = {asyncio.ensure_future(service.wait()): service for service in services}
+    # Without the sweeper there is all that a cluster needs.
+    watched = [service for service in services if service.name != SWEEPER]
+    waits = {asyncio.ensure_future(service.wait()): service for service in watched}
     try:
         while True:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -14,7 +14,7 @@ from typing import Any
 from chiron.auth.api_keys import key_in
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.admin_key import admin_key_file
-from chiron.cluster.keeping import RestartBudget, first_loss
+from chiron.cluster.keeping import RestartBudget, first_loss, start_sweeper
 from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
@@ -249,7 +249,7 @@ class LocalCluster:
         # An agent drains, then gives each worker its own grace period.
         grace_s = self._drain_timeout_s + 20.0
         try:
-            for prefix in ("node-", "router-", "controller", "etcd"):
+            for prefix in ("node-", "router-", "controller", "etcd", "sweeper"):
                 group = [service for name, service in self.processes.items() if name.startswith(prefix)]
                 await asyncio.gather(*(service.stop(grace_s) for service in group))
             if self._admin is not None:
@@ -284,6 +284,7 @@ class LocalCluster:
         self._admin = ClusterAdmin(
             self.controller_addresses, timeout_s=_LEADER_WITHIN_S, api_key=self.api_key
         )
+        self.processes["sweeper"] = await start_sweeper(self.directory, self._environ)
         starts = [
             self._launch(f"router-{i}", "router", "router", self._router_keys(i))
             for i in range(self._routers)

@@ -185,7 +185,7 @@ async def test_a_start_that_was_announced_and_never_happened_happens(
     assert live_workers(second) == [second.records()["toy-1"].pid]
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.01, 0.03])
+@pytest.mark.parametrize("delay_s", [0.0, 0.01])
 async def test_an_agent_killed_in_the_midst_of_a_start_leaves_one_worker_at_the_end(
     agent: StartAgent, controller: FakeController, scripted_python: Path, delay_s: float
 ) -> None:

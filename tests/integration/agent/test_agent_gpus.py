@@ -201,23 +201,20 @@ async def test_an_operators_cordon_is_kept(agent: Start, controller: FakeControl
     assert gpu(controller, 1).reason == "cordoned: its fan rattles"
 
 
-@pytest.mark.parametrize(
-    ("facts", "reason"),
-    [
-        ({"remap_failed": True}, "row remapping has failed"),
-        ({"pages_pending": True}, "pages of its memory wait to be retired"),
-        ({"lost": True}, "NVML: GPU is lost"),
-    ],
-)
 async def test_a_lasting_fault_is_reported_while_it_lasts(
-    agent: Start, controller: FakeController, gpus: Gpus, facts: dict[str, object], reason: str
+    agent: Start, controller: FakeController, gpus: Gpus
 ) -> None:
     await agent()
-    gpus.set(1, **facts)
-    await eventually(lambda: gpu(controller, 1).reason.startswith(reason))
-    assert not gpu(controller, 1).cordoned
-    gpus.set(1, **dict.fromkeys(facts, False))
-    await eventually(lambda: gpu(controller, 1).healthy)
+    for fact, reason in {
+        "remap_failed": "row remapping has failed",
+        "pages_pending": "pages of its memory wait to be retired",
+        "lost": "NVML: GPU is lost",
+    }.items():
+        gpus.set(1, **{fact: True})
+        await eventually(lambda reason=reason: gpu(controller, 1).reason.startswith(reason))
+        assert not gpu(controller, 1).cordoned
+        gpus.set(1, **{fact: False})
+        await eventually(lambda: gpu(controller, 1).healthy)
 
 
 async def test_starts_that_fail_on_one_gpu_alone_cordon_it(
