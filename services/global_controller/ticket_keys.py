@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2
-from chiron.store import ConflictError, Snapshot, TicketKeysRecord, UnavailableError
+from chiron.store import ConflictError, RefusedError, Snapshot, TicketKeysRecord, UnavailableError
 
 if TYPE_CHECKING:
     from services.global_controller.controller import Controller
@@ -87,7 +87,7 @@ class TicketKeyKeeper:
             await asyncio.sleep(self._due_in_s())
             try:
                 await self._write(self._rotation)
-            except (UnavailableError, ConflictError) as error:
+            except (UnavailableError, RefusedError, ConflictError) as error:
                 # Old keys serve; a late rotation harms nobody.
                 _log.warning("ticket keys are not rotated: %s", error)
                 await asyncio.sleep(_AFTER_FAILURE_S)

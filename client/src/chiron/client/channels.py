@@ -21,6 +21,8 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # A peer that vanishes without a word is noticed while a stream runs on it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Without it gRPC waits a minute for a ping's answer, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     # This package decides what to try again, and where.
     ("grpc.enable_retries", 0),
