@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from chiron.rpc.errors import ChironError, Reason, abort
+from chiron.rpc.guard import hear_out
 from chiron.store import FencedError, RefusedError, TooLargeError, UnavailableError
 from services.global_controller.seat import Seat
 
@@ -41,8 +42,10 @@ class Gate(grpc.aio.ServerInterceptor):
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **serializers)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream), **serializers)
-        return grpc.stream_stream_rpc_method_handler(self._stream(handler.stream_stream), **serializers)
+            told = self._stream(handler.unary_stream, writes=False)
+            return grpc.unary_stream_rpc_method_handler(told, **serializers)
+        told = self._stream(handler.stream_stream, writes=True)
+        return grpc.stream_stream_rpc_method_handler(told, **serializers)
 
     def _unary(
         self, inner: Callable[[Any, Context], Awaitable[Any]]
@@ -57,11 +60,15 @@ class Gate(grpc.aio.ServerInterceptor):
         return call
 
     def _stream(
-        self, inner: Callable[[Any, Context], AsyncGenerator[Any]]
+        self, inner: Callable[[Any, Context], AsyncGenerator[Any]], *, writes: bool
     ) -> Callable[[Any, Context], AsyncGenerator[Any]]:
         async def call(requests: Any, context: Context) -> AsyncGenerator[Any]:
             try:
-                reigning = self._seat.leading()
+                reigning = self._seat.controller
+                if reigning is None:
+                    if writes:
+                        await hear_out(requests)
+                    raise self._seat.refusal()
                 async with aclosing(inner(requests, context)) as messages:
                     async for message in messages:
                         yield message

@@ -72,14 +72,21 @@ def _stream(inner: Any, check: Check, streams: bool) -> Callable[[Any, Context],
     return call
 
 
+async def hear_out(messages: AsyncIterator[Any]) -> None:
+    """Waits for the first message of a stream that is to be refused, as its caller may be writing it.
+
+    gRPC tells a writer that is cut off nothing but that it was.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_MESSAGE_S):
+            await anext(messages, None)
+
+
 async def _run(check: Check, context: Context, messages: AsyncIterator[Any] | None) -> None:
-    """Ends the call of one who may not; of a stream after its first message, which the caller may be writing:
-    gRPC tells a writer that is cut off nothing but that it was."""
+    """Ends the call of one who may not."""
     try:
         check(context)
     except ChironError as error:
         if messages is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_MESSAGE_S):
-                    await anext(messages, None)
+            await hear_out(messages)
         await abort(context, error)
