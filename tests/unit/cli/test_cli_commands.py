@@ -59,7 +59,8 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
 def test_the_help_of_up_says_what_the_end_of_a_service_means() -> None:
     shown = " ".join(chiron("up", "--help", COLUMNS="200").stdout.split())
 
-    assert "one of its services ends by itself or is killed, the whole cluster ends" in shown
+    assert "A worker, an agent or a router that ends is started again" in shown
+    assert "When the only controller ends, or a service ends time and again, the whole cluster does." in shown
 
 
 def test_version_is_the_distribution_s() -> None:
