@@ -27,6 +27,8 @@ class Choice:
     logprobs: list[pb.TokenLogprobs] = field(default_factory=list)
     finish: pb.FinishReason.ValueType = pb.FINISH_REASON_UNSPECIFIED
     stop_match: str = ""
+    delta_ends: list[int] = field(default_factory=list, compare=False)
+    """Tokens that were out at the end of each delta, which depends on how fast the reader is."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Reading:
             if delta.token_ids:
                 assert delta.text_ends[-1] == len(choice.text), "the last end is the text's length"
             choice.text_ends += delta.text_ends
+            choice.delta_ends.append(len(choice.tokens))
             choice.logprobs += delta.logprobs
             choice.finish, choice.stop_match = delta.finish_reason, delta.stop_match
 

@@ -20,14 +20,30 @@ async def resumed(
     """The whole output, its first `cut` tokens taken from `whole`, the rest from the engine."""
     length = whole.text_ends[cut - 1] if text_length is None else text_length
     seam = {"delivered_token_ids": whole.tokens[:cut], "delivered_text_length": length}
-    held = Choice(whole.tokens[:cut], whole.text[:length], whole.text_ends[:cut], whole.logprobs[:cut])
+    held = Choice(
+        whole.tokens[:cut],
+        whole.text[:length],
+        whole.text_ends[:cut],
+        whole.logprobs[:cut],
+        delta_ends=[end for end in whole.delta_ends if end <= cut],
+    )
     reading = Reading(choices={0: held})
     return (await drain(engine.generate(make_request(engine, **seam, **options)), reading)).only
 
 
-def assert_same(found: Choice, whole: Choice) -> None:
-    """Equal in everything; log probabilities but for the last digits of float32."""
-    assert (found.tokens, found.text, found.text_ends) == (whole.tokens, whole.text, whole.text_ends)
+def assert_same(found: Choice, whole: Choice, *, valid_text: bool = True) -> None:
+    """Equal in everything; log probabilities but for the last digits of float32.
+
+    Where an engine joins several tokens to one delta because its reader is slow, and their bytes are no valid
+    text, it is known after which delta a replacement character was out, but not after which of its tokens.
+    """
+    assert (found.tokens, found.text) == (whole.tokens, whole.text)
+    if valid_text:
+        assert found.text_ends == whole.text_ends
+    else:
+        assert len(found.text_ends) == len(whole.text_ends)
+        for tokens in {*found.delta_ends} & {*whole.delta_ends}:
+            assert found.text_ends[tokens - 1] == whole.text_ends[tokens - 1], tokens
     assert (found.finish, found.stop_match) == (whole.finish, whole.stop_match)
     assert len(found.logprobs) == len(whole.logprobs)
     for mine, other in zip(found.logprobs, whole.logprobs, strict=True):
@@ -108,7 +124,7 @@ class ResumeSuite:
         options = {"max_tokens": TOKENS, "logit_bias": dict.fromkeys(pieces, 100.0), "logprobs": 2, **GREEDY}
         whole = (await run(engine, **options)).only
         for cut in range(1, TOKENS):
-            assert_same(await resumed(engine, whole, cut, **options), whole)
+            assert_same(await resumed(engine, whole, cut, **options), whole, valid_text=False)
 
     async def test_sampling_without_a_seed_may_go_on(self, engine: Engine) -> None:
         options = {"max_tokens": TOKENS, "temperature": 1.0, "ignore_eos": True}

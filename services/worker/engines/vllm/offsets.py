@@ -54,6 +54,9 @@ class TextOffsets:
     def ends(self, token_ids: Sequence[int], text: str) -> list[int]:
         """For each token, the length of the text released once that token was out.
 
+        The last is exact, and so are the others of a delta of valid text. Where a delta of several tokens
+        holds bytes that are no text, after which of them each replacement character came out is presumed.
+
         Args:
             token_ids: the tokens of the next delta.
             text: the text that the delta released.
