@@ -19,7 +19,7 @@ from tests.soak.schedule import Act, Domain, Fault, Target, domain_of, limit
 from tests.soak.services import Service
 from tests.soak.until import until
 
-_VICTIM_S = 20.0
+_VICTIM_S = 60.0
 """How long a fault waits for somebody to strike."""
 _RETURN_S = 60.0
 """How long a fault's domain is kept closed for others while what was struck has not come back."""
