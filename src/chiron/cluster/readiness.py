@@ -28,8 +28,11 @@ def failures(snapshot: pb.ClusterSnapshot, model: str) -> list[str]:
 def obstacle(snapshot: pb.ClusterSnapshot, model: str) -> str:
     """Why the model will not become ready by itself; empty while it is ready or anything still moves.
 
-    An instance of any model that starts or drains may be what a placement waits for.
+    An instance of any model that starts or drains may be what a placement waits for, and so may a node whose
+    agent is not connected now.
     """
     if is_ready(snapshot, model) or any(one.state not in _AT_REST for one in snapshot.instances):
+        return ""
+    if not all(node.live for node in snapshot.nodes):
         return ""
     return next((status.reason for status in snapshot.models if status.spec.name == model), "")

@@ -62,3 +62,13 @@ def test_an_obstacle_counts_once_nothing_moves_any_more(
 
 def test_a_model_that_is_just_waiting_for_its_first_placement_has_no_obstacle() -> None:
     assert obstacle(cluster(desired=2), "toy") == ""
+
+
+def test_a_node_that_is_not_connected_may_bring_the_gpus_that_are_missing() -> None:
+    snapshot = cluster(desired=2, reason=REASON)
+    snapshot.nodes.add(node_id="here", live=True)
+    away = snapshot.nodes.add(node_id="away", live=False)
+    assert obstacle(snapshot, "toy") == ""
+
+    away.live = True
+    assert obstacle(snapshot, "toy") == REASON
