@@ -44,10 +44,13 @@ class Notice:
             routers: whether there are any; otherwise nobody needs notice.
         """
         before, self._since = self._since, {}
-        if routers:
-            for record in instances:
-                if is_stopping(record) and is_ready(record):
-                    self._since[record.instance_id] = before.get(record.instance_id, now)
+        for record in instances:
+            if is_stopping(record):
+                # One that nobody sends to is told at once, and what was told is not taken back: its node may
+                # report it as ready afterwards.
+                waits = routers and is_ready(record)
+                began = before.get(record.instance_id, now)
+                self._since[record.instance_id] = began if waits else now - self._notice_s
         ends = {key: since + self._notice_s for key, since in self._since.items()}
         self.held = frozenset(key for key, end in ends.items() if end > now)
         self.due = min((ends[key] for key in self.held), default=None)

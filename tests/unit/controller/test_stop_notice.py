@@ -61,3 +61,19 @@ def test_what_an_earlier_leader_has_told_is_not_taken_back() -> None:
     later = dataclasses.replace(LEAVES, instance_id="j")
     notice.update([LEAVES, later], 101.0, routers=True)
     assert notice.held == {"j"}
+
+
+def test_a_stop_that_was_told_is_not_taken_back_when_its_node_reports_it_ready() -> None:
+    notice = Notice(2.0)
+    unheard = dataclasses.replace(instance("i", "a", desired=STOPPED, state=LOADING), generation=4)
+    notice.update([unheard], 100.0, routers=True)
+    assert told(notice, unheard) == {"i": (STOPPED, 4)}
+    notice.update([LEAVES], 100.1, routers=True)
+    assert told(notice, LEAVES) == {"i": (STOPPED, 4)}
+
+
+def test_nor_when_the_first_router_comes() -> None:
+    notice = Notice(2.0)
+    notice.update([LEAVES], 100.0, routers=False)
+    notice.update([LEAVES], 100.1, routers=True)
+    assert told(notice, LEAVES) == {"i": (STOPPED, 4)}
