@@ -1,0 +1,1 @@
+"""The durable batch queue: one contract, its stores."""
