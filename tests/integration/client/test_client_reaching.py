@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -235,6 +236,37 @@ async def test_a_router_that_comes_back_is_found_at_once(worker):
             await client.complete(model="toy", prompt="x")
         async with serving(worker, router, ports={router: int(address.rsplit(":")[1])}):
             assert (await client.complete(model="toy", prompt="x")).attempts == 1
+
+
+async def test_a_router_that_has_answered_before_is_waited_for(worker):
+    router = FakeRouter(worker)
+    address = closed_port()
+    ports = {router: int(address.rsplit(":")[1])}
+    async with serving(worker), Client(address) as client:
+        async with serving(router, ports=ports):
+            await client.complete(model="toy", prompt="x")
+        waiting = asyncio.create_task(client.complete(model="toy", prompt="x"))
+        done, _ = await asyncio.wait({waiting}, timeout=2 * QUICK)
+        assert not done
+        async with serving(router, ports=ports):
+            assert (await waiting).attempts == 1
+
+
+async def test_a_router_is_not_waited_for_longer_than_allowed(worker):
+    router = FakeRouter(worker)
+    async with serving(worker), serving(router):
+        patient = Client(router.address)
+        hasty = Client(router.address, router_wait_s=QUICK)
+        impatient = Client(router.address, router_wait_s=0.0)
+        for client in (patient, hasty, impatient):
+            await client.complete(model="toy", prompt="x")
+        refused = router.address
+    for client, timeout_s in ((patient, QUICK), (hasty, None), (impatient, None)):
+        async with client:
+            with pytest.raises(Unavailable, match=f"{refused}: .*Connection refused") as caught:
+                await client.complete(model="toy", prompt="x", timeout_s=timeout_s)
+            assert caught.value.reason == "ROUTER_UNREACHABLE"
+            assert client.stats.retries == 0
 
 
 async def test_connections_to_workers_are_bounded(router, worker):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from chiron.client import CannotResume, Client, ProtocolError, StreamInterrupted
@@ -14,6 +16,7 @@ from tests.support.fake_inference import (
     Relay,
     answer,
     break_off,
+    closed_port,
     delta,
     refuse,
     send,
@@ -166,6 +169,25 @@ async def test_a_proxied_stream_that_loses_its_router_goes_on_through_another(ro
     assert text == "Once upon a time"
     assert [each.attempt for each in router.generated] == [0, 1]
     assert list(router.generated[1].resume.delivered_token_ids) == [100]
+
+
+async def test_a_proxied_stream_that_loses_its_only_router_goes_on_once_that_is_back():
+    router = FakeRouter(script=(stall("Once"), answer()))
+    address = closed_port()
+    ports = {router: int(address.rsplit(":")[1])}
+    async with Client(address, lookaside=False) as client:
+        async with serving(router, ports=ports):
+            stream = client.generate(model="toy", prompt="x")
+            text = (await anext(stream)).text
+        rest = asyncio.create_task(anext(stream))
+        done, _ = await asyncio.wait({rest}, timeout=0.5)
+        assert not done
+        async with serving(router, ports=ports):
+            text += (await rest).text
+            async for chunk in stream:
+                text += chunk.text
+        assert client.stats.resumed == 1
+    assert text == "Once upon a time"
 
 
 async def test_an_attempt_that_a_lost_router_made_is_outnumbered(router, second):

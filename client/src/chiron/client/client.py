@@ -45,6 +45,7 @@ class Client:
         max_resumes: int = 16,
         fallback_memory_s: float = 60.0,
         router_avoid_s: float = 10.0,
+        router_wait_s: float = 10.0,
         max_worker_channels: int = 128,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -62,6 +63,8 @@ class Client:
             max_resumes: how often a stream that broke after a token goes on elsewhere; 0: it ends there.
             fallback_memory_s: how long an unreachable worker is remembered, in seconds.
             router_avoid_s: how long a failed router is tried last, in seconds.
+            router_wait_s: how long a request waits for a router when none can be reached and one has answered
+                this client before, in seconds; 0: not at all.
             max_worker_channels: connections to workers kept open while nobody uses them, >= 1.
             metadata: gRPC metadata for every request.
 
@@ -77,8 +80,9 @@ class Client:
         for name, number in (("max_attempts", max_attempts), ("max_worker_channels", max_worker_channels)):
             if number < 1:
                 raise ValueError(f"{name}: must be >= 1, not {number}")
-        if max_resumes < 0:
-            raise ValueError(f"max_resumes: must be >= 0, not {max_resumes}")
+        for name, least in (("max_resumes", max_resumes), ("router_wait_s", router_wait_s)):
+            if least < 0:
+                raise ValueError(f"{name}: must be >= 0, not {least}")
         for name, seconds in (("connect_timeout_s", connect_timeout_s), ("timeout_s", timeout_s)):
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name}: must be > 0, not {seconds}")
@@ -95,6 +99,7 @@ class Client:
                 max_resumes=max_resumes,
                 fallback_memory_s=fallback_memory_s,
                 router_avoid_s=router_avoid_s,
+                router_wait_s=router_wait_s,
                 max_worker_channels=max_worker_channels,
                 metadata=check_metadata(metadata or {}),
                 credentials=check_metadata(credentials),

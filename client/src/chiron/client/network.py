@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +18,9 @@ from chiron.client.reachability import RouterOrder, WorkerReachability
 from chiron.client.security import TlsConfig
 from chiron.client.stats import ClientStats
 from chiron.v1 import inference_pb2 as pb
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+"""Bounds of the time between two looks for a router while none can be reached."""
 
 Remaining = Callable[[], float | None]
 """Tells how many seconds a request has left, None for no limit; raises DeadlineExceeded when none are."""
@@ -34,6 +39,7 @@ class Settings:
     max_resumes: int
     fallback_memory_s: float
     router_avoid_s: float
+    router_wait_s: float
     max_worker_channels: int
     metadata: dict[str, str] = field(repr=False)
     """Goes to routers and workers."""
@@ -62,9 +68,31 @@ class Network:
     async def router(self, held: ExitStack, remaining_s: Remaining) -> Lease:
         """A connection to the first router that can be reached, held by `held`.
 
-        Raises Unavailable, naming what is wrong with each, when there is none, and what `remaining_s` raises.
+        Where none has ever answered, there may be none at all; where one has, one comes back: it is waited for.
+
+        Raises Unavailable, naming what is wrong with each, when none can be reached all that time, and what
+        `remaining_s` raises.
         """
-        failures = []
+        gives_up = time.monotonic() + self.settings.router_wait_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            failures: list[str] = []
+            if (lease := await self._reachable_router(held, remaining_s, failures)) is not None:
+                return lease
+            # Many requests find no router at once: they must not all come back at once.
+            wait_s = pause_s * random.uniform(1.0, 1.5)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            limit_s = remaining_s()
+            in_time = time.monotonic() + wait_s < gives_up and (limit_s is None or wait_s < limit_s)
+            if not self.routers.ever_answered or not in_time:
+                text = f"no router can be reached: {'; '.join(failures)}"
+                raise Unavailable(text, reason="ROUTER_UNREACHABLE")
+            await asyncio.sleep(wait_s)
+
+    async def _reachable_router(
+        self, held: ExitStack, remaining_s: Remaining, failures: list[str]
+    ) -> Lease | None:
+        """Tries each router once; adds to `failures` what is wrong with those that cannot be reached."""
         for address in self.routers.order(time.monotonic()):
             with ExitStack() as trial:
                 lease = trial.enter_context(self._router_channels.lease(address))
@@ -76,7 +104,7 @@ class Network:
                 self._router_channels.discard(address)
                 self.routers.failed(address, time.monotonic())
                 failures.append(f"{address}: {await self._why(lease, connection)}")
-        raise Unavailable(f"no router can be reached: {'; '.join(failures)}", reason="ROUTER_UNREACHABLE")
+        return None
 
     async def worker(
         self, held: ExitStack, address: str, remaining_s: Remaining

@@ -80,6 +80,8 @@ class RouterOrder:
         self._addresses = tuple(addresses)
         self._avoid_s = avoid_s
         self._until: dict[str, float] = {}
+        self.ever_answered = False
+        """Whether any of them has ever been reached."""
 
     def order(self, now: float) -> list[str]:
         """Every router, the most promising first; among avoided ones, the longest avoided first."""
@@ -94,6 +96,7 @@ class RouterOrder:
 
     def answered(self, address: str) -> None:
         """The router works."""
+        self.ever_answered = True
         self._until.pop(address, None)
 
 

@@ -111,6 +111,7 @@ class SyncClient:
         max_resumes: int = 16,
         fallback_memory_s: float = 60.0,
         router_avoid_s: float = 10.0,
+        router_wait_s: float = 10.0,
         max_worker_channels: int = 128,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -127,6 +128,7 @@ class SyncClient:
             max_resumes=max_resumes,
             fallback_memory_s=fallback_memory_s,
             router_avoid_s=router_avoid_s,
+            router_wait_s=router_wait_s,
             max_worker_channels=max_worker_channels,
             metadata=metadata,
         )
