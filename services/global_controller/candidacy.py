@@ -41,6 +41,8 @@ class Candidacy:
         self._store = store
         self._seat = seat
         self._make = make
+        self._left: Lease | None = None
+        """One that has ended here, and perhaps not on the server."""
 
     async def run(self) -> None:
         """Campaigns and reigns until cancelled; then whoever is next leads at once."""
@@ -54,6 +56,9 @@ class Candidacy:
         backoff = connection.backoff()
         while True:
             try:
+                # It would keep its place before the new one: the election would wait until it has run out.
+                if self._left is not None:
+                    await self._left.end_there()
                 lease = await Lease.grant(connection, self._config.lease_s)
             except _TROUBLE as error:
                 self._seat.health.failed(error)
@@ -108,6 +113,7 @@ class Candidacy:
         except _TROUBLE as error:
             _log.info("the leadership ends with its lease: %s", error)
         finally:
+            self._left = lease
             await lease.revoke()
 
     async def _follow_candidates(self) -> None:

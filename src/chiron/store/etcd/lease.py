@@ -44,11 +44,12 @@ class Lease:
         self.ttl_s = ttl_s
         self.lost = asyncio.Event()
         """Set when the lease has ended, or may have."""
+        self.revoked = False
+        """Whether the server has been told that it has ended."""
         self._connection = connection
         self._clock = clock
         self._holds_s = ttl_s * (1 - margin)
         self._deadline = granted_at + self._holds_s
-        self._revoked = False
         self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._expire())]
 
     @classmethod
@@ -90,12 +91,19 @@ class Lease:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if not self._revoked:
-            self._revoked = True
+        try:
+            await self.end_there()
+        except UnavailableError as error:
+            _log.info("lease %x ends by itself: %s", self.lease_id, error)
+
+    async def end_there(self) -> None:
+        """Ends the lease on the server, where that has not been done. Raises UnavailableError."""
+        if not self.revoked:
             try:
                 await self._connection.call(LEASE_REVOKE, pb.LeaseRevokeRequest(id=self.lease_id))
-            except (UnavailableError, RefusedError) as error:
-                _log.info("lease %x ends by itself: %s", self.lease_id, error)
+            except RefusedError as error:
+                _log.info("lease %x is not revoked: %s", self.lease_id, error)
+            self.revoked = True
 
     async def _expire(self) -> None:
         # The deadline moves on while this sleeps.
