@@ -72,6 +72,9 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
 
     Together with the old instances of a roll, one more may run than is wanted; with those that a stalled roll
     keeps, none, and what has failed stays to be seen.
+
+    While a node comes back, nothing stops: what its instances do is known with its first report, and the one
+    that would have been taken for not serving may be the one that serves.
     """
     present, wanted = fleet.fresh, model.desired_instances
     if wanted and stall_reason(work, model, fleet):
@@ -79,6 +82,8 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
         wanted = max(0, wanted - len(fleet.outdated))
     elif wanted and fleet.outdated:
         wanted = max(0, wanted + 1 - len(fleet.outdated))
+    if any(work.liveness(record.node_id) is Liveness.JOINING for record in present):
+        return
     on_node = Counter(record.node_id for record in fleet.fresh)
 
     def rank(record: InstanceRecord) -> tuple[int, bool, int, int, str]:

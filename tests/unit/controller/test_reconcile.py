@@ -12,6 +12,7 @@ from tests.support.cluster_states import (
     FAILED,
     LOADING,
     PENDING,
+    READY,
     RUNNING,
     STOPPED,
     cluster,
@@ -119,6 +120,16 @@ class TestScaling:
             instance("a1", "a", 0),
         )
         assert stopped(decide(view)) == {"z1"}
+
+    def test_down_waits_for_what_a_node_that_comes_back_has_to_report(self) -> None:
+        def stops(liveness: Liveness, state: int) -> set[str]:
+            nodes = (node("a", liveness=liveness), node("b", gpus=3))
+            here = instance("a-1", "a", state=state)
+            others = (instance("b-1", "b", 0), instance("b-2", "b", 1, state=LOADING))
+            return stopped(decide(cluster(model(desired=2), *nodes, here, *others)))
+
+        assert stops(Liveness.JOINING, LOADING) == set()
+        assert stops(Liveness.LIVE, READY) == {"b-2"}
 
     def test_to_zero_stops_everything(self) -> None:
         assert stopped(decide(cluster(model(desired=0), node("a"), instance("i", "a")))) == {"i"}
