@@ -68,7 +68,7 @@ class Network:
     async def router(self, held: ExitStack, remaining_s: Remaining) -> Lease:
         """A connection to the first router that can be reached, held by `held`.
 
-        Where none has ever answered, there may be none at all; where one has, one comes back: it is waited for.
+        Where one has answered before, one comes back and is waited for; otherwise there may be none at all.
 
         Raises Unavailable, naming what is wrong with each, when none can be reached all that time, and what
         `remaining_s` raises.
