@@ -57,7 +57,7 @@ class Reason(Enum):
     NOT_LEADER = grpc.StatusCode.UNAVAILABLE
     """This controller does not lead; `leader` in the metadata is host:port of the one that does, if known."""
     STORE_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-    """The cluster's state cannot be written at present."""
+    """The cluster's state, or a router's batch queue, cannot be written at present."""
     NOT_CONTROL_SOCKET = grpc.StatusCode.PERMISSION_DENIED
     NOT_LOCAL = grpc.StatusCode.PERMISSION_DENIED
     """Only callers on the same host may ask for this."""
@@ -83,6 +83,22 @@ class Reason(Enum):
     """A ticket counts once."""
     TICKET_MISMATCH = grpc.StatusCode.PERMISSION_DENIED
     """The request asks for something else, or for more, than its ticket says."""
+    NO_BATCH_QUEUE = grpc.StatusCode.UNIMPLEMENTED
+    """This router keeps no batch queue."""
+    BATCH_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    """The tenant has no such batch, or it was forgotten."""
+    BATCH_EXISTS = grpc.StatusCode.ALREADY_EXISTS
+    """Another batch of the tenant has this id."""
+    BATCH_STATE = grpc.StatusCode.FAILED_PRECONDITION
+    """The batch is in a state in which this cannot be done."""
+    BATCH_QUEUE_FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
+    """A limit of the whole queue is reached; one of the tenant is QUOTA_EXCEEDED."""
+    BATCH_BROKEN_OFF = grpc.StatusCode.ABORTED
+    """A submission was given up (silent for too long, or discarded by another one); send it again."""
+    CANCELLED = grpc.StatusCode.CANCELLED
+    """Of an item: its batch was cancelled before the item had a result."""
+    ATTEMPTS_EXHAUSTED = grpc.StatusCode.ABORTED
+    """Of an item: it was begun as often as the queue allows, and never came to an end."""
     INTERNAL = grpc.StatusCode.INTERNAL
 
 

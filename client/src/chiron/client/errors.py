@@ -74,8 +74,16 @@ class AdapterNotFound(NotFound):
     """The model has no such adapter."""
 
 
+class BatchNotFound(NotFound):
+    """The tenant has no batch of this id, or it was forgotten."""
+
+
 class AlreadyExists(ChironError):
     """A request of this id is live already."""
+
+
+class BatchExists(AlreadyExists):
+    """Another batch has this id: its header or one of its items differs."""
 
 
 class Overloaded(ChironError):
@@ -84,6 +92,10 @@ class Overloaded(ChironError):
 
 class QueueFull(Overloaded):
     """The router's queue of this model is full."""
+
+
+class BatchQueueFull(Overloaded):
+    """The batch queue takes no more at present."""
 
 
 class Unavailable(ChironError):
@@ -124,6 +136,10 @@ class ReaderStalled(Aborted):
     """This side took nothing of its stream for too long."""
 
 
+class BatchBrokenOff(Aborted):
+    """A submission was given up by the router; the same submission may be made again."""
+
+
 class DeadlineExceeded(ChironError):
     """`timeout_s` passed first, or the SLO's `deadline_s` before an instance had room."""
 
@@ -148,8 +164,16 @@ class FailedPrecondition(ChironError):
     """The other side is not in a state to do this."""
 
 
+class WrongBatchState(FailedPrecondition):
+    """The batch is in a state in which this cannot be done; the message names it."""
+
+
 class Unimplemented(ChironError):
     """The other side does not know this call."""
+
+
+class NoBatchQueue(Unimplemented):
+    """The router keeps no batch queue."""
 
 
 class InternalError(ChironError):
@@ -171,7 +195,10 @@ class ClientClosed(ChironError, RuntimeError):
 _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {
     (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"): ModelNotFound,
     (grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND"): AdapterNotFound,
+    (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND"): BatchNotFound,
+    (grpc.StatusCode.ALREADY_EXISTS, "BATCH_EXISTS"): BatchExists,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"): QueueFull,
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "BATCH_QUEUE_FULL"): BatchQueueFull,
     (grpc.StatusCode.UNAUTHENTICATED, "TICKET_EXPIRED"): TicketExpired,
     (grpc.StatusCode.UNAUTHENTICATED, "TICKET_KEY_UNKNOWN"): TicketExpired,
     (grpc.StatusCode.UNAVAILABLE, ""): ConnectionLost,
@@ -181,6 +208,9 @@ _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {
     (grpc.StatusCode.UNAVAILABLE, "STREAM_INTERRUPTED"): StreamInterrupted,
     (grpc.StatusCode.ABORTED, "CANNOT_RESUME"): CannotResume,
     (grpc.StatusCode.ABORTED, "READER_STALLED"): ReaderStalled,
+    (grpc.StatusCode.ABORTED, "BATCH_BROKEN_OFF"): BatchBrokenOff,
+    (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_STATE"): WrongBatchState,
+    (grpc.StatusCode.UNIMPLEMENTED, "NO_BATCH_QUEUE"): NoBatchQueue,
     # gRPC tells by these, too, that a connection or a process went away.
     (grpc.StatusCode.CANCELLED, ""): ConnectionLost,
     (grpc.StatusCode.UNKNOWN, ""): ConnectionLost,

@@ -95,7 +95,7 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
 @_typing.final
 class Quota(_message.Message):
-    """Limits of one tenant at each router; 0: no limit."""
+    """Limits of one tenant; 0: no limit. Those of batches count over the whole queue, the others at each router."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,12 +103,24 @@ class Quota(_message.Message):
     TOKENS_PER_MIN_FIELD_NUMBER: _builtins.int
     CONCURRENT_FIELD_NUMBER: _builtins.int
     DEFAULT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    BATCH_ITEMS_FIELD_NUMBER: _builtins.int
+    BATCH_OPEN_FIELD_NUMBER: _builtins.int
+    BATCH_BYTES_FIELD_NUMBER: _builtins.int
+    BATCH_WEIGHT_FIELD_NUMBER: _builtins.int
     requests_per_s: _builtins.float
     tokens_per_min: _builtins.int
     """Prompt tokens and the most output tokens that requests ask for, at the time they arrive."""
     concurrent: _builtins.int
     default_max_tokens: _builtins.int
     """What a request counts for, and may have, that sets no max_tokens; 0: 1024."""
+    batch_items: _builtins.int
+    """Batch items that have no result yet, those still being handed in included."""
+    batch_open: _builtins.int
+    """Batches that have not ended."""
+    batch_bytes: _builtins.int
+    """Bytes of batch items and results kept."""
+    batch_weight: _builtins.float
+    """Share of the batch capacity that it gets beside other tenants whose deadlines are similar; 0: 1."""
     def __init__(
         self,
         *,
@@ -116,10 +128,14 @@ class Quota(_message.Message):
         tokens_per_min: _builtins.int = ...,
         concurrent: _builtins.int = ...,
         default_max_tokens: _builtins.int = ...,
+        batch_items: _builtins.int = ...,
+        batch_open: _builtins.int = ...,
+        batch_bytes: _builtins.int = ...,
+        batch_weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrent", b"concurrent", "default_max_tokens", b"default_max_tokens", "requests_per_s", b"requests_per_s", "tokens_per_min", b"tokens_per_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes", b"batch_bytes", "batch_items", b"batch_items", "batch_open", b"batch_open", "batch_weight", b"batch_weight", "concurrent", b"concurrent", "default_max_tokens", b"default_max_tokens", "requests_per_s", b"requests_per_s", "tokens_per_min", b"tokens_per_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

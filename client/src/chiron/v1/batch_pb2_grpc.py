@@ -86,8 +86,8 @@ class BatchServiceServicer(object):
     def SubmitBatch(self, request_iterator, context):
         """Hands in a batch: its header, then its items in any order, then the end of the stream. The answer means that
         every item is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
-        RECEIVING: send it again under the same batch_id, from GetBatch's `items_received` on or from the start
-        (items that are there already, unchanged, are passed over).
+        RECEIVING: send it again under the same batch_id, from GetBatch's `items_contiguous` on or from the start
+        (items that are there already, unchanged, are passed over). Two streams may hand in the same batch at once.
 
         Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the items and what is wrong with each, at most 100;
         nothing of the batch is kept), ALREADY_EXISTS (BATCH_EXISTS: another batch has this id), RESOURCE_EXHAUSTED
