@@ -1,7 +1,7 @@
 """What the bytes in a batch queue are: bodies, and the part of a result that the work itself has made.
 
-A body is a serialised GenerateRequest. A result is a serialised ItemResult with `output` or `error` alone; what
-the queue itself knows of it is added when it is read.
+A body is a serialised GenerateRequest. A result is a serialised ItemResult with `output` or `error` alone;
+what the queue itself knows of it is added when it is read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def item_result(result: Result) -> pb.ItemResult:
     message = pb.ItemResult.FromString(result.result)
     message.number, message.index, message.custom_id = result.number, result.index, result.custom_id
     message.state = pb.ItemState.ValueType(int(result.state))
-    message.recorded.FromNanoseconds(int(result.recorded * 1e9))
+    message.recorded.FromMicroseconds(round(result.recorded * 1e6))
     message.late, message.attempts = result.late, result.attempts
     if not result.result and result.state in _WITHOUT_WORDS:
         reason, text = _WITHOUT_WORDS[result.state]

@@ -36,9 +36,11 @@ def test_equal_requests_have_equal_bodies() -> None:
 def test_a_result_is_what_the_work_made_and_what_the_queue_knows() -> None:
     output = pb.ItemOutput(choices=[pb.ItemChoice(text="hi")], model="toy")
     message = wire.item_result(recorded(ItemState.SUCCEEDED, wire.succeeded(output)))
-    assert message.output == output and not message.HasField("error")
+    assert message.output == output
+    assert not message.HasField("error")
     assert (message.number, message.index, message.custom_id, message.attempts) == (3, 0, "a", 2)
-    assert message.state == pb.ITEM_STATE_SUCCEEDED and message.late
+    assert message.state == pb.ITEM_STATE_SUCCEEDED
+    assert message.late
     assert message.recorded.ToMilliseconds() == 1_700_000_000_250
 
 
@@ -58,5 +60,6 @@ def test_a_failure_keeps_its_reason() -> None:
 )
 def test_what_ended_without_words_is_told_why(state: ItemState, reason: str) -> None:
     message = wire.item_result(recorded(state))
-    assert message.error.reason == reason and message.error.message
+    assert message.error.reason == reason
+    assert message.error.message
     assert reason in Reason.__members__
