@@ -243,7 +243,8 @@ class BatchQueue(abc.ABC):
     async def sweep(self) -> Swept:
         """A bounded round of housekeeping: lapsed sessions, deadlines, cancelled batches, retention.
 
-        Several routers may call it at the same time.
+        What waits at a deadline at which it expires ends here; what runs stays with its holder, who may
+        record it (late) or end it as EXPIRED. Several routers may call it at the same time.
         """
 
     @abc.abstractmethod

@@ -169,7 +169,7 @@ class Claim:
     prompt_tokens: int
     max_tokens: int
     attempt: int
-    """How often it has been claimed, this time included."""
+    """How often it has been claimed, this time included, without the claims that do not count."""
     body: bytes
     checkpoint: bytes
     """What the last holder left; empty: nothing."""
@@ -211,10 +211,14 @@ class Result:
     custom_id: str
     state: ItemState
     result: bytes
-    """Empty for items that were cancelled or expired unclaimed."""
+    """Empty for items that were cancelled, that expired unclaimed, whose last attempt ended with its session
+    (FAILED), and for damaged ones."""
     recorded: float
     late: bool
     attempts: int
+    """Claims that count."""
+    damaged: bool = False
+    """The item, or this result, was found damaged in the store: FAILED."""
 
 
 @dataclass(frozen=True, slots=True)

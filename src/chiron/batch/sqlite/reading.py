@@ -1,0 +1,98 @@
+"""What is read: batches, results, usage, and what waits."""
+
+from __future__ import annotations
+
+import sqlite3
+from zlib import crc32
+
+from chiron.batch.records import Batch, BatchKey, Result, TenantUsage, Unit
+from chiron.batch.sqlite.receiving import known
+from chiron.batch.sqlite.rows import (
+    COLUMNS,
+    INDEX_MASK,
+    RESULT_COLUMNS,
+    BatchRow,
+    batch_by_key,
+    row_id,
+    to_batch,
+    to_result,
+)
+
+_PAGE = f"SELECT {COLUMNS} FROM batches b WHERE b.tenant = ? AND b.no < ? ORDER BY b.no DESC LIMIT ?"
+_OPEN_PAGE = f"""SELECT {COLUMNS} FROM batches b
+    WHERE b.tenant = ? AND b.no < ? AND b.state < 4 ORDER BY b.no DESC LIMIT ?"""
+_RESULTS = f"SELECT {RESULT_COLUMNS} FROM results WHERE id > ? AND id <= ? ORDER BY id"
+_RESULT = f"SELECT {RESULT_COLUMNS} FROM results WHERE id = ?"
+_USAGE = "SELECT * FROM tenants"
+_UNITS = """SELECT b.tenant, b.batch_id, u.model, b.deadline, b.expire_late, b.priority, b.sealed,
+    u.queued, u.prompt_tokens, u.max_tokens
+    FROM units u INDEXED BY waiting_units CROSS JOIN batches b ON b.no = u.batch
+    WHERE u.queued > 0 AND b.state = 2"""
+_NEWEST = 1 << 31
+
+
+def page(
+    db: sqlite3.Connection, tenant: str, limit: int, token: str, open_only: bool
+) -> tuple[list[Batch], str]:
+    """As the contract has it."""
+    below = _read_token(tenant, token) if token else _NEWEST
+    query = _OPEN_PAGE if open_only else _PAGE
+    rows = [BatchRow._make(row) for row in db.execute(query, (tenant, below, limit + 1)).fetchall()]
+    batches = [to_batch(db, row) for row in rows[:limit]]
+    return batches, _token(tenant, rows[limit - 1].no) if len(rows) > limit else ""
+
+
+def _token(tenant: str, no: int) -> str:
+    return f"{no:x}-{crc32(f'{tenant} {no}'.encode()):08x}"
+
+
+def _read_token(tenant: str, token: str) -> int:
+    try:
+        no = int(token.partition("-")[0], 16)
+    except ValueError:
+        no = -1
+    if token != _token(tenant, no):
+        raise ValueError(f"page token {token!r} is not one that a page of tenant {tenant!r} has returned")
+    return no
+
+
+def results(db: sqlite3.Connection, key: BatchKey, after: int, limit: int, most_bytes: int) -> list[Result]:
+    """As the contract has it."""
+    row = known(batch_by_key(db, key), key)
+    found: list[Result] = []
+    size = 0
+    for one in db.execute(
+        _RESULTS, (row_id(row.no, max(0, min(after, INDEX_MASK))), row_id(row.no, INDEX_MASK))
+    ):
+        if len(found) == limit or (found and size + len(one[4]) > most_bytes):
+            break
+        found.append(to_result(one))
+        size += len(one[4])
+    return found
+
+
+def result(db: sqlite3.Connection, key: BatchKey, custom_id: str) -> Result | None:
+    """As the contract has it."""
+    row = known(batch_by_key(db, key), key)
+    found = db.execute(
+        "SELECT number FROM items WHERE id >> 32 = ? AND custom_id = ?", (row.no, custom_id)
+    ).fetchone()
+    if found is None or found[0] is None:
+        return None
+    one = db.execute(_RESULT, (row_id(row.no, found[0]),)).fetchone()
+    return to_result(one) if one else None
+
+
+def usage(db: sqlite3.Connection, tenant: str | None) -> list[TenantUsage]:
+    """As the contract has it."""
+    if tenant is None:
+        return [TenantUsage(*row) for row in db.execute(_USAGE).fetchall()]
+    return [TenantUsage(*row) for row in db.execute(f"{_USAGE} WHERE tenant = ?", (tenant,)).fetchall()]
+
+
+def units(db: sqlite3.Connection) -> list[Unit]:
+    """As the contract has it."""
+    return [
+        Unit((tenant, batch_id), model, deadline, bool(expire_late), *rest)
+        for tenant, batch_id, model, deadline, expire_late, *rest in db.execute(_UNITS).fetchall()
+    ]
