@@ -23,7 +23,10 @@ class AgentConfig:
     node_id: str = ""
     """Name of this node in the cluster; empty: the host name."""
     host: str = "127.0.0.1"
-    """Host that workers bind and advertise; routers and clients must reach it."""
+    """Host that workers bind, and advertise unless `advertise_host` is another."""
+    advertise_host: str = ""
+    """Host at which routers and clients reach this node's workers, at the ports that they bind; empty: that
+    of `host`. Needed where that is 0.0.0.0, or where a forwarder stands between (see `worker_ports`)."""
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     worker_cert: Path | None = None
@@ -69,11 +72,17 @@ class AgentConfig:
     cordon_after_failed_starts: int = 3
     """So many failed starts in a row take a GPU out of use, unless a single model is to blame; 0: never."""
 
+    @property
+    def reachable_host(self) -> str:
+        """Host that routers and clients are told."""
+        return self.advertise_host or self.host
+
     def __post_init__(self) -> None:
         """Refuses values out of range, naming the key."""
         check_addresses("controller", self.controller)
-        if self.host in _ANY_ADDRESS:
-            raise ValueError(f"host: must be an address that routers can reach, not {self.host!r}")
+        key = "advertise_host" if self.advertise_host else "host"
+        if self.reachable_host in _ANY_ADDRESS:
+            raise ValueError(f"{key}: must be an address that routers can reach, not {self.reachable_host!r}")
         if self.gpus < -1:
             raise ValueError(f"gpus: must be -1 (ask NVML) or a count, not {self.gpus}")
         for key in ("worker_cert", "worker_key"):

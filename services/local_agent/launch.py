@@ -38,6 +38,8 @@ def worker_command(
         "listen": f"{config.host}:{port}",
         "socket": socket,
     }
+    if config.advertise_host:
+        settings["advertise_host"] = config.advertise_host
     if config.worker_cert is not None and config.worker_key is not None:
         settings |= {
             "tls.ca": config.tls.ca,

@@ -63,7 +63,7 @@ class Node:
             on_change: called when something worth an immediate report has changed.
         """
         self.node_id = node_id
-        self.host = config.host
+        self.host = config.reachable_host
         self._config = config
         self._state = state
         self._on_change = on_change

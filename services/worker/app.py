@@ -37,7 +37,7 @@ async def serve(config: WorkerConfig, stop: asyncio.Event) -> None:
     network.grpc.add_generic_rpc_handlers((InferenceServicer(worker).handler(),))
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(NetworkServicer(worker), network.grpc)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(ControlServicer(worker), control.grpc)
-    host, _, _ = config.listen.rpartition(":")
+    host = config.advertise_host or config.listen.rpartition(":")[0]
     worker.address = f"{host}:{network.bind(config.listen)}"
     control.bind_unix(config.socket)
     await network.start()

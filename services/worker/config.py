@@ -34,7 +34,9 @@ class WorkerConfig:
     role: RoleName = RoleName.MIXED
     """Role to start with."""
     listen: str = "127.0.0.1:0"
-    """host:port of the inference interface; port 0: any free one. The host is what the worker advertises."""
+    """host:port of the inference interface; port 0: any free one."""
+    advertise_host: str = ""
+    """Host at which routers and clients reach the worker, at the same port; empty: that of `listen`."""
     max_waiting: int = 256
     """Requests beyond the batch size that are taken in to wait; further ones get RETRY_ELSEWHERE."""
     require_tickets: bool = True

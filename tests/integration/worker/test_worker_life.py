@@ -31,6 +31,14 @@ MORTAL = {**SIM, "engine": "tests.support.mortal_engine:MortalEngine"}
 FAILED = types_pb2.INSTANCE_STATE_FAILED
 
 
+async def test_a_worker_is_reached_at_the_host_that_it_advertises(tmp_path: Path) -> None:
+    async with worker_process(tmp_path, SIM, advertise_host="localhost") as worker:
+        statistics = await worker.until()
+        assert statistics.address == worker.address
+        assert worker.address.startswith("localhost:")
+        await worker.idle()
+
+
 async def test_a_loading_worker_listens_and_sends_requests_elsewhere(tmp_path: Path) -> None:
     spec = {**SIM, "engineArgs": {"load_time_s": 3600}}
     async with worker_process(tmp_path, spec) as worker:

@@ -23,6 +23,7 @@ from services.local_agent.records import StateDir
     ("key", "value"),
     [
         ("host", "0.0.0.0"),
+        ("advertise_host", "::"),
         ("gpus", "-2"),
         ("max_restarts", "-1"),
         ("drain_timeout_s", "0"),
@@ -191,6 +192,16 @@ def test_a_worker_is_told_all_it_needs(tmp_path: Path) -> None:
         "listen=10.0.0.7:50100",
         f"socket={tmp_path}/c.sock",
     }
+
+
+def test_workers_may_bind_elsewhere_than_they_are_reached(tmp_path: Path) -> None:
+    config = AgentConfig(host="0.0.0.0", advertise_host="10.0.0.7")
+    want = want_of(desired(), node_gpus=[0, 1], drain_timeout_s=1.0)
+    command = launch.worker_command(
+        config, want, incarnation=9, port=50100, spec_file=tmp_path / "s.json", socket=tmp_path / "c.sock"
+    )
+    assert {"listen=0.0.0.0:50100", "advertise_host=10.0.0.7"} < set(command)
+    assert (config.reachable_host, AgentConfig().reachable_host) == ("10.0.0.7", "127.0.0.1")
 
 
 def test_worker_env_is_added_to_the_agents_environment_and_devices() -> None:
