@@ -20,23 +20,29 @@ from chiron.cluster.admin import ClusterAdmin
 from chiron.store.etcd.methods import STATUS
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import cluster_pb2_grpc
+from tests.soak.doors import doors, free_range, node_host
 from tests.soak.engine import GPUS, NODE
 from tests.soak.gpus import Process, Processes
 from tests.soak.links import Link
 from tests.soak.reaper import kill_all
 from tests.soak.schedule import Shape
 from tests.soak.services import Program, PythonService, Service
+from tests.soak.versions import Versions
 from tests.support.etcd_server import binary, free_ports
 
 ENGINE = "tests.soak.engine:CoredEngine"
 ENGINE_ARGS: Mapping[str, Any] = {"profile": "toy", "time_scale": 10}
 """20 ms a step: long answers last for seconds, so that faults strike streams."""
 GPUS_PER_NODE = 2
+_PORTS_PER_NODE = 8
+"""For its workers: those that run, and those that are about to have ended."""
 PREFIX = "/soak"
 _MARK = "CHIRON_SOAK_RUN"
 _HOST = "127.0.0.1"
 _STOP_S = 60.0
 _BATCH_SIZE = 16
+_HOLD_S = 1.0
+"""Time for which an instance of a new version must stay ready."""
 
 
 class SoakCluster:
@@ -46,10 +52,11 @@ class SoakCluster:
         """`folder` takes the logs and all state."""
         self.shape = shape
         self.folder = folder
-        self.models = {f"model-{index}": dict(ENGINE_ARGS, seed=index) for index in range(shape.models)}
-        """Name → the sim engine's arguments."""
+        self.versions = Versions(
+            {f"model-{index}": dict(ENGINE_ARGS, seed=index) for index in range(shape.models)}
+        )
         self.links: dict[str, Link] = {}
-        """router-0, controller-0, etcd-0, peer-0, …"""
+        """router-0, controller-0, etcd-0, peer-0, …, and worker-PORT for each port that workers may get."""
         self.services: dict[str, Service] = {}
         """router-0, controller-0, etcd-0, node-0, …"""
         self.mark = f"{_MARK}={uuid.uuid4().hex}"
@@ -63,6 +70,11 @@ class SoakCluster:
     def routers(self) -> list[str]:
         """Where clients find the routers."""
         return self._addresses("router")
+
+    @property
+    def controllers(self) -> list[str]:
+        """Where operators find the controllers."""
+        return self._addresses("controller")
 
     @property
     def width(self) -> int:
@@ -117,9 +129,9 @@ class SoakCluster:
 
     async def apply(self) -> None:
         """Applies every model. Raises AdminError."""
-        async with ClusterAdmin(",".join(self._addresses("controller"))) as admin:
-            for spec in self._specs():
-                await admin.apply_model(spec)
+        async with ClusterAdmin(self.controllers) as admin:
+            for model in self.versions.models:
+                await admin.apply_model(self.spec(model, 0))
 
     async def snapshot(self) -> pb.ClusterSnapshot | None:
         """The cluster as the leader tells it; None while none does."""
@@ -138,14 +150,13 @@ class SoakCluster:
         answers = await asyncio.gather(*map(self._leads, range(self.shape.controllers)))
         return answers.index(True) if True in answers else None
 
-    def _specs(self) -> list[pb.ModelSpec]:
-        specs = []
-        for name, arguments in self.models.items():
-            spec = pb.ModelSpec(name=name, engine=ENGINE, gpus_per_instance=1, max_batch_size=_BATCH_SIZE)
-            spec.min_instances = self.shape.replicas
-            spec.engine_args.update(arguments)
-            specs.append(spec)
-        return specs
+    def spec(self, model: str, version: int) -> pb.ModelSpec:
+        """What is applied for a version of a model."""
+        spec = pb.ModelSpec(name=model, engine=ENGINE, gpus_per_instance=1, max_batch_size=_BATCH_SIZE)
+        spec.min_instances = self.shape.replicas
+        spec.roll.hold_s = _HOLD_S
+        spec.engine_args.update(self.versions.arguments(model, version))
+        return spec
 
     def workers(self) -> list[tuple[Process, dict[str, str]]]:
         """The leaders of the workers' sessions, each with its environment."""
@@ -172,12 +183,16 @@ class SoakCluster:
             for index, port in enumerate(group):
                 link = Link(f"{prefix}-{index}", f"{_HOST}:{port}")
                 self.links[link.name] = await self._stack.enter_async_context(link)
+        worker_ports = [free_range(_PORTS_PER_NODE) for _ in range(shape.agents)]
+        for node, own in enumerate(worker_ports):
+            for link in doors(node, own):
+                self.links[link.name] = await self._stack.enter_async_context(link)
         self._add_etcd(etcd, peers)
         await self._up("etcd")
         self._add_controllers(controllers)
         await self._up("controller")
         self._add_routers(routers)
-        self._add_agents()
+        self._add_agents(worker_ports)
         await self._up("router", "node")
         # Past the links: what is looked at is the controllers, not the ways to them.
         self._channels = [grpc.aio.insecure_channel(f"{_HOST}:{port}") for port in controllers]
@@ -255,7 +270,7 @@ class SoakCluster:
                 "store.kind": "etcd",
                 "store.endpoints": ",".join(self._addresses("etcd")),
                 "store.prefix": PREFIX,
-                # What the checks read in the end.
+                # The run compacts it itself, once it has read it.
                 "store.history_s": "0",
                 "advertise": self.links[f"controller-{index}"].address,
                 # Keys change many times in a run.
@@ -269,17 +284,19 @@ class SoakCluster:
                 "listen": f"{_HOST}:{port}",
                 "router_id": f"router-{index}",
                 "table_file": str(self.folder / f"router-{index}.table"),
-                "controller": ",".join(self._addresses("controller")),
+                "controller": ",".join(self.controllers),
             }
             self._add_python(f"router-{index}", "services.router", settings)
 
-    def _add_agents(self) -> None:
-        for index in range(self.shape.agents):
+    def _add_agents(self, worker_ports: Sequence[range]) -> None:
+        for index, own in enumerate(worker_ports):
             name = f"node-{index}"
             settings = {
-                "controller": ",".join(self._addresses("controller")),
+                "controller": ",".join(self.controllers),
                 "node_id": name,
                 "gpus": str(GPUS_PER_NODE),
+                "advertise_host": node_host(index),
+                "worker_ports": f"{own.start}-{own.stop - 1}",
                 "state_dir": str(self.folder / name),
                 "drain_timeout_s": "15",
                 "stop_grace_s": "5",

@@ -182,6 +182,7 @@ class _Progress:
 
 
 def describe(error: BaseException) -> str:
-    """The error's class, reason and text on one line."""
+    """The error's class, reason, text and notes on one line."""
     reason = f" {error.reason}" if isinstance(error, ChironError) else ""
-    return f"{type(error).__name__}{reason}: {' '.join(str(error).split())}"
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}{reason}: {' '.join(str(error).split())}{notes}"

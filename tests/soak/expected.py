@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,44 +42,49 @@ class Answer:
 
 
 class Oracle:
-    """One engine per model; enter it as an asynchronous context."""
+    """One engine for each version of a model; enter it as an asynchronous context."""
 
-    def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
-        """`models`: name → the sim engine's arguments."""
-        self._models = models
-        self._engines: dict[str, SimEngine] = {}
+    def __init__(self, arguments: Callable[[str, int], Mapping[str, Any]]) -> None:
+        """`arguments` gives the sim engine's for a model's name and version."""
+        self._arguments = arguments
+        self._engines: dict[tuple[str, int], SimEngine] = {}
+        self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> Oracle:
-        for name, arguments in self._models.items():
-            config = EngineConfig(
-                instance_id=f"oracle-{name}",
-                model=name,
-                weights="",
-                revision="",
-                gpus=1,
-                max_batch_size=8,
-                batch_size=8,
-                step_token_budget=0,
-                chat_template="",
-                engine_args=arguments,
-            )
-            self._engines[name] = await SimEngine.start(config, _NoTime())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for engine in self._engines.values():
             await engine.close()
 
-    async def answer(self, options: RequestOptions) -> Answer:
-        """The answer to a request with `max_tokens` set."""
+    async def answer(self, options: RequestOptions, version: int = 0) -> Answer:
+        """The answer of a version to a request with `max_tokens` set."""
         request = build_request(**options)
-        engine = self._engines[request.model]
+        engine = await self._engine(request.model, version)
         prompt = engine.tokenize(request)
         deltas: dict[int, list[ChoiceDelta]] = {}
         async for output in engine.generate(EngineRequest(request.request_id, prompt, request.sampling)):
             for delta in output.deltas:
                 deltas.setdefault(delta.choice, []).append(delta)
         return Answer(tuple(_written(deltas[index]) for index in sorted(deltas)), len(prompt))
+
+    async def _engine(self, model: str, version: int) -> SimEngine:
+        async with self._starting:
+            if (model, version) not in self._engines:
+                config = EngineConfig(
+                    instance_id=f"oracle-{model}-{version}",
+                    model=model,
+                    weights="",
+                    revision="",
+                    gpus=1,
+                    max_batch_size=8,
+                    batch_size=8,
+                    step_token_budget=0,
+                    chat_template="",
+                    engine_args=self._arguments(model, version),
+                )
+                self._engines[model, version] = await SimEngine.start(config, _NoTime())
+        return self._engines[model, version]
 
 
 def _written(deltas: Sequence[ChoiceDelta]) -> Written:

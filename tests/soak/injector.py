@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from chiron.cluster.readiness import is_ready
 from chiron.cluster.workers import WorkerProcess, find_workers
 from tests.soak.cluster import SoakCluster
+from tests.soak.doors import door_of, port_of
 from tests.soak.gpus import Process, stat
+from tests.soak.history_watch import HistoryWatch
 from tests.soak.links import Link
+from tests.soak.rolling import Roller
 from tests.soak.schedule import Act, Domain, Fault, Target, domain_of, limit
 from tests.soak.services import Service
 from tests.soak.until import until
@@ -51,8 +54,17 @@ class Victim:
 class Injector:
     """One run's faults."""
 
-    def __init__(self, cluster: SoakCluster, log: Callable[[str], None], *, reckless: bool = False) -> None:
+    def __init__(
+        self,
+        cluster: SoakCluster,
+        history: HistoryWatch,
+        log: Callable[[str], None],
+        *,
+        reckless: bool = False,
+    ) -> None:
         self._cluster = cluster
+        self._history = history
+        self._roller = Roller(cluster, log)
         self._log = log
         self._reckless = reckless
         self._rooms: dict[Domain, asyncio.Semaphore] = {}
@@ -60,7 +72,7 @@ class Injector:
         self.skipped = 0
         """Faults that found nobody to strike."""
         self.late = 0
-        """Victims that were not back within a minute."""
+        """Victims that were not back, and models not at rest, in time."""
         self._struck: set[Process] = set()
         """Processes that a fault has struck and waits for."""
         self.kinds: Counter[str] = Counter()
@@ -82,25 +94,58 @@ class Injector:
             most = limit(domain, self._cluster.shape, reckless=self._reckless)
             room = self._rooms[domain] = asyncio.Semaphore(most)
         async with room:
-            if fault.target in _LINKS:
-                await self._strike_link(number, fault)
-            else:
-                await self._strike_process(number, fault)
+            match fault.target:
+                case Target.WORKER_LINK:
+                    await self._strike_worker_link(number, fault)
+                case Target.MODEL:
+                    await self._change_model(number, fault)
+                case Target.HISTORY:
+                    await self._compact(number, fault)
+                case target if target in _LINKS:
+                    link = self._cluster.links[f"{_LINKS[target]}-{fault.index}"]
+                    await self._strike_link(number, fault, link, f"link {link.name}")
+                case _:
+                    await self._strike_process(number, fault)
 
-    async def _strike_link(self, number: int, fault: Fault) -> None:
-        link = self._cluster.links[f"{_LINKS[fault.target]}-{fault.index}"]
-        self._note(number, fault, f"link {link.name}")
+    async def _strike_link(self, number: int, fault: Fault, link: Link, whom: str) -> None:
+        self._note(number, fault, whom)
         _weaken(link, fault)
         try:
             await asyncio.sleep(fault.for_ms / 1000)
         finally:
             link.heal()
 
+    async def _strike_worker_link(self, number: int, fault: Fault) -> None:
+        found = await until(lambda: self._choose_link(fault), _VICTIM_S)
+        if found is None:
+            self._skip(number, fault)
+            return
+        worker, link = found
+        whom = f"link to {worker.instance_id} on {worker.node_id}"
+        await self._strike_link(number, fault, link, whom)
+        if not await until(lambda: self._is_trusted(worker.instance_id), _RETURN_S):
+            self._is_late(number, whom)
+
+    async def _change_model(self, number: int, fault: Fault) -> None:
+        model = f"model-{fault.index}"
+        self._note(number, fault, model)
+        change = self._roller.roll if fault.act is Act.ROLL else self._roller.spoil
+        if await change(model):
+            self._log(f"{model} has come to rest after fault {number}")
+        else:
+            self._is_late(number, model)
+
+    async def _compact(self, number: int, fault: Fault) -> None:
+        revision = await self._history.compact()
+        if revision is None:
+            self._skip(number, fault)
+        else:
+            self._note(number, fault, f"etcd before revision {revision}")
+
     async def _strike_process(self, number: int, fault: Fault) -> None:
         victim = await until(lambda: self._choose(fault), _VICTIM_S)
         if victim is None:
-            self.skipped += 1
-            self._log(f"fault {number} skipped, nobody to strike: {fault.line()}")
+            self._skip(number, fault)
             return
         self._note(number, fault, f"{victim.name} pid {victim.process.pid}")
         self._struck.add(victim.process)
@@ -119,8 +164,15 @@ class Injector:
         else:
             await until(victim.gone, _RETURN_S)
         if not await until(lambda: self._serves(fault, victim), _RETURN_S):
-            self.late += 1
-            self._log(f"{victim.name} was not back within {_RETURN_S:g} s of fault {number}")
+            self._is_late(number, victim.name)
+
+    def _skip(self, number: int, fault: Fault) -> None:
+        self.skipped += 1
+        self._log(f"fault {number} skipped, nobody to strike: {fault.line()}")
+
+    def _is_late(self, number: int, whom: str) -> None:
+        self.late += 1
+        self._log(f"{whom} was not back in time after fault {number}")
 
     def _note(self, number: int, fault: Fault, whom: str) -> None:
         self.injected += 1
@@ -153,15 +205,24 @@ class Injector:
             return None
         return Victim(name, process, service, service.starts)
 
-    def _choose_worker(self, fault: Fault) -> Victim | None:
-        model, place = divmod(fault.index, self._cluster.shape.replicas)
+    async def _choose_link(self, fault: Fault) -> tuple[WorkerProcess, Link] | None:
+        worker = self._worker_at(fault.index)
+        port = None if worker is None else port_of(worker.pid)
+        link = None if port is None else self._cluster.links.get(door_of(port))
+        return None if worker is None or link is None else (worker, link)
+
+    def _worker_at(self, index: int) -> WorkerProcess | None:
+        model, place = divmod(index, self._cluster.shape.replicas)
         workers = sorted(
             (each for each in self._workers() if each.model == f"model-{model}"),
             key=lambda each: each.instance_id,
         )
-        if not workers:
+        return workers[place % len(workers)] if workers else None
+
+    def _choose_worker(self, fault: Fault) -> Victim | None:
+        worker = self._worker_at(fault.index)
+        if worker is None:
             return None
-        worker = workers[place % len(workers)]
         if fault.target is Target.WORKER:
             process = stat(worker.pid)
         else:
@@ -181,6 +242,13 @@ class Injector:
         cluster = self._cluster
         names = [f"node-{index}" for index in range(cluster.shape.agents)]
         return [worker for name in names for worker in find_workers(cluster.folder / name, name)]
+
+    async def _is_trusted(self, instance_id: str) -> bool:
+        """True when no router keeps requests from the instance on its own evidence."""
+        snapshot = await self._cluster.snapshot()
+        return snapshot is not None and not any(
+            ejected.instance_id == instance_id for router in snapshot.routers for ejected in router.ejected
+        )
 
     async def _serves(self, fault: Fault, victim: Victim) -> bool:
         """True when what was struck is in service again, as far as can be told."""

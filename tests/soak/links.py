@@ -16,11 +16,17 @@ _IN_FLIGHT = 256
 class Link:
     """Listens at `address` and passes every byte on to `target`, as well as its faults let it."""
 
-    def __init__(self, name: str, target: str) -> None:
-        """Enter it to open it; `target` is a host:port where somebody listens by then, or later."""
+    def __init__(self, name: str, target: str, at: str = "127.0.0.1:0") -> None:
+        """Enter it to open it.
+
+        Args:
+            name: of the way.
+            target: host:port where somebody listens by then, or later.
+            at: host:port to listen at; port 0: any free one.
+        """
         self.name = name
         self.target = target
-        self.address = ""
+        self.address = at
         self._delay_s = 0.0
         self._refusing = False
         self._passing = asyncio.Event()
@@ -29,9 +35,10 @@ class Link:
 
     async def __aenter__(self) -> Link:
         self._listener = _socket()
-        self._listener.bind(("127.0.0.1", 0))
+        host, _, port = self.address.rpartition(":")
+        self._listener.bind((host, int(port)))
         self._listener.listen(128)
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
         self._accepting = asyncio.create_task(self._accept())
         return self
 

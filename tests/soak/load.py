@@ -14,22 +14,27 @@ from chiron.client.options import RequestOptions
 from tests.soak.asks import Ask, Rates, Way, asks
 from tests.soak.ends import End, Fault, Reading, describe
 from tests.soak.expected import Answer, Oracle
+from tests.soak.transcript import Transcript, fitting
+from tests.soak.versions import Versions
 
 TIMEOUT_S = 240.0
 """What each request is given: far more than a fault and a return take, on a busy machine too."""
 _GRACE_S = 10.0
 _MOST_OUTSTANDING = 100
 _STOP_LENGTH = 6
+_FALLBACK_MEMORY_S = 5.0
+"""Short, so that what goes round a worker that cannot be reached soon goes straight to it again."""
+_OTHER_WEIGHTS = "no instance serves those weights any more"
 
 
 class Load:
     """One run's requests; `run` sends them, the counts may be read at any time."""
 
     def __init__(
-        self, oracle: Oracle, models: Sequence[str], seed: int, rates: Rates, log: Callable[[str], None]
+        self, oracle: Oracle, versions: Versions, seed: int, rates: Rates, log: Callable[[str], None]
     ) -> None:
         self._oracle = oracle
-        self._models = models
+        self._versions = versions
         self._seed = seed
         self._rates = rates
         self._log = log
@@ -54,12 +59,17 @@ class Load:
         async with AsyncExitStack() as stack:
             clients = {
                 way: await stack.enter_async_context(
-                    Client(routers, lookaside=way is Way.LOOKASIDE, timeout_s=TIMEOUT_S)
+                    Client(
+                        routers,
+                        lookaside=way is Way.LOOKASIDE,
+                        timeout_s=TIMEOUT_S,
+                        fallback_memory_s=_FALLBACK_MEMORY_S,
+                    )
                 )
                 for way in Way
             }
             async with asyncio.TaskGroup() as group:
-                for ask in asks(self._seed, self._models, self._rates):
+                for ask in asks(self._seed, self._versions.models, self._rates):
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(over.wait(), max(0.0, begin + ask.at_s - loop.time()))
                     if over.is_set():
@@ -73,31 +83,44 @@ class Load:
             self.resumed = sum(client.stats.resumed for client in clients.values())
 
     async def _one(self, client: Client, ask: Ask) -> None:
-        options, answer = await self._prepared(ask)
-        reading = Reading(answer)
+        model = str(ask.options["model"])
+        live, newest = self._versions.live(model), self._versions.newest(model)
+        options, answer = await self._prepared(ask, newest)
+        reading, transcript = Reading(answer), Transcript()
         error: BaseException | None = None
         cancelled = False
         begin = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(TIMEOUT_S + _GRACE_S):
                 if ask.whole:
-                    reading.add_whole(await client.complete(**options))
+                    whole = await client.complete(**options)
+                    transcript.add(whole)
+                    reading.add_whole(whole)
                 else:
-                    cancelled = await _read(client, options, ask.cancel_after, reading)
+                    cancelled = await _read(client, options, ask.cancel_after, reading, transcript)
         except Exception as caught:
             error = caught
-        self._count(
-            ask, reading, reading.end(error, cancelled=cancelled, resumable=ask.resumable), error, begin
-        )
+        versions = self._versions.since(model, live, newest)
+        # A stream goes on at the weights that it began on, or not at all.
+        resumable = ask.resumable and not (len(versions) > 1 and _OTHER_WEIGHTS in str(error))
 
-    async def _prepared(self, ask: Ask) -> tuple[RequestOptions, Answer]:
-        answer = await self._oracle.answer(ask.options)
+        def ends(reading: Reading) -> End:
+            return reading.end(error, cancelled=cancelled, resumable=resumable)
+
+        end = ends(reading)
+        if reading.faults:
+            answers = [await self._oracle.answer(options, version) for version in versions]
+            reading, end = fitting(transcript, answers, ends) or (reading, end)
+        self._count(ask, reading, end, error, begin)
+
+    async def _prepared(self, ask: Ask, version: int) -> tuple[RequestOptions, Answer]:
+        answer = await self._oracle.answer(ask.options, version)
         text = answer.choices[0].text
         if ask.stop_at is None or not text:
             return ask.options, answer
         begin = int(ask.stop_at * len(text))
         options: RequestOptions = {**ask.options, "stop": [text[begin : begin + _STOP_LENGTH]]}
-        return options, await self._oracle.answer(options)
+        return options, await self._oracle.answer(options, version)
 
     def _count(self, ask: Ask, reading: Reading, end: End, error: BaseException | None, begin: float) -> None:
         self.outstanding -= 1
@@ -115,10 +138,13 @@ class Load:
             )
 
 
-async def _read(client: Client, options: RequestOptions, most: int | None, reading: Reading) -> bool:
+async def _read(
+    client: Client, options: RequestOptions, most: int | None, reading: Reading, transcript: Transcript
+) -> bool:
     """Reads a stream; True when it was given up after `most` tokens."""
     async with aclosing(client.generate(**options)) as stream:
         async for chunk in stream:
+            transcript.add(chunk)
             reading.add(chunk)
             if most is not None and reading.tokens >= most and chunk.usage is None:
                 return True

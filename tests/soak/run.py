@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import grpc
-
 from tests.soak import history
 from tests.soak.asks import Rates
 from tests.soak.cluster import PREFIX, SoakCluster
@@ -17,6 +15,7 @@ from tests.soak.ends import End, Fault
 from tests.soak.engine import CONFLICTS
 from tests.soak.expected import Oracle
 from tests.soak.gpus import GpuWatch
+from tests.soak.history_watch import HistoryWatch
 from tests.soak.injector import Injector
 from tests.soak.journals import Journals
 from tests.soak.load import Load
@@ -27,6 +26,8 @@ from tests.soak.settling import settle
 from tests.soak.width import missing
 
 READY_S = 120.0
+_HISTORY_S = 30.0
+"""Time within which the end of etcd's history is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ class Diary:
 async def run(options: Options, diary: Diary) -> Report:
     """Runs it. Raises TimeoutError when the cluster does not even come up."""
     report = Report(seed=options.seed, seconds=options.seconds)
-    async with SoakCluster(options.shape, options.folder, diary) as cluster, Oracle(cluster.models) as oracle:
+    async with (
+        SoakCluster(options.shape, options.folder, diary) as cluster,
+        Oracle(cluster.versions.arguments) as oracle,
+    ):
         async with asyncio.timeout(READY_S):
             await cluster.apply()
             while left := await settle(cluster, 5.0):
@@ -66,17 +70,23 @@ async def run(options: Options, diary: Diary) -> Report:
         diary("the cluster is ready")
         gpus = GpuWatch(cluster.processes, diary)
         journals = Journals(cluster.journals, diary)
-        watching = asyncio.gather(gpus.run(), journals.run())
+        past = HistoryWatch(cluster.etcd_endpoints, PREFIX, diary)
+        watching = asyncio.gather(gpus.run(), journals.run(), past.run())
         try:
-            await _strain(cluster, oracle, options, report, diary)
+            await _strain(cluster, oracle, past, options, report, diary)
             left = await settle(cluster)
             if not left:
-                left = await missing(cluster.routers, list(cluster.models), oracle, cluster.width)
+                left = await missing(cluster.routers, cluster.versions, oracle, cluster.width)
                 left += await settle(cluster)
             for line in left:
                 diary(f"unresolved: {line}")
-            breaches = await _breaches(cluster, diary)
-            left += [*breaches.terms, *journals.breaches, *await _drained(cluster, diary)]
+            breaches = await _breaches(past, diary)
+            left += [
+                *breaches.terms,
+                *breaches.handovers,
+                *journals.breaches,
+                *await _drained(cluster, diary),
+            ]
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -88,11 +98,16 @@ async def run(options: Options, diary: Diary) -> Report:
 
 
 async def _strain(
-    cluster: SoakCluster, oracle: Oracle, options: Options, report: Report, diary: Diary
+    cluster: SoakCluster,
+    oracle: Oracle,
+    past: HistoryWatch,
+    options: Options,
+    report: Report,
+    diary: Diary,
 ) -> None:
     """Load and faults at once; both are over when it returns."""
-    load = Load(oracle, list(cluster.models), options.seed, options.rates, diary)
-    injector = Injector(cluster, diary, reckless=options.reckless)
+    load = Load(oracle, cluster.versions, options.seed, options.rates, diary)
+    injector = Injector(cluster, past, diary, reckless=options.reckless)
     over = asyncio.Event()
 
     async def strike() -> None:
@@ -116,19 +131,16 @@ async def _strain(
     report.duplicated, report.token_errors = load.faulty[Fault.DUPLICATED], load.faulty[Fault.TOKEN]
 
 
-async def _breaches(cluster: SoakCluster, diary: Diary) -> history.Breaches:
-    for endpoint in cluster.etcd_endpoints:
-        try:
-            async with asyncio.timeout(30.0):
-                writes = await history.read_history(endpoint, PREFIX)
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
-            diary(f"no history from {endpoint}: {error}")
-            continue
-        breaches = history.check(writes, PREFIX)
-        for line in (*breaches.terms, *breaches.gpus):
-            diary(f"history: {line}")
-        return breaches
-    return history.Breaches(terms=("no member of etcd tells its history",))
+async def _breaches(past: HistoryWatch, diary: Diary) -> history.Breaches:
+    if not await past.catch_up(_HISTORY_S) or past.dropped:
+        missing = past.dropped or "etcd does not tell the end of its history"
+        diary(f"history: {missing}")
+        return history.Breaches(terms=(missing,))
+    diary(f"the history has {len(past.writes)} writes")
+    breaches = history.check(past.writes, PREFIX)
+    for line in (*breaches.terms, *breaches.gpus, *breaches.handovers):
+        diary(f"history: {line}")
+    return breaches
 
 
 async def _drained(cluster: SoakCluster, diary: Diary) -> list[str]:

@@ -39,6 +39,11 @@ class Target(StrEnum):
     """The way from controllers to one member of etcd."""
     PEER_LINK = "peer-link"
     """The way from the other members of etcd to one."""
+    WORKER_LINK = "worker-link"
+    """The way from clients and routers to one worker."""
+    HISTORY = "history"
+    """What etcd keeps of earlier revisions."""
+    MODEL = "model"
 
 
 class Act(StrEnum):
@@ -56,6 +61,12 @@ class Act(StrEnum):
     """Nothing gets through and nobody is told."""
     RESET = "reset"
     """Connections break and new ones are refused."""
+    COMPACT = "compact"
+    """Everything but the present is dropped."""
+    ROLL = "roll"
+    """A new version of its spec is applied, with other weights."""
+    SPOIL = "spoil"
+    """A version is applied that cannot load, to be rolled back when it fails."""
 
 
 _PROCESS = (Act.KILL, Act.FREEZE, Act.RESTART)
@@ -73,7 +84,11 @@ ACTS: Mapping[Target, tuple[Act, ...]] = {
     Target.CONTROLLER_LINK: _LINK,
     Target.ETCD_LINK: _LINK,
     Target.PEER_LINK: _LINK,
+    Target.WORKER_LINK: _LINK,
+    Target.HISTORY: (Act.COMPACT,),
+    Target.MODEL: (Act.ROLL, Act.SPOIL),
 }
+_PROCESSES = frozenset(target for target, acts in ACTS.items() if Act.KILL in acts)
 LASTING = frozenset({Act.FREEZE, Act.DELAY, Act.CUT, Act.RESET})
 """Acts that have to be ended."""
 _LASTS_MS: Mapping[Act, tuple[int, int]] = {
@@ -92,8 +107,11 @@ _RETURN_MS: Mapping[Target, int] = {
     Target.LEADER: 5000,
     Target.FOLLOWER: 4000,
     Target.ETCD: 3000,
+    Target.HISTORY: 0,
+    Target.MODEL: 25_000,
 }
-"""Time that one is reckoned with to serve again; the injector waits longer where it takes longer."""
+"""Time that one is reckoned with to serve again, or a model to roll. The injector waits longer where it takes
+longer."""
 _AFTERMATH_MS = 1000
 _POSTPONED_MS = 10_000
 
@@ -144,8 +162,13 @@ Domain = tuple[str, int]
 def domain_of(target: Target, index: int, shape: Shape) -> Domain:
     """The domain that a fault weakens."""
     match target:
-        case Target.WORKER | Target.ENGINE:
+        case Target.WORKER | Target.ENGINE | Target.WORKER_LINK:
             return "model", index // shape.replicas
+        case Target.MODEL:
+            # What a roll stops has another in its place: its faults are the other domains'.
+            return "roll", index
+        case Target.HISTORY:
+            return "history", 0
         case Target.ROUTER | Target.ROUTER_LINK:
             return "routers", 0
         case Target.LEADER | Target.FOLLOWER | Target.CONTROLLER_LINK:
@@ -163,6 +186,8 @@ def limit(domain: Domain, shape: Shape, *, reckless: bool = False) -> int:
     single controller, agent or member of etcd may be struck. `reckless` lifts every limit.
     """
     name = domain[0]
+    if name in ("roll", "history"):
+        return 1
     if reckless:
         return {
             "model": shape.replicas,
@@ -230,20 +255,22 @@ def make_schedule(
 def _kinds(shape: Shape, *, reckless: bool) -> Iterator[tuple[Act, Target]]:
     for target, acts in ACTS.items():
         if _count(target, shape) and limit(domain_of(target, 0, shape), shape, reckless=reckless):
-            # Processes weigh more than ways: they are what remembers.
-            yield from ((act, target) for act in acts for _ in range(1 if acts is _LINK else 2))
+            # Processes weigh more than all else: they are what remembers.
+            yield from ((act, target) for act in acts for _ in range(2 if target in _PROCESSES else 1))
 
 
 def _count(target: Target, shape: Shape) -> int:
     """How many of a kind there are to choose from."""
     match target:
-        case Target.WORKER | Target.ENGINE:
+        case Target.WORKER | Target.ENGINE | Target.WORKER_LINK:
             return shape.models * shape.replicas
+        case Target.MODEL:
+            return shape.models
         case Target.AGENT:
             return shape.agents
         case Target.ROUTER | Target.ROUTER_LINK:
             return shape.routers
-        case Target.LEADER:
+        case Target.LEADER | Target.HISTORY:
             return 1
         case Target.FOLLOWER:
             return shape.controllers - 1
@@ -279,7 +306,8 @@ def _draw(
         ]
         least, most = _LASTS_MS.get(act, (0, 0))
         most = min(most, end_ms - at_ms)
-        if not places or most < least:
+        rolls_too_long = target is Target.MODEL and at_ms + _RETURN_MS[target] > end_ms
+        if not places or most < least or rolls_too_long:
             continue
         if (act, target) in deck:
             deck.remove((act, target))

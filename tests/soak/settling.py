@@ -12,6 +12,7 @@ from tests.soak.cluster import SoakCluster
 SETTLE_S = 60.0
 """Time that the cluster has to come to rest."""
 _LOOK_S = 0.5
+_UNDER_WAY = (pb.ROLL_STATE_ROLLING, pb.ROLL_STATE_STALLED)
 
 
 async def settle(cluster: SoakCluster, within_s: float = SETTLE_S) -> list[str]:
@@ -55,6 +56,9 @@ def unsettled(snapshot: pb.ClusterSnapshot, *, agents: int, routers: int) -> Ite
                 f"{model.ready_instances} of {model.desired_instances} instances of {model.spec.name} "
                 f"are ready {model.reason}".rstrip()
             )
+        if model.roll.state in _UNDER_WAY:
+            state = pb.RollState.Name(model.roll.state).removeprefix("ROLL_STATE_")
+            yield f"the roll of {model.spec.name} is {state} {model.roll.reason}".rstrip()
     for instance in snapshot.instances:
         if instance.state != types_pb2.INSTANCE_STATE_READY:
             state = types_pb2.InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.soak.doors import doors, free_range, port_of
 from tests.soak.links import Link
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -133,3 +135,15 @@ async def test_leaving_it_breaks_what_is_open(link: Link) -> None:
         await said(connection, b"x")
     with pytest.raises(ConnectionResetError):
         await connection[0].readexactly(1)
+
+
+async def test_a_link_can_be_where_its_target_could_be_too_but_for_the_host(link: Link) -> None:
+    [port] = free_range(1)
+    assert port_of(os.getpid()) is None
+    [door] = doors(2, range(port, port + 1))
+    assert (door.target, door.address) == (f"127.0.0.1:{port}", f"127.0.1.3:{port}")
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", port), door:
+        assert door.address == f"127.0.1.3:{port}"
+        await connect(door)
+    async with Link("elsewhere", link.target, "127.0.1.3:0") as elsewhere:
+        assert await said(await connect(elsewhere), b"hello") == b"hello"

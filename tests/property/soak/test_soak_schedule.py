@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,9 @@ def test_as_many_as_asked_in_order_and_on_somebody_who_exists(seed: int, shape: 
         Target.ETCD: shape.etcd,
         Target.ETCD_LINK: shape.etcd,
         Target.PEER_LINK: shape.etcd,
+        Target.WORKER_LINK: shape.models * shape.replicas,
+        Target.HISTORY: 1,
+        Target.MODEL: shape.models,
     }
     assert all(0 <= fault.index < most[fault.target] for fault in schedule)
 
@@ -120,11 +124,27 @@ def test_three_hundred_faults_fit_into_a_quarter_of_an_hour_and_strike_everythin
     assert places == {0, 1, 2, 3}
 
 
+@settings(deadline=None)
+@given(seed=SEEDS, shape=SHAPES)
+def test_a_roll_has_the_time_that_it_takes_before_the_end_and_before_the_models_next(
+    seed: int, shape: Shape
+) -> None:
+    rolls = [
+        fault
+        for fault in make_schedule(seed, seconds=200, faults=40, shape=shape)
+        if fault.target is Target.MODEL
+    ]
+    for model in range(shape.models):
+        own = [fault for fault in rolls if fault.index == model]
+        assert all(busy_until(one) <= other.at_ms for one, other in pairwise(own))
+    assert all(busy_until(fault) <= 200_000 for fault in rolls)
+
+
 def test_what_is_alone_and_needed_is_spared_unless_asked() -> None:
     alone = Shape(routers=1, replicas=1)
     careful = make_schedule(1, seconds=300, faults=60, shape=alone)
     reckless = make_schedule(1, seconds=300, faults=60, shape=alone, reckless=True)
-    needed = {Target.ROUTER, Target.ROUTER_LINK, Target.WORKER, Target.ENGINE}
+    needed = {Target.ROUTER, Target.ROUTER_LINK, Target.WORKER, Target.ENGINE, Target.WORKER_LINK}
     assert not needed & {fault.target for fault in careful}
     assert needed <= {fault.target for fault in reckless}
 

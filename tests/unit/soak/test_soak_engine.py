@@ -67,7 +67,7 @@ def core_pid(engine: CoredEngine) -> int:
 
 
 async def test_it_writes_what_the_oracle_foretells(engine: CoredEngine) -> None:
-    async with Oracle({"m": {"profile": "toy"}}) as oracle:
+    async with Oracle(lambda model, version: {"profile": "toy"}) as oracle:
         answer = await oracle.answer(
             {"model": "m", "prompt": "tell me", "max_tokens": 12, "temperature": 0.0, "ignore_eos": True}
         )

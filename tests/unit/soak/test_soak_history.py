@@ -5,6 +5,7 @@ from __future__ import annotations
 from chiron.internal.v1 import control_pb2, state_pb2
 from chiron.store.etcd.keys import Keys
 from chiron.store.records import Kind
+from chiron.v1 import types_pb2
 from tests.soak.history import Write, check
 
 KEYS = Keys("/soak")
@@ -75,3 +76,43 @@ def test_a_gpu_that_is_given_twice_is_found_however_shortly() -> None:
 
 def test_a_gpu_that_changes_hands_in_one_transaction_is_given_once() -> None:
     assert check([instance(1, "a", 0), instance(2, "b", 0), gone(2, "a")], "/soak").gpus == ()
+
+
+def model(at: int, desired: int) -> Write:
+    record = state_pb2.StoredRecord(model=state_pb2.StoredModel(name="m", desired_instances=desired))
+    return Write(at, KEYS.record((Kind.MODEL, "m")), record.SerializeToString())
+
+
+def serving(at: int, name: str, *, ready: bool = True, stopped: bool = False) -> Write:
+    stored = state_pb2.StoredInstance(instance_id=name, model="m", node_id=name)
+    stored.observed.state = types_pb2.INSTANCE_STATE_READY if ready else types_pb2.INSTANCE_STATE_LOADING
+    stored.desired = control_pb2.DESIRED_STATE_STOPPED if stopped else control_pb2.DESIRED_STATE_RUNNING
+    record = state_pb2.StoredRecord(instance=stored)
+    return Write(at, KEYS.record((Kind.INSTANCE, name)), record.SerializeToString())
+
+
+def act(at: int, action: str, *names: str) -> Write:
+    logged = state_pb2.StoredDecisions(decisions=[{"action": action, "instance_id": name} for name in names])
+    return Write(at, KEYS.decisions(at), logged.SerializeToString())
+
+
+def handovers(*writes: Write) -> tuple[str, ...]:
+    return check([model(1, 2), *writes], "/soak").handovers
+
+
+def test_what_serves_is_replaced_while_enough_others_serve() -> None:
+    two = [serving(2, "a"), serving(2, "b")]
+    assert handovers(*two, serving(3, "c"), serving(4, "a", stopped=True), act(4, "replace", "a")) == ()
+    assert handovers(*two, serving(4, "a", stopped=True), act(4, "replace", "a")) == ()
+    loading = serving(3, "b", ready=False)
+    told = handovers(*two, loading, serving(4, "a", stopped=True), act(4, "replace", "a"))
+    assert told == ("a was replaced while 0 of 2 others served at etcd revision 4",)
+    both = (serving(4, "a", stopped=True), serving(4, "b", stopped=True))
+    assert len(handovers(*two, *both, act(4, "replace", "a", "b"))) == 2
+
+
+def test_what_does_not_serve_or_is_wanted_no_more_may_stop_at_any_time() -> None:
+    two = [serving(2, "a"), serving(2, "b", ready=False)]
+    assert handovers(*two, serving(3, "b", stopped=True, ready=False), act(3, "replace", "b")) == ()
+    assert handovers(*two, serving(3, "a", stopped=True), act(3, "stop", "a")) == ()
+    assert handovers(*two, model(3, 0), serving(3, "a", stopped=True), act(3, "replace", "a")) == ()

@@ -38,6 +38,17 @@ def test_whatever_is_not_at_rest_is_named() -> None:
     assert left(loading) == ["i is LOADING"]
 
 
+def test_a_roll_that_is_not_over_is_named() -> None:
+    snapshot = at_rest()
+    for state, told in (
+        (pb.ROLL_STATE_ROLLING, ["the roll of m is ROLLING why"]),
+        (pb.ROLL_STATE_STALLED, ["the roll of m is STALLED why"]),
+        (pb.ROLL_STATE_DONE, []),
+    ):
+        snapshot.models[0].roll.CopyFrom(pb.RollStatus(state=state, reason="why"))
+        assert left(snapshot) == told
+
+
 @pytest.mark.parametrize("field", ["running", "waiting"])
 @pytest.mark.parametrize("kind", ["interactive", "batch"])
 def test_a_slot_that_is_still_taken_is_named(field: str, kind: str) -> None:
