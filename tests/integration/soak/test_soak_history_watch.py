@@ -16,9 +16,13 @@ PREFIX = "/soak"
 HEAD = Keys(PREFIX).head.decode()
 
 
+async def control(member: EtcdServer, *arguments: str) -> None:
+    await asyncio.to_thread(member.control, *arguments, "--command-timeout=40s")
+
+
 async def put(member: EtcdServer, *values: str) -> None:
     for value in values:
-        await asyncio.to_thread(member.control, "put", HEAD, value)
+        await control(member, "put", HEAD, value)
 
 
 @asynccontextmanager
@@ -37,7 +41,9 @@ def values(watch: HistoryWatch) -> list[bytes | None]:
 
 
 async def test_it_reads_each_write_once_whatever_dies_and_whatever_it_has_dropped(tmp_path: Path) -> None:
-    with etcd_members(tmp_path, 3) as [first, *others]:
+    with etcd_members(tmp_path, 3) as members:
+        # The first one is the watch's, and dies: a follower, so that writes go on at once.
+        first, *others = sorted(members, key=EtcdServer.leads)
         await put(first, "0", "1")
         async with watched(first, *others) as watch:
             await eventually(lambda: len(watch.writes) == 2)
@@ -47,7 +53,7 @@ async def test_it_reads_each_write_once_whatever_dies_and_whatever_it_has_droppe
             await asyncio.to_thread(first.kill)
             await put(others[0], "2")
             assert await watch.catch_up(20.0)
-            await asyncio.to_thread(others[0].control, "del", HEAD)
+            await control(others[0], "del", HEAD)
             await put(others[0], "3")
             assert await watch.compact() is not None
             await asyncio.to_thread(first.start)
@@ -61,7 +67,7 @@ async def test_it_reads_each_write_once_whatever_dies_and_whatever_it_has_droppe
 async def test_what_was_dropped_unread_is_told(tmp_path: Path) -> None:
     with etcd_members(tmp_path) as [etcd]:
         await put(etcd, "0", "1", "2")
-        await asyncio.to_thread(etcd.control, "compact", "4")
+        await control(etcd, "compact", "4")
         async with watched(etcd) as watch:
             await eventually(lambda: watch.dropped)
         assert watch.dropped == "etcd has dropped what came before its revision 4"
