@@ -8,7 +8,7 @@ from chiron.auth.access import AccessTable, check_allowed
 from chiron.auth.credentials import CallContext, Credentials
 from chiron.auth.quotas import Account, metered_max_tokens
 from chiron.internal.v1 import control_pb2
-from chiron.v1 import types_pb2
+from chiron.v1 import access_pb2, types_pb2
 from services.router.holds import LookasideHolds
 from services.router.request import PendingRequest, Placement
 
@@ -45,16 +45,24 @@ class Access:
         table.tenants.extend(self.table.tenants.values())
         table.keys.extend(self.table.keys.values())
 
-    def admit(self, context: CallContext, request: PendingRequest) -> None:
-        """Lets a request in: sets its tenant and limits, and takes what it needs of the quota.
+    def identify(self, context: CallContext) -> access_pb2.Tenant | None:
+        """The caller's tenant; None where nobody is asked.
+
+        It comes before all else: a message that nobody may send is not even decoded.
 
         Raises:
-            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN, NOT_ALLOWED,
-                QUOTA_EXCEEDED.
+            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN.
         """
-        if not self._required:
+        return self.table.identify(Credentials.of(context)) if self._required else None
+
+    def admit(self, tenant: access_pb2.Tenant | None, request: PendingRequest) -> None:
+        """Lets a tenant's request in: sets its limits, and takes what it needs of the quota.
+
+        Raises:
+            ChironError: NOT_ALLOWED, QUOTA_EXCEEDED.
+        """
+        if tenant is None:
             return
-        tenant = self.table.identify(Credentials.of(context))
         kind = types_pb2.RequestClass.ValueType(int(request.request_class))
         check_allowed(tenant, request.model, kind, request.priority)
         now = self._time()

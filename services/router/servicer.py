@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from chiron.policy.words import RequestClass
 from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Reason, abort, reason_of
+from chiron.rpc.reading import read
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.router.access import leave
@@ -24,7 +24,6 @@ from services.router.spans import RequestTrace
 
 SERVICE = "chiron.v1.InferenceService"
 Context = grpc.aio.ServicerContext[bytes, bytes]
-_Message = TypeVar("_Message", pb.GenerateRequest, pb.RouteRequest)
 _REFUSED = (Reason.QUEUE_FULL, Reason.NO_INSTANCE, Reason.MODEL_NOT_FOUND, Reason.ADAPTER_NOT_FOUND)
 
 
@@ -70,7 +69,8 @@ class InferenceServicer:
         tally: Tally | None = None
         request: PendingRequest | None = None
         try:
-            message = _decode(pb.GenerateRequest, wire)
+            tenant = self._placer.access.identify(context)
+            message = read(pb.GenerateRequest, wire)
             violations = check_generate(message)
             if violations:
                 raise ChironError.invalid(violations)
@@ -78,7 +78,7 @@ class InferenceServicer:
             request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
             if message.resume.delivered_token_ids:
                 request.resume(message.resume.origin.spec_version, arrived)
-            self._placer.access.admit(context, request)
+            self._placer.access.admit(tenant, request)
             tally = self._arrive(request, message.attempt, trace)
             await self._proxy.run(wire, message, request, context, trace)
             if tally is not None:
@@ -102,7 +102,8 @@ class InferenceServicer:
         tally: Tally | None = None
         request: PendingRequest | None = None
         try:
-            message = _decode(pb.RouteRequest, wire)
+            tenant = self._placer.access.identify(context)
+            message = read(pb.RouteRequest, wire)
             violations = check_route(message)
             if violations:
                 raise ChironError.invalid(violations)
@@ -112,7 +113,7 @@ class InferenceServicer:
             if message.spec_version:
                 request.resume(message.spec_version, arrived)
             request.excluded_ids = message.excluded_instance_ids
-            self._placer.access.admit(context, request)
+            self._placer.access.admit(tenant, request)
             tally = self._arrive(request, message.attempt, trace)
             return await self._lookaside.run(message, request, context, trace)
         except ChironError as error:
@@ -164,13 +165,6 @@ class InferenceServicer:
         self._running -= 1
         if self._running == 0:
             self.idle.set()
-
-
-def _decode(kind: type[_Message], wire: bytes) -> _Message:
-    try:
-        return kind.FromString(wire)
-    except DecodeError as error:
-        raise ChironError(Reason.INVALID_ARGUMENT, f"not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
 async def _refuse(error: ChironError, context: Context, tally: Tally | None, trace: RequestTrace) -> NoReturn:

@@ -12,7 +12,7 @@ from chiron.requests.validation import check_generate
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
-from services.worker.engines.base import Engine
+from services.worker.engines.base import Engine, EngineInfo
 from services.worker.model import default_slo
 
 _REFUSED_CLASS = {
@@ -40,6 +40,18 @@ def check_request(request: pb.GenerateRequest) -> None:
     violations = check_generate(request)
     if violations:
         raise ChironError.invalid(violations)
+
+
+def check_size(request: pb.GenerateRequest, info: EngineInfo) -> None:
+    """Raises ChironError (INVALID_ARGUMENT) for token ids over the context, before anybody reads them.
+
+    Going through millions of them takes seconds, in which this worker would serve nobody.
+    """
+    most = info.max_context_tokens
+    prompt, delivered = len(request.prompt_token_ids.ids), len(request.resume.delivered_token_ids)
+    for field, count in (("prompt_token_ids", prompt), ("resume.delivered_token_ids", delivered)):
+        if count > most:
+            raise ChironError.invalid([(field, f"{count} tokens are over the context of {most}")])
 
 
 def check_resume(request: pb.GenerateRequest, engine: Engine) -> None:

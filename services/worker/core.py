@@ -7,9 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from chiron.rpc.errors import FULL, ChironError, Reason
 from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import inference_pb2 as pb
 from services.worker.board import Board
 from services.worker.config import WorkerConfig
 from services.worker.engines.base import Engine, EngineBusyError, EngineError
@@ -28,6 +30,8 @@ REFRESH_S = 0.25
 """While tokens flow, subscribers hear at least this often how the KV cache fills."""
 _CUT_GRACE_S = 1.0
 _STALL_CHECKS = 4
+_LONG_INPUT_BYTES = 32 * 1024
+"""Size of a request from which on its text is read in a thread."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class Worker:
         self._created = time.monotonic()
         self._refresh_at = 0.0
         self._control = asyncio.Lock()
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-inputs")
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -99,6 +104,7 @@ class Worker:
 
     async def close(self) -> None:
         """Ends subscriptions and stops the engine."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self.load_board.close()
         self.statistics_board.close()
         if self.engine is not None:
@@ -111,6 +117,17 @@ class Worker:
         if self.engine is None or self.state.value != READY:
             raise ChironError(Reason.RETRY_ELSEWHERE, f"this worker is {self.state.describe()}")
         return self.engine
+
+    async def tokenize(self, request: pb.GenerateRequest) -> Sequence[int]:
+        """Token ids of a request's input. Raises what `Engine.tokenize` does.
+
+        A long text takes seconds: it is read in a thread, one at a time, while the streams go on.
+        """
+        engine = self.serving_engine()
+        if request.ByteSize() <= _LONG_INPUT_BYTES:
+            return engine.tokenize(request)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, engine.tokenize, request)
 
     async def make_way(self, request_id: str, attempt: int, tenant: str) -> None:
         """Ends an older live attempt of the same request. Raises ChironError (DUPLICATE_REQUEST)."""

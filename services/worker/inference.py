@@ -10,6 +10,7 @@ import time
 import grpc
 
 from chiron.rpc.errors import ChironError, Reason, abort
+from chiron.rpc.reading import read
 from chiron.telemetry import inject
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
@@ -31,7 +32,7 @@ from services.worker.wire import ResponseWriter
 
 SERVICE = "chiron.v1.InferenceService"
 _OWN_FAULTS = (Reason.INTERNAL, Reason.ENGINE_DEAD)
-Context = grpc.aio.ServicerContext[pb.GenerateRequest, bytes]
+Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +45,15 @@ class InferenceServicer:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service's handler; a worker has no Route."""
-        generate: grpc.RpcMethodHandler[pb.GenerateRequest, bytes] = grpc.unary_stream_rpc_method_handler(
-            self._generate, request_deserializer=pb.GenerateRequest.FromString
-        )
+        generate: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(self._generate)
         return grpc.method_handlers_generic_handler(SERVICE, {"Generate": generate})
 
-    async def _generate(self, request: pb.GenerateRequest, context: Context) -> None:
+    async def _generate(self, wire: bytes, context: Context) -> None:
         arrival = time.monotonic()
+        try:
+            request = read(pb.GenerateRequest, wire)
+        except ChironError as error:
+            await abort(context, error)  # type: ignore[arg-type]
         with RequestSpan(request, context.invocation_metadata(), self._worker.config.instance_id) as span:
             try:
                 await self._serve(request, context, arrival, span)
@@ -77,11 +80,14 @@ class InferenceServicer:
         admission.check_target(request, worker.spec)
         terms = admission.settle_terms(request, ticket, worker.spec)
         admission.check_role(worker.role, terms.request_class)
+        admission.check_size(request, engine.info)
         admission.check_resume(request, engine)
         try:
-            prompt = engine.tokenize(request)
+            prompt = await worker.tokenize(request)
         except InvalidRequestError as error:
             raise ChironError.invalid([(error.field, error.description)]) from error
+        # The worker may have changed while a long prompt was being read.
+        engine = worker.serving_engine()
         check_prompt(len(prompt), ticket)
         sampling = admission.fit_context(
             request, prompt, engine.info.max_context_tokens, terms.most_output_tokens

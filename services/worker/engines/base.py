@@ -175,7 +175,8 @@ class Engine(abc.ABC):
         """Turns the request's input (text, token ids or chat messages) into token ids.
 
         Raises InvalidRequestError for an empty prompt, ids outside the vocabulary, a chat without a template.
-        It must not block for longer than a few milliseconds.
+        A long request is read in a thread beside the loop's, one at a time; for the others it must not block
+        for longer than a few milliseconds.
         """
 
     @abc.abstractmethod

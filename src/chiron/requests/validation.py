@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from typing import Literal
 
 from chiron.v1 import inference_pb2 as pb
@@ -16,6 +17,20 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 MAX_PRIORITY = 1000
+MAX_NAME = 256
+"""Characters of a model's or an adapter's name."""
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 1024
+MAX_STOP_LENGTH = 1024
+"""Characters of one stop string."""
+MAX_TOKEN_RULES = 10_000
+"""Entries of stop_token_ids, and of logit_bias."""
+MAX_CONSTRAINT_BYTES = 128 * 1024
+"""Of a structured_output: engines compile it, which takes them seconds where it is long."""
+MAX_EXCLUDED = 1024
+MAX_PREFIX_HASHES = 65_536
+_MOST_TOLD = 16
+"""Violations of one list that are told; the others cost nothing."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SLO_FIELDS: tuple[Literal["ttft_ms", "itl_ms", "deadline_s"], ...] = ("ttft_ms", "itl_ms", "deadline_s")
 _CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -56,7 +71,10 @@ def _check_resume(resume: pb.ResumeState, sampling: pb.SamplingParams) -> list[V
 
 def check_route(request: pb.RouteRequest) -> list[Violation]:
     """Every violation of a RouteRequest; empty: none."""
-    return _check_head(request) + check_slo(request.slo)
+    found = _check_head(request) + check_slo(request.slo)
+    found += _check_length(len(request.excluded_instance_ids), MAX_EXCLUDED, "excluded_instance_ids")
+    found += _check_length(len(request.prefix_hashes), MAX_PREFIX_HASHES, "prefix_hashes")
+    return found
 
 
 def _check_head(request: pb.GenerateRequest | pb.RouteRequest) -> list[Violation]:
@@ -65,6 +83,11 @@ def _check_head(request: pb.GenerateRequest | pb.RouteRequest) -> list[Violation
         found.append(("request_id", "must be 1 to 128 characters of [A-Za-z0-9._:-]"))
     if not request.model:
         found.append(("model", "is required"))
+    found += [
+        (field, f"must have at most {MAX_NAME} characters, not {len(name)}")
+        for field, name in (("model", request.model), ("adapter", request.adapter))
+        if len(name) > MAX_NAME
+    ]
     if request.request_class not in types_pb2.RequestClass.values():
         found.append(("request_class", f"unknown value {request.request_class}"))
     if abs(request.priority) > MAX_PRIORITY:
@@ -77,11 +100,22 @@ def _check_head(request: pb.GenerateRequest | pb.RouteRequest) -> list[Violation
 def _check_chat(chat: pb.ChatInput) -> list[Violation]:
     if not chat.messages:
         return [("chat.messages", "must not be empty")]
-    return [
-        (f"chat.messages[{index}].role", f"must be one of {', '.join(_CHAT_ROLES)}, not {message.role!r}")
-        for index, message in enumerate(chat.messages)
-        if message.role not in _CHAT_ROLES
-    ]
+    too_long = _check_length(len(chat.messages), MAX_MESSAGES, "chat.messages")
+    too_long += _check_length(len(chat.tools), MAX_TOOLS, "chat.tools")
+    if too_long:
+        return too_long
+    found: list[Violation] = []
+    for index, message in enumerate(chat.messages):
+        if message.role not in _CHAT_ROLES:
+            what = f"must be one of {', '.join(_CHAT_ROLES)}, not {reprlib.repr(message.role)}"
+            found.append((f"chat.messages[{index}].role", what))
+            if len(found) == _MOST_TOLD:
+                break
+    return found
+
+
+def _check_length(length: int, most: int, field: str) -> list[Violation]:
+    return [(field, f"must have at most {most} entries, not {length}")] if length > most else []
 
 
 def check_slo(slo: types_pb2.Slo, path: str = "slo") -> list[Violation]:
@@ -131,11 +165,17 @@ def check_sampling(sampling: pb.SamplingParams) -> list[Violation]:
     )
     need(len(sampling.stop) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings, not {len(sampling.stop)}")
     need(all(sampling.stop), "stop", "must not hold an empty string")
+    longest = max(map(len, sampling.stop), default=0)
+    what = f"each string must have at most {MAX_STOP_LENGTH} characters, not {longest}"
+    need(longest <= MAX_STOP_LENGTH, "stop", what)
     need(
         not sampling.HasField("logprobs") or sampling.logprobs <= MAX_LOGPROBS,
         "logprobs",
         f"must be at most {MAX_LOGPROBS}, not {sampling.logprobs}",
     )
+    for field in ("stop_token_ids", "logit_bias"):
+        length = len(getattr(sampling, field))
+        need(length <= MAX_TOKEN_RULES, field, f"must have at most {MAX_TOKEN_RULES} entries, not {length}")
     need(
         all(-100 <= bias <= 100 for bias in sampling.logit_bias.values()),
         "logit_bias",
@@ -160,6 +200,8 @@ _OPTIONAL = frozenset({"temperature", "top_p", "repetition_penalty"})
 def _check_structured(output: pb.StructuredOutput) -> list[Violation]:
     path = "sampling.structured_output"
     kind = output.WhichOneof("constraint")
+    if (size := output.ByteSize()) > MAX_CONSTRAINT_BYTES:
+        return [(path, f"must have at most {MAX_CONSTRAINT_BYTES} bytes, not {size}")]
     if kind is None:
         return [(path, "one of json_schema, json_object, regex, grammar or choice is required")]
     if kind == "choice" and not (output.choice.values and all(output.choice.values)):

@@ -102,6 +102,14 @@ class Reason(Enum):
     INTERNAL = grpc.StatusCode.INTERNAL
 
 
+_MOST_TEXT = 2000
+"""Bytes on the wire of an error's text, and of its fields together: a text travels twice, and gRPC drops
+trailers beyond 16 KiB, and the status with them."""
+_LEAST_ROOM = 64
+"""Too little for one more violation."""
+_CUT = "..."
+
+
 class ChironError(Exception):
     """A refusal with everything that the caller is told."""
 
@@ -129,27 +137,52 @@ class ChironError(Exception):
         return cls(Reason.INVALID_ARGUMENT, text, violations=violations)
 
     def to_status(self) -> status_pb2.Status:
-        """The google.rpc.Status with ErrorInfo, and BadRequest and RetryInfo where they apply."""
+        """The google.rpc.Status with ErrorInfo, and BadRequest and RetryInfo where they apply.
+
+        Text that is too long to travel is cut, violations that do not fit are left out.
+        """
         info = error_details_pb2.ErrorInfo(reason=self.reason.name, domain=DOMAIN, metadata=self.metadata)
         details: list[any_pb2.Any] = [_pack(info)]
         if self.violations:
             bad = error_details_pb2.BadRequest()
+            room = _MOST_TEXT
             for field, what in self.violations:
-                bad.field_violations.add(field=field, description=what)
+                told = shortened(field, room // 2), shortened(what, room // 2)
+                bad.field_violations.add(field=told[0], description=told[1])
+                room -= sum(map(_wire_length, told))
+                if room < _LEAST_ROOM:
+                    break
             details.append(_pack(bad))
         if self.retry_after_s is not None:
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(self.retry_after_s * 1e9))
             details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
         code = code_pb2.Code.Value(self.reason.code.name)
-        return status_pb2.Status(code=code, message=self.message, details=details)
+        return status_pb2.Status(code=code, message=shortened(self.message), details=details)
+
+
+def shortened(text: str, most: int = _MOST_TEXT) -> str:
+    """The text as an error can carry it: cut where it would take more than `most` bytes of a trailer."""
+    if len(text) <= most and _wire_length(text) <= most:
+        return text
+    kept = text[:most]
+    while _wire_length(kept) > most - len(_CUT):
+        kept = kept[: len(kept) * 2 // 3]
+    return kept + _CUT
+
+
+def _wire_length(text: str) -> int:
+    """Bytes of a text in a gRPC trailer, where all but printable ASCII is written in three characters."""
+    if text.isascii() and text.isprintable():
+        return len(text) + 2 * text.count("%")
+    return sum(1 if 0x20 <= byte < 0x7F and byte != 0x25 else 3 for byte in text.encode())
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: ChironError) -> NoReturn:
     """Ends the call with the error's status and details. Raises CancelledError when the caller has gone."""
     status = rpc_status.to_status(error.to_status())
     try:
-        await context.abort(error.reason.code, error.message, status.trailing_metadata)
+        await context.abort(error.reason.code, shortened(error.message), status.trailing_metadata)
     except grpc.aio.InternalError as failure:
         raise asyncio.CancelledError from failure
     raise AssertionError("context.abort raises")

@@ -98,6 +98,15 @@ async def test_only_a_key_in_force_opens_the_door(guarded: Guarded, lookaside: b
         assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("method", ["Generate", "Route"])
+async def test_what_a_stranger_sends_is_not_even_decoded(guarded: Guarded, method: str) -> None:
+    async with open_channel(guarded.cluster.router_addresses[0]) as channel:
+        call = channel.unary_unary(f"/chiron.v1.InferenceService/{method}")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"\xff no message")
+    assert reason_of(caught.value) == "CREDENTIALS_MISSING"
+
+
 async def test_a_revoked_key_is_refused_within_about_a_second(guarded: Guarded) -> None:
     secret = await guarded.key("acme")
     client = guarded.client(secret)

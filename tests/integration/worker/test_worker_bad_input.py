@@ -69,6 +69,7 @@ async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Work
         ("sampling.logit_bias", {"sampling": {"logit_bias": {4_000_000_000: 1.0}}}),
         ("resume.delivered_token_ids", {"resume": pb.ResumeState(delivered_token_ids=[9] * 9)}),
         ("resume.delivered_token_ids", {"resume": pb.ResumeState(delivered_token_ids=[1 << 31])}),
+        ("resume.delivered_token_ids", {"resume": pb.ResumeState(delivered_token_ids=[300] * 101)}),
         ("resume.delivered_text_length", {"resume": pb.ResumeState(delivered_text_length=1)}),
         (
             "resume.delivered_text_length",
@@ -133,6 +134,14 @@ async def test_an_unknown_adapter_is_not_found_and_the_known_are_named(worker: W
     error = await failure(worker.inference.Generate(request(adapter="dutch")))
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND")
     assert "french" in (error.details() or "")
+
+
+@pytest.mark.parametrize("wire", [b"\xff\xff\xff", b"\x12\x02\xff\xfe"], ids=["no message", "no text"])
+async def test_what_is_no_request_is_the_callers_fault(worker: WorkerProcess, wire: bytes) -> None:
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        error = await failure(channel.unary_stream("/chiron.v1.InferenceService/Generate")(wire))
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert "chiron.v1.GenerateRequest" in (error.details() or "")
 
 
 async def test_an_oversize_message_is_refused(worker: WorkerProcess) -> None:

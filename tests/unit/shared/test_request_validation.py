@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf import struct_pb2
 
 from chiron.requests.priority import engine_priority
 from chiron.requests.validation import check_generate, check_route
@@ -85,6 +86,29 @@ def test_every_field_at_its_bounds_is_valid() -> None:
             "sampling.structured_output.json_schema",
             "empty",
         ),
+        (request(model="m" * 257), "model", "256 characters, not 257"),
+        (request(adapter="a" * 257), "adapter", "256 characters, not 257"),
+        (sampling(stop=["s" * 1024, "s" * 1025]), "sampling.stop", "1024 characters, not 1025"),
+        (sampling(stop_token_ids=[1] * 10_001), "sampling.stop_token_ids", "10000 entries, not 10001"),
+        (sampling(logit_bias=dict.fromkeys(range(10_001), 1.0)), "sampling.logit_bias", "not 10001"),
+        (
+            sampling(structured_output=pb.StructuredOutput(regex="a" * 131_072)),
+            "sampling.structured_output",
+            "131072 bytes",
+        ),
+        (
+            request(prompt=None, chat=pb.ChatInput(messages=[pb.ChatMessage(role="user")] * 10_001)),
+            "chat.messages",
+            "10000 entries, not 10001",
+        ),
+        (
+            request(
+                prompt=None,
+                chat=pb.ChatInput(messages=[pb.ChatMessage(role="user")], tools=[struct_pb2.Struct()] * 1025),
+            ),
+            "chat.tools",
+            "1024 entries, not 1025",
+        ),
         (request(slo=types_pb2.Slo(ttft_ms=0)), "slo.ttft_ms", "> 0"),
         (request(slo=types_pb2.Slo(itl_ms=-5)), "slo.itl_ms", "-5"),
         (request(slo=types_pb2.Slo(deadline_s=float("inf"))), "slo.deadline_s", "inf"),
@@ -97,6 +121,13 @@ def test_one_bad_field_is_the_one_violation(bad: pb.GenerateRequest, field: str,
     assert text in found[0][1]
 
 
+def test_of_a_pile_of_bad_messages_a_few_are_told_and_none_at_length() -> None:
+    bad = request(prompt=None, chat=pb.ChatInput(messages=[pb.ChatMessage(role="r" * 10_000)] * 10_000))
+    found = check_generate(bad)
+    assert [field for field, _ in found] == [f"chat.messages[{index}].role" for index in range(16)]
+    assert max(len(what) for _, what in found) < 200
+
+
 def test_several_bad_fields_are_all_named() -> None:
     bad = request(model="", sampling=pb.SamplingParams(top_p=2), slo=types_pb2.Slo(ttft_ms=-1))
     assert [field for field, _ in check_generate(bad)] == ["model", "sampling.top_p", "slo.ttft_ms"]
@@ -106,6 +137,17 @@ def test_a_route_request_follows_the_same_rules() -> None:
     assert check_route(pb.RouteRequest(model="m")) == []
     bad = pb.RouteRequest(priority=-2000, slo=types_pb2.Slo(itl_ms=0))
     assert [field for field, _ in check_route(bad)] == ["model", "priority", "slo.itl_ms"]
+
+
+@pytest.mark.parametrize(
+    ("field", "most", "entry"), [("excluded_instance_ids", 1024, "i"), ("prefix_hashes", 65_536, b"h")]
+)
+def test_the_lists_of_a_route_request_are_bounded(field: str, most: int, entry: str | bytes) -> None:
+    route = pb.RouteRequest(model="m")
+    getattr(route, field).extend([entry] * most)
+    assert check_route(route) == []
+    getattr(route, field).append(entry)
+    assert [field for field, _ in check_route(route)] == [field]
 
 
 def test_the_least_urgent_interactive_request_goes_before_the_most_urgent_batch_request() -> None:

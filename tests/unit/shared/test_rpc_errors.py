@@ -57,6 +57,32 @@ async def test_an_invalid_request_names_each_field(
     assert [violation.field for violation in bad.field_violations] == ["sampling.top_p", "model"]
 
 
+@pytest.mark.parametrize("letter", ["x", "%", "\n", "\u00e9", "\U0001f600"])
+async def test_an_error_arrives_with_its_reason_however_long_its_text(
+    failing: tuple[grpc.aio.Channel, list[ChironError]], letter: str
+) -> None:
+    channel, errors = failing
+    errors.append(ChironError.invalid([(f"chat[{n}]", letter * 100_000) for n in range(1000)]))
+    error = await call(channel)
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert (error.details() or "").startswith("chat[0]: " + letter * 100)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    bad = error_details_pb2.BadRequest()
+    assert [detail.Unpack(bad) for detail in status.details if detail.Is(bad.DESCRIPTOR)] == [True]
+    assert bad.field_violations[0].field == "chat[0]"
+    assert bad.field_violations[0].description.startswith(letter)
+
+
+async def test_an_ordinary_error_is_told_in_full(
+    failing: tuple[grpc.aio.Channel, list[ChironError]],
+) -> None:
+    channel, errors = failing
+    text = "cannot serve: " + "y" * 1900
+    errors.append(ChironError(Reason.NO_INSTANCE, text))
+    assert (await call(channel)).details() == text
+
+
 async def test_a_refusal_says_when_to_come_back(failing: tuple[grpc.aio.Channel, list[ChironError]]) -> None:
     channel, errors = failing
     errors.append(

@@ -71,7 +71,7 @@ class GenerateRequest(_message.Message):
     makes one. A worker takes the same id twice only with a newer attempt, which ends the older one.
     """
     model: _builtins.str
-    """Name of an applied model."""
+    """Name of an applied model; it and the adapter's have at most 256 characters."""
     prompt: _builtins.str
     """Plain text; the worker tokenises it."""
     request_class: _types_pb2.RequestClass.ValueType
@@ -159,10 +159,12 @@ class ChatInput(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     TEMPLATE_KWARGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]: ...
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
+        """At most 10,000."""
+
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """Tool definitions (JSON schema objects, as OpenAI's `tools`), handed to the chat template."""
+        """Tool definitions (JSON schema objects, as OpenAI's `tools`), handed to the chat template; at most 1,024."""
 
     @_builtins.property
     def template_kwargs(self) -> _struct_pb2.Struct:
@@ -295,17 +297,19 @@ class SamplingParams(_message.Message):
     """Leave special tokens in the text."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 16 non-empty strings; generation ends before the first that appears."""
+        """At most 16 non-empty strings of at most 1,024 characters; generation ends before the first that appears."""
 
     @_builtins.property
-    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """At most 10,000."""
+
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of these token ids, each -100 to 100."""
+        """Added to the logits of these token ids, each -100 to 100; at most 10,000 of them."""
 
     @_builtins.property
     def structured_output(self) -> Global___StructuredOutput:
-        """Constrains the output."""
+        """Constrains the output; at most 128 KiB."""
 
     def __init__(
         self,
@@ -756,11 +760,11 @@ class RouteRequest(_message.Message):
     def slo(self) -> _types_pb2.Slo: ...
     @_builtins.property
     def prefix_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Chained hashes of the prompt's blocks, for prefix affinity; may be empty."""
+        """Chained hashes of the prompt's blocks, for prefix affinity; may be empty, at most 65,536."""
 
     @_builtins.property
     def excluded_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Instances that have just refused or failed this request."""
+        """Instances that have just refused or failed this request; at most 1,024."""
 
     def __init__(
         self,

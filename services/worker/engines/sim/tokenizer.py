@@ -16,7 +16,9 @@ _CHUNKS = re.compile(r" ?[A-Za-z]+|[^A-Za-z]", re.DOTALL)
 def encode(text: str) -> list[int]:
     """Token ids of a text: common words with their leading space are one each, others fall to pieces."""
     tokens: list[int] = []
-    for chunk in _CHUNKS.findall(text):
+    # Not all at once: in one call, a long text would keep every other thread waiting.
+    for match in _CHUNKS.finditer(text):
+        chunk = match[0]
         known = IDS.get(chunk)
         if known is not None:
             tokens.append(known)
