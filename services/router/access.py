@@ -77,6 +77,23 @@ class Access:
         tokens = request.prompt_tokens + request.choices * request.max_tokens
         request.hold = account.take(tokens, now)
 
+    def batch_tenant(self, context: CallContext, *, admin: bool = False) -> access_pb2.Tenant | None:
+        """Whose batches a caller deals with; None: everybody's, as tenancy is off or it is an administrator.
+
+        Args:
+            context: of the call.
+            admin: whether administrators may make it, who have no batches of their own.
+
+        Raises:
+            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN.
+        """
+        if not self._required:
+            return None
+        credentials = Credentials.of(context)
+        if admin and credentials.has_role("admin"):
+            return None
+        return self.table.identify(credentials)
+
     def hand_out(self, request: PendingRequest, placement: Placement) -> None:
         """The request goes on at a worker, by a ticket."""
         hold, request.hold = request.hold, None

@@ -15,6 +15,9 @@ from chiron.rpc.errors import ChironError, Reason
 from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.telemetry.tracing import export_wanted
+from chiron.v1 import batch_pb2_grpc
+from services.router.batch.servicer import SERVICE as BATCH_SERVICE
+from services.router.batch.servicer import BatchServicer
 from services.router.config import RouterConfig
 from services.router.controller_link import ControllerLink
 from services.router.placer import Placer
@@ -44,8 +47,10 @@ class Router:
             Lookaside(config.ticket_ttl_s, self._placer),
             tracing=tracing,
         )
-        self._server = Server([SERVICE, STATE_SERVICE])
+        self._batches = BatchServicer(self._placer.access)
+        self._server = Server([SERVICE, BATCH_SERVICE, STATE_SERVICE])
         self._server.grpc.add_generic_rpc_handlers((self._servicer.handler(),))
+        batch_pb2_grpc.add_BatchServiceServicer_to_server(self._batches, self._server.grpc)
         state = StateServicer(config.identity, self._placer, self._servicer, self._streams, self._retries)
         router_pb2_grpc.add_RouterServiceServicer_to_server(state, self._server.grpc)
         self._keeper: TableKeeper | None = None
@@ -117,6 +122,7 @@ class Router:
         self._tasks[-1].cancel()
         await self._server.set_serving(False)
         self._servicer.refuse("this router is shutting down")
+        await self._batches.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s):
                 await self._servicer.idle.wait()

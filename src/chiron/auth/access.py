@@ -93,6 +93,13 @@ def check_allowed(
     if EVERY_MODEL not in tenant.models and model not in tenant.models:
         there = ", ".join(sorted(tenant.models)) or "none"
         _deny(tenant, f"model {model!r}", f"its models are: {there}")
+    check_class(tenant, request_class, priority)
+
+
+def check_class(
+    tenant: access_pb2.Tenant, request_class: types_pb2.RequestClass.ValueType, priority: int
+) -> None:
+    """Raises ChironError (NOT_ALLOWED) for a class or a priority that the tenant may not ask for."""
     if request_class == types_pb2.REQUEST_CLASS_UNSPECIFIED:
         request_class = types_pb2.REQUEST_CLASS_INTERACTIVE
     if tenant.classes and request_class not in tenant.classes:

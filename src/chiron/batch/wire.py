@@ -6,16 +6,22 @@ what the queue itself knows of it is added when it is read.
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from chiron.batch.records import ItemState, Result
 from chiron.rpc.errors import Reason
 from chiron.v1 import batch_pb2 as pb
 from chiron.v1 import inference_pb2
 
 _WITHOUT_WORDS = {
-    ItemState.FAILED: (Reason.INTERNAL, "the queue kept neither answer nor reason"),
+    ItemState.FAILED: (
+        Reason.ATTEMPTS_EXHAUSTED,
+        "the routers that worked on this item were lost, as often as the queue allows",
+    ),
     ItemState.CANCELLED: (Reason.CANCELLED, "the batch was cancelled before this item had a result"),
     ItemState.EXPIRED: (Reason.DEADLINE_EXCEEDED, "the deadline passed before this item had a result"),
 }
+_DAMAGED = (Reason.INTERNAL, "the item or its result was found damaged in the queue's store")
 
 
 def body_of(request: inference_pb2.GenerateRequest) -> bytes:
@@ -39,13 +45,18 @@ def failed(reason: str, message: str) -> bytes:
 
 
 def item_result(result: Result) -> pb.ItemResult:
-    """A recorded result as callers get it. Raises google.protobuf.message.DecodeError for damaged bytes."""
-    message = pb.ItemResult.FromString(result.result)
+    """A recorded result as callers get it."""
+    try:
+        message = pb.ItemResult.FromString(b"" if result.damaged else result.result)
+        damaged = result.damaged
+    except DecodeError:
+        message, damaged = pb.ItemResult(), True
+    state = ItemState.FAILED if damaged else result.state
     message.number, message.index, message.custom_id = result.number, result.index, result.custom_id
-    message.state = pb.ItemState.ValueType(int(result.state))
+    message.state = pb.ItemState.ValueType(int(state))
     message.recorded.FromMicroseconds(round(result.recorded * 1e6))
     message.late, message.attempts = result.late, result.attempts
-    if not result.result and result.state in _WITHOUT_WORDS:
-        reason, text = _WITHOUT_WORDS[result.state]
+    if damaged or (not result.result and state in _WITHOUT_WORDS):
+        reason, text = _DAMAGED if damaged else _WITHOUT_WORDS[state]
         message.error.reason, message.error.message = reason.name, text
     return message

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from chiron.batch import wire
@@ -55,7 +58,7 @@ def test_a_failure_keeps_its_reason() -> None:
     [
         (ItemState.CANCELLED, "CANCELLED"),
         (ItemState.EXPIRED, "DEADLINE_EXCEEDED"),
-        (ItemState.FAILED, "INTERNAL"),
+        (ItemState.FAILED, "ATTEMPTS_EXHAUSTED"),
     ],
 )
 def test_what_ended_without_words_is_told_why(state: ItemState, reason: str) -> None:
@@ -63,3 +66,13 @@ def test_what_ended_without_words_is_told_why(state: ItemState, reason: str) -> 
     assert message.error.reason == reason
     assert message.error.message
     assert reason in Reason.__members__
+
+
+@pytest.mark.parametrize(
+    "damage", [{"damaged": True}, {"damaged": True, "result": b"\xff"}, {"result": b"\xff"}]
+)
+def test_what_is_damaged_is_a_failure(damage: dict[str, Any]) -> None:
+    message = wire.item_result(dataclasses.replace(recorded(ItemState.SUCCEEDED), **damage))
+    assert message.state == pb.ITEM_STATE_FAILED
+    assert message.error.reason == "INTERNAL"
+    assert (message.number, message.custom_id) == (3, "a")

@@ -17,7 +17,7 @@ from chiron.client.output import (
 from chiron.client.stopwatch import Stopwatch
 from chiron.v1 import inference_pb2 as pb
 
-_FINISH_REASONS = {
+FINISH_REASONS = {
     pb.FINISH_REASON_STOP: FinishReason.STOP,
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_ABORT: FinishReason.ABORT,
@@ -105,7 +105,7 @@ class Assembly:
         if delta.HasField("origin"):
             self._origin = delta.origin
         token_ids = tuple(delta.token_ids)
-        logprobs = tuple(_logprobs(each) for each in delta.logprobs) if delta.logprobs else ()
+        logprobs = tuple(token_logprobs(each) for each in delta.logprobs) if delta.logprobs else ()
         if token_ids:
             self._stopwatch.tokens(delta.choice, len(token_ids), now_s)
         choice.token_ids += token_ids
@@ -113,7 +113,7 @@ class Assembly:
         if delta.text:
             choice.texts.append(delta.text)
         if delta.finish_reason:
-            choice.finish_reason = _FINISH_REASONS.get(delta.finish_reason)
+            choice.finish_reason = FINISH_REASONS.get(delta.finish_reason)
             if choice.finish_reason is None:
                 raise _broken(f"unknown finish reason {delta.finish_reason}")
             choice.stop_match = delta.stop_match
@@ -182,7 +182,8 @@ def _broken(what: str) -> ProtocolError:
     return ProtocolError(what, reason="PROTOCOL_ERROR")
 
 
-def _logprobs(logprobs: pb.TokenLogprobs) -> TokenLogprobs:
+def token_logprobs(logprobs: pb.TokenLogprobs) -> TokenLogprobs:
+    """The probabilities of one token."""
     return TokenLogprobs(
         logprob=logprobs.logprob,
         rank=logprobs.rank,

@@ -13,7 +13,7 @@ import grpc
 from chiron.client.errors import ClientClosed
 from chiron.client.request import MAX_MESSAGE_BYTES
 from chiron.client.security import TlsConfig
-from chiron.v1 import inference_pb2_grpc
+from chiron.v1 import batch_pb2_grpc, inference_pb2_grpc
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -60,6 +60,11 @@ class Lease:
         self.stub = entry.stub
         self._entry = entry
         self._release = release
+
+    @property
+    def batches(self) -> batch_pb2_grpc.BatchServiceStub:
+        """BatchService on the same connection."""
+        return batch_pb2_grpc.BatchServiceStub(self._entry.channel)
 
     def __enter__(self) -> Lease:
         return self

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Unpack
 
+from chiron.client.batch.client import Batches
 from chiron.client.call import Call
 from chiron.client.errors import ClientClosed, InvalidRequest
 from chiron.client.network import Network, Settings
@@ -47,6 +48,7 @@ class Client:
         router_avoid_s: float = 10.0,
         router_wait_s: float = 10.0,
         max_worker_channels: int = 128,
+        batch_patience_s: float = 60.0,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Makes a client; it connects with its first request.
@@ -66,6 +68,7 @@ class Client:
             router_wait_s: how long a request waits for a router when none can be reached and one has answered
                 this client before, in seconds; 0: not at all.
             max_worker_channels: connections to workers kept open while nobody uses them, >= 1.
+            batch_patience_s: how long a call about batches is tried again without progress, in seconds.
             metadata: gRPC metadata for every request.
 
         Raises:
@@ -83,7 +86,11 @@ class Client:
         for name, least in (("max_resumes", max_resumes), ("router_wait_s", router_wait_s)):
             if least < 0:
                 raise ValueError(f"{name}: must be >= 0, not {least}")
-        for name, seconds in (("connect_timeout_s", connect_timeout_s), ("timeout_s", timeout_s)):
+        for name, seconds in (
+            ("connect_timeout_s", connect_timeout_s),
+            ("timeout_s", timeout_s),
+            ("batch_patience_s", batch_patience_s),
+        ):
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name}: must be > 0, not {seconds}")
         check_api_key(api_key, addresses, encrypted=tls is not None, insecure_ok=insecure_ok)
@@ -101,10 +108,13 @@ class Client:
                 router_avoid_s=router_avoid_s,
                 router_wait_s=router_wait_s,
                 max_worker_channels=max_worker_channels,
+                batch_patience_s=batch_patience_s,
                 metadata=check_metadata(metadata or {}),
                 credentials=check_metadata(credentials),
             )
         )
+        self.batch = Batches(self._network)
+        """Work that may take until a deadline."""
 
     @property
     def stats(self) -> ClientStats:

@@ -41,6 +41,7 @@ class Settings:
     router_avoid_s: float
     router_wait_s: float
     max_worker_channels: int
+    batch_patience_s: float
     metadata: dict[str, str] = field(repr=False)
     """Goes to routers and workers."""
     credentials: dict[str, str] = field(repr=False)

@@ -71,9 +71,9 @@ def build_request(**options: Unpack[RequestOptions]) -> pb.GenerateRequest:
     if not options.get("model"):
         raise InvalidRequest.of("model", "is required")
     request = pb.GenerateRequest()
-    _set(request, "request_id", options.get("request_id") or uuid.uuid4().hex)
+    set_field(request, "request_id", options.get("request_id") or uuid.uuid4().hex)
     for name in ("model", "priority", "adapter"):
-        _set(request, name, options.get(name))
+        set_field(request, name, options.get(name))
     _set_class(request, options.get("request_class"))
     _typed("slo", options.get("slo"), Slo, "a Slo")
     for name in _LISTS:
@@ -82,7 +82,7 @@ def build_request(**options: Unpack[RequestOptions]) -> pb.GenerateRequest:
     slo = options.get("slo")
     if slo is not None:
         for name in ("ttft_ms", "itl_ms", "deadline_s"):
-            _set(request.slo, name, getattr(slo, name), "slo.")
+            set_field(request.slo, name, getattr(slo, name), "slo.")
     _set_sampling(request.sampling, cast(Mapping[str, Any], options))
     if (size := request.ByteSize()) > MAX_MESSAGE_BYTES:
         raise InvalidRequest.of("request", f"is {size} bytes long; the limit is {MAX_MESSAGE_BYTES}")
@@ -132,7 +132,8 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return checked
 
 
-def _set(message: ProtoMessage, name: str, value: object, path: str = "") -> None:
+def set_field(message: ProtoMessage, name: str, value: object, path: str = "") -> None:
+    """Sets a field; None is as good as left out. Raises InvalidRequest, with `path` before its name."""
     if value is None:
         return
     try:
@@ -155,7 +156,7 @@ def _typed(name: str, value: object, kind: type | tuple[type, ...], expected: st
         raise InvalidRequest.of(name, f"must be {expected}, not {_shown(value)}")
 
 
-def _fit(field: str, assign: Callable[[], object]) -> None:
+def fit(field: str, assign: Callable[[], object]) -> None:
     """Runs an assignment; what protobuf refuses becomes an error about `field`."""
     try:
         assign()
@@ -189,10 +190,10 @@ def _set_input(request: pb.GenerateRequest, options: RequestOptions) -> None:
             if options.get(name):
                 raise InvalidRequest.of(name, "needs messages")
     if prompt is not None:
-        _set(request, "prompt", prompt)
+        set_field(request, "prompt", prompt)
     elif ids is not None:
         request.prompt_token_ids.SetInParent()
-        _fit("prompt_token_ids", partial(request.prompt_token_ids.ids.extend, ids))
+        fit("prompt_token_ids", partial(request.prompt_token_ids.ids.extend, ids))
     elif messages is not None:
         request.chat.SetInParent()
         for index, message in enumerate(messages):
@@ -211,13 +212,13 @@ def _add_message(chat: pb.ChatInput, message: Message | Mapping[str, Any], path:
             raise InvalidRequest.of(path, str(error).removeprefix("Message.__init__() ")) from error
     added = chat.messages.add()
     for name in ("role", "content", "name", "tool_call_id"):
-        _set(added, name, getattr(message, name), f"{path}.")
+        set_field(added, name, getattr(message, name), f"{path}.")
     for index, call in enumerate(message.tool_calls):
         _set_struct(added.tool_calls.add(), call, f"{path}.tool_calls[{index}]")
 
 
 def _set_struct(struct: struct_pb2.Struct, values: Mapping[str, Any], path: str) -> None:
-    _fit(path, lambda: struct.update(dict(values)))
+    fit(path, lambda: struct.update(dict(values)))
 
 
 def _set_sampling(sampling: pb.SamplingParams, options: Mapping[str, Any]) -> None:
@@ -229,28 +230,28 @@ def _set_sampling(sampling: pb.SamplingParams, options: Mapping[str, Any]) -> No
         if name == "structured_output":
             _set_structured(sampling.structured_output, value)
         elif name == "logit_bias":
-            _fit(field, partial(sampling.logit_bias.update, value))
+            fit(field, partial(sampling.logit_bias.update, value))
         elif name in ("stop", "stop_token_ids"):
             values: Sequence[Any] = (value,) if isinstance(value, str) else value
-            _fit(field, partial(getattr(sampling, name).extend, values))
+            fit(field, partial(getattr(sampling, name).extend, values))
         else:
-            _set(sampling, name, value, "sampling.")
+            set_field(sampling, name, value, "sampling.")
 
 
 def _set_structured(output: pb.StructuredOutput, value: StructuredOutput) -> None:
     field = "sampling.structured_output"
     match value:
         case JsonSchema(schema):
-            _fit(field, partial(_set_schema, output, schema))
+            fit(field, partial(_set_schema, output, schema))
         case JsonObject():
             output.json_object = True
         case Regex(pattern):
-            _set(output, "regex", pattern, f"{field}.")
+            set_field(output, "regex", pattern, f"{field}.")
         case Grammar(text):
-            _set(output, "grammar", text, f"{field}.")
+            set_field(output, "grammar", text, f"{field}.")
         case OneOf(values):
             output.choice.SetInParent()
-            _fit(f"{field}.choice", partial(output.choice.values.extend, values))
+            fit(f"{field}.choice", partial(output.choice.values.extend, values))
         case _:
             raise InvalidRequest.of(field, f"must be a StructuredOutput, not {type(value).__name__}")
 

@@ -2,86 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Unpack
 
+from chiron.client.batch.sync import SyncBatches
 from chiron.client.client import Client, Stream
 from chiron.client.errors import ClientClosed
+from chiron.client.loop_thread import LoopThread
 from chiron.client.options import RequestOptions
 from chiron.client.output import Chunk, Completion
 from chiron.client.security import TlsConfig
 from chiron.client.stats import ClientStats
-
-T = TypeVar("T")
-
-
-_LAST_WORDS_S = 2.0
-"""How long requests that were cut off get to tell their callers so."""
-
-
-class _LoopThread:
-    """An event loop that runs in a thread until it is stopped."""
-
-    def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Starts the thread; `at_end` is the last thing that its loop runs."""
-        self._loop = asyncio.new_event_loop()
-        self._at_end = at_end
-        self._lock = threading.RLock()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._serve, name="chiron-client", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` on the loop and waits for it; an interrupted wait cancels it.
-
-        Raises ClientClosed when the loop has been stopped.
-        """
-        with self._lock:
-            if self._stopped:
-                work.close()
-                raise ClientClosed("the client is closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise ClientClosed("the client was closed during the request") from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        """Ends the thread and waits for its end; a second call does nothing."""
-        with self._lock:
-            if not self._stopped:
-                self._stopped = True
-                self._loop.call_soon_threadsafe(self._loop.stop)
-        # The garbage collector may have called from the thread itself, which cannot wait for its own end.
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._finish())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            asyncio.set_event_loop(None)
-            self._loop.close()
-
-    async def _finish(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await self._at_end()
-        if others:
-            _, late = await asyncio.wait(others, timeout=_LAST_WORDS_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
 
 
 class SyncClient:
@@ -113,6 +46,7 @@ class SyncClient:
         router_avoid_s: float = 10.0,
         router_wait_s: float = 10.0,
         max_worker_channels: int = 128,
+        batch_patience_s: float = 60.0,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Makes a client and starts its thread; arguments and errors are those of Client."""
@@ -130,10 +64,13 @@ class SyncClient:
             router_avoid_s=router_avoid_s,
             router_wait_s=router_wait_s,
             max_worker_channels=max_worker_channels,
+            batch_patience_s=batch_patience_s,
             metadata=metadata,
         )
-        self._loop = _LoopThread(self._client.close)
+        self._loop = LoopThread(self._client.close)
         self._finalizer = weakref.finalize(self, self._loop.stop)
+        self.batch = SyncBatches(self._client.batch, self._loop)
+        """Work that may take until a deadline."""
 
     @property
     def stats(self) -> ClientStats:
@@ -183,7 +120,7 @@ class SyncClient:
 class SyncStream:
     """The chunks of one request, as an iterator; `with` or `close()` cancels what is left of it."""
 
-    def __init__(self, stream: Stream, loop: _LoopThread, client: SyncClient) -> None:
+    def __init__(self, stream: Stream, loop: LoopThread, client: SyncClient) -> None:
         self._stream = stream
         # A client that nobody else refers to must live as long as its stream.
         self._client = client

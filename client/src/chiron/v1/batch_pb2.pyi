@@ -190,7 +190,9 @@ class BatchHeader(_message.Message):
     priority: _builtins.int
     """Among the tenant's batches of similar deadlines: a lower value goes first. -1000 to 1000."""
     items: _builtins.int
-    """How many items follow in all; 0: unknown. Another number at the end of the stream is an error."""
+    """How many items there are in all; 0: as many as have come when the batch is complete. Another number is an
+    error.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """For people and programs; at most 16 entries, 64 + 512 characters each."""
@@ -256,6 +258,11 @@ class SubmitBatchRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Everything has been sent: set in the last message, which may hold nothing else. A stream that ends without it
+    has broken; to a server the two look alike.
+    """
     @_builtins.property
     def header(self) -> Global___BatchHeader:
         """In the first message, and only there."""
@@ -269,10 +276,11 @@ class SubmitBatchRequest(_message.Message):
         *,
         header: Global___BatchHeader | None = ...,
         items: _abc.Iterable[Global___BatchItem] | None = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "header", b"header", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -84,15 +84,16 @@ class BatchServiceServicer(object):
     """
 
     def SubmitBatch(self, request_iterator, context):
-        """Hands in a batch: its header, then its items in any order, then the end of the stream. The answer means that
-        every item is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
+        """Hands in a batch: its header, then its items in any order, then `complete`. The answer means that every item
+        is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
         RECEIVING: send it again under the same batch_id, from GetBatch's `items_contiguous` on or from the start
         (items that are there already, unchanged, are passed over). Two streams may hand in the same batch at once.
 
         Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the items and what is wrong with each, at most 100;
         nothing of the batch is kept), ALREADY_EXISTS (BATCH_EXISTS: another batch has this id), RESOURCE_EXHAUSTED
         (BATCH_QUEUE_FULL or QUOTA_EXCEEDED with google.rpc.RetryInfo: what came so far is kept, as after a break),
-        UNAVAILABLE (STORE_UNAVAILABLE: the queue takes no writes at present; what came so far is kept).
+        UNAVAILABLE (STORE_UNAVAILABLE: the queue takes no writes at present; what came so far is kept), ABORTED
+        (BATCH_BROKEN_OFF: nothing came for too long, or the stream ended before it was complete; what came is kept).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +120,8 @@ class BatchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBatch(self, request, context):
-        """Forgets a batch that has ended, its results included. FAILED_PRECONDITION while it has not.
+        """Forgets a batch that has ended, its results included, or one that is still being handed in.
+        FAILED_PRECONDITION in between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,15 +19,16 @@ class BatchServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitBatch: _aio.StreamUnaryMultiCallable[_batch_pb2.SubmitBatchRequest, _batch_pb2.SubmitBatchResponse]
-    """Hands in a batch: its header, then its items in any order, then the end of the stream. The answer means that
-    every item is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
+    """Hands in a batch: its header, then its items in any order, then `complete`. The answer means that every item
+    is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
     RECEIVING: send it again under the same batch_id, from GetBatch's `items_contiguous` on or from the start
     (items that are there already, unchanged, are passed over). Two streams may hand in the same batch at once.
 
     Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the items and what is wrong with each, at most 100;
     nothing of the batch is kept), ALREADY_EXISTS (BATCH_EXISTS: another batch has this id), RESOURCE_EXHAUSTED
     (BATCH_QUEUE_FULL or QUOTA_EXCEEDED with google.rpc.RetryInfo: what came so far is kept, as after a break),
-    UNAVAILABLE (STORE_UNAVAILABLE: the queue takes no writes at present; what came so far is kept).
+    UNAVAILABLE (STORE_UNAVAILABLE: the queue takes no writes at present; what came so far is kept), ABORTED
+    (BATCH_BROKEN_OFF: nothing came for too long, or the stream ended before it was complete; what came is kept).
     """
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]
@@ -35,7 +36,9 @@ class BatchServiceStub:
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.CancelBatchRequest, _batch_pb2.CancelBatchResponse]
     """What has not finished ends as cancelled; what has keeps its result. Idempotent."""
     DeleteBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.DeleteBatchRequest, _batch_pb2.DeleteBatchResponse]
-    """Forgets a batch that has ended, its results included. FAILED_PRECONDITION while it has not."""
+    """Forgets a batch that has ended, its results included, or one that is still being handed in.
+    FAILED_PRECONDITION in between.
+    """
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_pb2.WatchBatchRequest, _batch_pb2.WatchBatchResponse]
     """The batch now and whenever it has changed, at most once a second; ends with the message that shows it ended."""
     ReadResults: _aio.UnaryStreamMultiCallable[_batch_pb2.ReadResultsRequest, _batch_pb2.ReadResultsResponse]
@@ -54,15 +57,16 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_batch_pb2.SubmitBatchRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_batch_pb2.SubmitBatchRequest], _abc.Awaitable[_batch_pb2.SubmitBatchResponse]],
     ) -> _abc.Awaitable[_batch_pb2.SubmitBatchResponse]:
-        """Hands in a batch: its header, then its items in any order, then the end of the stream. The answer means that
-        every item is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
+        """Hands in a batch: its header, then its items in any order, then `complete`. The answer means that every item
+        is on disk and will be worked on; nothing runs before. A stream that breaks leaves the batch
         RECEIVING: send it again under the same batch_id, from GetBatch's `items_contiguous` on or from the start
         (items that are there already, unchanged, are passed over). Two streams may hand in the same batch at once.
 
         Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the items and what is wrong with each, at most 100;
         nothing of the batch is kept), ALREADY_EXISTS (BATCH_EXISTS: another batch has this id), RESOURCE_EXHAUSTED
         (BATCH_QUEUE_FULL or QUOTA_EXCEEDED with google.rpc.RetryInfo: what came so far is kept, as after a break),
-        UNAVAILABLE (STORE_UNAVAILABLE: the queue takes no writes at present; what came so far is kept).
+        UNAVAILABLE (STORE_UNAVAILABLE: the queue takes no writes at present; what came so far is kept), ABORTED
+        (BATCH_BROKEN_OFF: nothing came for too long, or the stream ended before it was complete; what came is kept).
         """
 
     @_abc_1.abstractmethod
@@ -94,7 +98,9 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.DeleteBatchRequest,
         context: _aio.ServicerContext[_batch_pb2.DeleteBatchRequest, _abc.Awaitable[_batch_pb2.DeleteBatchResponse]],
     ) -> _abc.Awaitable[_batch_pb2.DeleteBatchResponse]:
-        """Forgets a batch that has ended, its results included. FAILED_PRECONDITION while it has not."""
+        """Forgets a batch that has ended, its results included, or one that is still being handed in.
+        FAILED_PRECONDITION in between.
+        """
 
     @_abc_1.abstractmethod
     def WatchBatch(

@@ -1,0 +1,1 @@
+"""Batches at the router: BatchService over the durable queue."""
