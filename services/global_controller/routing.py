@@ -139,6 +139,7 @@ def _model(
         adapters=[adapter.name for adapter in spec.adapters],
         spec_version=model.spec_version,
         rollout_version=model.rollout_version,
+        kept_versions=sorted({one.spec_version for one in wanted if not is_failed(one)}),
     )
     if any(is_ready(one) for one in wanted):
         return routed

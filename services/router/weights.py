@@ -25,6 +25,8 @@ def stranded(request: PendingRequest, table: Table) -> ChironError | None:
     wanted = request.spec_version
     if wanted == (routed.rollout_version or routed.spec_version):
         return None  # Another instance of them will come.
+    if wanted in routed.kept_versions:
+        return None  # One of them starts again.
     for one in table.instances.values():
         if one.model == request.model and one.state in _SERVING and one.spec_version == wanted:
             return None

@@ -52,6 +52,16 @@ class TestModels:
         assert shown.reason == ""
         assert not shown.failed
 
+    def test_it_names_the_versions_that_are_kept_whether_they_serve_now_or_not(self) -> None:
+        kept = routed(
+            model(desired=4, version=3),
+            instance("ready", "a", version=3),
+            instance("crashed", "a", version=1, state=PENDING),
+            instance("given-up", "a", version=2, state=FAILED),
+            instance("going", "a", version=4, desired=STOPPED),
+        )
+        assert list(kept.kept_versions) == [1, 3]
+
     def test_waiting_makes_sense_while_an_instance_is_coming(self) -> None:
         for coming in (PENDING, LOADING):
             shown = routed(model(), instance("i", "a", state=coming))

@@ -132,6 +132,23 @@ def test_a_stream_waits_for_an_instance_of_its_version_that_starts_again() -> No
     assert places(rig.load("old")) == [("r", "old", 1)]
 
 
+def test_a_stream_waits_for_a_version_that_is_kept_though_no_worker_of_it_runs_now() -> None:
+    rig = Rig({"old": 1, "new": 2}, current=2)
+    rig.load("old", running=1)
+    assert rig.submit("r", version=1) == []
+    model = control_pb2.RoutedModel(name="m", spec_version=2, kept_versions=[1, 2])
+    out = rig.delta(removed_instance_ids=["old"], models=[model])
+    assert not any(isinstance(one, Refuse) for one in out)
+    assert rig.submit("s", version=1) == []
+    rig.delta(instances=[routed("again", 1)])
+    assert places(rig.load("again")) == [("r", "again", 1)]
+    rig.load("again", running=1)
+    model.kept_versions.remove(1)
+    assert refusal(rig.delta(instances=[routed("again", 1, DRAINING)], models=[model])).reason is (
+        Reason.CANNOT_RESUME
+    )
+
+
 def test_a_stream_of_the_present_version_waits_without_any_instance() -> None:
     rig = Rig({"new": 2}, current=2)
     out = rig.delta(removed_instance_ids=["new"])

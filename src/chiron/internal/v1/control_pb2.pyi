@@ -716,6 +716,7 @@ class RoutedModel(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     ROLLOUT_VERSION_FIELD_NUMBER: _builtins.int
+    KEPT_VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec_version: _builtins.int
     reason: _builtins.str
@@ -730,6 +731,12 @@ class RoutedModel(_message.Message):
     def slo_defaults(self) -> _cluster_pb2.SloDefaults: ...
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def kept_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Versions of which an instance is wanted, whether it serves now or starts again: a stream that one of them began
+        may wait for it.
+        """
+
     def __init__(
         self,
         *,
@@ -740,10 +747,11 @@ class RoutedModel(_message.Message):
         reason: _builtins.str = ...,
         failed: _builtins.bool = ...,
         rollout_version: _builtins.int = ...,
+        kept_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "failed", b"failed", "name", b"name", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "failed", b"failed", "kept_versions", b"kept_versions", "name", b"name", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
