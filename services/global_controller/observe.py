@@ -89,7 +89,7 @@ def observe_report(
         elif gone and is_stopping(record):
             deletes.append(record.key)
         elif _observed(status) != record.observed:
-            puts.append(dataclasses.replace(record, observed=_observed(status)))
+            puts.append(_seen(record, _observed(status)))
     for record in there:
         if record.instance_id in reported:
             continue
@@ -100,8 +100,14 @@ def observe_report(
             deletes.append(record.key)
         elif record.observed.state != types_pb2.INSTANCE_STATE_PENDING:
             waiting = Observed(reason="its node does not run it (yet)", restarts=record.observed.restarts)
-            puts.append(dataclasses.replace(record, observed=waiting))
+            puts.append(_seen(record, waiting))
     return Observation(tuple(puts), tuple(deletes), tuple(unknown))
+
+
+def _seen(record: InstanceRecord, observed: Observed) -> InstanceRecord:
+    ready = types_pb2.INSTANCE_STATE_READY
+    served = record.served or ready in (record.observed.state, observed.state)
+    return dataclasses.replace(record, observed=observed, served=served)
 
 
 def _observed(status: cluster_pb2.InstanceStatus) -> Observed:
@@ -119,6 +125,7 @@ def _unknown(node_id: str, status: cluster_pb2.InstanceStatus) -> InstanceRecord
         spec_version=status.spec_version,
         generation=status.generation,
         observed=_observed(status),
+        served=status.state == types_pb2.INSTANCE_STATE_READY,
     )
 
 

@@ -128,9 +128,9 @@ def _stop_idle_leavers(work: Work) -> None:
         fleet = work.fleet(model)
         stalled = stall_reason(work, model, fleet)
         for record in fleet.outdated:
-            # One that has served and starts again after a crash is replaced in its turn.
-            restarts = bool(record.observed.restarts) and is_trusted(model, record)
-            useless = is_failed(record) or (is_coming(record) and not restarts)
+            # One that has served and starts again is replaced in its turn.
+            returns = (record.served or bool(record.observed.restarts)) and is_trusted(model, record)
+            useless = is_failed(record) or (is_coming(record) and not returns)
             if useless and not stalled and not is_mending(model, record):
                 reason = f"spec version {record.spec_version} was replaced before the instance served"
                 work.stop(record, reason, _versions(model, record), action="replace")

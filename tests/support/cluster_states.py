@@ -84,6 +84,7 @@ def instance(
     desired: control_pb2.DesiredState.ValueType = RUNNING,
     roll: int = 0,
     restarts: int = 0,
+    served: bool = False,
 ) -> InstanceRecord:
     """An instance on the given GPUs (0 when none are named)."""
     return InstanceRecord(
@@ -99,6 +100,7 @@ def instance(
             state=state, reason=reason, incarnation=1, address="127.0.0.1:1", restarts=restarts
         ),
         roll=roll,
+        served=served,
     )
 
 

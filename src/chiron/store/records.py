@@ -124,6 +124,8 @@ class InstanceRecord:
     observed: Observed = field(default_factory=Observed)
     roll: int = 0
     """Number of the model's roll that placed it; 0: none."""
+    served: bool = False
+    """Whether it has ever been seen ready."""
 
     @property
     def key(self) -> Key:

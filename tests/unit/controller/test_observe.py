@@ -60,7 +60,18 @@ def test_a_changed_state_is_written_with_what_belongs_to_it() -> None:
     record = instance("i", "a", state=LOADING)
     status = seen("i", READY, incarnation=9, address="h:2", restarts=3, reason="x")
     [put] = observe_report(state(record), "a", report(status), {}).puts
-    assert put == dataclasses.replace(record, observed=Observed(READY, "x", 9, "h:2", 3))
+    assert put == dataclasses.replace(record, observed=Observed(READY, "x", 9, "h:2", 3), served=True)
+
+
+def test_what_has_once_been_ready_has_served_whatever_becomes_of_it() -> None:
+    record = instance("i", "a", state=LOADING)
+    for reported, served in ((PENDING, False), (READY, True), (LOADING, True)):
+        [record] = observe_report(state(record), "a", report(seen("i", reported)), {}).puts  # type: ignore[assignment]
+        assert (record.observed.state, record.served) == (reported, served)
+    # One of an earlier release: it was ready when this was not yet noted.
+    [gone] = observe_report(state(instance("i", "a")), "a", report(seen("i", LOADING)), {}).puts
+    assert isinstance(gone, InstanceRecord)
+    assert gone.served
 
 
 def test_a_changed_load_alone_is_not_written() -> None:

@@ -78,6 +78,14 @@ class TestSteps:
         assert stopped(plan) == set()
         assert stopped(decide(cluster(self.rolling, node("a", 4), OLD[0], crashed, NEW))) == {"j"}
 
+    def test_an_old_one_that_starts_again_on_its_agents_return_goes_no_sooner(self) -> None:
+        again = instance("j", "a", 1, state=LOADING, served=True)
+        parts = (self.rolling, node("a", 4), OLD[0], again)
+        assert stopped(decide(cluster(*parts))) == set()
+        assert stopped(decide(cluster(*parts, NEW))) == {"j"}
+        never = instance("j", "a", 1, state=LOADING)
+        assert stopped(decide(cluster(self.rolling, node("a", 4), OLD[0], never))) == {"j"}
+
     def test_it_is_over_when_all_of_the_new_version_have_proven_themselves(self) -> None:
         last = instance("l", "a", 3, version=2, roll=1)
         parts = (self.rolling, node("a", 4), NEW, last)

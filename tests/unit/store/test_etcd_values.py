@@ -60,6 +60,7 @@ RECORDS: list[Record] = [
         9,
         Observed(types_pb2.INSTANCE_STATE_FAILED, "why", 1 << 60, "10.0.0.1:1", 2),
         7,
+        served=True,
     ),
     TenantRecord("acme", b"spec"),
     ApiKeyRecord(

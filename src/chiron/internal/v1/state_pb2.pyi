@@ -299,6 +299,7 @@ class StoredInstance(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     OBSERVED_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -310,6 +311,8 @@ class StoredInstance(_message.Message):
     generation: _builtins.int
     roll: _builtins.int
     """Number of the roll that placed it; 0: none."""
+    served: _builtins.bool
+    """It has been seen ready."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -328,10 +331,11 @@ class StoredInstance(_message.Message):
         generation: _builtins.int = ...,
         observed: Global___StoredObserved | None = ...,
         roll: _builtins.int = ...,
+        served: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed", b"observed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

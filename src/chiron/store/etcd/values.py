@@ -280,6 +280,7 @@ def _instance(record: InstanceRecord) -> state_pb2.StoredInstance:
             restarts=seen.restarts,
         ),
         roll=record.roll,
+        served=record.served,
     )
 
 
@@ -297,4 +298,5 @@ def _read_instance(stored: state_pb2.StoredInstance) -> InstanceRecord:
         generation=stored.generation,
         observed=Observed(seen.state, seen.reason, seen.incarnation, seen.address, seen.restarts),
         roll=stored.roll,
+        served=stored.served,
     )
