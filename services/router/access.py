@@ -75,7 +75,8 @@ class Access:
         if account is None:
             account = self._accounts[tenant.name] = Account(tenant.quota, now)
         tokens = request.prompt_tokens + request.choices * request.max_tokens
-        request.hold = account.take(tokens, now)
+        reclaimed = self.holds.reclaim(account, request.request_id, tokens) if request.lookaside else None
+        request.hold = reclaimed or account.take(tokens, now)
 
     def batch_tenant(self, context: CallContext, *, admin: bool = False) -> access_pb2.Tenant | None:
         """Whose batches a caller deals with; None: everybody's, as tenancy is off or it is an administrator.

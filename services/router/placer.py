@@ -252,12 +252,13 @@ class Placer:
     def _on_load(self, instance_id: str, watch: int, load: worker_pb2.WatchLoadResponse) -> None:
         now = self._loop.time()
         self.tickets.heard(load, now)
-        self.access.holds.heard(load)
+        self.access.holds.heard(load, now)
         self._perform(self._core.load(instance_id, watch, load, now))
 
     def _on_lost(self, instance_id: str, watch: int) -> None:
-        self.access.holds.lost(instance_id)
-        self._perform(self._core.watch_lost(instance_id, watch, self._loop.time()))
+        now = self._loop.time()
+        self.access.holds.lost(instance_id, now)
+        self._perform(self._core.watch_lost(instance_id, watch, now))
 
     def _perform(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
@@ -269,7 +270,7 @@ class Placer:
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()
                     self.tickets.forget(instruction.instance_id)
-                    self.access.holds.lost(instruction.instance_id)
+                    self.access.holds.lost(instruction.instance_id, self._loop.time())
                 case Abandon():
                     self._abandon(instruction.instance_id)
                 case Ended():

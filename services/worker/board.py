@@ -19,6 +19,8 @@ class Subscriber:
         """Who it is; empty: somebody of its own."""
         self.started = live_ids
         self.finished: list[str] = []
+        self.interrupted: list[str] = []
+        """Those of the finished ones that the worker gave up."""
         self._changed = asyncio.Event()
         self._changed.set()
         self._closed = False
@@ -69,11 +71,11 @@ class Subscriber:
             self._changed.set()
         return not self._closed
 
-    def take(self) -> tuple[list[str], list[str]]:
-        """Ids started and finished since the last call."""
-        started, self.started = self.started, []
-        finished, self.finished = self.finished, []
-        return started, finished
+    def take(self) -> tuple[list[str], list[str], list[str]]:
+        """Ids started, finished and, of these, interrupted since the last call."""
+        taken = self.started, self.finished, self.interrupted
+        self.started, self.finished, self.interrupted = [], [], []
+        return taken
 
 
 class Board:
@@ -121,9 +123,11 @@ class Board:
         for subscriber in self._subscribers:
             subscriber.tell(subscriber.started, request_id)
 
-    def finished(self, request_id: str) -> None:
-        """A request has ended."""
+    def finished(self, request_id: str, *, interrupted: bool = False) -> None:
+        """A request has ended; `interrupted` where the worker gave it up."""
         for subscriber in self._subscribers:
+            if interrupted:
+                subscriber.tell(subscriber.interrupted, request_id)
             subscriber.tell(subscriber.finished, request_id)
 
     def _shares_changed(self, subscriber: Subscriber) -> None:

@@ -29,6 +29,8 @@ from services.worker.tickets import TicketDesk
 REFRESH_S = 0.25
 """While tokens flow, subscribers hear at least this often how the KV cache fills."""
 _CUT_GRACE_S = 1.0
+_GIVEN_UP = (Reason.STREAM_INTERRUPTED, Reason.RETRY_ELSEWHERE, Reason.ENGINE_DEAD)
+"""How requests end that go on elsewhere."""
 _STALL_CHECKS = 4
 _LONG_INPUT_BYTES = 32 * 1024
 """Size of a request from which on its text is read in a thread."""
@@ -165,12 +167,16 @@ class Worker:
         self.live.add(request)
         self.load_board.started(request.request_id)
         self.note_saturation()
+        interrupted = False
         try:
             yield
+        except ChironError as error:
+            interrupted = error.reason in _GIVEN_UP
+            raise
         finally:
             self.live.remove(request)
             self.meter.ended(batch=request.batch)
-            self.load_board.finished(request.request_id)
+            self.load_board.finished(request.request_id, interrupted=interrupted)
             self.note_saturation()
 
     def output_seen(self, request: LiveRequest, now: float) -> None:

@@ -61,20 +61,22 @@ def load_response(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoa
 
     An engine whose figures cannot be reported makes the worker FAILED; the message then has none.
     """
-    started, finished = subscriber.take()
+    started, finished, interrupted = subscriber.take()
     try:
-        return _load(worker, subscriber, started, finished)
+        load = _load(worker, subscriber)
     except Exception as error:
         worker.cannot_report(error)
-        return worker_pb2.WatchLoadResponse(
+        load = worker_pb2.WatchLoadResponse(
             instance_id=worker.config.instance_id,
             incarnation=worker.config.incarnation,
             role=worker.role,
             state=worker.state.value,
-            started_request_ids=started,
-            finished_request_ids=finished,
             clock_ms=worker.tickets.clock_ms,
         )
+    load.started_request_ids.extend(started)
+    load.finished_request_ids.extend(finished)
+    load.interrupted_request_ids.extend(interrupted)
+    return load
 
 
 def _mark(worker: Worker) -> Mark:
@@ -89,9 +91,7 @@ def _mark(worker: Worker) -> Mark:
     )
 
 
-def _load(
-    worker: Worker, subscriber: Subscriber, started: list[str], finished: list[str]
-) -> worker_pb2.WatchLoadResponse:
+def _load(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoadResponse:
     stats, occupancy = _stats(worker), worker.occupancy()
     capacity = worker.engine.info.kv_capacity_tokens if worker.engine is not None else 0
     now, max_waiting = time.monotonic(), worker.config.max_waiting
@@ -111,8 +111,6 @@ def _load(
         running=occupancy.running,
         waiting=occupancy.waiting,
         kv_free_tokens=int(capacity * (1 - stats.kv_usage)),
-        started_request_ids=started,
-        finished_request_ids=finished,
         clock_ms=worker.tickets.clock_ms,
         itl_mean_ms=worker.meter.recent_itl_ms(now),
         batch_credits=worker.load_board.share(subscriber, spare, int(now / credits.TURN_S)),

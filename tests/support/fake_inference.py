@@ -62,6 +62,8 @@ class FakeRouter(FakeDoor):
         self.routed: list[pb.RouteRequest] = []
         self.route_headers: list[dict[str, str]] = []
         self.refusal: ChironError | None = None
+        self.refusals: list[ChironError | None] = []
+        """What the next calls are refused with; None: not."""
         self.spec_version = 0
         self.hold = asyncio.Event()
         self.hold.set()
@@ -70,8 +72,9 @@ class FakeRouter(FakeDoor):
         self.routed.append(request)
         self.route_headers.append(_text_metadata(context))
         await self.hold.wait()
-        if self.refusal is not None:
-            await abort(context, self.refusal)
+        refusal = self.refusals.pop(0) if self.refusals else self.refusal
+        if refusal is not None:
+            await abort(context, refusal)
         able = [worker for worker in self.workers if worker.name not in request.excluded_instance_ids]
         if not able:
             await abort(context, ChironError(Reason.NO_INSTANCE, "every instance is excluded"))

@@ -34,7 +34,7 @@ class Bucket:
         return max(0.0, (amount - self._level) / self.rate_per_s)
 
     def take(self, amount: float) -> None:
-        """Takes what `wait_s` has just found to be there."""
+        """Takes an amount; beyond what is there, it is owed."""
         self._level -= amount
 
     def give_back(self, amount: float) -> None:
@@ -53,6 +53,8 @@ class Hold:
     account: Account
     tokens: int
     open: bool = True
+    unused: int = 0
+    """Tickets in a row that its request came back from without having used them."""
 
     def end(self) -> None:
         """The request has ended."""
@@ -61,10 +63,16 @@ class Hold:
             self.account.running -= 1
 
     def undo(self) -> None:
-        """The request never ran: it counts for nothing."""
+        """The request never ran, or was lost: it counts for nothing."""
         if self.open:
             self.end()
             self.account.give_back(self.tokens)
+
+    def redo(self) -> None:
+        """It runs after all, and counts whatever else has been taken meanwhile."""
+        if not self.open:
+            self.open = True
+            self.account.charge(self.tokens)
 
 
 class Account:
@@ -106,12 +114,16 @@ class Account:
             if bucket is not None and (wait_s := bucket.wait_s(amount, now)) > 0:
                 text = f"this tenant's quota of {what} is used up"
                 raise ChironError(Reason.QUOTA_EXCEEDED, text, retry_after_s=wait_s)
+        self.charge(tokens)
+        return Hold(self, tokens)
+
+    def charge(self, tokens: int) -> None:
+        """Counts a request, also beyond the quota: what comes later waits the longer."""
         if self._requests is not None:
             self._requests.take(1)
         if self._tokens is not None:
             self._tokens.take(tokens)
         self.running += 1
-        return Hold(self, tokens)
 
     def give_back(self, tokens: int) -> None:
         """Puts back what a request took that never ran."""

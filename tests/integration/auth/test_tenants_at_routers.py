@@ -179,6 +179,25 @@ async def test_requests_a_second_and_tokens_a_minute_name_the_time_to_wait(guard
     assert 1.0 < (caught.value.retry_after_s or 0.0) <= 60.0
 
 
+async def test_a_stream_whose_worker_dies_goes_on_within_a_quota_that_it_has_used_up(
+    guarded: Guarded,
+) -> None:
+    # The key itself is tried out with a request, which counts for 1,024 tokens.
+    quota = access_pb2.Quota(concurrent=1, tokens_per_min=2500)
+    client = guarded.client(await guarded.key("frugal", quota=quota))
+    (worker,) = guarded.cluster.workers()
+    tokens = 0
+    async for chunk in client.generate(
+        model="toy", prompt="x", max_tokens=1000, ignore_eos=True, timeout_s=40.0
+    ):
+        tokens += len(chunk.token_ids)
+        if worker.alive:
+            worker.kill()
+    assert (tokens, client.stats.resumed) == (1000, 1)
+    with pytest.raises(Overloaded, match="2500 tokens a minute"):
+        await ask(client, max_tokens=2400)
+
+
 @pytest.mark.parametrize("lookaside", [True, False], ids=["lookaside", "proxied"])
 async def test_a_metered_tenant_s_default_limit_holds_at_the_worker(
     guarded: Guarded, lookaside: bool

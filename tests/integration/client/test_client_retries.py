@@ -11,6 +11,7 @@ from chiron.client import (
     ConnectionLost,
     DeadlineExceeded,
     NoInstance,
+    Overloaded,
     ProtocolError,
     RetryElsewhere,
     StreamInterrupted,
@@ -269,3 +270,39 @@ async def test_a_lost_router_is_tried_again_within_the_bound(first):
         with pytest.raises(ConnectionLost):
             await whole
         assert len(router.generated) == 2
+
+
+QUOTA = ServerError(Reason.QUOTA_EXCEEDED, "as many as its quota allows at once", retry_after_s=30.0)
+
+
+async def test_a_retry_that_its_own_first_attempt_keeps_out_comes_again_soon(router, first):
+    first.script = [refuse(Reason.ENGINE_DEAD)]
+    router.refusals = [None, QUOTA]
+    async with Client(router.address) as client:
+        answered = await client.complete(model="toy", prompt="x", timeout_s=20.0)
+    assert (answered.attempts, len(router.routed)) == (3, 3)
+
+
+async def test_a_stream_goes_on_although_its_first_attempt_still_counts_towards_the_quota(router, first):
+    first.script = [break_off("Once", " upon")]
+    router.refusals = [None, QUOTA]
+    async with Client(router.address) as client:
+        chunks = [chunk async for chunk in client.generate(model="toy", prompt="x", timeout_s=20.0)]
+    assert "".join(chunk.text for chunk in chunks) == "Once upon a time"
+
+
+async def test_a_request_over_the_quota_is_not_tried_again(router):
+    router.refusals = [QUOTA]
+    async with Client(router.address) as client:
+        with pytest.raises(Overloaded):
+            await client.complete(model="toy", prompt="x")
+    assert len(router.routed) == 1
+
+
+async def test_a_quota_that_stays_used_up_ends_the_retries(router, first):
+    first.script = [refuse(Reason.ENGINE_DEAD)]
+    router.refusals = [None, QUOTA, QUOTA]
+    async with Client(router.address, max_attempts=3) as client:
+        with pytest.raises(Overloaded):
+            await client.complete(model="toy", prompt="x", timeout_s=20.0)
+    assert len(router.routed) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
@@ -31,6 +30,7 @@ from chiron.client.errors import (
 )
 from chiron.client.network import Network
 from chiron.client.output import Chunk, Completion
+from chiron.client.pauses import Pauses
 from chiron.client.request import route_request
 from chiron.client.tracing import RequestSpan, start_span
 from chiron.v1 import inference_pb2 as pb
@@ -38,8 +38,6 @@ from chiron.v1 import inference_pb2 as pb
 _RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted, TicketExpired)
 """Errors of one instance or connection, not of the request."""
 _SEVERAL = "the stream broke after its first token and cannot be resumed: it has several choices"
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-"""Bounds of the time to wait, where no router says how long, once every router has turned a request away."""
 
 _Cut = TypeVar("_Cut", StreamInterrupted, CannotResume)
 
@@ -77,9 +75,7 @@ class Call:
         self._refused = False
         self._instance_id = ""
         self._excluded: list[str] = []
-        self._turned_away: set[str] = set()
-        """Routers that have failed or refused this request since its last pause."""
-        self._pause_s = _FIRST_PAUSE_S
+        self._pauses = Pauses(network.settings.routers)
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """Yields what arrives. What breaks before the first token is tried again, later it goes on."""
@@ -152,7 +148,7 @@ class Call:
             whole and assembly.begun and (several or isinstance(error, CannotResume) or not tries.may_resume)
         )
         resume = assembly.begun and not restart
-        may = isinstance(error, _RETRIED) or self._outnumbered(error)
+        may = isinstance(error, _RETRIED) or self._outnumbered(error) or self._own_quota(error)
         may = may or (restart and isinstance(error, CannotResume))
         if may and resume and several:
             raise _delivered(CannotResume(_SEVERAL, reason="CANNOT_RESUME"), assembly) from error
@@ -192,6 +188,13 @@ class Call:
         self._instance_id = ""
         return True
 
+    def _own_quota(self, error: ChironError) -> bool:
+        """Whether a router refuses for the quota a request that another attempt was let in for.
+
+        It may not know yet that the worker of that attempt is lost.
+        """
+        return error.reason == "QUOTA_EXCEEDED" and self._attempts.count > 1
+
     def _worker_refused(self, error: ChironError) -> bool:
         """Whether a worker has turned the attempt away, having done nothing for it."""
         return bool(self._instance_id) and error.reason == "RETRY_ELSEWHERE"
@@ -208,13 +211,10 @@ class Call:
         return False
 
     async def _paused(self, error: ChironError) -> bool:
-        """Lets time pass when no other router is left to try; False when there is no time for that."""
-        if not self._turned_away.issuperset(self._network.settings.routers):
+        """Lets time pass where that is needed; False when there is no time for that."""
+        pause_s = self._pauses.take_s(error.retry_after_s, own_quota=self._own_quota(error))
+        if not pause_s:
             return True
-        self._turned_away.clear()
-        # Many clients are turned away at once: they must not all come back at once.
-        pause_s = (error.retry_after_s or self._pause_s) * random.uniform(1.0, 1.5)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         left_s = self._left_s()
         if left_s is not None and left_s <= pause_s:
             return False
@@ -310,7 +310,7 @@ class Call:
             error = from_rpc(failure, self._peer(address, is_router=is_router), timeout_s=self._timeout_s)
             if is_router and isinstance(error, _RETRIED):
                 self._network.routers.failed(address, time.monotonic())
-                self._turned_away.add(address)
+                self._pauses.turned_away(address)
             raise error from failure
         except (asyncio.CancelledError, grpc.aio.UsageError):
             # A closed channel shows as either; a cancellation that the reader asked for stays one.

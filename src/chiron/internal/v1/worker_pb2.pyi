@@ -61,6 +61,7 @@ class WatchLoadResponse(_message.Message):
     BATCH_CREDIT_TTL_MS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     MAX_WAITING_FIELD_NUMBER: _builtins.int
+    INTERRUPTED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     role: _types_pb2.Role.ValueType
@@ -92,6 +93,10 @@ class WatchLoadResponse(_message.Message):
 
     @_builtins.property
     def finished_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def interrupted_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the finished ones that the worker gave up: its engine died, or its drain was over."""
+
     def __init__(
         self,
         *,
@@ -111,10 +116,11 @@ class WatchLoadResponse(_message.Message):
         batch_credit_ttl_ms: _builtins.int = ...,
         heartbeat_ms: _builtins.int = ...,
         max_waiting: _builtins.int | None = ...,
+        interrupted_request_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_waiting: _TypeAlias = _typing.Literal["max_waiting"]  # noqa: Y015
     _WhichOneofArgType__max_waiting: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting"]  # noqa: Y015
