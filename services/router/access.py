@@ -8,6 +8,7 @@ from chiron.auth.access import AccessTable, check_allowed
 from chiron.auth.credentials import CallContext, Credentials
 from chiron.auth.quotas import Account, metered_max_tokens
 from chiron.internal.v1 import control_pb2
+from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2, types_pb2
 from services.router.holds import LookasideHolds
 from services.router.request import PendingRequest, Placement
@@ -63,8 +64,7 @@ class Access:
         """
         if tenant is None:
             return
-        kind = types_pb2.RequestClass.ValueType(int(request.request_class))
-        check_allowed(tenant, request.model, kind, request.priority)
+        _check(tenant, request)
         now = self._time()
         self.holds.expire(now)
         request.tenant = tenant.name
@@ -95,6 +95,28 @@ class Access:
             return None
         return self.table.identify(credentials)
 
+    def admit_item(self, tenant: str, request: PendingRequest) -> None:
+        """Lets an item of a tenant's batch in: what it may do is asked again, for it may have waited long.
+
+        It takes nothing of the quota of requests, so that a batch keeps none of its tenant's interactive
+        requests out: batch work has limits of its own, and only capacity that nobody else wants.
+
+        Raises:
+            ChironError: TENANT_UNKNOWN, NOT_ALLOWED.
+        """
+        request.tenant = tenant
+        if not self._required:
+            return
+        known = self.table.tenants.get(tenant)
+        if known is None:
+            raise ChironError(Reason.TENANT_UNKNOWN, f"tenant {tenant!r} does not exist (any more)")
+        _check(known, request)
+
+    def batch_weight(self, tenant: str) -> float:
+        """Its share of the batch capacity beside others."""
+        known = self.table.tenants.get(tenant)
+        return (known.quota.batch_weight if known is not None else 0.0) or 1.0
+
     def hand_out(self, request: PendingRequest, placement: Placement) -> None:
         """The request goes on at a worker, by a ticket."""
         hold, request.hold = request.hold, None
@@ -111,6 +133,11 @@ class Access:
                 account.change(tenant.quota, now)
             elif not account.running:
                 del self._accounts[name]
+
+
+def _check(tenant: access_pb2.Tenant, request: PendingRequest) -> None:
+    kind = types_pb2.RequestClass.ValueType(int(request.request_class))
+    check_allowed(tenant, request.model, kind, request.priority)
 
 
 def leave(request: PendingRequest | None) -> None:

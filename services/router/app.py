@@ -9,6 +9,8 @@ import time
 
 from chiron.auth.keys import KeyRingError
 from chiron.auth.settings import off_notice
+from chiron.batch.contract import BatchQueueError
+from chiron.config import ConfigError
 from chiron.internal.v1 import router_pb2_grpc
 from chiron.rpc.controllers import Controllers
 from chiron.rpc.errors import ChironError, Reason
@@ -16,8 +18,9 @@ from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.telemetry.tracing import export_wanted
 from chiron.v1 import batch_pb2_grpc
+from services.router.batch.part import BatchPart
 from services.router.batch.servicer import SERVICE as BATCH_SERVICE
-from services.router.batch.servicer import BatchServicer
+from services.router.batch.servicer import BatchDoor, BatchServicer
 from services.router.config import RouterConfig
 from services.router.controller_link import ControllerLink
 from services.router.placer import Placer
@@ -38,6 +41,7 @@ class Router:
 
     def __init__(self, config: RouterConfig, *, tracing: bool = False) -> None:
         self._config = config
+        self._tracing = tracing
         self._streams = Streams(config.reader_stall_s)
         self._placer = Placer(config, self._streams.abandon)
         self._retries = Retries(config.max_attempts, config.retry_share, config.retry_floor_per_s)
@@ -54,14 +58,16 @@ class Router:
         state = StateServicer(config.identity, self._placer, self._servicer, self._streams, self._retries)
         router_pb2_grpc.add_RouterServiceServicer_to_server(state, self._server.grpc)
         self._keeper: TableKeeper | None = None
+        self._batch: BatchPart | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> str:
         """Binds and serves; returns host:port. Health says SERVING once a table is there.
 
-        Raises BindError.
+        Raises BindError, ConfigError.
         """
         await self._restore()
+        await self._open_batch_queue()
         host, _, _ = self._config.listen.rpartition(":")
         address = f"{host}:{self._server.bind(self._config.listen)}"
         await self._server.start()
@@ -73,10 +79,40 @@ class Router:
         self._tasks = [
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),
+            *([self._batch.task] if self._batch else []),
             *([asyncio.create_task(self._keeper.run(), name="table on disk")] if self._keeper else []),
             asyncio.create_task(self._serve_from_first_table(), name="readiness"),
         ]
         return address
+
+    async def _open_batch_queue(self) -> None:
+        config = self._config
+        if not config.batch.store:
+            return
+        try:
+            self._batch = await BatchPart.open(
+                config.batch,
+                config.identity,
+                self._placer,
+                self._retries,
+                self._streams,
+                max_resumes=config.max_resumes,
+                tracing=self._tracing,
+            )
+        except BatchQueueError as error:
+            raise ConfigError(f"batch.store: {error}") from error
+        runner = self._batch.runner
+        self._batches.open(
+            BatchDoor(
+                self._batch.queue,
+                config.batch.limits,
+                self._placer.model,
+                lambda batch, progress: None,
+                self._placer.has_table.is_set,
+                runner.accepted,
+                stall_s=config.reader_stall_s,
+            )
+        )
 
     async def _restore(self) -> None:
         """Takes up the table on disk, if there is one; what is wrong with the file is one warning."""
@@ -123,9 +159,7 @@ class Router:
         await self._server.set_serving(False)
         self._servicer.refuse("this router is shutting down")
         await self._batches.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.drain_timeout_s):
-                await self._servicer.idle.wait()
+        await asyncio.gather(self._drain(), self._stop_batch_work())
         if not self._servicer.idle.is_set():
             log.warning("ending the requests that still run")
             self._placer.refuse_waiting(ChironError(Reason.RETRY_ELSEWHERE, "this router has shut down"))
@@ -135,6 +169,17 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._placer.close()
+        if self._batch is not None:
+            await self._batch.close()
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_timeout_s):
+                await self._servicer.idle.wait()
+
+    async def _stop_batch_work(self) -> None:
+        if self._batch is not None:
+            await self._batch.stop(self._config.drain_timeout_s)
 
 
 async def serve(config: RouterConfig, stop: asyncio.Event) -> None:

@@ -11,6 +11,7 @@ from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
 from chiron.rpc.controllers import check_addresses
+from services.router.batch.settings import BatchSettings
 from services.router.health import EjectionSettings
 
 
@@ -69,6 +70,7 @@ class RouterConfig:
     controller can be reached. One router per file; empty: not kept."""
     report_interval_s: float = 1.0
     """Time between demand reports to the controller, in seconds."""
+    batch: BatchSettings = field(default_factory=BatchSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     drain_timeout_s: float = 30.0

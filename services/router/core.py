@@ -232,6 +232,14 @@ class RouterCore:
         """Model → the requests that wait."""
         return {name: model.queue for name, model in self._models.items()}
 
+    def room(self, model: str, now: float) -> int:
+        """Batch credits of a model that nothing rests on, less the batch requests that wait; below 0:
+        none."""
+        pool = self._models.get(model)
+        if pool is None or model not in self.table.models:
+            return 0
+        return pool.batch_credits(now) - pool.queue.count(RequestClass.BATCH)
+
     def ejected(self, now: float) -> list[cluster_pb2.EjectedInstance]:
         """The instances that this router keeps requests from, with the reason."""
         return list(self._tracking.ejected(now))

@@ -69,6 +69,8 @@ class Placer:
         """Set once there is a table."""
         self.on_table: Callable[[], None] = lambda: None
         """Called after each change of the table or of the ticket keys."""
+        self.on_load: Callable[[], None] = lambda: None
+        """Called after each load report of an instance."""
         self._known_at: float | None = self._loop.time()
         self._from_file = False
 
@@ -105,7 +107,7 @@ class Placer:
         since = request.arrived if request.resumed_at is None else request.resumed_at
         limit_s = self._config.max_queue_s - (now - since)
         own_s = math.inf if remaining_s is None else remaining_s
-        if request.deadline is not None and request.resumed_at is None:
+        if request.deadline is not None and request.resumed_at is None and not request.patient:
             own_s = min(own_s, request.deadline - now)
         try:
             async with asyncio.timeout(min(own_s, limit_s)):
@@ -234,6 +236,11 @@ class Placer:
         """The instances as this router sees them."""
         return self._core.seen(self._loop.time())
 
+    def room(self, model: str) -> int:
+        """Batch requests of the model that instances would take from this router now, beyond those that
+        wait."""
+        return self._core.room(model, self._loop.time())
+
     def report(self, sequence: int) -> control_pb2.RouterReport:
         """What to tell the controller; starts a new interval."""
         now = self._loop.time()
@@ -254,6 +261,7 @@ class Placer:
         self.tickets.heard(load, now)
         self.access.holds.heard(load, now)
         self._perform(self._core.load(instance_id, watch, load, now))
+        self.on_load()
 
     def _on_lost(self, instance_id: str, watch: int) -> None:
         now = self._loop.time()

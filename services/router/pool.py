@@ -81,7 +81,7 @@ class ModelPool:
             if one.held_until > now:
                 closed.add(one.instance_id)
                 until.append(one.held_until)
-            elif kind is RequestClass.BATCH and not self._has_credit(one, now):
+            elif kind is RequestClass.BATCH and self._credits(one, now) <= 0:
                 closed.add(one.instance_id)
             if not one.health.trusted:
                 ejected.append(one)
@@ -97,10 +97,19 @@ class ModelPool:
                     closed.add(one.instance_id)
         return Closed(frozenset(closed), min(until, default=None), panic)
 
-    def _has_credit(self, instance: TrackedInstance, now: float) -> bool:
+    def batch_credits(self, now: float) -> int:
+        """Batch requests that the instances open to them would take now, by their credits."""
+        closed = self.closed(RequestClass.BATCH, now).ids
+        return sum(
+            self._credits(one, now)
+            for key, one in self.instances.items()
+            if one.usable and one.role is not Role.INTERACTIVE and key not in closed
+        )
+
+    def _credits(self, instance: TrackedInstance, now: float) -> int:
         if now >= instance.credits_until:
-            return False
-        return instance.credits > self._reservations.batch_count(instance.instance_id)
+            return 0
+        return instance.credits - self._reservations.batch_count(instance.instance_id)
 
     def other_weights(self, request: PendingRequest) -> frozenset[str]:
         """Instances at which a resumed stream would not go on as it began."""

@@ -1,9 +1,13 @@
-"""Generate at the router: finds an instance and passes its messages on as the bytes that they are."""
+"""Generate at the router: finds an instance and passes its messages on as the bytes that they are.
+
+Where they go is a sink: the caller's RPC, or an item of a batch.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -18,7 +22,17 @@ from services.router.retries import Attempts, Retries
 from services.router.spans import RequestTrace
 from services.router.streams import ProxiedStream, Streams
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
+
+class Sink(Protocol):
+    """Takes the messages of an answer; a gRPC call's context is one."""
+
+    async def write(self, message: bytes, /) -> None:
+        """Takes a message; what waits here keeps the worker's next one from being read."""
+        ...
+
+    def time_remaining(self) -> float | None:
+        """Time until nobody wants the answer any more, in seconds; None: no limit."""
+        ...
 
 
 class WorkerStatusError(Exception):
@@ -56,27 +70,29 @@ class Proxy:
         wire: bytes,
         message: pb.GenerateRequest,
         request: PendingRequest,
-        context: Context,
+        sink: Sink,
         trace: RequestTrace,
+        attempts: Attempts | None = None,
     ) -> None:
-        """Streams the answer into `context`.
+        """Streams the answer into `sink`.
 
         Args:
             wire: the request as it came.
             message: the same, decoded and valid.
             request: the same, as the placement sees it.
-            context: of the call.
+            sink: takes the answer.
             trace: of the call.
+            attempts: counts what fails; None: nobody asks.
 
         Raises:
             ChironError: refused, or interrupted after the first message and not to be resumed.
             WorkerStatusError: the worker's own error.
         """
         delivered = Delivered(message)
-        attempts = self._retries.begin(first=message.attempt == 0)
+        attempts = attempts or self._retries.begin(first=message.attempt == 0)
         resumes = 0
         while True:
-            placement = await self._place(request, delivered, context)
+            placement = await self._place(request, delivered, sink)
             queued_s = self._time() - request.arrived
             attempt = message.attempt + attempts.made
             trace.placed(placement, attempt, queued_s)
@@ -99,7 +115,7 @@ class Proxy:
             # Of a field that occurs twice the last value counts, and lists add up, so that the prompt is not
             # encoded again.
             payload = wire + overlay.SerializeToString()
-            failed = await self._attempt(payload, message, request, placement, delivered, context, trace)
+            failed = await self._attempt(payload, message, request, placement, delivered, sink, trace)
             if failed is None:
                 return
             if delivered.complete:
@@ -119,9 +135,9 @@ class Proxy:
             version = request.spec_version or placement.spec_version or delivered.spec_version
             request.resume(version, self._time())
 
-    async def _place(self, request: PendingRequest, delivered: Delivered, context: Context) -> Placement:
+    async def _place(self, request: PendingRequest, delivered: Delivered, sink: Sink) -> Placement:
         try:
-            return await self._placer.place(request, context.time_remaining())
+            return await self._placer.place(request, sink.time_remaining())
         except ChironError as error:
             if delivered.begun and error.reason in _NO_PLACE:
                 text = f"the stream broke and found no instance: {error.message}"
@@ -143,7 +159,7 @@ class Proxy:
         request: PendingRequest,
         placement: Placement,
         delivered: Delivered,
-        context: Context,
+        sink: Sink,
         trace: RequestTrace,
     ) -> _Failed | None:
         """One try; None: the answer is complete."""
@@ -152,10 +168,10 @@ class Proxy:
             self._placer.failed(request, placement, Blame.NONE)
             return _Failed(None, Blame.NONE)
         link.enter()
-        call = link.generate(wire, timeout=context.time_remaining(), metadata=trace.headers)
+        call = link.generate(wire, timeout=sink.time_remaining(), metadata=trace.headers)
         stream = self._streams.open(call, placement.instance_id)
         try:
-            await self._forward(stream, delivered, message, request, placement, context, trace)
+            await self._forward(stream, delivered, message, request, placement, sink, trace)
         except grpc.aio.AioRpcError as error:
             verdict = judge(error.code(), reason_of(error), delivered=stream.delivered)
             if verdict is Verdict.PASS_ON:
@@ -189,10 +205,10 @@ class Proxy:
         message: pb.GenerateRequest,
         request: PendingRequest,
         placement: Placement,
-        context: Context,
+        sink: Sink,
         trace: RequestTrace,
     ) -> None:
-        time, write, keep = self._time, context.write, delivered.add
+        time, write, keep = self._time, sink.write, delivered.add
         chunks = stream.call.__aiter__()
         first = await anext(chunks, None)
         if first is None:

@@ -66,6 +66,8 @@ class PendingRequest:
     """Its own, the model's defaults for what it leaves open."""
     deadline: float | None = None
     """Monotonic time by which its whole result is wanted, in seconds: it waits no longer. None: no limit."""
+    patient: bool = False
+    """Whether it waits on past its deadline."""
     excluded_ids: Sequence[str] = ()
     """Instances that the client has found unusable for it."""
     sequence: int = 0

@@ -37,7 +37,7 @@ class Retries:
 class Attempts:
     """Those of one request."""
 
-    __slots__ = ("_retries", "broke", "failed", "made")
+    __slots__ = ("_retries", "broke", "failed", "faults", "made")
 
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
@@ -45,6 +45,8 @@ class Attempts:
         """Calls to instances that have ended without an answer."""
         self.failed = 0
         """Those of them that count towards the most attempts."""
+        self.faults = 0
+        """Instances that were lost or failed while they had the request."""
         self.broke = False
         """Whether the budget stopped it."""
 
@@ -56,6 +58,7 @@ class Attempts:
         after a new token (`progressed`) is the first of its own: what goes on from there repeats no work.
         """
         self.made += 1
+        self.faults += blame in (Blame.FAULT, Blame.UNREACHABLE)
         if progressed:
             self.failed = 1
             return self.failed < self._retries.max_attempts

@@ -1,1 +1,1 @@
-"""Batches at the router: BatchService over the durable queue."""
+"""Batches at the router: BatchService over the durable queue, and the work on it."""

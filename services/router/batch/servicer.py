@@ -49,6 +49,8 @@ class BatchDoor:
     describe: Describe
     has_table: Callable[[], bool]
     """Whether there is a table yet."""
+    accepted: Callable[[BatchKey], None] = lambda _: None
+    """Told of each batch that was sealed here."""
     silence_s: float = 60.0
     """A submitter that sends nothing for this long is ended, in seconds."""
     stall_s: float = 60.0
@@ -112,7 +114,9 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
             submission = Submission(
                 door.queue, door.limits, door.models, caller.tenant, silence_s=door.silence_s
             )
-            return pb.SubmitBatchResponse(batch=self._told(door, await submission.run(messages)))
+            batch = await submission.run(messages)
+            door.accepted((batch.tenant, batch.batch_id))
+            return pb.SubmitBatchResponse(batch=self._told(door, batch))
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: Context) -> pb.GetBatchResponse:
         """A batch as it stands."""

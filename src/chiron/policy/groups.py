@@ -1,19 +1,17 @@
 """Request groups: batch requests with similar deadlines, first come first served within the group.
 
-The idea of groups is the paper's (arXiv 2501.08090) and QLM's (arXiv 2407.00047); the clustering is
-reconstructed. Deadlines fall into cells of `width_s`; a group is a run of neighbouring occupied cells within
-one span of `cells_per_span` cells. That is single-linkage clustering with a bounded spread: it does not
-depend on the order of arrival, and a steady stream of deadlines does not chain into one endless group.
+The idea of groups is the paper's (arXiv 2501.08090) and QLM's (arXiv 2407.00047); the clustering
+(`chiron.policy.deadline_cells`) is reconstructed.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from chiron.policy.deadline_cells import DeadlineCells
 from chiron.policy.snapshots import BatchBacklog
 
 
@@ -65,14 +63,7 @@ class RequestGroups:
 
     def __init__(self, width_s: float = 30.0, cells_per_span: int = 4) -> None:
         """width_s: cell width in seconds, > 0. Raises ValueError naming what is out of range."""
-        if not width_s > 0:
-            raise ValueError(f"width_s must be positive, got {width_s}")
-        if cells_per_span < 1:
-            raise ValueError(f"cells_per_span must be at least 1, got {cells_per_span}")
-        self._width_s = width_s
-        self._span = cells_per_span
-        self._cells: dict[int, _Cell] = {}
-        self._occupied: list[int] = []
+        self._cells = DeadlineCells(_Cell, width_s, cells_per_span)
         self._where: dict[Hashable, tuple[int, int, int]] = {}
         self._added = 0
 
@@ -90,11 +81,8 @@ class RequestGroups:
             raise ValueError(f"request {request.request_id!r} waits already")
         if not math.isfinite(request.deadline_s):
             raise ValueError(f"deadline_s of {request.request_id!r} must be finite, got {request.deadline_s}")
-        index = math.floor(request.deadline_s / self._width_s)
-        cell = self._cells.get(index)
-        if cell is None:
-            cell = self._cells[index] = _Cell()
-            insort(self._occupied, index)
+        index = self._cells.index(request.deadline_s)
+        cell = self._cells.occupy(index)
         self._added += 1
         self._where[request.request_id] = (index, self._added, request.prompt_tokens)
         heapq.heappush(cell.by_arrival, (request.arrived_s, request.place, self._added, request))
@@ -109,21 +97,20 @@ class RequestGroups:
         cell.requests -= 1
         cell.prompt_tokens -= prompt_tokens
         if not cell.requests:
-            del self._cells[index]
-            del self._occupied[bisect_left(self._occupied, index)]
+            self._cells.vacate(index)
         elif len(cell.by_arrival) + len(cell.by_deadline) > 4 * cell.requests + 64:
             cell.by_arrival = self._living(cell.by_arrival)
             cell.by_deadline = self._living(cell.by_deadline)
 
     def peek(self) -> GroupedRequest | None:
         """The next to run: the first come of the group with the earliest deadline; None: nothing waits."""
-        heads = (self._head(self._cells[index].by_arrival) for index in next(self._runs(), ()))
+        heads = (self._head(self._cells[index].by_arrival) for index in next(self._cells.runs(), ()))
         first = min(heads, default=None, key=_order)
         return first[3] if first else None
 
     def oldest(self) -> GroupedRequest | None:
         """Who came first of all groups; None: nothing waits. O(cells)."""
-        heads = (self._head(cell.by_arrival) for cell in self._cells.values())
+        heads = (self._head(cell.by_arrival) for cell in self._cells.cells())
         first = min(heads, default=None, key=_order)
         return first[3] if first else None
 
@@ -136,9 +123,9 @@ class RequestGroups:
 
     def ahead(self, deadline_s: float) -> int:
         """Requests that go before a new one with this deadline: earlier groups and its own. O(cells)."""
-        index = math.floor(deadline_s / self._width_s)
+        index = self._cells.index(deadline_s)
         found = 0
-        for run in self._runs():
+        for run in self._cells.runs():
             if run[0] > index:
                 break
             found += sum(self._cells[each].requests for each in run)
@@ -146,7 +133,7 @@ class RequestGroups:
 
     def groups(self) -> tuple[RequestGroup, ...]:
         """The groups in the order of their deadlines."""
-        return tuple(self._group(run) for run in self._runs())
+        return tuple(self._group(run) for run in self._cells.runs())
 
     def backlog(self, now_s: float) -> tuple[BatchBacklog, ...]:
         """The same as a snapshot tells it, deadlines counted from `now_s`."""
@@ -154,16 +141,6 @@ class RequestGroups:
             BatchBacklog(group.earliest_deadline_s - now_s, group.requests, group.prompt_tokens)
             for group in self.groups()
         )
-
-    def _runs(self) -> Iterator[list[int]]:
-        run: list[int] = []
-        for index in self._occupied:
-            if run and (index != run[-1] + 1 or index // self._span != run[-1] // self._span):
-                yield run
-                run = []
-            run.append(index)
-        if run:
-            yield run
 
     def _group(self, run: list[int]) -> RequestGroup:
         cells = [self._cells[index] for index in run]
