@@ -14,7 +14,7 @@ from services.router.holds import LookasideHolds
 from services.router.request import PendingRequest, Placement
 
 _PROMPT_SLACK, _PROMPT_FLOOR = 4, 256
-"""A prompt may be this much longer than its caller estimated: a token is one byte of text or more."""
+"""A prompt may be this much longer than estimated: a token is one byte of text or more."""
 _MOST = 2**32 - 1
 """What a ticket's field holds."""
 
@@ -69,7 +69,7 @@ class Access:
         self.holds.expire(now)
         request.tenant = tenant.name
         request.max_tokens = metered_max_tokens(tenant.quota, request.max_tokens)
-        if tenant.quota.tokens_per_min and request.lookaside:
+        if tenant.quota.tokens_per_min:
             request.max_prompt_tokens = min(_PROMPT_SLACK * request.prompt_tokens + _PROMPT_FLOOR, _MOST)
         account = self._accounts.get(tenant.name)
         if account is None:

@@ -43,6 +43,8 @@ class CoreSettings:
     retry_pause_s: float
     ticket_ttl_s: float
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
+    tell_models: bool = True
+    """Name the models that there are to whoever asks for another one; tenants must not know all of them."""
 
 
 class RouterCore:
@@ -159,7 +161,7 @@ class RouterCore:
             request.sequence = self._arrivals
             if request.resumed_at is not None:
                 # Its caller is in the midst of an answer, and a slot was its own before.
-                request.sequence, request.admitted = self._arrivals - _AHEAD, True
+                request.sequence = self._arrivals - _AHEAD
             self._admit(request, now, out)
             return out
         # The same request again: its ticket will not be used, and it is no newcomer.
@@ -363,7 +365,7 @@ class RouterCore:
             )
         routed = self.table.models.get(name)
         if routed is None:
-            return refusals.unknown_model(name, self.table.models)
+            return refusals.unknown_model(name, self.table.models if self._settings.tell_models else None)
         model = self._models.get(name)
         if routed.failed and not (model is not None and model.views()):
             return refusals.failed_model(routed)

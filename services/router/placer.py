@@ -54,6 +54,7 @@ class Placer:
                 retry_pause_s=config.retry_pause_s,
                 ticket_ttl_s=config.ticket_ttl_s,
                 ejection=config.ejection,
+                tell_models=not config.auth.require,
             ),
             load_dispatcher(config.dispatcher),
             random.Random(),

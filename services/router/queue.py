@@ -8,6 +8,8 @@ from chiron.policy.words import RequestClass
 from services.router.backlog import Backlog
 from services.router.request import PendingRequest
 
+_MORE_RESUMED = 16
+"""How many times the limit may wait to go on from delivered tokens."""
 _STALE = 16
 """Entries of requests that have left which a heap may hold in any case."""
 
@@ -19,7 +21,8 @@ class QueueFullError(Exception):
 class WaitingQueue:
     """Requests ordered by class (interactive first), priority (lower first) and arrival.
 
-    The limit is each class's own, so that a pile of batch requests keeps no interactive one out.
+    The limit is each class's own, so that a pile of batch requests keeps no interactive one out. It is higher
+    for those that go on from delivered tokens, as they were let in before; but anybody can say so.
     push and pop are O(log n), amortised; so is remove of a batch request, one of an interactive one is O(1)
     amortised. The heaps hold at most twice as many entries as requests wait, and a few.
     """
@@ -32,6 +35,8 @@ class WaitingQueue:
         }
         self.resumed: set[PendingRequest] = set()
         """Those that wait to go on from delivered tokens on certain weights."""
+        self.ahead = 0
+        """How many of them go on from delivered tokens."""
         self._live: dict[RequestClass, set[PendingRequest]] = {kind: set() for kind in RequestClass}
         self.backlog = Backlog()
         """The batch requests that wait, in groups."""
@@ -57,9 +62,14 @@ class WaitingQueue:
             QueueFullError: the limit of its class is reached.
         """
         heap, live = self._heaps[request.request_class], self._live[request.request_class]
-        if not readmit and len(live) >= self._limit:
+        if request.resumed_at is None:
+            full = len(live) >= self._limit
+        else:
+            full = self.ahead >= _MORE_RESUMED * self._limit
+        if full and not readmit:
             raise QueueFullError
         live.add(request)
+        self.ahead += request.resumed_at is not None
         if request.spec_version:
             self.resumed.add(request)
         if request.request_class is RequestClass.BATCH:
@@ -83,6 +93,7 @@ class WaitingQueue:
         if request not in live:
             return False
         live.remove(request)
+        self.ahead -= request.resumed_at is not None
         heap = self._heaps[request.request_class]
         if len(heap) > 2 * len(live) + _STALE:
             heap[:] = [entry for entry in heap if entry[3] in live]

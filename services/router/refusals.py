@@ -10,8 +10,10 @@ from chiron.rpc.errors import ChironError, Reason
 _MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0
 
 
-def unknown_model(name: str, known: Iterable[str]) -> ChironError:
-    """NOT_FOUND that names the models there are."""
+def unknown_model(name: str, known: Iterable[str] | None) -> ChironError:
+    """NOT_FOUND that names the models there are; None: they are nobody's business."""
+    if known is None:
+        return ChironError(Reason.MODEL_NOT_FOUND, f"unknown model {name!r}: it is not applied")
     names = ", ".join(sorted(known))
     there = f"models are {names}" if names else "no model is applied"
     return ChironError(Reason.MODEL_NOT_FOUND, f"unknown model {name!r}: {there}")

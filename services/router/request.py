@@ -9,12 +9,8 @@ from chiron.auth.quotas import Hold
 from chiron.policy.dispatch import Decision
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError
-from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.router.reservations import Reservation
-
-_CHARACTERS_PER_TOKEN = 4
-"""English text on common tokenizers; only a tie-break rests on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +135,3 @@ Instruction = Place | Refuse | OpenWatch | CloseWatch | Abandon | Ended
 def request_class(value: types_pb2.RequestClass.ValueType) -> RequestClass:
     """The class of a request; unspecified is interactive."""
     return RequestClass.BATCH if value == types_pb2.REQUEST_CLASS_BATCH else RequestClass.INTERACTIVE
-
-
-def estimated_prompt_tokens(request: pb.GenerateRequest) -> int:
-    """Prompt length in tokens: exact for token ids, else by the length of the text."""
-    kind = request.WhichOneof("input")
-    if kind == "prompt_token_ids":
-        return len(request.prompt_token_ids.ids)
-    if kind == "prompt":
-        return len(request.prompt) // _CHARACTERS_PER_TOKEN + 1
-    return sum(len(message.content) for message in request.chat.messages) // _CHARACTERS_PER_TOKEN + 1

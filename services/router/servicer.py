@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import grpc
 
+from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Reason, abort, reason_of
@@ -18,7 +19,7 @@ from services.router.access import leave
 from services.router.demand import Tally
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
-from services.router.request import PendingRequest, estimated_prompt_tokens, request_class
+from services.router.request import PendingRequest, request_class
 from services.router.route import Lookaside
 from services.router.spans import RequestTrace
 
@@ -74,7 +75,7 @@ class InferenceServicer:
             violations = check_generate(message)
             if violations:
                 raise ChironError.invalid(violations)
-            request = self._pending(message, arrived, estimated_prompt_tokens(message))
+            request = self._pending(message, arrived, estimate_prompt_tokens(message))
             request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
             if message.resume.delivered_token_ids:
                 request.resume(message.resume.origin.spec_version, arrived)

@@ -85,11 +85,13 @@ class TicketDesk:
         else:
             ticket, mac = open_signed(request.ticket, self._ring)
         self._check_instance(ticket)
+        # One instant for both: a ticket that lapses in between would be in time, and forgotten as used.
+        now_ms = self.clock_ms
         if mac:
-            self._check_time(ticket)
+            self._check_time(ticket, now_ms)
         check_scope(request, ticket)
         if mac:
-            self._use(ticket, mac)
+            self._use(ticket, mac, now_ms)
         return ticket
 
     def _need_keys(self) -> None:
@@ -104,15 +106,15 @@ class TicketDesk:
                 f"this is {self._instance_id} incarnation {self._incarnation}",
             )
 
-    def _check_time(self, ticket: worker_pb2.Ticket) -> None:
-        late_ms = self.clock_ms - ticket.expires_at_ms
+    def _check_time(self, ticket: worker_pb2.Ticket, now_ms: float) -> None:
+        late_ms = now_ms - ticket.expires_at_ms
         if late_ms > 0:
             self._on_expired()
             raise ChironError(Reason.TICKET_EXPIRED, f"the ticket expired {late_ms:.0f} ms ago")
 
-    def _use(self, ticket: worker_pb2.Ticket, mac: bytes) -> None:
+    def _use(self, ticket: worker_pb2.Ticket, mac: bytes, now_ms: float) -> None:
         try:
-            fresh = self._used.use(mac, ticket.expires_at_ms, self.clock_ms)
+            fresh = self._used.use(mac, ticket.expires_at_ms, now_ms)
         except ReplayMemoryFullError:
             text = "this worker remembers as many used tickets as it can"
             raise ChironError(Reason.RETRY_ELSEWHERE, text) from None

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from chiron.batch import wire
 from chiron.batch.records import Claim, ItemState, Outcome, Return, Session
+from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.policy.work_units import Taken
 from chiron.rpc.errors import ChironError, Reason
@@ -20,7 +21,7 @@ from services.router.batch.settings import BatchSettings
 from services.router.batch.verdicts import Then, Verdict, verdict
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
-from services.router.request import PendingRequest, estimated_prompt_tokens
+from services.router.request import PendingRequest
 from services.router.retries import Retries
 from services.router.spans import RequestTrace
 
@@ -158,7 +159,7 @@ class ItemRunner:
             request_class=RequestClass.BATCH,
             arrived=now,
             priority=asked.priority,
-            prompt_tokens=claim.prompt_tokens or estimated_prompt_tokens(asked),
+            prompt_tokens=claim.prompt_tokens or estimate_prompt_tokens(asked),
             adapter=asked.adapter,
             max_tokens=asked.sampling.max_tokens,
             choices=max(1, asked.sampling.n),

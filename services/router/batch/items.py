@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from chiron.auth.access import check_allowed
 from chiron.batch import wire
 from chiron.batch.records import Limits, NewItem
+from chiron.client.request import estimate_prompt_tokens
 from chiron.internal.v1 import control_pb2
 from chiron.requests.validation import Violation, check_generate
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2, inference_pb2, types_pb2
 from chiron.v1 import batch_pb2 as pb
-from services.router.request import estimated_prompt_tokens
 
 _LONGEST_ID = 128
 _MOST_VERDICTS = 1024
@@ -85,7 +85,7 @@ class ItemChecker:
                     index=item.index,
                     custom_id=custom_id,
                     model=request.model,
-                    prompt_tokens=estimated_prompt_tokens(request),
+                    prompt_tokens=estimate_prompt_tokens(request),
                     max_tokens=request.sampling.max_tokens * max(1, request.sampling.n),
                     body=body,
                 )

@@ -7,7 +7,13 @@ import random
 import pytest
 
 from chiron.auth.clock import PeerClock
+from chiron.auth.keys import KeyRing
 from chiron.auth.replay import ReplayMemoryFullError, UsedTickets
+from chiron.auth.tickets import sign
+from chiron.internal.v1 import worker_pb2
+from chiron.rpc.errors import ChironError, Reason
+from chiron.v1 import inference_pb2 as pb
+from services.worker.tickets import TicketDesk
 
 
 def test_nothing_is_known_before_the_first_reading() -> None:
@@ -58,3 +64,16 @@ def test_a_full_memory_refuses_rather_than_forgets() -> None:
         used.use(b"c", 10.0, 0.0)
     assert not used.use(b"a", 10.0, 0.0)
     assert used.use(b"c", 30.0, 11.0)
+
+
+def test_a_ticket_that_lapses_while_it_is_checked_counts_once_all_the_same() -> None:
+    ring = KeyRing.draw()
+    now = iter([0.0, 1.0, *(2.0 + microseconds * 1e-6 for microseconds in range(100))])
+    desk = TicketDesk("i", 1, required=True, on_expired=lambda: None, clock=lambda: next(now))
+    desk.set_keys(ring)
+    ticket = worker_pb2.Ticket(request_id="r", model="m", instance_id="i", incarnation=1, expires_at_ms=2000)
+    request = pb.GenerateRequest(request_id="r", model="m", ticket=sign(ticket, ring))
+    assert desk.check(request, from_router=False) is not None
+    with pytest.raises(ChironError) as caught:
+        desk.check(request, from_router=False)
+    assert caught.value.reason is Reason.TICKET_USED

@@ -186,13 +186,27 @@ def test_an_argument_that_does_not_exist_is_named():
         ({"prompt": "x" * 8}, 2),
         ({"prompt": "x" * 9}, 3),
         ({"prompt": "é" * 8}, 4),
-        ({"messages": [Message("user", "x" * 6), Message("user", "x" * 6)]}, 3),
+        ({"messages": [Message("user", "x" * 6), Message("user", "x" * 6)]}, 3 + 2 * 4),
     ],
 )
 def test_the_router_learns_the_prompts_length_exactly_for_ids_and_by_bytes_for_text(options, tokens):
     request = build_request(model="toy", **options)
     assert estimate_prompt_tokens(request) == tokens
     assert route_request(request).prompt_tokens == tokens
+
+
+def test_all_of_a_chat_that_a_template_may_render_counts_towards_its_length():
+    plain = estimate_prompt_tokens(build_request(model="toy", messages=[Message("user", "x")]))
+    long = "y" * 4000
+    for more in (
+        {"tools": [{"type": "function", "function": {"description": long}}]},
+        {"template_kwargs": {"document": long}},
+        {"messages": [Message("user", "x", name=long)]},
+        {"messages": [Message("assistant", "x", tool_calls=({"arguments": long},))]},
+        {"messages": [Message("user", "")] * 250},
+    ):
+        request = build_request(**{"model": "toy", "messages": [Message("user", "x")], **more})
+        assert 990 <= estimate_prompt_tokens(request) - plain < 1050, more
 
 
 @pytest.mark.parametrize(

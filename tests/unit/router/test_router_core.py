@@ -404,3 +404,32 @@ def test_the_same_controller_is_believed_when_it_lists_nothing() -> None:
     [refused] = rig.submit("r")[1]
     assert isinstance(refused, Refuse)
     assert refused.error.message == "unknown model 'm': no model is applied"
+
+
+def test_whoever_says_that_it_goes_on_is_let_in_before_others_but_not_without_end() -> None:
+    rig = Rig("a", queue_limit=1)
+    rig.load("a", running=1)
+    assert rig.submit("waits")[1] == []
+    resumed = [rig.submit(f"r-{n}", resumed_at=0.0)[1] for n in range(17)]
+    assert resumed[:16] == [[]] * 16
+    [refused] = resumed[16]
+    assert isinstance(refused, Refuse)
+    assert refused.error.reason is Reason.QUEUE_FULL
+    assert placed(rig.load("a"))[0][0] == "r-0"
+
+
+def test_a_resumed_stream_that_leaves_makes_room_for_the_next() -> None:
+    rig = Rig("a", queue_limit=1)
+    rig.load("a", running=1)
+    waiting = [rig.submit(f"r-{n}", resumed_at=0.0)[0] for n in range(16)]
+    rig.core.cancel(waiting[0])
+    assert rig.submit("r-16", resumed_at=0.0)[1] == []
+
+
+def test_where_callers_are_tenants_other_models_are_not_named() -> None:
+    settings = CoreSettings(10, worker_queue=0, retry_pause_s=PAUSE_S, ticket_ttl_s=TTL_S, tell_models=False)
+    core = RouterCore(settings, LeastExpectedWait())
+    core.snapshot(table("a"), 0.0)
+    [refused] = core.submit(PendingRequest("r", "n", RequestClass.INTERACTIVE, 0.0), 0.0)
+    assert isinstance(refused, Refuse)
+    assert refused.error.message == "unknown model 'n': it is not applied"

@@ -37,6 +37,9 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _BYTES_PER_TOKEN = 4
 """UTF-8 bytes in a token of English text under today's tokenizers; the router needs no more than a guess."""
 
+_TOKENS_AROUND_MESSAGE = 4
+"""Role and separators, in today's chat templates."""
+
 _SAMPLING = frozenset(get_type_hints(SamplingOptions))
 _KNOWN = frozenset(get_type_hints(RequestOptions))
 _CLASSES = {
@@ -105,15 +108,21 @@ def route_request(request: pb.GenerateRequest) -> pb.RouteRequest:
 
 
 def estimate_prompt_tokens(request: pb.GenerateRequest) -> int:
-    """Length of the prompt in tokens: exact for token ids, a guess from UTF-8 bytes for text."""
+    """Length of the prompt in tokens: exact for token ids, a guess from UTF-8 bytes for text.
+
+    Of a chat, all counts that a template may render, and what it puts around each message.
+    """
     kind = request.WhichOneof("input")
     if kind == "prompt_token_ids":
         return len(request.prompt_token_ids.ids)
     if kind == "prompt":
-        size = len(request.prompt.encode())
-    else:
-        size = sum(len(message.content.encode()) for message in request.chat.messages)
-    return max(1, -(-size // _BYTES_PER_TOKEN))
+        return max(1, -(-len(request.prompt.encode()) // _BYTES_PER_TOKEN))
+    chat = request.chat
+    size = chat.template_kwargs.ByteSize() + sum(tool.ByteSize() for tool in chat.tools)
+    for message in chat.messages:
+        size += len(message.content.encode()) + len(message.name.encode()) + len(message.tool_call_id)
+        size += sum(call.ByteSize() for call in message.tool_calls)
+    return max(1, -(-size // _BYTES_PER_TOKEN)) + _TOKENS_AROUND_MESSAGE * len(chat.messages)
 
 
 def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
