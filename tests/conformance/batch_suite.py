@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.conformance.batch_ending import BatchEndingSuite
 from tests.conformance.batch_reading import BatchReadingSuite
 from tests.conformance.batch_receiving import BatchReceivingSuite
+from tests.conformance.batch_walks import BatchWalksSuite
 from tests.conformance.batch_working import BatchWorkingSuite
 
 
-class BatchQueueSuite(BatchReceivingSuite, BatchWorkingSuite, BatchEndingSuite, BatchReadingSuite):
+class BatchQueueSuite(
+    BatchReceivingSuite, BatchWorkingSuite, BatchEndingSuite, BatchReadingSuite, BatchWalksSuite
+):
     """The contract of chiron.batch.contract.BatchQueue."""

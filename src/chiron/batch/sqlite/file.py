@@ -8,19 +8,14 @@ from chiron.batch.contract import RefusedError
 from chiron.batch.sqlite.clock import QueueClock
 from chiron.batch.sqlite.failures import translate
 from chiron.batch.sqlite.lock import FileLock
+from chiron.batch.sqlite.log import CHECKPOINT_PAGES, LARGE_LOG_BYTES
 from chiron.batch.sqlite.schema import OLDEST_SQLITE, check, prepare
 
 BUSY_MS = 5_000
 """How long a write waits for another program that writes to the file, as `sqlite3` at a shell may."""
 
-CHECKPOINT_PAGES = 4_000
-"""Size of the log, in pages of 4 KiB, from which on it is carried over into the file."""
-
-KEPT_LOG_BYTES = 64 << 20
-"""The log's file is cut to this size once it has been carried over."""
-
-CACHE_KIB = 16_384
-"""Of each connection."""
+WRITER_CACHE_KIB = 32_768
+READER_CACHE_KIB = 4_096
 
 
 class QueueFile:
@@ -51,7 +46,7 @@ class QueueFile:
             self._lock.release()
             raise
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, cache_kib: int = READER_CACHE_KIB) -> sqlite3.Connection:
         """A connection of its own. Raises sqlite3.Error."""
         db = sqlite3.connect(
             self.path,
@@ -64,8 +59,8 @@ class QueueFile:
             "journal_mode = WAL",
             "synchronous = FULL",
             f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-            f"journal_size_limit = {KEPT_LOG_BYTES}",
-            f"cache_size = -{CACHE_KIB}",
+            f"journal_size_limit = {LARGE_LOG_BYTES}",
+            f"cache_size = -{cache_kib}",
             "temp_store = MEMORY",
             "secure_delete = FAST",
         ):

@@ -25,10 +25,10 @@ from chiron.batch.records import (
     TenantUsage,
     Unit,
 )
-from chiron.batch.sqlite import reading, receiving, sweeping, working
+from chiron.batch.sqlite import batches, reading, receiving, sweeping, working
 from chiron.batch.sqlite.changes import Changes
 from chiron.batch.sqlite.clock import QueueClock
-from chiron.batch.sqlite.file import QueueFile
+from chiron.batch.sqlite.file import WRITER_CACHE_KIB, QueueFile
 from chiron.batch.sqlite.readers import Readers
 from chiron.batch.sqlite.writer import Writer
 
@@ -45,7 +45,7 @@ class SqliteBatchQueue(BatchQueue):
         self._file = file
         self._clock = clock
         self._changes = Changes()
-        self._writer = Writer(file.connect, file.path, clock, limits, self._changes.tell)
+        self._writer = Writer(file.connect(WRITER_CACHE_KIB), file.path, clock, limits, self._changes.tell)
         self._readers = Readers(file.connect, file.path)
         self._closed = False
 
@@ -69,7 +69,7 @@ class SqliteBatchQueue(BatchQueue):
 
     async def create(self, batch: NewBatch, limits: TenantLimits = UNLIMITED) -> Batch:
         """See BatchQueue."""
-        return await self._writer.write(partial(receiving.create, batch=batch, limits=limits))
+        return await self._writer.write(partial(batches.create, batch=batch, limits=limits))
 
     async def append(
         self, batch: BatchKey, items: Sequence[NewItem], limits: TenantLimits = UNLIMITED
@@ -79,15 +79,15 @@ class SqliteBatchQueue(BatchQueue):
 
     async def seal(self, batch: BatchKey, items: int) -> Batch:
         """See BatchQueue."""
-        return await self._writer.write(partial(receiving.seal, key=batch, items=items))
+        return await self._writer.write(partial(batches.seal, key=batch, items=items))
 
     async def discard(self, batch: BatchKey) -> None:
         """See BatchQueue."""
-        await self._writer.write(partial(receiving.discard, key=batch))
+        await self._writer.write(partial(batches.discard, key=batch))
 
     async def get(self, batch: BatchKey) -> Batch:
         """See BatchQueue."""
-        return await self._readers.read(partial(receiving.read, key=batch))
+        return await self._readers.read(partial(batches.read, key=batch))
 
     async def page(
         self, tenant: str, *, limit: int, token: str = "", open_only: bool = False
@@ -125,11 +125,11 @@ class SqliteBatchQueue(BatchQueue):
 
     async def cancel(self, batch: BatchKey) -> Batch:
         """See BatchQueue."""
-        return await self._writer.write(partial(receiving.cancel, key=batch))
+        return await self._writer.write(partial(batches.cancel, key=batch))
 
     async def delete(self, batch: BatchKey) -> None:
         """See BatchQueue."""
-        await self._writer.write(partial(receiving.delete, key=batch))
+        await self._writer.write(partial(batches.delete, key=batch))
 
     async def begin_session(self, owner: str, ttl_s: float) -> Session:
         """See BatchQueue."""

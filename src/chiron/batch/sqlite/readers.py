@@ -49,7 +49,8 @@ class Readers:
             try:
                 return query(db)
             finally:
-                db.execute("COMMIT")
+                if db.in_transaction:
+                    db.execute("COMMIT")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 

@@ -124,6 +124,37 @@ def to_batch(db: sqlite3.Connection, row: BatchRow) -> Batch:
     )
 
 
+class ItemRow(NamedTuple):
+    """What every write reads of an item, its columns in this order."""
+
+    id: int
+    unit: int
+    state: int
+    custom_id: str
+    prompt_tokens: int
+    max_tokens: int
+    size: int
+    """Bytes of body and failure."""
+    saved: int
+    """Bytes of the checkpoint."""
+    attempts: int
+    fence: int
+    digest: bytes
+
+    @property
+    def batch(self) -> int:
+        """The number of its batch."""
+        return self.id >> INDEX_BITS
+
+    @property
+    def place(self) -> int:
+        """Its place in the batch."""
+        return self.id & INDEX_MASK
+
+
+ITEM_COLUMNS = ", ".join(ItemRow._fields)
+
+
 def digest(
     index: int,
     custom_id: str,

@@ -76,7 +76,7 @@ _FIRST = (
     "CREATE INDEX sessions_by_lapse ON sessions (lapses)",
     """CREATE TABLE items (
         id INTEGER PRIMARY KEY,
-        unit INTEGER, state INTEGER NOT NULL, custom_id TEXT NOT NULL,
+        unit INTEGER NOT NULL, state INTEGER NOT NULL, custom_id TEXT NOT NULL,
         prompt_tokens INTEGER NOT NULL, max_tokens INTEGER NOT NULL,
         digest BLOB NOT NULL, size INTEGER NOT NULL,
         saved INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from chiron.batch.records import ItemState, Swept
-from chiron.batch.sqlite.receiving import fail_invalid, forget
-from chiron.batch.sqlite.rows import COLUMNS, INDEX_MASK, BatchRow, row_id
-from chiron.batch.sqlite.schema import DELAYED, ENDED, QUEUED
-from chiron.batch.sqlite.transaction import ITEM_COLUMNS, Ending, ItemRow, Transaction
-from chiron.batch.sqlite.working import release
+import sqlite3
 
-SLICE = 1_000
-"""Items that a round changes of each kind."""
+from chiron.batch.records import ItemState, Swept
+from chiron.batch.sqlite.batches import fail_invalid, forget
+from chiron.batch.sqlite.failures import is_damage
+from chiron.batch.sqlite.rows import COLUMNS, INDEX_MASK, ITEM_COLUMNS, BatchRow, ItemRow, row_id
+from chiron.batch.sqlite.schema import DELAYED, ENDED, QUEUED
+from chiron.batch.sqlite.transaction import SLICE, SLICE_BYTES, Ending, Transaction
+from chiron.batch.sqlite.working import release
 
 SCANNED = 10_000
 """Items that a round looks at, of a cancelled batch."""
@@ -76,20 +76,19 @@ def _cancel(tx: Transaction) -> tuple[bool, int]:
         return False, 0
     row = BatchRow._make(found)
     first = row_id(row.no, 0)
-    items = list(
-        map(ItemRow._make, tx.db.execute(_OF_BATCH, (first + row.swept, first | INDEX_MASK)).fetchall())
-    )
     endings: list[Ending] = []
-    swept = row.swept
-    for item in items:
-        if len(endings) == SLICE:
+    swept, size = row.swept, 0
+    for columns in tx.db.execute(_OF_BATCH, (first + row.swept, first | INDEX_MASK)):
+        if len(endings) == SLICE or size > SLICE_BYTES:
             break
+        item = ItemRow._make(columns)
         swept = item.place
         if item.state != ENDED:
             endings.append(Ending(item, ItemState.CANCELLED))
+            size += item.size
     tx.db.execute("UPDATE batches SET swept = ? WHERE no = ?", (swept, row.no))
     tx.end(endings)
-    return True, len(endings)
+    return swept > row.swept, len(endings)
 
 
 def _invalid(tx: Transaction) -> bool:
@@ -106,13 +105,17 @@ def _expire(tx: Transaction) -> tuple[bool, int]:
         return False, 0
     row = BatchRow._make(found)
     endings: list[Ending] = []
+    size = 0
     for (unit,) in tx.db.execute(_WAITING, (row.no,)).fetchall():
         for state in (QUEUED, DELAYED):
-            left = SLICE - len(endings)
-            rows = tx.db.execute(_OF_UNIT, (unit, state, left)).fetchall() if left else []
-            endings += [Ending(ItemRow._make(one), ItemState.EXPIRED) for one in rows]
+            for columns in tx.db.execute(_OF_UNIT, (unit, state, SLICE - len(endings))):
+                if size > SLICE_BYTES:
+                    break
+                item = ItemRow._make(columns)
+                endings.append(Ending(item, ItemState.EXPIRED))
+                size += item.size
     tx.end(endings)
-    return True, len(endings)
+    return bool(endings), len(endings)
 
 
 def _forget(tx: Transaction) -> int:
@@ -129,16 +132,36 @@ def _remove(tx: Transaction) -> bool:
     if found is None:
         return False
     (no,) = found
-    span = (row_id(no, 0), row_id(no, INDEX_MASK))
-    removed = 0
-    for table in ("items", "bodies", "checkpoints", "results"):
-        removed += tx.db.execute(
-            f"DELETE FROM {table} WHERE id IN"
-            f" (SELECT id FROM {table} WHERE id >= ? AND id <= ? ORDER BY id LIMIT {SLICE})",
-            span,
-        ).rowcount
+    try:
+        removed = sum(
+            _remove_from(tx, no, table, size)
+            for table, size in (
+                ("items", "0"),
+                ("bodies", "length(body) + length(failure)"),
+                ("checkpoints", "length(checkpoint)"),
+                ("results", "length(result)"),
+            )
+        )
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        # The rest stays where it is: the number of a batch is never given again.
+        removed = 0
     if not removed:
         tx.db.execute("DELETE FROM units WHERE batch = ?", found)
         tx.db.execute("DELETE FROM runs WHERE batch = ?", found)
         tx.db.execute("DELETE FROM doomed WHERE batch = ?", found)
     return True
+
+
+def _remove_from(tx: Transaction, no: int, table: str, size: str) -> int:
+    query = f"SELECT id, {size} FROM {table} WHERE id >= ? AND id <= ? ORDER BY id LIMIT {SLICE}"
+    keys: list[tuple[int]] = []
+    removed = 0
+    for key, length in tx.db.execute(query, (row_id(no, 0), row_id(no, INDEX_MASK))):
+        keys.append((key,))
+        removed += length
+        if removed > SLICE_BYTES:
+            break
+    tx.db.executemany(f"DELETE FROM {table} WHERE id = ?", keys)
+    return len(keys)

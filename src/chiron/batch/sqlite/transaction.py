@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from chiron.batch.records import BatchKey, BatchState, ItemState, Limits
+from chiron.batch.sqlite.content import drop_content
 from chiron.batch.sqlite.rows import (
-    INDEX_BITS,
-    INDEX_MASK,
+    ITEM_COLUMNS,
     BatchRow,
+    ItemRow,
     ResultRow,
     batch_by_key,
     batch_by_no,
@@ -39,38 +39,12 @@ _END_BATCH = "UPDATE batches SET state = ?, ended = ?, expires = ? WHERE no = ?"
 _INSERT_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _END_ITEM = """UPDATE items SET
     state = ?, fence = ?, number = ?, session = NULL, ready = NULL, size = 0, saved = 0 WHERE id = ?"""
-_DELETE_BODY = "DELETE FROM bodies WHERE id = ?"
-_DELETE_CHECKPOINT = "DELETE FROM checkpoints WHERE id = ?"
 
+SLICE = 1_000
+"""Items that a round of housekeeping changes of a kind."""
 
-class ItemRow(NamedTuple):
-    """What every write reads of an item, its columns in this order."""
-
-    id: int
-    unit: int | None
-    state: int
-    custom_id: str
-    prompt_tokens: int
-    max_tokens: int
-    size: int
-    """Bytes of body and failure."""
-    saved: int
-    """Bytes of the checkpoint."""
-    attempts: int
-    fence: int
-
-    @property
-    def batch(self) -> int:
-        """The number of its batch."""
-        return self.id >> INDEX_BITS
-
-    @property
-    def place(self) -> int:
-        """Its place in the batch."""
-        return self.id & INDEX_MASK
-
-
-ITEM_COLUMNS = ", ".join(ItemRow._fields)
+SLICE_BYTES = 32 << 20
+"""Bytes of them: no write holds up the others for long."""
 
 
 @dataclass(slots=True)
@@ -117,7 +91,7 @@ class Transaction:
         changed: batches that this write changes.
     """
 
-    __slots__ = ("_deltas", "_rows", "_units", "changed", "db", "limits", "now")
+    __slots__ = ("_deltas", "_found", "_rows", "_units", "changed", "db", "limits", "now")
 
     def __init__(self, db: sqlite3.Connection, now: float, limits: Limits) -> None:
         self.db = db
@@ -125,6 +99,7 @@ class Transaction:
         self.limits = limits
         self.changed: set[BatchKey] = set()
         self._rows: dict[int, BatchRow] = {}
+        self._found: dict[BatchKey, BatchRow] = {}
         self._deltas: dict[int, _Delta] = {}
         self._units: dict[int, list[int]] = {}
 
@@ -132,9 +107,9 @@ class Transaction:
 
     def find(self, key: BatchKey) -> BatchRow | None:
         """A batch by tenant and id."""
-        row = batch_by_key(self.db, key)
+        row = self._found.get(key) or batch_by_key(self.db, key)
         if row:
-            self._rows.setdefault(row.no, row)
+            self._found[key] = self._rows[row.no] = row
         return row
 
     def batch(self, no: int) -> BatchRow:
@@ -155,10 +130,8 @@ class Transaction:
             self.changed.add(row.key)
         return delta
 
-    def waits(self, unit: int | None, items: int, prompt_tokens: int, max_tokens: int) -> None:
+    def waits(self, unit: int, items: int, prompt_tokens: int, max_tokens: int) -> None:
         """Adds to what waits of a unit."""
-        if unit is None:
-            return
         sums = self._units.setdefault(unit, [0, 0, 0])
         sums[0] += items
         sums[1] += prompt_tokens
@@ -183,7 +156,6 @@ class Transaction:
         unheld = self.fences(1)[0] if any(ending.fence is None for ending in endings) else 0
         results: list[ResultRow] = []
         ended: list[tuple[int, int, int, int]] = []
-        saved: list[tuple[int]] = []
         for ending in endings:
             item = ending.item
             batch = self.batch(item.batch)
@@ -218,13 +190,9 @@ class Transaction:
             )
             fence = unheld if ending.fence is None else ending.fence
             ended.append((ENDED, fence, delta.results, item.id))
-            if item.saved:
-                saved.append((item.id,))
         self.db.executemany(_INSERT_RESULT, results)
         self.db.executemany(_END_ITEM, ended)
-        self.db.executemany(_DELETE_BODY, [(row[3],) for row in ended])
-        if saved:
-            self.db.executemany(_DELETE_CHECKPOINT, saved)
+        drop_content(self.db, [ending.item for ending in endings])
 
     def _left(self, item: ItemRow, delta: _Delta) -> None:
         if item.state == RUNNING:
@@ -267,6 +235,7 @@ class Transaction:
         for unit, waiting in self._units.items():
             db.execute(_ADD_TO_UNIT, (*waiting, unit))
         self._rows.clear()
+        self._found.clear()
         self._deltas.clear()
         self._units.clear()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from zlib import crc32
 
 from chiron.batch.contract import SessionLostError
 from chiron.batch.records import (
@@ -17,28 +15,23 @@ from chiron.batch.records import (
     Return,
     Session,
 )
-from chiron.batch.sqlite.failures import is_damage
-from chiron.batch.sqlite.rows import BatchRow, digest, row_id
+from chiron.batch.sqlite.content import read_content, save_checkpoint
+from chiron.batch.sqlite.rows import ITEM_COLUMNS, BatchRow, ItemRow, row_id
 from chiron.batch.sqlite.schema import DELAYED, ENDED, QUEUED, RUNNING
-from chiron.batch.sqlite.transaction import ITEM_COLUMNS, Ending, ItemRow, Transaction
+from chiron.batch.sqlite.transaction import Ending, Transaction
 
 CLAIM_BYTES = 32 << 20
 """A claim hands out no further item once its bodies and checkpoints have this size."""
 
 MOST_PUT_BACK = 1_000_000
-_ITEM = ", ".join(f"i.{name}" for name in ITEM_COLUMNS.split(", "))
-_WAITING = f"""SELECT {_ITEM}, i.digest FROM items i INDEXED BY queued_items
-    WHERE i.unit = ? AND i.state = {QUEUED} ORDER BY i.id LIMIT ?"""
-_CONTENT = """SELECT b.body, c.checkpoint, c.checksum FROM bodies b
-    LEFT JOIN checkpoints c ON c.id = b.id WHERE b.id = ?"""
+_WAITING = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY queued_items
+    WHERE unit = ? AND state = {QUEUED} ORDER BY id LIMIT ?"""
 _CLAIMED = f"""UPDATE items SET state = {RUNNING}, fence = ?, session = ?, attempts = attempts + 1
     WHERE id = ?"""
 _DUE = f"""UPDATE items SET state = {QUEUED}, ready = NULL WHERE id IN (
     SELECT id FROM items INDEXED BY delayed_items
     WHERE unit = ? AND state = {DELAYED} AND ready <= ? ORDER BY ready LIMIT ?)"""
 _RETURNED = "UPDATE items SET state = ?, ready = ?, attempts = attempts - ?, session = NULL WHERE id = ?"
-_SAVE = "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)"
-_SAVED = "UPDATE items SET saved = ? WHERE id = ?"
 _HELD = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY running_items
     WHERE session = ? AND state = {RUNNING} ORDER BY id LIMIT ?"""
 
@@ -87,7 +80,7 @@ def release(tx: Transaction, session: int, limit: int, *, counts: bool) -> tuple
     endings = []
     returned = []
     for item in map(ItemRow._make, tx.db.execute(_HELD, (session, limit)).fetchall()):
-        if counts and spent(tx, item):
+        if counts and spent(tx, item) and not _cancelled(tx, item):
             endings.append(Ending(item, ItemState.FAILED))
         else:
             requeue(tx, item)
@@ -125,77 +118,56 @@ def claim(tx: Transaction, session: Session, key: BatchKey, model: str, limit: i
     tx.db.execute(_DUE, (unit, tx.now, max(limit, 256)))
     claims: list[Claim] = []
     while len(claims) < limit:
-        waiting = tx.db.execute(_WAITING, (unit, limit - len(claims))).fetchall()
-        if not waiting:
-            break
-        taken, damaged = _take(tx, session, row, model, waiting)
+        waiting = [
+            ItemRow._make(columns)
+            for columns in tx.db.execute(_WAITING, (unit, limit - len(claims))).fetchall()
+        ]
+        taken, damaged = _take(tx, session, row, waiting)
         claims += taken
         tx.end([Ending(item, ItemState.FAILED, damaged=True) for item in damaged])
-        if len(taken) + len(damaged) < len(waiting):
+        if not damaged:
             break
     return claims
 
 
 def _take(
-    tx: Transaction, session: Session, row: BatchRow, model: str, waiting: Sequence[tuple[object, ...]]
+    tx: Transaction, session: Session, row: BatchRow, waiting: Sequence[ItemRow]
 ) -> tuple[list[Claim], list[ItemRow]]:
     """Claims for waiting items as far as CLAIM_BYTES goes, and those among them that are damaged."""
     claims: list[Claim] = []
     damaged: list[ItemRow] = []
     marks = []
-    delta = tx.delta(row)
     size = 0
-    for fence, columns in zip(tx.fences(len(waiting)), waiting, strict=True):
+    for fence, item in zip(tx.fences(len(waiting)), waiting, strict=True):
         if size > CLAIM_BYTES:
             break
-        item = ItemRow._make(columns[:-1])
-        content = _content(tx.db, item, model, columns[-1])
+        content = read_content(tx.db, item)
         if content is None:
             damaged.append(item)
             continue
-        body, checkpoint = content
-        size += len(body) + len(checkpoint)
+        size += len(content.body) + len(content.checkpoint)
         claims.append(
             Claim(
                 lease=Lease(row.key, item.place, fence),
                 custom_id=item.custom_id,
-                model=model,
+                model=content.model,
                 deadline=row.deadline,
                 expire_late=row.late_expires,
                 prompt_tokens=item.prompt_tokens,
                 max_tokens=item.max_tokens,
                 attempt=item.attempts + 1,
-                body=body,
-                checkpoint=checkpoint,
+                body=content.body,
+                checkpoint=content.checkpoint,
             )
         )
         marks.append((fence, session.session_id, item.id))
         tx.waits(item.unit, -1, -item.prompt_tokens, -item.max_tokens)
-    tx.db.executemany(_CLAIMED, marks)
-    delta.queued -= len(marks)
-    delta.running += len(marks)
+    if marks:
+        tx.db.executemany(_CLAIMED, marks)
+        delta = tx.delta(row)
+        delta.queued -= len(marks)
+        delta.running += len(marks)
     return claims, damaged
-
-
-def _content(
-    db: sqlite3.Connection, item: ItemRow, model: str, expected: object
-) -> tuple[bytes, bytes] | None:
-    """Body and checkpoint; None: the item is damaged. A damaged checkpoint is left out."""
-    try:
-        row = db.execute(_CONTENT, (item.id,)).fetchone()
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        return None
-    if row is None:
-        return None
-    body, checkpoint, checksum = row
-    own = digest(item.place, item.custom_id, model, item.prompt_tokens, item.max_tokens, body)
-    if own != expected:
-        return None
-    if checkpoint is None or crc32(checkpoint) != checksum:
-        return body, b""
-    return body, checkpoint
 
 
 def _leased(tx: Transaction, lease: Lease) -> ItemRow | None:
@@ -223,8 +195,7 @@ def _cancelled(tx: Transaction, item: ItemRow) -> bool:
 
 
 def _save(tx: Transaction, item: ItemRow, state: bytes) -> None:
-    tx.db.execute(_SAVE, (item.id, state, crc32(state)))
-    tx.db.execute(_SAVED, (len(state), item.id))
+    save_checkpoint(tx.db, item, state)
     tx.delta(tx.batch(item.batch)).stored_bytes += len(state) - item.saved
 
 

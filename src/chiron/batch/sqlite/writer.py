@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chiron.batch.contract import UnavailableError
 from chiron.batch.records import BatchKey, Limits
 from chiron.batch.sqlite.clock import QueueClock
-from chiron.batch.sqlite.failures import is_unavailable, translate
+from chiron.batch.sqlite.failures import code, is_unavailable, translate
+from chiron.batch.sqlite.log import WriteAheadLog
 from chiron.batch.sqlite.transaction import Transaction
 
 T = TypeVar("T")
@@ -23,28 +26,34 @@ GROUP_WRITES = 512
 GROUP_S = 0.05
 """A group is committed once it has taken so long, whatever else waits."""
 
-_Waiting = tuple[Write, "asyncio.Future[Any]"]
-_Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    write: Write
+    answer: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Writer:
     """Takes writes from an event loop; answers each once it is on disk.
 
-    Writes of a group are apart: each has a savepoint, and where the disk takes no group it is asked to take
-    each alone.
+    Writes of a group do not touch each other: each has a savepoint, and where the disk takes no group it is
+    asked to take each alone.
     """
 
     def __init__(
         self,
-        connect: Callable[[], sqlite3.Connection],
+        db: sqlite3.Connection,
         path: str,
         clock: QueueClock,
         limits: Limits,
         changed: Callable[[set[BatchKey]], None],
     ) -> None:
-        """`changed` is called on the event loop. The thread runs from now on."""
-        self._db = connect()
+        """`changed` is called on the event loop. The thread runs from now on, and closes `db` at its end."""
+        self._db = db
         self._path = path
+        self._log = WriteAheadLog(db, path)
         self._clock = clock
         self._limits = limits
         self._changed = changed
@@ -52,11 +61,12 @@ class Writer:
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._now = 0.0
         self._thread = threading.Thread(target=self._run, name="batch-queue-writer", daemon=True)
         self._thread.start()
 
     async def write(self, write: Callable[[Transaction], T]) -> T:
-        """Returns what `write` does once that is on disk.
+        """Returns what `write` returns, once that is on disk.
 
         Raises its errors, UnavailableError, RefusedError.
         """
@@ -64,7 +74,7 @@ class Writer:
         with self._wake:
             if self._closed:
                 raise UnavailableError(f"batch queue {self._path} is closed")
-            self._waiting.append((write, answer))
+            self._waiting.append(_Waiting(write, answer))
             self._wake.notify()
         return await answer
 
@@ -83,58 +93,55 @@ class Writer:
                 if not self._waiting:
                     break
             self._commit_group()
+            self._log.bound()
         self._db.close()
 
     def _commit_group(self) -> None:
         group: list[_Waiting] = []
-        answers: list[_Answer] = []
         changed: set[BatchKey] = set()
         try:
             self._begin()
             until = time.monotonic() + GROUP_S
             while self._waiting and len(group) < GROUP_WRITES and time.monotonic() < until:
                 group.append(self._waiting.popleft())
-                answers.append(self._one(*group[-1], changed))
+                self._do(group[-1], changed)
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             self._rollback()
-            if not group:
-                group.append(self._waiting.popleft())
-            if len(group) == 1:
-                answers = [(group[0][1], None, self._failed(error))]
-                changed = set()
+            if len(group) > 1:
+                changed = self._one_by_one(group)
             else:
-                answers, changed = self._one_by_one(group)
-        self._loop.call_soon_threadsafe(self._answer, answers, changed)
+                changed = set()
+                group = group or [self._waiting.popleft()]
+                self._fail(group, error)
+        self._tell(group, changed)
 
-    def _one_by_one(self, group: list[_Waiting]) -> tuple[list[_Answer], set[BatchKey]]:
-        answers: list[_Answer] = []
+    def _one_by_one(self, group: Iterable[_Waiting]) -> set[BatchKey]:
         changed: set[BatchKey] = set()
-        for waiting in group:
+        for one in group:
             mine: set[BatchKey] = set()
+            one.result = one.error = None
             try:
                 self._begin()
-                answer = self._one(*waiting, mine)
+                self._do(one, mine)
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._rollback()
-                answers.append((waiting[1], None, self._failed(error)))
-            else:
-                answers.append(answer)
                 changed |= mine
-        return answers, changed
+            except Exception as error:
+                self._rollback()
+                self._fail([one], error)
+        return changed
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         self._now = self._clock.now()
         self._db.execute("UPDATE store SET clock = ?", (self._now,))
 
-    def _one(self, write: Write, answer: asyncio.Future[Any], changed: set[BatchKey]) -> _Answer:
+    def _do(self, one: _Waiting, changed: set[BatchKey]) -> None:
         """Raises sqlite3.Error where the whole transaction is to be given up."""
         tx = Transaction(self._db, self._now, self._limits)
         self._db.execute("SAVEPOINT one")
         try:
-            result = write(tx)
+            one.result = one.write(tx)
             tx.flush()
             self._db.execute("RELEASE one")
         except Exception as error:
@@ -142,27 +149,36 @@ class Writer:
                 raise
             self._db.execute("ROLLBACK TO one")
             self._db.execute("RELEASE one")
-            told = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
-            return answer, None, told
-        changed |= tx.changed
-        return answer, result, None
+            one.result = None
+            one.error = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+        else:
+            changed |= tx.changed
 
     def _rollback(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        # One that fails has been rolled back by SQLite itself.
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
-    def _failed(self, error: sqlite3.Error) -> BaseException:
-        # A commit whose sync failed may be found on disk all the same.
-        uncertain = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
-        return translate(error, self._path, uncertain=uncertain)
+    def _fail(self, group: Iterable[_Waiting], error: Exception) -> None:
+        if isinstance(error, sqlite3.Error):
+            # A commit whose sync failed may be found on disk all the same.
+            error = translate(error, self._path, uncertain=code(error) == sqlite3.SQLITE_IOERR)
+        for one in group:
+            one.result, one.error = None, error
 
-    def _answer(self, answers: list[_Answer], changed: set[BatchKey]) -> None:
-        for answer, result, error in answers:
-            if answer.done():
+    def _tell(self, group: list[_Waiting], changed: set[BatchKey]) -> None:
+        # Nobody is left to be told where the loop has ended before the queue was closed.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._answer, group, changed)
+
+    def _answer(self, group: list[_Waiting], changed: set[BatchKey]) -> None:
+        for one in group:
+            if one.answer.done():
                 continue
-            if error is None:
-                answer.set_result(result)
+            if one.error is None:
+                one.answer.set_result(one.result)
             else:
-                answer.set_exception(error)
+                one.answer.set_exception(one.error)
         if changed:
             self._changed(changed)
