@@ -164,3 +164,13 @@ async def test_words_of_the_script_are_what_arrives(router):
         texts = [chunk.text async for chunk in client.generate(model="toy", prompt_token_ids=[1, 2])]
     assert texts == [*WORDS, ""]
     assert router.routed[0].prompt_tokens == 2
+
+
+@pytest.mark.parametrize("timeout_s", [1e9, 1e18, float("inf"), 10**400])
+async def test_a_timeout_that_nobody_lives_to_see_is_none(router, timeout_s):
+    async with Client(router.address, timeout_s=timeout_s) as client:
+        assert (await client.complete(model="toy", prompt="x")).text == "Once upon a time"
+    async with Client(router.address, timeout_s=1e-9) as client:
+        assert (
+            await client.complete(model="toy", prompt="x", timeout_s=timeout_s)
+        ).text == "Once upon a time"

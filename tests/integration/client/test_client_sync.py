@@ -11,10 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from chiron.client import ClientClosed, InvalidRequest, ModelNotFound, StreamInterrupted, SyncClient
+from chiron.client import (
+    Cancelled,
+    ClientClosed,
+    InvalidRequest,
+    ModelNotFound,
+    StreamInterrupted,
+    SyncClient,
+)
 from chiron.rpc.errors import ChironError as ServerError
 from chiron.rpc.errors import Reason
-from tests.support.fake_inference import FakeDoor, FakeRouter, break_off, refuse, serving, stall
+from tests.support.fake_inference import FakeDoor, FakeRouter, answer, break_off, refuse, serving, stall
 from tests.support.wait import eventually
 
 
@@ -102,6 +109,34 @@ async def test_closing_a_stream_cancels_the_request_on_the_worker(router, worker
     await eventually(lambda: worker.cancelled == 1)
 
 
+async def test_a_stream_can_be_closed_while_another_thread_reads_it(router, worker):
+    worker.script = [stall("Once")]
+    with SyncClient(router.address) as client:
+        stream = client.generate(model="toy", prompt="x")
+        reading = asyncio.create_task(asyncio.to_thread(list, stream))
+        await eventually(lambda: worker.running == 1)
+        await asyncio.to_thread(stream.close)
+        with pytest.raises(Cancelled, match="closed while it was being read"):
+            await reading
+        await eventually(lambda: worker.cancelled == 1)
+        assert await asyncio.to_thread(list, stream) == []
+        worker.script = [answer()]
+        assert (await asyncio.to_thread(client.complete, model="toy", prompt="x")).text == "Once upon a time"
+
+
+async def test_a_second_reader_of_a_stream_is_told_so(router, worker):
+    worker.script = [stall("Once")]
+    with SyncClient(router.address) as client:
+        stream = client.generate(model="toy", prompt="x")
+        reading = asyncio.create_task(asyncio.to_thread(list, stream))
+        await eventually(lambda: worker.running == 1)
+        with pytest.raises(RuntimeError, match="another thread"):
+            await asyncio.to_thread(next, stream)
+        await asyncio.to_thread(stream.close)
+        with pytest.raises(Cancelled):
+            await reading
+
+
 async def test_closing_the_client_ends_what_other_threads_wait_for(router, worker):
     worker.script = [stall()]
     client = SyncClient(router.address)
@@ -166,3 +201,32 @@ async def test_a_program_that_never_closes_its_client_ends_quietly(router):
     )
     out, err = await process.communicate()
     assert (process.returncode, out, err) == (0, b"Once upon a time\nOnce\n", b"")
+
+
+FORKED = """
+import os, sys
+from chiron.client import Cancelled, ClientClosed, SyncClient
+
+client = SyncClient(sys.argv[1])
+print(client.complete(model="toy", prompt="x").text, flush=True)
+child = os.fork()
+if not child:
+    try:
+        client.complete(model="toy", prompt="x")
+    except ClientClosed as error:
+        print(error, flush=True)
+    client.close()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(client.complete(model="toy", prompt="x").text)
+client.close()
+"""
+
+
+async def test_a_fork_cannot_use_its_parents_client_and_does_not_hang(router):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORKED, router.address, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    out, _ = await process.communicate()
+    told = "the client was made in another process: make one after the fork"
+    assert out.decode().splitlines() == ["Once upon a time", told, "7", "Once upon a time"]

@@ -195,6 +195,11 @@ def test_the_router_learns_the_prompts_length_exactly_for_ids_and_by_bytes_for_t
     assert route_request(request).prompt_tokens == tokens
 
 
+def test_none_is_as_good_as_no_tool_calls():
+    request = build_request(model="toy", messages=[{"role": "user", "content": "x", "tool_calls": None}])
+    assert not request.chat.messages[0].tool_calls
+
+
 def test_all_of_a_chat_that_a_template_may_render_counts_towards_its_length():
     plain = estimate_prompt_tokens(build_request(model="toy", messages=[Message("user", "x")]))
     long = "y" * 4000
@@ -211,7 +216,10 @@ def test_all_of_a_chat_that_a_template_may_render_counts_towards_its_length():
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"grpc-timeout": "1S"}, {"blob-bin": "x"}, {"sp ace": "x"}, {"": "x"}, {"x": "é"}, {"x": "a\nb"}],
+    [
+        *({"grpc-timeout": "1S"}, {"blob-bin": "x"}, {"sp ace": "x"}, {"": "x"}, {"x": "é"}, {"x": "a\nb"}),
+        *({"x": 7}, {7: "x"}, [("x", "y")]),
+    ],
 )
 def test_metadata_that_cannot_travel_is_refused(metadata):
     with pytest.raises(InvalidRequest, match="metadata: "):

@@ -16,6 +16,8 @@ from chiron.client.request import build_request, check_metadata
 from chiron.client.security import TlsConfig, check_api_key
 from chiron.client.stats import ClientStats
 
+_FOREVER_S = 1e9
+
 
 class Client:
     """Streams text from models that a Chiron cluster serves.
@@ -100,7 +102,7 @@ class Client:
                 routers=addresses,
                 lookaside=lookaside,
                 tls=tls,
-                timeout_s=timeout_s,
+                timeout_s=_limit(timeout_s),
                 connect_timeout_s=connect_timeout_s,
                 max_attempts=max_attempts,
                 max_resumes=max_resumes,
@@ -194,11 +196,16 @@ class Client:
         call = Call(
             self._network,
             request,
-            timeout_s=self._network.settings.timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._network.settings.timeout_s if timeout_s is None else _limit(timeout_s),
             metadata=check_metadata(options.get("metadata") or {}),
             traceparent=options.get("traceparent", ""),
         )
         return call, request.request_id
+
+
+def _limit(timeout_s: float | None) -> float | None:
+    """The limit in seconds; None for one that nobody lives to see, which gRPC's clock cannot hold."""
+    return None if timeout_s is None or timeout_s >= _FOREVER_S else timeout_s
 
 
 class Stream:

@@ -145,7 +145,7 @@ class DeadlineExceeded(ChironError):
 
 
 class Cancelled(ChironError):
-    """The other side cancelled the request."""
+    """The other side cancelled the request, or another thread closed its stream."""
 
 
 class Unauthenticated(ChironError):
@@ -189,7 +189,7 @@ class InsecureTransport(ChironError, ValueError):
 
 
 class ClientClosed(ChironError, RuntimeError):
-    """The client was used after it was closed."""
+    """The client was used after it was closed, or in another process than the one that made it."""
 
 
 _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {

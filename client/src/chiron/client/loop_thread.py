@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -24,14 +25,18 @@ class LoopThread:
         self._at_end = at_end
         self._lock = threading.RLock()
         self._stopped = False
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._serve, name="chiron-client", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs `work` on the loop and waits for it; an interrupted wait cancels it.
 
-        Raises ClientClosed when the loop has been stopped.
+        Raises ClientClosed when the loop has been stopped, or was left behind by a fork.
         """
+        if os.getpid() != self._pid:
+            work.close()
+            raise ClientClosed("the client was made in another process: make one after the fork")
         with self._lock:
             if self._stopped:
                 work.close()
@@ -47,6 +52,8 @@ class LoopThread:
 
     def stop(self) -> None:
         """Ends the thread and waits for its end; a second call does nothing."""
+        if os.getpid() != self._pid:
+            return  # A fork has no threads, and the loop is the other process's.
         with self._lock:
             if not self._stopped:
                 self._stopped = True

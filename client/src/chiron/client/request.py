@@ -131,7 +131,10 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     Raises InvalidRequest naming the key that cannot travel.
     """
     checked = {}
+    _typed("metadata", metadata, Mapping, "a mapping")
     for key, value in metadata.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise InvalidRequest.of("metadata", f"{key!r}: {_shown(value)} is not text, or its key is not")
         lower = key.lower()
         if not _METADATA_KEY.fullmatch(lower) or lower.startswith("grpc-") or lower.endswith("-bin"):
             raise InvalidRequest.of("metadata", f"{key!r} is not a key of text metadata")
@@ -222,7 +225,8 @@ def _add_message(chat: pb.ChatInput, message: Message | Mapping[str, Any], path:
     added = chat.messages.add()
     for name in ("role", "content", "name", "tool_call_id"):
         set_field(added, name, getattr(message, name), f"{path}.")
-    for index, call in enumerate(message.tool_calls):
+    # None is what others' clients write for none.
+    for index, call in enumerate(message.tool_calls or ()):
         _set_struct(added.tool_calls.add(), call, f"{path}.tool_calls[{index}]")
 
 
@@ -242,6 +246,11 @@ def _set_sampling(sampling: pb.SamplingParams, options: Mapping[str, Any]) -> No
             fit(field, partial(sampling.logit_bias.update, value))
         elif name in ("stop", "stop_token_ids"):
             values: Sequence[Any] = (value,) if isinstance(value, str) else value
+            _typed(field, values, Iterable, "a sequence")
+            values = tuple(values)
+            if name == "stop":
+                for each in values:
+                    _typed(field, each, str, "strings")
             fit(field, partial(getattr(sampling, name).extend, values))
         else:
             set_field(sampling, name, value, "sampling.")

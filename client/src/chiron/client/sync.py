@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Unpack
+from typing import Any, Unpack
 
 from chiron.client.batch.sync import SyncBatches
 from chiron.client.client import Client, Stream
-from chiron.client.errors import ClientClosed
+from chiron.client.errors import Cancelled, ClientClosed
 from chiron.client.loop_thread import LoopThread
 from chiron.client.options import RequestOptions
 from chiron.client.output import Chunk, Completion
@@ -20,6 +21,7 @@ from chiron.client.stats import ClientStats
 class SyncClient:
     """The blocking twin of Client, with the same arguments; safe to use from several threads.
 
+    It belongs to the process that made it: a forked one must make its own, and fork before gRPC is used.
     Beside another event loop that uses gRPC, grpcio before 1.80 logs a harmless BlockingIOError now and then.
 
     Example:
@@ -125,6 +127,9 @@ class SyncStream:
         # A client that nobody else refers to must live as long as its stream.
         self._client = client
         self._loop = loop
+        self._reader: asyncio.Task[Any] | None = None
+        """On the loop, while a thread waits for a chunk."""
+        self._closing = False
         self.request_id = stream.request_id
         """The id that servers know the request by."""
 
@@ -132,6 +137,7 @@ class SyncStream:
         return self
 
     def __next__(self) -> Chunk:
+        """The next chunk. Raises Cancelled when another thread closes the stream meanwhile."""
         chunk = self._loop.run(self._next())
         if chunk is None:
             raise StopIteration
@@ -139,14 +145,34 @@ class SyncStream:
 
     async def _next(self) -> Chunk | None:
         """The next chunk; None at the end, because a coroutine cannot raise StopIteration."""
-        return await anext(self._stream, None)
+        if self._reader is not None:
+            raise RuntimeError("another thread reads this stream")
+        self._reader = asyncio.current_task()
+        try:
+            return await anext(self._stream, None)
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            raise Cancelled("the stream was closed while it was being read", reason="CANCELLED") from None
+        finally:
+            self._reader = None
 
     def close(self) -> None:
-        """Cancels what is left of the request; after the client's own end there is nothing left."""
+        """Cancels what is left of the request, also while another thread reads it.
+
+        After the client's own end there is nothing left.
+        """
         try:
-            self._loop.run(self._stream.aclose())
+            self._loop.run(self._close())
         except ClientClosed:
             return
+
+    async def _close(self) -> None:
+        self._closing = True
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait((self._reader,))
+        await self._stream.aclose()
 
     def __enter__(self) -> SyncStream:
         return self
