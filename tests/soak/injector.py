@@ -123,8 +123,14 @@ class Injector:
         worker, link = found
         whom = f"link to {worker.instance_id} on {worker.node_id}"
         await self._strike_link(number, fault, link, whom)
-        if not await until(lambda: self._is_trusted(worker.instance_id), _RETURN_S):
-            self._is_late(number, whom)
+        doubts: list[str] = []
+
+        async def trusted() -> bool:
+            doubts[:] = await self._doubts(worker.instance_id)
+            return not doubts
+
+        if not await until(trusted, _RETURN_S):
+            self._is_late(number, f"{whom} ({'; '.join(doubts)})")
 
     async def _change_model(self, number: int, fault: Fault) -> None:
         model = f"model-{fault.index}"
@@ -243,12 +249,20 @@ class Injector:
         names = [f"node-{index}" for index in range(cluster.shape.agents)]
         return [worker for name in names for worker in find_workers(cluster.folder / name, name)]
 
-    async def _is_trusted(self, instance_id: str) -> bool:
-        """True when no router keeps requests from the instance on its own evidence."""
+    async def _doubts(self, instance_id: str) -> list[str]:
+        """Why routers keep requests from the instance on their own evidence; empty: none does.
+
+        Where it may have one on trial now, it is for lack of requests that it still counts as ejected.
+        """
         snapshot = await self._cluster.snapshot()
-        return snapshot is not None and not any(
-            ejected.instance_id == instance_id for router in snapshot.routers for ejected in router.ejected
-        )
+        if snapshot is None:
+            return ["nobody leads"]
+        return [
+            f"{router.router_id}: {ejected.reason}, on trial in {ejected.retry_in_ms:.0f} ms"
+            for router in snapshot.routers
+            for ejected in router.ejected
+            if ejected.instance_id == instance_id and ejected.retry_in_ms > 0
+        ]
 
     async def _serves(self, fault: Fault, victim: Victim) -> bool:
         """True when what was struck is in service again, as far as can be told."""

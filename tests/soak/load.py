@@ -60,7 +60,8 @@ class Load:
             clients = {
                 way: await stack.enter_async_context(
                     Client(
-                        routers,
+                        # So that each router has requests while nothing is wrong.
+                        routers if way is Way.LOOKASIDE else routers[::-1],
                         lookaside=way is Way.LOOKASIDE,
                         timeout_s=TIMEOUT_S,
                         fallback_memory_s=_FALLBACK_MEMORY_S,
