@@ -33,6 +33,10 @@ class Told:
     age_s: float
 
 
+_Queue = tuple[Mapping[str, Iterable[control_pb2.RequestGroup]], float]
+"""What waits in one durable queue, by model, and how long ago that was told, in seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """Everything that a snapshot is made from."""
@@ -57,9 +61,10 @@ def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
     """The cluster at `now`, the controller's monotonic time in seconds."""
     models = sorted((model for model in known.models if not model.deleted), key=lambda model: model.name)
     able = wakeable((*known.instances, *known.unknown))
+    queues = _queues(known.routers)
     return FleetSnapshot(
         now_s=now,
-        models=tuple(_model(known, model, able, now) for model in models),
+        models=tuple(_model(known, model, queues, able, now) for model in models),
         free_gpus={
             node.node_id: len(node.healthy - node.used)
             for node in node_gpus(known.nodes.values(), (*known.instances, *known.unknown))
@@ -86,7 +91,9 @@ def gpu_type(node: NodeRecord) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-def _model(known: Known, model: ModelRecord, able: frozenset[str], now: float) -> ModelFleet:
+def _model(
+    known: Known, model: ModelRecord, queues: Sequence[_Queue], able: frozenset[str], now: float
+) -> ModelFleet:
     spec = model.parsed_spec()
     interactive, batch = spec.slo_defaults.interactive, spec.slo_defaults.batch
     load_time_s, wake_time_s = known.phases.load_time_s(model), known.phases.wake_time_s(model)
@@ -106,7 +113,7 @@ def _model(known: Known, model: ModelRecord, able: frozenset[str], now: float) -
         batch_itl_slo_s=_itl_slo_s(batch),
         instances=tuple(_instances(known, records, expected, able, now)),
         traffic=known.traffic[model.name],
-        backlog=_backlog(known.routers, model.name),
+        backlog=_backlog(known.routers, queues, model.name),
         load_time_s=expected.load_time_s,
         wake_time_s=expected.wake_time_s,
         initial_batch_size=initial_batch_size(spec),
@@ -140,21 +147,38 @@ def _instances(
         )
 
 
-def _backlog(routers: Iterable[Told], model: str) -> tuple[BatchBacklog, ...]:
+def _queues(routers: Iterable[Told]) -> list[_Queue]:
+    """Each durable queue once, as the router that has read it last tells it."""
+    newest: dict[str, tuple[float, Told]] = {}
+    for router in routers:
+        queue = router.report.batch_queue
+        read_s = router.age_s + queue.age_ms / 1e3
+        if queue.queue_id and (queue.queue_id not in newest or read_s < newest[queue.queue_id][0]):
+            newest[queue.queue_id] = (read_s, router)
+    return [
+        ({each.model: each.groups for each in router.report.batch_queue.models}, router.age_s)
+        for _, router in newest.values()
+    ]
+
+
+def _backlog(routers: Iterable[Told], queues: Iterable[_Queue], model: str) -> tuple[BatchBacklog, ...]:
     groups = [
-        BatchBacklog(
-            deadline_in_s=group.deadline_in_ms / 1e3 - router.age_s
-            if group.HasField("deadline_in_ms")
-            else NEVER_S,
-            requests=group.requests,
-            prompt_tokens=group.prompt_tokens,
-        )
+        _group(group, router.age_s)
         for router in routers
         for demand in router.report.demand
         if demand.model == model
         for group in demand.batch_groups
     ]
+    groups += [_group(group, age_s) for models, age_s in queues for group in models.get(model, ())]
     return tuple(sorted(groups, key=lambda group: group.deadline_in_s))
+
+
+def _group(group: control_pb2.RequestGroup, age_s: float) -> BatchBacklog:
+    return BatchBacklog(
+        deadline_in_s=group.deadline_in_ms / 1e3 - age_s if group.HasField("deadline_in_ms") else NEVER_S,
+        requests=group.requests,
+        prompt_tokens=group.prompt_tokens,
+    )
 
 
 def _itl_slo_s(slo: types_pb2.Slo) -> float:

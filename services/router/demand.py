@@ -24,6 +24,10 @@ class _Counts:
         else:
             self.interactive += 1
 
+    def add_batch(self, requests: int) -> None:
+        """Several at once."""
+        self.batch += requests
+
     def add_all(self, counts: types_pb2.ClassCounts) -> None:
         self.interactive += counts.interactive
         self.batch += counts.batch

@@ -72,6 +72,8 @@ class Placer:
         """Called after each change of the table or of the ticket keys."""
         self.on_load: Callable[[], None] = lambda: None
         """Called after each load report of an instance."""
+        self.on_report: Callable[[control_pb2.RouterReport], None] = lambda _: None
+        """Called with each report before it is sent."""
         self._known_at: float | None = self._loop.time()
         self._from_file = False
 
@@ -247,6 +249,7 @@ class Placer:
         now = self._loop.time()
         report = self.demand.report(sequence, self._core.queues(), now)
         report.ejected.extend(self._core.ejected(now))
+        self.on_report(report)
         return report
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from chiron.batch.records import BatchKey, Unit
+from chiron.internal.v1 import control_pb2
 from chiron.policy.unit_order import UnitOrder
 from chiron.policy.work_units import WorkUnit
 from services.router.batch.settings import BatchSettings
@@ -71,6 +72,26 @@ class QueueBacklog:
         """Time until something is withheld no more, in seconds; None: nothing is."""
         times = [at for order in self.orders.values() if (at := order.next_ready_s()) is not None]
         return max(0.0, min(times) - self.now()) if times else None
+
+    def report(self, name: str, report: control_pb2.RouterReport) -> None:
+        """Adds what waits to a report, once it has been read; `name` is the queue's."""
+        if self.read_at is None:
+            return
+        now = self.now()
+        report.batch_queue.queue_id = name
+        report.batch_queue.age_ms = 1e3 * (self._time() - self.read_at)
+        for model, order in sorted(self.orders.items()):
+            report.batch_queue.models.add(
+                model=model,
+                groups=[
+                    control_pb2.RequestGroup(
+                        deadline_in_ms=1e3 * (group.earliest_deadline_s - now),
+                        requests=group.requests,
+                        prompt_tokens=group.prompt_tokens,
+                    )
+                    for group in order.groups()
+                ],
+            )
 
     def of(self, key: UnitKey) -> UnitOrder | None:
         """The order that a unit is in."""

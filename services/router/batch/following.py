@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from chiron.batch.contract import BatchQueue, RefusedError, UnavailableError, UnknownBatchError
-from chiron.batch.records import BatchKey, BatchState, Unit
+from chiron.batch.records import BatchKey, BatchState
 from services.router.batch.backlog import QueueBacklog
 
 log = logging.getLogger(__name__)
@@ -17,8 +17,6 @@ _SHARE = 0.05
 """Most of the time that reading what waits may take."""
 _SWEEP_S, _LONGEST_SWEEP_S = 0.5, 30.0
 _UNREACHED_S = 1.0
-
-OnRead = Callable[[Mapping[str, int]], None]
 
 
 class Following:
@@ -31,7 +29,7 @@ class Following:
         *,
         running: Callable[[], Collection[BatchKey]],
         drop: Callable[[BatchKey], None],
-        on_read: OnRead,
+        on_read: Callable[[], None],
     ) -> None:
         """Knows nothing yet.
 
@@ -40,7 +38,7 @@ class Following:
             backlog: takes what waits.
             running: batches of which this router has items in work.
             drop: stops those of a batch that has ended, whose results nobody wants.
-            on_read: told when what waits has been read: model → items of batches accepted here that are new.
+            on_read: told when what waits has been read.
         """
         self._queue = queue
         self._backlog = backlog
@@ -53,11 +51,9 @@ class Following:
         self._sweep_now = asyncio.Event()
         self._changed: set[BatchKey] | None = None
         """Batches that have changed since the last look; None: any may have."""
-        self._accepted: set[BatchKey] = set()
 
-    def accepted(self, batch: BatchKey) -> None:
-        """A batch was sealed at this router."""
-        self._accepted.add(batch)
+    def look(self) -> None:
+        """Something waits that has not been read."""
         self._stale.set()
 
     async def run(self) -> None:
@@ -112,15 +108,8 @@ class Following:
             began = self._loop.time()
             try:
                 await self._stop_unwanted()
-                accepted, self._accepted = self._accepted, set()
-                try:
-                    units = await self._queue.units()
-                except BaseException:
-                    self._accepted |= accepted
-                    raise
-                known = {unit.batch for unit in self._backlog.units} if accepted else set()
-                self._backlog.take(units)
-                self._on_read(_arrived(units, accepted - known))
+                self._backlog.take(await self._queue.units())
+                self._on_read()
                 rest_s = min(max(_LEAST_S, (self._loop.time() - began) / _SHARE), _MOST_S)
             except (UnavailableError, RefusedError) as error:
                 log.info("the batch queue cannot be read: %s", error)
@@ -147,12 +136,3 @@ class Following:
         except UnknownBatchError:
             return True
         return batch.cancelled or batch.state is not BatchState.ACTIVE
-
-
-def _arrived(units: Collection[Unit], accepted: Collection[BatchKey]) -> dict[str, int]:
-    """Model → items of batches that were accepted here, as far as they wait."""
-    found: dict[str, int] = {}
-    for unit in units:
-        if unit.batch in accepted:
-            found[unit.model] = found.get(unit.model, 0) + unit.queued
-    return found

@@ -65,7 +65,9 @@ class BatchPart:
             weight=placer.access.batch_weight,
             tracing=tracing,
         )
+        name = queue.shared_name or f"of {owner}"
         placer.on_load = runner.look
+        placer.on_report = lambda report: runner.backlog.report(name, report)
         return cls(queue, runner)
 
     @property

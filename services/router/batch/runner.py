@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from chiron.batch.contract import BatchQueue, BatchQueueError
 from chiron.batch.records import BatchKey, Session
+from services.router.batch.arrivals import Arrivals
 from services.router.batch.backlog import QueueBacklog
 from services.router.batch.claiming import Claiming
 from services.router.batch.following import Following
@@ -59,7 +60,7 @@ class BatchRunner:
             weight: of a tenant, for fair shares.
             tracing: whether spans are exported.
         """
-        self._demand = demand
+        self._arrivals = Arrivals(lambda model, items: demand.of(model).arrived.add_batch(items))
         self.backlog = QueueBacklog(settings, weight)
         """What waits."""
         self.work = InWork(settings, items, self.backlog, demand, tracing=tracing)
@@ -103,7 +104,8 @@ class BatchRunner:
 
     def accepted(self, batch: BatchKey) -> None:
         """A batch was sealed at this router: its items count as arrived here, and begin at once."""
-        self._following.accepted(batch)
+        self._arrivals.accepted(batch)
+        self._following.look()
 
     async def run(self) -> None:
         """Works until cancelled; `stop` comes before that."""
@@ -147,8 +149,7 @@ class BatchRunner:
     def _busy(self, session: Session) -> bool:
         return self.work.runs(session) or self._recorder.waits(session)
 
-    def _on_read(self, accepted: Mapping[str, int]) -> None:
-        for model, items in accepted.items():
-            self._demand.of(model).arrived.batch += items
+    def _on_read(self) -> None:
+        self._arrivals.read(self.backlog.units)
         self._claiming.forget_gone()
         self._claiming.look()

@@ -95,6 +95,14 @@ class BatchQueue(abc.ABC):
     may overlap; none blocks the event loop. Memory MUST NOT grow with the number of items kept.
     """
 
+    @property
+    def shared_name(self) -> str:
+        """Names the store to all who share it, and no other store; empty: nobody else can open it.
+
+        A store that several routers work on MUST have one.
+        """
+        return ""
+
     # Handing in.
 
     @abc.abstractmethod

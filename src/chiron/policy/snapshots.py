@@ -105,7 +105,7 @@ class FleetInstance:
 
 @dataclass(frozen=True, slots=True)
 class BatchBacklog:
-    """One request group of a model's batch queue; with several routers, of one router's queue.
+    """One request group of a model's batch work: of one router's queue, or of one durable queue.
 
     Freshness: the router's last report.
     """

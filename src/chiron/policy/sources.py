@@ -180,7 +180,11 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "batch_itl_slo_s": Live(("SloDefaults.batch", "Slo.itl_ms"), "operator; unset: `NEVER_S`", _SPEC),
             "instances": Live(("AgentReport.instances",), "controller; see FleetInstance", _REPORT),
             "traffic": Live((), "controller; see Traffic", _RECORD),
-            "backlog": Live(("ModelDemand.batch_groups",), "router; see BatchBacklog", _ROUTER),
+            "backlog": Live(
+                ("ModelDemand.batch_groups", "QueuedModel.groups"),
+                "router; a durable queue as the router tells it that has read it last; see BatchBacklog",
+                _ROUTER,
+            ),
             "load_time_s": Live(("InstanceLoad.load_ms",), _MEASURED, "the last 200 loads"),
             "wake_time_s": Live((), _MEASURED, "the last 200 wakes"),
             "initial_batch_size": _spec("initial_batch_size", "operator; unset: the ceiling"),

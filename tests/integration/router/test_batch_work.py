@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chiron.v1 import batch_pb2, inference_pb2, types_pb2
 from services.router.batch.settings import BatchSettings
 from tests.support.batch_work import ended, hand_in, item, results
 from tests.support.cutting_worker import Cuts, CuttingWorker
+from tests.support.fake_router_controller import FakeRouterController
 from tests.support.flaky_queue import FlakyQueue
 from tests.support.router_process import router_process
 from tests.support.wait import eventually
@@ -66,13 +68,17 @@ def store(tmp_path: Path) -> str:
 def start(cuts, start_router, store, monkeypatch):
     """Starts a router on the queue, behind a door that a test can close."""
 
-    async def start(**settings: Any):
+    async def start(report_interval_s: float = 1.0, **settings: Any):
         async def opened(url: str, limits: Limits) -> FlakyQueue:
             return FlakyQueue(await open_queue(url, limits))
 
         monkeypatch.setattr("services.router.batch.part.open_queue", opened)
         chosen = {"checkpoint_s": 0.2, "checkpoint_tokens": 16, "retry_first_s": 0.05, **settings}
-        router = await start_router(retry_pause_s=0.05, batch=BatchSettings(store=store, **chosen))
+        router = await start_router(
+            retry_pause_s=0.05,
+            report_interval_s=report_interval_s,
+            batch=BatchSettings(store=store, **chosen),
+        )
         await eventually(lambda: all(one.usable for one in router.core._instances.values()))
         return router.router._batch
 
@@ -104,6 +110,30 @@ def checkpoints(store: str) -> int:
         file.close()
 
 
+@dataclass
+class ToldDemand:
+    """What a controller has been told of batch work."""
+
+    arrived: int = 0
+    finished: int = 0
+    failed: int = 0
+    waited: int = 0
+    """Most items in the queue's groups."""
+
+
+def told(controller: FakeRouterController) -> ToldDemand:
+    seen: ToldDemand = controller.__dict__.setdefault("told", ToldDemand())
+    while not controller.reports.empty():
+        report = controller.reports.get_nowait()
+        for demand in report.demand:
+            seen.arrived += demand.arrived.batch
+            seen.finished += demand.finished.batch
+            seen.failed += demand.failed.batch
+        for model in report.batch_queue.models:
+            seen.waited = max(seen.waited, sum(group.requests for group in model.groups))
+    return seen
+
+
 async def in_work(part, items: int, tokens: int = 0) -> None:
     """Waits until so many items run, each with so many tokens."""
 
@@ -123,8 +153,8 @@ def whole(found: dict[int, batch_pb2.ItemResult], count: int, tokens: int) -> No
         assert choice.finish_reason == inference_pb2.FINISH_REASON_LENGTH
 
 
-async def test_every_item_gets_its_result(start) -> None:
-    part = await start()
+async def test_every_item_gets_its_result(start, controller) -> None:
+    part = await start(report_interval_s=0.05)
     key = await hand_in(part.queue, [item(index, logprobs=1) for index in range(200)])
     part.runner.accepted(key)
     assert (await ended(part.queue, key)).counts.succeeded == 200
@@ -136,6 +166,10 @@ async def test_every_item_gets_its_result(start) -> None:
         assert one.output.timing.instance_id in NAMES
         assert len(one.output.choices[0].logprobs) == 4
         assert one.output.choices[0].text
+    await eventually(lambda: told(controller).finished == 200)
+    seen = told(controller)
+    assert (seen.arrived, seen.failed) == (200, 0)
+    assert seen.waited > 0, "what waited in the queue was told"
 
 
 async def test_an_item_whose_worker_dies_goes_on_and_its_result_is_the_same(start, workers, cuts) -> None:

@@ -238,6 +238,27 @@ def test_backlogs_of_all_routers_are_told_by_deadline_less_the_age_of_the_report
     )
 
 
+def queue_reader(age_s: float, read_ms: float, *requests: int, queue_id: str = "q") -> Told:
+    groups = [control_pb2.RequestGroup(deadline_in_ms=9_000, requests=each) for each in requests]
+    report = control_pb2.RouterReport()
+    report.batch_queue.queue_id, report.batch_queue.age_ms = queue_id, read_ms
+    report.batch_queue.models.add(model="chat", groups=groups)
+    report.batch_queue.models.add(model="other", groups=groups)
+    return Told(report, age_s)
+
+
+def test_a_durable_queue_counts_once_as_who_has_read_it_last_tells_it() -> None:
+    routers = (
+        queue_reader(0.5, 2_000, 100, 7),
+        queue_reader(1.0, 200, 90),
+        queue_reader(1.0, 5_000, 80),
+        queue_reader(0.0, 0, 3, queue_id="another"),
+        Told(control_pb2.RouterReport(), 0.0),
+    )
+    [fleet] = fleet_snapshot(known(CHAT, routers=routers), NOW).models
+    assert fleet.backlog == (BatchBacklog(8.0, 90, 0), BatchBacklog(9.0, 3, 0))
+
+
 def test_queues_of_all_routers_add_up_for_every_model_that_is_served() -> None:
     models = [CHAT, model("gone", deleted=True)]
     routers = [router(0, queued=2), router(0, queued=3), router(0, queued=9, of="gone")]

@@ -429,6 +429,7 @@ class RouterReport(_message.Message):
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
     EJECTED_FIELD_NUMBER: _builtins.int
+    BATCH_QUEUE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one from 1 within a stream."""
     interval_ms: _builtins.float
@@ -439,6 +440,10 @@ class RouterReport(_message.Message):
     def ejected(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.EjectedInstance]:
         """Instances that this router keeps requests from now, on its own evidence."""
 
+    @_builtins.property
+    def batch_queue(self) -> Global___BatchQueueReport:
+        """What waits in the durable queue that this router works on; unset: it has none, or has not read it yet."""
+
     def __init__(
         self,
         *,
@@ -446,14 +451,69 @@ class RouterReport(_message.Message):
         interval_ms: _builtins.float = ...,
         demand: _abc.Iterable[Global___ModelDemand] | None = ...,
         ejected: _abc.Iterable[_cluster_pb2.EjectedInstance] | None = ...,
+        batch_queue: Global___BatchQueueReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "ejected", b"ejected", "interval_ms", b"interval_ms", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "demand", b"demand", "ejected", b"ejected", "interval_ms", b"interval_ms", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouterReport: _TypeAlias = RouterReport  # noqa: Y015
+
+@_typing.final
+class BatchQueueReport(_message.Message):
+    """What waits in a durable batch queue. Routers that share the queue tell the same of it, so that it counts once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_ID_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    queue_id: _builtins.str
+    age_ms: _builtins.float
+    """Time since the router read it, in milliseconds; deadlines are counted from the report."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedModel]: ...
+    def __init__(
+        self,
+        *,
+        queue_id: _builtins.str = ...,
+        age_ms: _builtins.float = ...,
+        models: _abc.Iterable[Global___QueuedModel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "models", b"models", "queue_id", b"queue_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchQueueReport: _TypeAlias = BatchQueueReport  # noqa: Y015
+
+@_typing.final
+class QueuedModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestGroup]:
+        """Items that nobody has claimed, in groups of similar deadlines, the earliest first."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        groups: _abc.Iterable[Global___RequestGroup] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueuedModel: _TypeAlias = QueuedModel  # noqa: Y015
 
 @_typing.final
 class ModelDemand(_message.Message):
