@@ -10,7 +10,7 @@ from chiron.batch import wire
 from chiron.batch.records import Limits, NewItem
 from chiron.client.request import estimate_prompt_tokens
 from chiron.internal.v1 import control_pb2
-from chiron.requests.validation import Violation, check_generate
+from chiron.requests.validation import Violation, check_generate, check_sampling
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2, inference_pb2, types_pb2
 from chiron.v1 import batch_pb2 as pb
@@ -18,7 +18,7 @@ from chiron.v1 import batch_pb2 as pb
 _LONGEST_ID = 128
 _MOST_VERDICTS = 1024
 """Models with adapter and priority whose verdict is kept; a batch has a few."""
-_UNSET = ("request_id", "ticket", "attempt", "elapsed_ms", "resume")
+_UNSET = frozenset({"request_id", "ticket", "attempt", "elapsed_ms", "resume"})
 """Fields of a GenerateRequest that the router sets when it works on the item."""
 _CLASSES = (types_pb2.REQUEST_CLASS_UNSPECIFIED, types_pb2.REQUEST_CLASS_BATCH)
 
@@ -67,6 +67,7 @@ class ItemChecker:
         self._items, self._most_items = items, limits.items_per_batch
         self._fail_invalid = fail_invalid
         self._verdicts: dict[tuple[str, str, int], tuple[Reason, Violation] | None] = {}
+        self._samplings: dict[bytes, list[Violation]] = {}
 
     def check(self, item: pb.BatchItem) -> NewItem | Wrong:
         """What the queue is to keep, or what is wrong with the item.
@@ -111,11 +112,11 @@ class ItemChecker:
         if not item.HasField("request"):
             return Wrong(item.index, (("request", "is required"),))
         request = item.request
-        found = check_generate(request)
+        found = check_generate(request, self._check_sampling)
         found += [
-            (field, "must be unset: the router sets it")
-            for field in _UNSET
-            if (request.HasField("resume") if field == "resume" else getattr(request, field))
+            (field.name, "must be unset: the router sets it")
+            for field, _ in request.ListFields()
+            if field.name in _UNSET
         ]
         if request.request_class not in _CLASSES:
             found.append(("request_class", "must be unset or batch"))
@@ -125,6 +126,15 @@ class ItemChecker:
             return Wrong(item.index, tuple((f"request.{field}", text) for field, text in found))
         verdict = self._verdict(request)
         return None if verdict is None else Wrong(item.index, (verdict[1],), verdict[0])
+
+    def _check_sampling(self, sampling: inference_pb2.SamplingParams) -> list[Violation]:
+        """Items mostly share their parameters, and to check these takes longer than all else."""
+        key = sampling.SerializeToString(deterministic=True)
+        if (known := self._samplings.get(key)) is None:
+            if len(self._samplings) >= _MOST_VERDICTS:
+                self._samplings.clear()
+            known = self._samplings[key] = check_sampling(sampling)
+        return known
 
     def _verdict(self, request: inference_pb2.GenerateRequest) -> tuple[Reason, Violation] | None:
         """What stands against the model, its adapter and the priority; None: nothing."""

@@ -53,7 +53,10 @@ class Refusal:
         if self.full:
             text += "; what follows was not looked at"
         return ChironError(
-            Reason.INVALID_ARGUMENT, f"nothing of the batch is kept: {text}", violations=self._violations
+            Reason.INVALID_ARGUMENT,
+            f"nothing of the batch is kept: {text}",
+            violations=self._violations,
+            metadata={"invalid_items": str(self.items), "all_looked_at": str(not self.full).lower()},
         )
 
 

@@ -24,6 +24,8 @@ from services.router.batch.refusal import Refusal
 
 _APPENDS, _APPEND_BYTES = 4, 16 << 20
 """What one stream may have on its way into the queue; beyond it the submitter is not read from."""
+_AT_ONCE = 50
+"""Items checked before others have their turn."""
 _AGAIN_S = 1.0
 
 
@@ -115,20 +117,24 @@ class Submission:
     ) -> Batch:
         key = batch.tenant, batch.batch_id
         refusal = Refusal()
-        end = batch.counts.contiguous
+        # A stream that holds the first item holds all of them; another one goes on where one broke.
+        end, whole = 0, False
         message: pb.SubmitBatchRequest | None = first
         complete = False
         while message is not None and not refusal.full:
             if message is not first and message.HasField("header"):
                 raise ChironError.invalid([("header", "must be in the first message alone")])
             items: list[NewItem] = []
-            for item in message.items:
+            for place, item in enumerate(message.items, 1):
+                if place % _AT_ONCE == 0:
+                    # Requests that somebody waits for pass through the same loop.
+                    await asyncio.sleep(0)
                 checked = checker.check(item)
                 if isinstance(checked, NewItem):
                     items.append(checked)
                 else:
                     refusal.add(checked)
-                end = max(end, item.index + 1)
+                end, whole = max(end, item.index + 1), whole or item.index == 0
             if items and not refusal:
                 await self._append(key, items, message.ByteSize())
             if complete := message.complete:
@@ -142,6 +148,8 @@ class Submission:
             # A call that was cut off looks like one that has ended.
             text = "the stream ended before the batch was complete; what came is kept: send it again"
             raise ChironError(Reason.BATCH_BROKEN_OFF, text)
+        if not whole:
+            end = max(end, batch.counts.contiguous)
         return await self._queue.seal(key, first.header.items or end)
 
     async def _next(self, messages: AsyncIterator[pb.SubmitBatchRequest]) -> pb.SubmitBatchRequest | None:

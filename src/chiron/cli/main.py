@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from chiron.cli.access_commands import certs_app, keys_app, tenants_app
-from chiron.cli.options import CONTROLLER, Controller, Json
+from chiron.cli.batch.commands import app as batch_app
+from chiron.cli.options import CONTROLLER, ROUTER, Controller, Json, Router
 from chiron.cli.output import guarded_output
 from chiron.cli.sim import app as sim_app
 
@@ -28,15 +29,11 @@ app.add_typer(nodes_app, name="nodes")
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(keys_app, name="keys")
 app.add_typer(certs_app, name="certs")
+app.add_typer(batch_app, name="batch")
 app.add_typer(sim_app, name="sim")
 
-Router = Annotated[
-    str, typer.Option(envvar="CHIRON_ROUTER", metavar="HOST:PORT[,…]", help="Routers, tried in turn.")
-]
 Nodes = Annotated[int, typer.Option(min=1, help="Nodes (local agents).")]
 Gpus = Annotated[int, typer.Option(min=1, help="GPUs that each node declares.")]
-
-ROUTER = "127.0.0.1:50051"
 
 
 @app.callback()

@@ -13,4 +13,8 @@ Controller = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Router = Annotated[
+    str, typer.Option(envvar="CHIRON_ROUTER", metavar="HOST:PORT[,…]", help="Routers, tried in turn.")
+]
 CONTROLLER = "127.0.0.1:50050"
+ROUTER = "127.0.0.1:50051"

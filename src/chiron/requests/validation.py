@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
+from collections.abc import Callable
 from typing import Literal
 
 from chiron.v1 import inference_pb2 as pb
@@ -36,8 +37,15 @@ _SLO_FIELDS: tuple[Literal["ttft_ms", "itl_ms", "deadline_s"], ...] = ("ttft_ms"
 _CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-def check_generate(request: pb.GenerateRequest) -> list[Violation]:
-    """Every violation of a GenerateRequest, in the order of its fields; empty: none."""
+def check_generate(
+    request: pb.GenerateRequest, sampling: Callable[[pb.SamplingParams], list[Violation]] | None = None
+) -> list[Violation]:
+    """Every violation of a GenerateRequest, in the order of its fields; empty: none.
+
+    Args:
+        request: what is asked for.
+        sampling: `check_sampling`, or one that remembers what it has said.
+    """
     found = _check_head(request)
     kind = request.WhichOneof("input")
     if kind is None:
@@ -48,7 +56,7 @@ def check_generate(request: pb.GenerateRequest) -> list[Violation]:
         found.append(("prompt_token_ids", "must not be empty"))
     elif kind == "chat":
         found += _check_chat(request.chat)
-    found += check_sampling(request.sampling)
+    found += (sampling or check_sampling)(request.sampling)
     found += check_slo(request.slo)
     if request.HasField("resume"):
         found += _check_resume(request.resume, request.sampling)

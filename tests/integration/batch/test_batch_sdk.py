@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from chiron.client import (
+    Batch,
     BatchExists,
     BatchNotFound,
     BatchState,
@@ -107,21 +109,21 @@ async def test_following_brings_results_as_they_come_until_the_end(
 
 async def test_a_watch_ends_with_the_batch(service: BatchService, client: Client) -> None:
     batch = await client.batch.submit(items(20), deadline_s=60)
-    states: list[tuple[BatchState, int]] = []
+    told: list[Batch] = []
 
     async def watch() -> None:
         async for seen in client.batch.watch(batch.batch_id):
-            states.append((seen.state, seen.progress.ended))  # noqa: PERF401  # Read while it grows.
+            told.append(seen)  # noqa: PERF401  # Read while it grows.
 
     watching = asyncio.create_task(watch())
-    await eventually(lambda: states)
+    await eventually(lambda: told)
     await service.finish(await service.claim(batch.batch_id, 5))
-    await eventually(lambda: states[-1][1] == 5)
+    await eventually(lambda: told[-1].progress.ended == 5)
     await service.complete(batch.batch_id)
     await watching
-    assert states[0] == (BatchState.ACTIVE, 0)
-    assert states[-1] == (BatchState.ENDED, 20)
-    assert len(states) == len(set(states))
+    assert (told[0].state, told[0].progress.ended) == (BatchState.ACTIVE, 0)
+    assert (told[-1].state, told[-1].progress.ended) == (BatchState.ENDED, 20)
+    assert all(one != other for one, other in itertools.pairwise(told))
 
 
 async def test_cancelling_ends_what_has_no_result(service: BatchService, client: Client) -> None:

@@ -1,0 +1,1 @@
+"""`chiron batch`: hands in files, watches batches, fetches results."""
