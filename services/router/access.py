@@ -46,6 +46,10 @@ class Access:
         table.tenants.extend(self.table.tenants.values())
         table.keys.extend(self.table.keys.values())
 
+    def claimed(self, context: CallContext) -> str:
+        """The tenant that a caller says it is; empty: nobody is asked, or it is none that there is."""
+        return self.table.claimed(Credentials.of(context)) if self._required else ""
+
     def identify(self, context: CallContext) -> access_pb2.Tenant | None:
         """The caller's tenant; None where nobody is asked.
 

@@ -41,6 +41,11 @@ class RouterConfig:
     """Most instances tried in a row for one proxied request without a new token."""
     max_resumes: int = 16
     """How often a proxied stream that broke after its first token goes on at another instance; 0: it ends."""
+    abandoned_per_s: float = 200.0
+    """Most requests a second that all callers together may open for nothing: cancelled within a second, or
+    ticket not used; two and a half seconds' worth may come at once. Beyond it, those who abandon more than
+    their share (by tenant, by host without authentication; then by connection) are turned away with
+    RESOURCE_EXHAUSTED. 0: no limit."""
     retry_pause_s: float = 1.0
     """Time after which an instance that refused a request may be tried again for it, in seconds, when no
     other one takes it."""
@@ -88,8 +93,9 @@ class RouterConfig:
         for key in ("retry_share", "eject_panic_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: must be 0 to 1, not {getattr(self, key):g}")
-        if not self.retry_floor_per_s >= 0:
-            raise ValueError(f"retry_floor_per_s: must be >= 0, not {self.retry_floor_per_s:g}")
+        for key in ("retry_floor_per_s", "abandoned_per_s"):
+            if not getattr(self, key) >= 0:
+                raise ValueError(f"{key}: must be >= 0, not {getattr(self, key):g}")
         for key in (
             "max_queue_s",
             "retry_pause_s",

@@ -167,6 +167,8 @@ class RouterCore:
         # The same request again: its ticket will not be used, and it is no newcomer.
         request.sequence, request.admitted = ticket.sequence, True
         self._reservations.release(ticket)
+        if request.lookaside and ticket.instance_id not in request.excluded_ids:
+            self._tracking.unused((ticket,), float("-inf"), out)
         holder = self._instances[ticket.instance_id]
         self._models[holder.model].changed(holder)
         self._admit(request, now, out)
@@ -214,7 +216,9 @@ class RouterCore:
     def tick(self, now: float) -> list[Instruction]:
         """Time has passed."""
         out: list[Instruction] = []
-        self._freed(self._reservations.expire(now), now, out)
+        lapsed = self._reservations.expire(now)
+        self._tracking.unused(lapsed, now - self._settings.ticket_ttl_s / 2, out)
+        self._freed({reservation.instance_id for reservation in lapsed}, now, out)
         self._settle(self._tracking.listen(now, out), now, out)
         if self._matching.retry_at is not None and self._matching.retry_at <= now:
             self._matching.retry_at = None

@@ -85,6 +85,7 @@ class Matching:
             sequence=request.sequence,
             lookaside=request.request_class if request.lookaside else None,
             batch=request.request_class is RequestClass.BATCH,
+            opener=request.opener,
         )
         if not instance.health.trusted and not closed.panic:
             instance.trial = reservation

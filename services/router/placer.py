@@ -15,6 +15,7 @@ from services.router.access import Access
 from services.router.config import RouterConfig
 from services.router.core import CoreSettings, RouterCore
 from services.router.demand import Demand
+from services.router.door import Door
 from services.router.outcomes import Blame
 from services.router.request import (
     Abandon,
@@ -26,6 +27,7 @@ from services.router.request import (
     Place,
     Placement,
     Refuse,
+    Unused,
 )
 from services.router.reservations import Reservation
 from services.router.tickets import Tickets
@@ -62,6 +64,7 @@ class Placer:
         self.demand = Demand(self._loop.time())
         self.tickets = Tickets(config.ticket_ttl_s)
         self.access = Access(required=config.auth.require, ticket_ttl_s=config.ticket_ttl_s)
+        self.door = Door(config.abandoned_per_s, self.access)
         self._links: dict[str, WorkerLink] = {}
         self._waiters: dict[PendingRequest, asyncio.Future[_Outcome]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -285,6 +288,8 @@ class Placer:
                     self.access.holds.lost(instruction.instance_id, self._loop.time())
                 case Abandon():
                     self._abandon(instruction.instance_id)
+                case Unused():
+                    self.door.unused(instruction.opener)
                 case Ended():
                     self.demand.tally(instruction.model, instruction.request_class).finished()
                 case Place():

@@ -10,6 +10,7 @@ from chiron.policy.dispatch import Decision
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError
 from chiron.v1 import types_pb2
+from services.router.abandoned import Opener
 from services.router.reservations import Reservation
 
 
@@ -64,6 +65,8 @@ class PendingRequest:
     """Monotonic time by which its whole result is wanted, in seconds: it waits no longer. None: no limit."""
     patient: bool = False
     """Whether it waits on past its deadline."""
+    opener: Opener | None = None
+    """Who opened it, where a ticket is asked for."""
     excluded_ids: Sequence[str] = ()
     """Instances that the client has found unusable for it."""
     sequence: int = 0
@@ -129,7 +132,14 @@ class Ended:
     request_class: RequestClass
 
 
-Instruction = Place | Refuse | OpenWatch | CloseWatch | Abandon | Ended
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Instruction: count a ticket that nobody has used, although its worker was there."""
+
+    opener: Opener
+
+
+Instruction = Place | Refuse | OpenWatch | CloseWatch | Abandon | Ended | Unused
 
 
 def request_class(value: types_pb2.RequestClass.ValueType) -> RequestClass:

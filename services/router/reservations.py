@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chiron.policy.words import RequestClass
+from services.router.abandoned import Opener
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +26,8 @@ class Reservation:
     """Class of a request whose end only the worker's reports will tell; None: its end is seen here."""
     batch: bool = False
     """Whether it rests on a batch credit."""
+    opener: Opener | None = None
+    """Who holds the ticket, where there is one."""
     live: bool = True
 
 
@@ -48,13 +51,15 @@ class Reservations:
         sequence: int = 0,
         lookaside: RequestClass | None = None,
         batch: bool = False,
+        opener: Opener | None = None,
     ) -> Reservation:
         """Promises a slot. A second promise for the same request there takes the first one's place."""
         held = self._of.setdefault(instance_id, {})
         earlier = held.get(request_id)
         if earlier is not None:
             self._end(earlier)
-        reservation = Reservation(instance_id, request_id, now + self._ttl_s, sequence, lookaside, batch)
+        expires = now + self._ttl_s
+        reservation = Reservation(instance_id, request_id, expires, sequence, lookaside, batch, opener)
         held[request_id] = reservation
         if batch:
             self._batch[instance_id] = self._batch.get(instance_id, 0) + 1
@@ -90,15 +95,15 @@ class Reservations:
             self._end(reservation)
         return ended
 
-    def expire(self, now: float) -> set[str]:
-        """Ends what nobody used in time; returns the instances that got slots back."""
-        changed: set[str] = set()
+    def expire(self, now: float) -> list[Reservation]:
+        """Ends, and returns, what nobody used in time."""
+        ended: list[Reservation] = []
         queue = self._by_expiry
         while queue and (not queue[0].live or queue[0].expires <= now):
             reservation = queue.popleft()
             if self.release(reservation):
-                changed.add(reservation.instance_id)
-        return changed
+                ended.append(reservation)
+        return ended
 
     def forget(self, instance_id: str) -> None:
         """Ends all of an instance's reservations."""

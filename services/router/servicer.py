@@ -11,7 +11,7 @@ import grpc
 from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.requests.validation import check_generate, check_route
-from chiron.rpc.errors import ChironError, Reason, abort, reason_of
+from chiron.rpc.errors import ChironError, Prepared, Reason, abort, reason_of
 from chiron.rpc.reading import read
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
@@ -25,6 +25,7 @@ from services.router.spans import RequestTrace
 
 SERVICE = "chiron.v1.InferenceService"
 Context = grpc.aio.ServicerContext[bytes, bytes]
+_NO_REQUEST = Prepared(ChironError(Reason.INVALID_ARGUMENT, "the call has no request"))
 _REFUSED = (Reason.QUEUE_FULL, Reason.NO_INSTANCE, Reason.MODEL_NOT_FOUND, Reason.ADAPTER_NOT_FOUND)
 
 
@@ -33,6 +34,7 @@ class InferenceServicer:
 
     def __init__(self, placer: Placer, proxy: Proxy, lookaside: Lookaside, *, tracing: bool) -> None:
         self._placer = placer
+        self._door = placer.door
         self._proxy = proxy
         self._lookaside = lookaside
         self._tracing = tracing
@@ -48,8 +50,9 @@ class InferenceServicer:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Generate": grpc.unary_stream_rpc_method_handler(self.generate),
-                "Route": grpc.unary_unary_rpc_method_handler(self.route),
+                # As streams of requests, so that a call is seen before its one request is read.
+                "Generate": grpc.stream_stream_rpc_method_handler(self.generate),
+                "Route": grpc.stream_unary_rpc_method_handler(self.route),
             },
         )
 
@@ -62,15 +65,34 @@ class InferenceServicer:
         """From now on every new call is sent to another router."""
         self._refusing = why
 
-    async def generate(self, wire: bytes, context: Context) -> None:
+    async def generate(self, _: object, context: Context) -> None:
         """Proxies one stream."""
         arrived = self._time()
+        await self._door.admit(context)
+        try:
+            await self._generate(arrived, context)
+        except asyncio.CancelledError:
+            self._door.cancelled(context, arrived)
+            raise
+
+    async def route(self, _: object, context: Context) -> bytes:
+        """Answers one Route call."""
+        arrived = self._time()
+        await self._door.admit(context)
+        try:
+            return await self._route(arrived, context)
+        except asyncio.CancelledError:
+            self._door.cancelled(context, arrived)
+            raise
+
+    async def _generate(self, arrived: float, context: Context) -> None:
         trace = RequestTrace(self._tracing, f"{SERVICE}/Generate", context.invocation_metadata())
         self._enter()
         tally: Tally | None = None
         request: PendingRequest | None = None
         try:
             tenant = self._placer.access.identify(context)
+            wire = await _received(context)
             message = read(pb.GenerateRequest, wire)
             violations = check_generate(message)
             if violations:
@@ -95,21 +117,19 @@ class InferenceServicer:
             self._leave()
             trace.end()
 
-    async def route(self, wire: bytes, context: Context) -> bytes:
-        """Answers one Route call."""
-        arrived = self._time()
+    async def _route(self, arrived: float, context: Context) -> bytes:
         trace = RequestTrace(self._tracing, f"{SERVICE}/Route", context.invocation_metadata())
         self._enter()
         tally: Tally | None = None
         request: PendingRequest | None = None
         try:
             tenant = self._placer.access.identify(context)
-            message = read(pb.RouteRequest, wire)
+            message = read(pb.RouteRequest, await _received(context))
             violations = check_route(message)
             if violations:
                 raise ChironError.invalid(violations)
             request = self._pending(message, arrived, message.prompt_tokens)
-            request.lookaside = True
+            request.lookaside, request.opener = True, self._door.opener(context)
             request.max_tokens, request.choices = message.max_tokens, max(1, message.choices)
             if message.spec_version:
                 request.resume(message.spec_version, arrived)
@@ -166,6 +186,13 @@ class InferenceServicer:
         self._running -= 1
         if self._running == 0:
             self.idle.set()
+
+
+async def _received(context: Context) -> bytes:
+    wire: object = await context.read()
+    if not isinstance(wire, bytes):
+        await _NO_REQUEST.abort(context)
+    return wire
 
 
 async def _refuse(error: ChironError, context: Context, tally: Tally | None, trace: RequestTrace) -> NoReturn:

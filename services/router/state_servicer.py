@@ -43,6 +43,7 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
         counts.calls, counts.streams = self._door.running, len(self._streams)
         counts.retries = self._retries.budget.spent
         counts.retries_refused = self._retries.budget.refused
+        counts.turned_away = self._placer.door.turned_away
         return router_pb2.GetRouterStateResponse(
             router_id=self._router_id,
             table=self._placer.table_state(),

@@ -5,7 +5,7 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.words import Role
@@ -14,7 +14,7 @@ from services.router.health import EjectionSettings, Health
 from services.router.instance import TrackedInstance
 from services.router.outcomes import Blame
 from services.router.pool import ModelPool
-from services.router.request import Abandon, CloseWatch, Ended, Instruction, OpenWatch, Placement
+from services.router.request import Abandon, CloseWatch, Ended, Instruction, OpenWatch, Placement, Unused
 from services.router.reservations import Reservation, Reservations
 
 _GONE = (types_pb2.INSTANCE_STATE_STOPPED, types_pb2.INSTANCE_STATE_FAILED)
@@ -108,6 +108,13 @@ class Tracking:
                 kind = instance.lookaside.pop(request_id, None)
                 if kind is not None:
                     out.append(Ended(instance.model, kind))
+
+    def unused(self, lapsed: Iterable[Reservation], since: float, out: list[Instruction]) -> None:
+        """Nobody used these tickets. A worker not heard since `since` may be why, and not their holders."""
+        for ticket in lapsed:
+            instance = self.instances.get(ticket.instance_id)
+            if ticket.opener is not None and instance is not None and instance.heard_at > since:
+                out.append(Unused(ticket.opener))
 
     def lost(self, instance: TrackedInstance, now: float, reason: str) -> None:
         """Its load is not heard any more."""

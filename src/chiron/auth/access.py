@@ -62,6 +62,16 @@ class AccessTable:
             raise ChironError(Reason.TENANT_UNKNOWN, f"tenant {name!r} does not exist (any more)")
         return tenant
 
+    def claimed(self, credentials: Credentials) -> str:
+        """The tenant whose key, or whose certificate, is shown, unproved; empty: none."""
+        if credentials.api_key:
+            key = self.keys.get(id_of(credentials.api_key))
+            return key.tenant if key is not None else ""
+        try:
+            return self._of_subjects(credentials.subjects)
+        except ChironError:
+            return ""
+
     def _of_key(self, text: str) -> str:
         key = self.keys.get(id_of(text))
         # A wrong secret under a known id and an unknown id are told apart by nobody.

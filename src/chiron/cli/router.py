@@ -43,7 +43,8 @@ def view(state: pb.GetRouterStateResponse) -> RenderableType:
     held = (
         f"{counts.calls} calls, {counts.streams} of them streams; "
         f"{waiting.interactive}+{waiting.batch} wait; {counts.reservations} slots reserved; "
-        f"{counts.lookaside} direct streams; {counts.retries} retries, {counts.retries_refused} not allowed"
+        f"{counts.lookaside} direct streams; {counts.retries} retries, {counts.retries_refused} not allowed; "
+        f"{counts.turned_away} calls turned away"
     )
     return Group(Text(f"router {state.router_id}"), _table_line(state.table), Text(held), _instances(state))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -69,6 +69,8 @@ class Reason(Enum):
     NOT_ALLOWED = grpc.StatusCode.PERMISSION_DENIED
     """These credentials may not do this: a model, a class, a priority, an administrator's call."""
     QUOTA_EXCEEDED = grpc.StatusCode.RESOURCE_EXHAUSTED
+    TOO_MANY_ABANDONED = grpc.StatusCode.RESOURCE_EXHAUSTED
+    """The caller cancels too much of what it opens, or leaves its tickets unused."""
     KEY_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     TENANT_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     TICKET_REQUIRED = grpc.StatusCode.UNAUTHENTICATED
@@ -178,14 +180,25 @@ def _wire_length(text: str) -> int:
     return sum(1 if 0x20 <= byte < 0x7F and byte != 0x25 else 3 for byte in text.encode())
 
 
+class Prepared:
+    """A refusal that is serialised once, for many calls."""
+
+    def __init__(self, error: ChironError) -> None:
+        self._code, self._message = error.reason.code, shortened(error.message)
+        self._details = rpc_status.to_status(error.to_status()).trailing_metadata
+
+    async def abort(self, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+        """Ends the caller's call with the status and details. Raises CancelledError when it has gone."""
+        try:
+            await context.abort(self._code, self._message, self._details)
+        except grpc.aio.InternalError as failure:
+            raise asyncio.CancelledError from failure
+        raise AssertionError("context.abort raises")
+
+
 async def abort(context: grpc.aio.ServicerContext[object, object], error: ChironError) -> NoReturn:
     """Ends the call with the error's status and details. Raises CancelledError when the caller has gone."""
-    status = rpc_status.to_status(error.to_status())
-    try:
-        await context.abort(error.reason.code, shortened(error.message), status.trailing_metadata)
-    except grpc.aio.InternalError as failure:
-        raise asyncio.CancelledError from failure
-    raise AssertionError("context.abort raises")
+    await Prepared(error).abort(context)
 
 
 def reason_of(error: grpc.RpcError) -> str:

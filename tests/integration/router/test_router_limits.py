@@ -49,7 +49,7 @@ async def router(worker: FakeWorker, tmp_path: Path) -> AsyncIterator[RouterProc
     controller = FakeRouterController()
     controller.add("m", [worker])
     await controller.start()
-    settings = {"ticket_ttl_s": 0.5, "report_interval_s": 0.2, "queue_limit": STREAMS}
+    settings = {"ticket_ttl_s": 0.5, "report_interval_s": 0.2, "queue_limit": STREAMS, "abandoned_per_s": 0}
     async with router_process(tmp_path, controller.address, **settings) as router:
         await eventually(lambda: _ready(router))
         yield router

@@ -44,6 +44,7 @@ def test_every_reason_of_the_servers_arrives_by_name(reason):
         (Reason.NODE_NOT_FOUND, errors.NotFound),
         (Reason.DUPLICATE_REQUEST, errors.AlreadyExists),
         (Reason.QUEUE_FULL, errors.QueueFull),
+        (Reason.TOO_MANY_ABANDONED, errors.TurnedAway),
         (Reason.NO_INSTANCE, errors.NoInstance),
         (Reason.RETRY_ELSEWHERE, errors.RetryElsewhere),
         (Reason.ENGINE_DEAD, errors.RetryElsewhere),

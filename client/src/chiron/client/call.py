@@ -26,6 +26,7 @@ from chiron.client.errors import (
     RetryElsewhere,
     StreamInterrupted,
     TicketExpired,
+    TurnedAway,
     Unavailable,
 )
 from chiron.client.network import Network
@@ -148,8 +149,8 @@ class Call:
             whole and assembly.begun and (several or isinstance(error, CannotResume) or not tries.may_resume)
         )
         resume = assembly.begun and not restart
-        may = isinstance(error, _RETRIED) or self._outnumbered(error) or self._own_quota(error)
-        may = may or (restart and isinstance(error, CannotResume))
+        may = isinstance(error, (*_RETRIED, TurnedAway)) or self._outnumbered(error)
+        may = may or self._own_quota(error) or (restart and isinstance(error, CannotResume))
         if may and resume and several:
             raise _delivered(CannotResume(_SEVERAL, reason="CANNOT_RESUME"), assembly) from error
         progressed = resume and tries.progressed(assembly.delivered_tokens)
@@ -212,7 +213,11 @@ class Call:
 
     async def _paused(self, error: ChironError) -> bool:
         """Lets time pass where that is needed; False when there is no time for that."""
-        pause_s = self._pauses.take_s(error.retry_after_s, own_quota=self._own_quota(error))
+        pause_s = self._pauses.take_s(
+            error.retry_after_s,
+            elsewhere=not isinstance(error, TurnedAway),
+            own_quota=self._own_quota(error),
+        )
         if not pause_s:
             return True
         left_s = self._left_s()

@@ -98,6 +98,10 @@ class BatchQueueFull(Overloaded):
     """The batch queue takes no more at present."""
 
 
+class TurnedAway(Overloaded):
+    """The router turns this client away for a while, because it cancels too much of what it opens."""
+
+
 class Unavailable(ChironError):
     """Nobody could serve the request now."""
 
@@ -199,6 +203,7 @@ _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {
     (grpc.StatusCode.ALREADY_EXISTS, "BATCH_EXISTS"): BatchExists,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"): QueueFull,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "BATCH_QUEUE_FULL"): BatchQueueFull,
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ABANDONED"): TurnedAway,
     (grpc.StatusCode.UNAUTHENTICATED, "TICKET_EXPIRED"): TicketExpired,
     (grpc.StatusCode.UNAUTHENTICATED, "TICKET_KEY_UNKNOWN"): TicketExpired,
     (grpc.StatusCode.UNAVAILABLE, ""): ConnectionLost,

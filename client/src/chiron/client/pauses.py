@@ -24,17 +24,18 @@ class Pauses:
         """A router has failed or refused the request."""
         self._turned_away.add(address)
 
-    def take_s(self, retry_after_s: float | None, *, own_quota: bool) -> float:
+    def take_s(self, retry_after_s: float | None, *, elsewhere: bool, own_quota: bool) -> float:
         """Seconds to wait now; 0 while there is another router to try.
 
         Args:
             retry_after_s: what the router has said, if anything.
+            elsewhere: another router may be asked at once.
             own_quota: it refused for a quota of which this request itself holds a part.
         """
         if own_quota:
             # What the router says counts on what this request holds itself, which it gives up soon.
             pause_s = max(self._next_s, _QUOTA_S)
-        elif self._turned_away >= self._routers:
+        elif not elsewhere or self._turned_away >= self._routers:
             pause_s = retry_after_s or self._next_s
         else:
             return 0.0

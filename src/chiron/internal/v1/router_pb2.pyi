@@ -113,7 +113,9 @@ Global___RouterTableState: _TypeAlias = RouterTableState  # noqa: Y015
 
 @_typing.final
 class RouterCounts(_message.Message):
-    """How much a router holds at the moment. All but `watches` and the retries return to 0 when nobody asks anything."""
+    """How much a router holds at the moment. All but `watches`, the retries and `turned_away` return to 0 when nobody asks
+    anything.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,6 +129,7 @@ class RouterCounts(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     RETRIES_REFUSED_FIELD_NUMBER: _builtins.int
     UNTOLD_MODELS_FIELD_NUMBER: _builtins.int
+    TURNED_AWAY_FIELD_NUMBER: _builtins.int
     calls: _builtins.int
     """Calls under way."""
     streams: _builtins.int
@@ -144,6 +147,8 @@ class RouterCounts(_message.Message):
     retries_refused: _builtins.int
     untold_models: _builtins.int
     """Models with counts that the controller has not been told yet."""
+    turned_away: _builtins.int
+    """Calls refused since the start because their client abandons too much of what it opens."""
     @_builtins.property
     def waiting(self) -> _types_pb2.ClassCounts:
         """Requests that wait for an instance."""
@@ -161,10 +166,11 @@ class RouterCounts(_message.Message):
         retries: _builtins.int = ...,
         retries_refused: _builtins.int = ...,
         untold_models: _builtins.int = ...,
+        turned_away: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "lookaside", b"lookaside", "reservations", b"reservations", "retries", b"retries", "retries_refused", b"retries_refused", "started", b"started", "streams", b"streams", "untold_models", b"untold_models", "waiting", b"waiting", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "lookaside", b"lookaside", "reservations", b"reservations", "retries", b"retries", "retries_refused", b"retries_refused", "started", b"started", "streams", b"streams", "turned_away", b"turned_away", "untold_models", b"untold_models", "waiting", b"waiting", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
