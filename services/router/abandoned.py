@@ -55,7 +55,6 @@ class Abandoned:
         # What is counted later weighs more, instead of what is there weighing less.
         self._total = 0.0
         self._owners: dict[str, _Owner] = {}
-        self._share = math.inf
         self._shared_at = -math.inf
         self._lines = 0
         self._prune_at = _FEW
@@ -89,9 +88,7 @@ class Abandoned:
             self._share_out(most)
             self._shared_at = now
         owner = self._owners.get(opener.owner)
-        if owner is None or owner.total < self._share:
-            return 0.0
-        if owner.lines.get(opener.line, 0.0) < owner.share:
+        if owner is None or owner.lines.get(opener.line, 0.0) < owner.share:
             return 0.0
         pause_s = _MEMORY_S * math.log(self._total / most)
         return max(_FIRST_PAUSE_S, _STEP_S * math.ceil(pause_s / _STEP_S))
@@ -100,10 +97,9 @@ class Abandoned:
         return math.exp(min((now - self._base) / _MEMORY_S, 600.0))
 
     def _share_out(self, most: float) -> None:
-        self._share = _share((owner.total for owner in self._owners.values()), most)
+        fair = _share((owner.total for owner in self._owners.values()), most)
         for owner in self._owners.values():
-            light = owner.total < self._share
-            owner.share = math.inf if light else _share(owner.lines.values(), self._share)
+            owner.share = math.inf if owner.total < fair else _share(owner.lines.values(), fair)
 
     def _prune(self, now: float) -> None:
         """Forgets what has faded away, and lets what is left weigh what it does now."""
