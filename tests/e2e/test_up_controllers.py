@@ -43,7 +43,7 @@ def _listens(line: str, address: str) -> bool:
     return state == "0A" and int(local.split(":")[1], 16) == int(address.rpartition(":")[2])
 
 
-async def test_the_leader_may_be_killed_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+async def test_the_leader_and_etcd_may_be_killed_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     config = short_leases(tmp_path)
     options = ("--controllers=3", "--etcd", f"--config={config}", "--nodes=1")
     async with chiron_up(*options, directory=tmp_path / "run") as up:
@@ -71,10 +71,27 @@ async def test_the_leader_may_be_killed_and_ctrl_c_leaves_no_process(tmp_path: P
         async def the_same() -> bool:
             now = await status(up)
             ready = [one["instance_id"] for one in now["instances"] if one["state"].endswith("_READY")]
-            settled = not now["controllers"][0]["settling"] and len(now["controllers"]) == 2
+            settled = not now["controllers"][0]["settling"] and len(now["controllers"]) == 3
             return settled and ready == [one["instance_id"] for one in before["instances"]]
 
+        await up.line(r"is started again as pid \d+")
         await eventually(the_same, within_s=30.0)
+
+        (etcd,) = (pid for pid, command in up.processes().items() if command.startswith(str(binary())))
+        os.kill(etcd, signal.SIGKILL)
+        await up.line("etcd ended with status -9; what serves goes on")
+        answer = await chiron("generate", "toy", "hi", "--max-tokens=4", f"--router={up.router}")
+        assert answer.status == 0
+        await up.line(r"etcd is started again as pid \d+")
+        await eventually(the_same, within_s=30.0)
+
+        workers = {pid for pid, command in up.processes().items() if "services.worker" in command}
+        second = await chiron(
+            "up", f"--directory={tmp_path / 'run'}", "--router-port=0", "--controller-port=0"
+        )
+        assert f"another cluster runs here (pid {up.process.pid})" in only_error(second, 2)
+        assert workers == {pid for pid, command in up.processes().items() if "services.worker" in command}
+
         up.process.send_signal(signal.SIGINT)
         assert await up.end() == 0
         assert up.processes() == {}

@@ -108,7 +108,8 @@ def up(
     """Run a whole local cluster in this terminal until Ctrl-C, which drains it.
 
     A worker, an agent or a router that ends is started again, and of several controllers another one leads.
-    When the only controller ends, or a service ends time and again, the whole cluster does.
+    With --etcd, so are controllers and etcd, for as long as it takes; without it, the whole cluster ends with
+    its controller. It also ends when an agent or a router ends time and again.
     """
     from chiron.cli.runner import execute
     from chiron.cli.up import UpOptions, run_up

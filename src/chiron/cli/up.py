@@ -12,12 +12,13 @@ from rich.console import Console
 
 from chiron.cli.progress import Progress, open_progress
 from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
-from chiron.cluster import LocalCluster, read_model_files
+from chiron.cluster import AdminError, LocalCluster, read_model_files
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
 from chiron.rpc.controllers import split_addresses
 from chiron.v1 import cluster_pb2 as pb
 
+_LOOK_AGAIN_S = 1.0
 MOST_TIME_SCALE = 10.0
 """What the sim engine takes."""
 
@@ -91,8 +92,11 @@ async def _serve(
         watching = asyncio.ensure_future(_watch(cluster, progress))
         ending = asyncio.ensure_future(cluster.wait_ended(progress.say))
         try:
+            # The view ends by a mistake of its own alone.
             await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
-            raise CliError(ending.result() if ending.done() else str(watching.exception()))
+            if not ending.done():
+                await watching
+            raise CliError(ending.result())
         finally:
             watching.cancel()
             ending.cancel()
@@ -100,9 +104,21 @@ async def _serve(
 
 
 async def _watch(cluster: LocalCluster, progress: Progress) -> None:
-    async with aclosing(cluster.admin.watch()) as snapshots:
-        async for snapshot in snapshots:
-            progress.update(snapshot)
+    """Shows the cluster until it is cancelled: what serves goes on while nobody can say how it stands."""
+    unseen = False
+    while True:
+        try:
+            async with aclosing(cluster.admin.watch()) as snapshots:
+                async for snapshot in snapshots:
+                    if unseen:
+                        progress.say("the cluster can be seen again")
+                    unseen = False
+                    progress.update(snapshot)
+        except AdminError as error:
+            if not unseen:
+                progress.say(f"the cluster cannot be seen at present, what serves goes on: {error}")
+            unseen = True
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def _settled(snapshot: pb.ClusterSnapshot, specs: Sequence[pb.ModelSpec], progress: Progress) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 from chiron.auth.api_keys import key_in
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.admin_key import admin_key_file
-from chiron.cluster.keeping import RestartBudget, first_loss, start_sweeper
+from chiron.cluster.keeping import Keeper, keeps_state, start_sweeper
 from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
-from chiron.cluster.run_folder import new_run_folder, remove_old_runs, use_run_folder
+from chiron.cluster.run_folder import hold_run_folder, new_run_folder, remove_old_runs, use_run_folder
 from chiron.cluster.workers import WorkerProcess, find_workers
 from chiron.v1 import cluster_pb2 as pb
 
@@ -117,10 +116,15 @@ class LocalCluster:
         self._models: list[str] = []
         self._admin: ClusterAdmin | None = None
         self._recipes: dict[str, tuple[str, str, dict[str, str]]] = {}
-        self._budgets: dict[str, RestartBudget] = defaultdict(RestartBudget)
+        self._starting: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._hold: ExitStack | None = None
+        """While the run's folder is this cluster's; what lives there is no business of its own before."""
         self.processes: dict[str, ServiceProcess] = {}
         """Running services by name: controller (controller-0, … where there are several), router-0, node-0,
         etcd, …"""
+        lasting = etcd or bool(etcd_endpoints)
+        lasting = lasting or keeps_state(config, self._settings.get("controller", {}), self._environ)
+        self._keeper = Keeper(self.processes, self.start_again, lasting_state=lasting)
 
     @property
     def controller_addresses(self) -> list[str]:
@@ -212,21 +216,22 @@ class LocalCluster:
     async def wait_ended(self, lost: Callable[[str], None] | None = None) -> str:
         """Returns which service process ended, and how, as soon as the cluster cannot do without it.
 
-        It can do without a controller while another one runs. An agent or a router is started again, as a
-        service manager would do it, unless it ends time and again. `lost` is told either way.
+        The others are started again; see `Keeper`. `lost` is told either way.
         """
-        return await first_loss(self.processes.values(), self._may_start_again, self.start_again, lost)
+        return await self._keeper.first_loss(lost)
 
     async def start_again(self, name: str) -> ServiceProcess:
         """Starts a service that has ended, with its address, folder and settings. Raises StartError."""
-        ended = self.processes[name]
-        section, package, keys = self._recipes[name]
-        await self._launch(name, section, package, keys, address=str(ended.announced.get("address", "")))
-        return self.processes[name]
-
-    def _may_start_again(self, service: ServiceProcess) -> bool:
-        kept = service.name.startswith(("node-", "router-")) and self.processes.get(service.name) is service
-        return kept and self._budgets[service.name].spend(time.monotonic())
+        async with self._starting[name]:
+            ended = self.processes[name]
+            if ended.running:  # Somebody else was faster.
+                return ended
+            address = str(ended.announced.get("address", ""))
+            if name == "etcd":
+                self.processes[name] = await start_etcd(self.directory, address)
+            else:
+                await self._launch(name, *self._recipes[name], address=address)
+            return self.processes[name]
 
     async def kill_node(self, node: str) -> None:
         """Ends a node's agent and workers at once, as a power cut would."""
@@ -258,14 +263,17 @@ class LocalCluster:
             # A second Ctrl-C cancels the drain; nothing may be left then either.
             for service in self.processes.values():
                 service.kill()
-            for worker in self.workers():
-                worker.kill()
+            if self._hold is not None:
+                for worker in self.workers():
+                    worker.kill()
+                self._hold.close()
 
     async def _start(self) -> None:
         if self._named:
             use_run_folder(self.directory)
         else:
             await asyncio.to_thread(remove_old_runs, self.directory.parent)
+        self._hold = hold_run_folder(self.directory)
         if self._own_etcd:
             etcd = self.processes["etcd"] = await start_etcd(self.directory)
             self._etcd_endpoints = [str(etcd.announced["address"])]

@@ -37,20 +37,20 @@ def find_etcd() -> Path:
     return Path(found)
 
 
-async def start_etcd(directory: Path) -> ServiceProcess:
+async def start_etcd(directory: Path, address: str = "") -> ServiceProcess:
     """Starts a member whose data lies below `directory` and stays there; returns when it serves.
 
-    Its `announced["address"]` is host:port of its API. Raises StartError.
+    Its `announced["address"]` is host:port of its API: the given one, else any free one. Raises StartError.
     """
     binary = find_etcd()
     for attempt in range(_STARTS):
-        service = await _launch(binary, directory)
+        service = await _launch(binary, directory, address)
         try:
             await _ready(service)
             return service
         except StartError as error:
             # Between the choice of a port and its use someone else may take it.
-            if _TAKEN not in str(error) or attempt == _STARTS - 1:
+            if address or _TAKEN not in str(error) or attempt == _STARTS - 1:
                 raise
         except BaseException:
             service.kill()
@@ -58,9 +58,9 @@ async def start_etcd(directory: Path) -> ServiceProcess:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-async def _launch(binary: Path, directory: Path) -> ServiceProcess:
+async def _launch(binary: Path, directory: Path, address: str) -> ServiceProcess:
     client, peer = _free_ports(2)
-    address, peer_url = f"127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    address, peer_url = address or f"127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
     log = directory / "etcd.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:

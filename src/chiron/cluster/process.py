@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class ServiceProcess:
         self.announced: dict[str, Any] = {}
         """Facts of the announce line, e.g. `address`."""
         self._process = process
+        self._started = time.monotonic()
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
@@ -106,6 +108,11 @@ class ServiceProcess:
     def running(self) -> bool:
         """False once the process has ended."""
         return self._process.returncode is None
+
+    @property
+    def age_s(self) -> float:
+        """Time since its start, in seconds."""
+        return time.monotonic() - self._started
 
     async def wait(self) -> int:
         """Waits for the end and returns the exit status."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chiron.cluster.process import StartError
@@ -16,6 +17,8 @@ STATE_ROOT = Path(".chiron")
 """Where a run's folder is made when none is given."""
 RUNS_KEPT = 10
 """Folders of this kind that stay, the newest one's included."""
+_LOCK = ".cluster"
+"""File in a run's folder that its cluster holds locked, with its process id."""
 _MARK = ".may-be-removed"
 """File in a folder that was made here, which nobody has named since."""
 
@@ -42,6 +45,32 @@ def use_run_folder(folder: Path) -> None:
             (folder / _MARK).unlink(missing_ok=True)
     except OSError as error:
         raise _unusable(folder, error) from error
+
+
+def hold_run_folder(folder: Path) -> ExitStack:
+    """Keeps other clusters out of the folder until the result is closed, or this process is gone.
+
+    Raises StartError when another one has it: two clusters in one folder would end each other's workers.
+    """
+    try:
+        file = (folder / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    with ExitStack() as stack:
+        stack.enter_context(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StartError(
+                f"{folder}: another cluster runs here (pid {file.read().strip() or 'unknown'}); "
+                "end it, or name another directory",
+                bad_start=True,
+            ) from None
+        with suppress(OSError):  # On a full disk the lock counts all the same.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
+        return stack.pop_all()
 
 
 def remove_old_runs(root: Path = STATE_ROOT) -> None:

@@ -60,7 +60,9 @@ def test_the_help_of_up_says_what_the_end_of_a_service_means() -> None:
     shown = " ".join(chiron("up", "--help", COLUMNS="200").stdout.split())
 
     assert "A worker, an agent or a router that ends is started again" in shown
-    assert "When the only controller ends, or a service ends time and again, the whole cluster does." in shown
+    assert "With --etcd, so are controllers and etcd, for as long as it takes" in shown
+    assert "without it, the whole cluster ends with its controller." in shown
+    assert "It also ends when an agent or a router ends time and again." in shown
 
 
 def test_version_is_the_distribution_s() -> None:

@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from chiron.cluster import LocalCluster
-from chiron.cluster.run_folder import RUNS_KEPT, new_run_folder, remove_old_runs, use_run_folder
+from chiron.cluster import LocalCluster, StartError
+from chiron.cluster.run_folder import (
+    RUNS_KEPT,
+    hold_run_folder,
+    new_run_folder,
+    remove_old_runs,
+    use_run_folder,
+)
 
 
 @pytest.fixture
@@ -90,3 +96,33 @@ async def test_a_cluster_in_a_named_folder_removes_none(
 
     async with LocalCluster(nodes=1, gpus=1, directory=Path(".chiron/run-mine")):
         assert left(Path(".chiron")) == {Path(".chiron/run-mine"), *runs}
+
+
+def test_a_folder_is_one_cluster_s_at_a_time(tmp_path: Path) -> None:
+    with (
+        hold_run_folder(tmp_path),
+        pytest.raises(
+            StartError, match=rf"{tmp_path}: another cluster runs here \(pid {os.getpid()}\)"
+        ) as told,
+    ):
+        hold_run_folder(tmp_path)
+    assert told.value.bad_start
+    with hold_run_folder(tmp_path):
+        pass
+
+
+def test_what_holds_a_folder_lets_go_when_it_is_killed(tmp_path: Path) -> None:
+    source = (
+        "import sys, time; from pathlib import Path; from chiron.cluster.run_folder import hold_run_folder\n"
+        "held = hold_run_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StartError, match=rf"pid {holder.pid}"):
+            hold_run_folder(tmp_path)
+        holder.kill()
+        holder.wait()
+        hold_run_folder(tmp_path).close()
