@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 
@@ -12,7 +13,7 @@ from chiron.internal.v1 import control_pb2_grpc
 from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.store import RefusedError, UnavailableError
-from chiron.store.etcd import EtcdStore, SchemaError
+from chiron.store.etcd import EtcdStore, RestoredError, SchemaError
 from chiron.v1 import access_pb2_grpc, cluster_pb2_grpc
 from services.global_controller.access_servicer import AccessServicer
 from services.global_controller.candidacy import Candidacy
@@ -52,13 +53,10 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)
     await _check(store)
 
-    def make() -> Controller:
-        return Controller(config, store, seat=seat)
-
     if isinstance(store, EtcdStore):
-        tasks = [asyncio.create_task(Candidacy(config, store, seat, make).run())]
+        tasks = [asyncio.create_task(_campaign(config, store, seat))]
     else:
-        controller = make()
+        controller = Controller(config, store, seat=seat)
         await controller.start()
         seat.take(controller)
         tasks = [asyncio.create_task(controller.run())]
@@ -83,6 +81,21 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(_STOP_GRACE_S)
         await store.close()
+
+
+async def _campaign(config: ControllerConfig, store: EtcdStore, seat: Seat) -> None:
+    """Campaigns until cancelled, with new connections and watches whenever etcd has been restored."""
+    while True:
+        making = functools.partial(Controller, config, store, seat=seat)
+        try:
+            await Candidacy(config, store, seat, making).run()
+        except RestoredError as error:
+            _log.error("%s; what it holds now counts, and is read anew", error)
+        finally:
+            await store.close()
+        opened = open_store(config.store, config.decisions_kept)
+        assert isinstance(opened, EtcdStore)
+        store = opened
 
 
 async def _check(store: EtcdStore | object) -> None:

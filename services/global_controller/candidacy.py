@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chiron.store import FencedError, RefusedError, UnavailableError
-from chiron.store.etcd import EtcdStore, Leadership, Lease, SchemaError
+from chiron.store.etcd import EtcdStore, Leadership, Lease, RestoredError, SchemaError
 from chiron.store.etcd.compaction import compact_regularly
 from chiron.store.etcd.election import resign
 from chiron.store.etcd.members import look
@@ -45,11 +45,17 @@ class Candidacy:
         """One that has ended here, and perhaps not on the server."""
 
     async def run(self) -> None:
-        """Campaigns and reigns until cancelled; then whoever is next leads at once."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_candidates())
-            tasks.create_task(self._follow_members())
-            tasks.create_task(self._campaign())
+        """Campaigns and reigns until cancelled; then whoever is next leads at once.
+
+        Raises RestoredError when what is known of etcd is not its past any more.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_candidates())
+                tasks.create_task(self._follow_members())
+                tasks.create_task(self._campaign())
+        except* RestoredError as group:
+            raise group.exceptions[0] from None
 
     async def _campaign(self) -> None:
         connection = self._store.connection
@@ -139,10 +145,18 @@ class Candidacy:
         else:
             self._seat.health.worked()
 
+    async def _check_past(self) -> None:
+        try:
+            await self._store.past.check()
+        except _TROUBLE as error:
+            _log.info("etcd's past is not known at present: %s", error)
+
     async def _follow_members(self) -> None:
         while True:
             self._seat.health.look(await look(self._store.connection))
             if self._seat.health.doubtful and self._seat.controller is not None:
                 await self._probe()
+            if self._seat.health.state is not StoreState.UNAVAILABLE:
+                await self._check_past()
             in_trouble = self._seat.health.state is not StoreState.OK
             await asyncio.sleep(_LOOK_IN_TROUBLE_S if in_trouble else _LOOK_S)

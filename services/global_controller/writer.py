@@ -78,7 +78,7 @@ class Writer:
         large for one commit becomes several, in an order that is safe to be cut off after any of them.
 
         Raises:
-            FencedError: the term has ended.
+            FencedError: the term has ended, or the store has been set back.
             UnavailableError: the store takes no writes; at once while that is known.
             RefusedError: the store does not let this controller write.
             TooLargeError: one record alone is more than the store takes.
@@ -95,10 +95,13 @@ class Writer:
                     await self._write(snapshot, draft)
                     self._health.worked()
                     return
-                except ConflictError:
+                except ConflictError as error:
                     self._health.worked()
                     if attempt == _ATTEMPTS - 1:
-                        raise
+                        # Nobody else writes in this term, so that what the mirror shows was never written.
+                        fenced = FencedError(f"the store holds another state than this leader's: {error}")
+                        self._on_fenced(fenced)
+                        raise fenced from error
                     await self._mirror.load()
                 except FencedError as error:
                     self._on_fenced(error)

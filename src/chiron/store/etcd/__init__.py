@@ -4,6 +4,7 @@ from chiron.store.etcd.commit import Limits
 from chiron.store.etcd.connection import Connection
 from chiron.store.etcd.leadership import Leadership
 from chiron.store.etcd.lease import Lease
+from chiron.store.etcd.past import RestoredError
 from chiron.store.etcd.settings import EtcdSettings, TlsFiles
 from chiron.store.etcd.store import EtcdStore
 from chiron.store.etcd.values import SchemaError
@@ -15,6 +16,7 @@ __all__ = [
     "Leadership",
     "Lease",
     "Limits",
+    "RestoredError",
     "SchemaError",
     "TlsFiles",
 ]

@@ -34,6 +34,8 @@ class Connection:
         self._token = ""
         self._authenticating = asyncio.Lock()
         self._closed = False
+        self.shown = 0
+        """The newest of etcd's revisions that an answer bore, whichever member's it was."""
 
     @property
     def member(self) -> int:
@@ -65,7 +67,9 @@ class Connection:
             member = self._current
             left_s = deadline - time.monotonic()
             try:
-                return await self._attempt(member, method, request, left_s)
+                response = await self._attempt(member, method, request, left_s)
+                self.note(response)
+                return response
             except grpc.aio.AioRpcError as error:
                 failure = meaning(error, self.settings.endpoints[member])
             except asyncio.CancelledError:
@@ -138,6 +142,12 @@ class Connection:
             if call is not None:
                 self._streams[member].discard(call)
                 call.cancel()
+
+    def note(self, response: object) -> None:
+        """Takes in what an answer says of etcd's revision, where it does."""
+        header = getattr(response, "header", None)
+        if header is not None:
+            self.shown = max(self.shown, header.revision)
 
     def failed(self, member: int) -> None:
         """The member does not do: later calls go to the next one, and streams that it may keep silent end."""

@@ -18,6 +18,7 @@ from chiron.store.etcd.head import Head, Heads
 from chiron.store.etcd.keys import Keys, range_end
 from chiron.store.etcd.leadership import Leadership
 from chiron.store.etcd.methods import RANGE, TXN
+from chiron.store.etcd.past import Past
 from chiron.store.etcd.settings import EtcdSettings
 from chiron.store.etcd.txn import put
 from chiron.store.etcd.values import decode_decisions, decode_record, parse
@@ -80,6 +81,8 @@ class EtcdStore(Store):
         )
         self.electorate = Electorate(connection, self._hub, self._keys.election)
         """Those who would lead under this prefix."""
+        self.past = Past(connection, self._keys.head)
+        """What etcd has shown of itself."""
         self._decisions_kept = decisions_kept
         self._page_size = page_size
         self._clock_ms = clock_ms

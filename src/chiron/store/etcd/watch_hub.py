@@ -116,6 +116,7 @@ class WatchHub:
 
     def _heard(self, response: pb.WatchResponse) -> bool:
         """Takes a response in; False when the stream must be opened anew."""
+        self._connection.note(response)
         if response.canceled or response.compact_revision:
             settled = [self._ended(watch_id, response) for watch_id in self._concerned(response)]
             return all(settled)
