@@ -113,7 +113,7 @@ def fail_invalid(tx: Transaction, row: BatchRow, limit: int) -> int:
     size = 0
     for columns in tx.db.execute(_FAILURES, (first, first | INDEX_MASK, limit)):
         item = ItemRow._make(columns)
-        content = read_content(tx.db, item)
+        content = read_content(tx.db, item, tx.unreadable)
         failure = content.failure if content else b""
         endings.append(Ending(item, ItemState.FAILED, failure, damaged=content is None))
         size += item.size

@@ -50,7 +50,7 @@ class Readers:
                 return query(db)
             finally:
                 if db.in_transaction:
-                    db.execute("COMMIT")
+                    db.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 

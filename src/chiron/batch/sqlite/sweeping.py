@@ -25,10 +25,19 @@ _INVALID = f"SELECT {COLUMNS} FROM batches b WHERE b.state = 2 AND b.invalid > 0
 _LATE = f"""SELECT {COLUMNS} FROM batches b WHERE b.state = 2 AND b.expire_late = 1 AND b.deadline <= ?
     AND b.queued > 0 ORDER BY b.deadline LIMIT 1"""
 _WAITING = "SELECT unit FROM units WHERE batch = ? AND queued > 0"
-_OF_UNIT = f"SELECT {ITEM_COLUMNS} FROM items WHERE unit = ? AND state = ? ORDER BY id LIMIT ?"
+_QUEUED = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY queued_items
+    WHERE unit = ? AND state = {QUEUED} ORDER BY id LIMIT ?"""
+_DELAYED = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY delayed_items
+    WHERE unit = ? AND state = {DELAYED} ORDER BY ready LIMIT ?"""
 _PAST = f"SELECT {COLUMNS} FROM batches b WHERE b.state = 4 AND b.expires <= ? ORDER BY b.expires LIMIT 10"
 _NEVER_SEALED = (
     f"SELECT {COLUMNS} FROM batches b WHERE b.state = 1 AND b.touched <= ? ORDER BY b.touched LIMIT 10"
+)
+_SIZES = (
+    ("items", "0"),
+    ("bodies", "length(body) + length(failure)"),
+    ("checkpoints", "length(checkpoint)"),
+    ("results", "length(result)"),
 )
 _NEXT = """SELECT min(at) FROM (
     SELECT min(lapses) AS at FROM sessions
@@ -107,8 +116,8 @@ def _expire(tx: Transaction) -> tuple[bool, int]:
     endings: list[Ending] = []
     size = 0
     for (unit,) in tx.db.execute(_WAITING, (row.no,)).fetchall():
-        for state in (QUEUED, DELAYED):
-            for columns in tx.db.execute(_OF_UNIT, (unit, state, SLICE - len(endings))):
+        for query in (_QUEUED, _DELAYED):
+            for columns in tx.db.execute(query, (unit, SLICE - len(endings))):
                 if size > SLICE_BYTES:
                     break
                 item = ItemRow._make(columns)
@@ -132,21 +141,15 @@ def _remove(tx: Transaction) -> bool:
     if found is None:
         return False
     (no,) = found
+    removed = 0
     try:
-        removed = sum(
-            _remove_from(tx, no, table, size)
-            for table, size in (
-                ("items", "0"),
-                ("bodies", "length(body) + length(failure)"),
-                ("checkpoints", "length(checkpoint)"),
-                ("results", "length(result)"),
-            )
-        )
+        if ("doomed", no) not in tx.unreadable:
+            removed = sum(_remove_from(tx, no, table, size) for table, size in _SIZES)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         # The rest stays where it is: the number of a batch is never given again.
-        removed = 0
+        tx.unreadable.add(("doomed", no))
     if not removed:
         tx.db.execute("DELETE FROM units WHERE batch = ?", found)
         tx.db.execute("DELETE FROM runs WHERE batch = ?", found)

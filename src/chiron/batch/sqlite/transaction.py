@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chiron.batch.records import BatchKey, BatchState, ItemState, Limits
-from chiron.batch.sqlite.content import drop_content
+from chiron.batch.sqlite.content import Unreadable, drop_content
 from chiron.batch.sqlite.rows import (
     ITEM_COLUMNS,
     BatchRow,
@@ -89,14 +89,16 @@ class Transaction:
         now: the store's clock, for the whole write.
         limits: of the queue.
         changed: batches that this write changes.
+        unreadable: what the writer has met so far of rows that cannot be read.
     """
 
-    __slots__ = ("_deltas", "_found", "_rows", "_units", "changed", "db", "limits", "now")
+    __slots__ = ("_deltas", "_found", "_rows", "_units", "changed", "db", "limits", "now", "unreadable")
 
-    def __init__(self, db: sqlite3.Connection, now: float, limits: Limits) -> None:
+    def __init__(self, db: sqlite3.Connection, now: float, limits: Limits, unreadable: Unreadable) -> None:
         self.db = db
         self.now = now
         self.limits = limits
+        self.unreadable = unreadable
         self.changed: set[BatchKey] = set()
         self._rows: dict[int, BatchRow] = {}
         self._found: dict[BatchKey, BatchRow] = {}
@@ -192,7 +194,7 @@ class Transaction:
             ended.append((ENDED, fence, delta.results, item.id))
         self.db.executemany(_INSERT_RESULT, results)
         self.db.executemany(_END_ITEM, ended)
-        drop_content(self.db, [ending.item for ending in endings])
+        drop_content(self.db, [ending.item for ending in endings], self.unreadable)
 
     def _left(self, item: ItemRow, delta: _Delta) -> None:
         if item.state == RUNNING:

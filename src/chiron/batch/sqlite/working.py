@@ -141,7 +141,7 @@ def _take(
     for fence, item in zip(tx.fences(len(waiting)), waiting, strict=True):
         if size > CLAIM_BYTES:
             break
-        content = read_content(tx.db, item)
+        content = read_content(tx.db, item, tx.unreadable)
         if content is None:
             damaged.append(item)
             continue
@@ -195,8 +195,8 @@ def _cancelled(tx: Transaction, item: ItemRow) -> bool:
 
 
 def _save(tx: Transaction, item: ItemRow, state: bytes) -> None:
-    save_checkpoint(tx.db, item, state)
-    tx.delta(tx.batch(item.batch)).stored_bytes += len(state) - item.saved
+    if save_checkpoint(tx.db, item, state, tx.unreadable):
+        tx.delta(tx.batch(item.batch)).stored_bytes += len(state) - item.saved
 
 
 def finish(tx: Transaction, outcomes: Sequence[Outcome]) -> list[Lease]:

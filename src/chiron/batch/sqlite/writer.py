@@ -8,13 +8,14 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chiron.batch.contract import UnavailableError
 from chiron.batch.records import BatchKey, Limits
 from chiron.batch.sqlite.clock import QueueClock
+from chiron.batch.sqlite.content import Unreadable
 from chiron.batch.sqlite.failures import code, is_unavailable, translate
 from chiron.batch.sqlite.log import WriteAheadLog
 from chiron.batch.sqlite.transaction import Transaction
@@ -62,6 +63,7 @@ class Writer:
         self._wake = threading.Condition()
         self._closed = False
         self._now = 0.0
+        self._unreadable: Unreadable = set()
         self._thread = threading.Thread(target=self._run, name="batch-queue-writer", daemon=True)
         self._thread.start()
 
@@ -108,28 +110,32 @@ class Writer:
             self._db.execute("COMMIT")
         except Exception as error:
             self._rollback()
-            if len(group) > 1:
-                changed = self._one_by_one(group)
+            changed = set()
+            if group:
+                for one in group:
+                    changed |= self._alone(one)
             else:
-                changed = set()
-                group = group or [self._waiting.popleft()]
-                self._fail(group, error)
+                group = [self._waiting.popleft()]
+                self._fail(group[0], error)
         self._tell(group, changed)
 
-    def _one_by_one(self, group: Iterable[_Waiting]) -> set[BatchKey]:
-        changed: set[BatchKey] = set()
-        for one in group:
-            mine: set[BatchKey] = set()
-            one.result = one.error = None
+    def _alone(self, one: _Waiting) -> set[BatchKey]:
+        """Commits a write by itself, the second time without a look at pages that it cannot read."""
+        while True:
+            changed: set[BatchKey] = set()
+            one.error = None
+            known = len(self._unreadable)
             try:
                 self._begin()
-                self._do(one, mine)
+                self._do(one, changed)
                 self._db.execute("COMMIT")
-                changed |= mine
             except Exception as error:
                 self._rollback()
-                self._fail([one], error)
-        return changed
+                if len(self._unreadable) > known:
+                    continue
+                self._fail(one, error)
+                return set()
+            return changed
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -138,7 +144,7 @@ class Writer:
 
     def _do(self, one: _Waiting, changed: set[BatchKey]) -> None:
         """Raises sqlite3.Error where the whole transaction is to be given up."""
-        tx = Transaction(self._db, self._now, self._limits)
+        tx = Transaction(self._db, self._now, self._limits, self._unreadable)
         self._db.execute("SAVEPOINT one")
         try:
             one.result = one.write(tx)
@@ -160,12 +166,11 @@ class Writer:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
-    def _fail(self, group: Iterable[_Waiting], error: Exception) -> None:
+    def _fail(self, one: _Waiting, error: Exception) -> None:
         if isinstance(error, sqlite3.Error):
             # A commit whose sync failed may be found on disk all the same.
             error = translate(error, self._path, uncertain=code(error) == sqlite3.SQLITE_IOERR)
-        for one in group:
-            one.result, one.error = None, error
+        one.result, one.error = None, error
 
     def _tell(self, group: list[_Waiting], changed: set[BatchKey]) -> None:
         # Nobody is left to be told where the loop has ended before the queue was closed.
