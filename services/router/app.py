@@ -107,7 +107,7 @@ class Router:
                 self._batch.queue,
                 config.batch.limits,
                 self._placer.model,
-                lambda batch, progress: None,
+                runner.estimates.describe,
                 self._placer.has_table.is_set,
                 runner.accepted,
                 stall_s=config.reader_stall_s,

@@ -246,6 +246,13 @@ class RouterCore:
             return 0
         return pool.batch_credits(now) - pool.queue.count(RequestClass.BATCH)
 
+    def batch_load(self, model: str) -> tuple[int, int, float]:
+        """Instances that take batch requests of a model, those that run there, and their output tokens per
+        second, by the instances' own reports.
+        """
+        pool = self._models.get(model)
+        return pool.batch_load() if pool is not None else (0, 0, 0.0)
+
     def ejected(self, now: float) -> list[cluster_pb2.EjectedInstance]:
         """The instances that this router keeps requests from, with the reason."""
         return list(self._tracking.ejected(now))

@@ -247,6 +247,11 @@ class Placer:
         wait."""
         return self._core.room(model, self._loop.time())
 
+    def batch_load(self, model: str) -> tuple[int, int, float]:
+        """Instances that take batch requests of a model, those that run there, their output tokens per
+        second."""
+        return self._core.batch_load(model)
+
     def report(self, sequence: int) -> control_pb2.RouterReport:
         """What to tell the controller; starts a new interval."""
         now = self._loop.time()

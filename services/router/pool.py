@@ -106,6 +106,17 @@ class ModelPool:
             if one.usable and one.role is not Role.INTERACTIVE and key not in closed
         )
 
+    def batch_load(self) -> tuple[int, int, float]:
+        """Instances that take batch requests, those that run there, and their output tokens per second."""
+        instances, running, tokens_per_s = 0, 0, 0.0
+        for one in self.instances.values():
+            if one.usable and one.role is not Role.INTERACTIVE and one.load is not None:
+                instances += 1
+                running += one.load.running.batch
+                if one.load.itl_mean_ms > 0:
+                    tokens_per_s += 1e3 * one.load.running.batch / one.load.itl_mean_ms
+        return instances, running, tokens_per_s
+
     def _credits(self, instance: TrackedInstance, now: float) -> int:
         if now >= instance.credits_until:
             return 0

@@ -81,7 +81,8 @@ class Answer:
 
     @property
     def usage(self) -> pb.Usage:
-        """Of a complete one."""
+        """Of a complete one. Raises DecodeError."""
+        self._read()
         return self._last.usage if self._last is not None else pb.Usage()
 
     def checkpoint(self) -> bytes:
@@ -101,7 +102,8 @@ class Answer:
         ).SerializeToString()
 
     def output(self, model: str) -> batch_pb2.ItemOutput:
-        """The result of a complete one."""
+        """The result of a complete one. Raises DecodeError."""
+        self._read()
         last = self._last or pb.OutputDelta()
         return batch_pb2.ItemOutput(
             choices=[

@@ -48,7 +48,7 @@ class QueueBacklog:
         self.units, self.read_at = tuple(units), self._time()
         by_model: dict[str, list[WorkUnit]] = {}
         for unit in self.units:
-            by_model.setdefault(unit.model, []).append(_work(unit))
+            by_model.setdefault(unit.model, []).append(work_unit(unit))
         now = self.now()
         for model in [model for model in self.orders if model not in by_model]:
             # Its shares go with it: who comes next begins where all others do.
@@ -102,7 +102,8 @@ class QueueBacklog:
         return self.orders
 
 
-def _work(unit: Unit) -> WorkUnit:
+def work_unit(unit: Unit) -> WorkUnit:
+    """As policies see it."""
     return WorkUnit(
         key=(unit.batch, unit.model),
         tenant=unit.batch[0],

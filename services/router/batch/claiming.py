@@ -18,8 +18,8 @@ from services.router.batch.window import ClaimWindow
 log = logging.getLogger(__name__)
 _ROUND_S = 0.005
 """Shortest time between two rounds: load reports come more often."""
-_MOST_AT_ONCE = 64
-"""Most items of one claim: their bodies are in memory before they can be counted."""
+_MOST_AT_ONCE = 512
+"""Most items of one round of claims."""
 _FIRST_MISS_S, _LONGEST_MISS_S = 0.25, 10.0
 _UNREACHED_S = 1.0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -22,6 +24,9 @@ from services.router.demand import Demand
 log = logging.getLogger(__name__)
 _ROUND_S = 1.0
 """How often the items in work are looked at; finer, where checkpoints are more frequent."""
+
+
+OnMade = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
@@ -47,14 +52,29 @@ class InWork:
         backlog: QueueBacklog,
         demand: Demand,
         *,
+        on_made: OnMade,
         tracing: bool,
     ) -> None:
-        """Has none yet; `claiming` and `recorder` must be set before the first comes."""
+        """Has none yet; `claiming` and `recorder` must be set before the first comes.
+
+        Args:
+            settings: of the batch queue.
+            items: runs them.
+            backlog: what waits.
+            demand: counts them.
+            on_made: told now and then of a model, the output tokens that its items have made here since the
+            last
+                time, and how many run.
+            tracing: whether spans are exported.
+        """
         self._settings = settings
         self._items = items
         self._backlog = backlog
         self._demand = demand
+        self._on_made = on_made
         self._tracing = tracing
+        self._made: Counter[str] = Counter()
+        """Model → output tokens that have not been told."""
         self._loop = asyncio.get_running_loop()
         self._running: dict[Lease, RunningItem] = {}
         self.claiming: Claiming
@@ -122,23 +142,31 @@ class InWork:
 
     async def keep_checkpoints(self) -> None:
         """Writes down how far the items have come, until cancelled."""
-        settings = self._settings
         while True:
-            await asyncio.sleep(min(_ROUND_S, settings.checkpoint_s / 4))
+            await asyncio.sleep(min(_ROUND_S, self._settings.checkpoint_s / 4))
             now = self._loop.time()
+            running: Counter[str] = Counter()
             for item in self._running.values():
-                try:
-                    gained = item.answer.tokens - item.kept_tokens
-                    if gained <= 0:
-                        continue
-                    if gained < settings.checkpoint_tokens and now - item.kept_at < settings.checkpoint_s:
-                        continue
-                    state = item.answer.checkpoint()
-                except DecodeError:
-                    continue  # Its own task ends with that.
-                item.kept_tokens, item.kept_at = item.kept_tokens + gained, now
-                if state:
-                    self.recorder.checkpoint(item.session, item.claim.lease, state)
+                running[item.claim.model] += 1
+                # What cannot be read ends in its own task.
+                with contextlib.suppress(DecodeError):
+                    self._look_at(item, now)
+            made, self._made = self._made, Counter()
+            for model in made.keys() | running.keys():
+                self._on_made(model, made[model], running[model])
+
+    def _look_at(self, item: RunningItem, now: float) -> None:
+        tokens = item.answer.tokens
+        self._made[item.claim.model] += max(0, tokens - item.seen_tokens)
+        item.seen_tokens = tokens
+        gained = tokens - item.kept_tokens
+        if gained <= 0:
+            return
+        if gained < self._settings.checkpoint_tokens and now - item.kept_at < self._settings.checkpoint_s:
+            return
+        item.kept_tokens, item.kept_at = tokens, now
+        if state := item.answer.checkpoint():
+            self.recorder.checkpoint(item.session, item.claim.lease, state)
 
     def recorded(self, outcome: Outcome, model: str) -> None:
         """The queue has taken a result."""
@@ -175,6 +203,8 @@ class InWork:
             window.ended(self._loop.time())
             self.claiming.held_bytes -= item.size
             self._settle(item, used)
+            if used is not None:
+                self._made[claim.model] += max(0, used.completion_tokens - item.seen_tokens)
             self.claiming.look()
 
     def _write(self, item: RunningItem, ended: Ended) -> Outcome | None:

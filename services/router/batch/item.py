@@ -42,6 +42,8 @@ class RunningItem:
     task: asyncio.Task[None] | None = None
     dropped: bool = False
     """Nobody wants its result any more."""
+    seen_tokens: int = 0
+    """Output tokens when it was last looked at."""
     kept_tokens: int = 0
     """Output tokens in its last checkpoint."""
     kept_at: float = 0.0
@@ -95,7 +97,8 @@ class ItemRunner:
             if kept is not None:
                 overlay.resume.CopyFrom(kept.resume)
             item.answer = Answer(max(1, message.sampling.n), kept)
-            item.kept_tokens, item.kept_at = item.answer.begun_with, self._time()
+            item.seen_tokens = item.kept_tokens = item.answer.begun_with
+            item.kept_at = self._time()
             asked = pb.GenerateRequest()
             asked.CopyFrom(message)
             asked.MergeFrom(overlay)

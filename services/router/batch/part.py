@@ -7,6 +7,7 @@ import logging
 
 from chiron.batch.contract import BatchQueue
 from chiron.batch.opening import open_queue
+from services.router.batch.estimates import Serving
 from services.router.batch.item import MOST_RESUMES, ItemRunner
 from services.router.batch.runner import BatchRunner
 from services.router.batch.settings import BatchSettings
@@ -62,6 +63,7 @@ class BatchPart:
             ItemRunner(settings, placer, proxy, retries),
             placer.demand,
             room=placer.room,
+            serving=lambda model: Serving(*placer.batch_load(model)),
             weight=placer.access.batch_weight,
             tracing=tracing,
         )

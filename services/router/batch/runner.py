@@ -16,10 +16,11 @@ import logging
 from collections.abc import Callable
 
 from chiron.batch.contract import BatchQueue, BatchQueueError
-from chiron.batch.records import BatchKey, Session
+from chiron.batch.records import BatchKey, ItemState, Outcome, Session
 from services.router.batch.arrivals import Arrivals
 from services.router.batch.backlog import QueueBacklog
 from services.router.batch.claiming import Claiming
+from services.router.batch.estimates import Estimates, Serving
 from services.router.batch.following import Following
 from services.router.batch.in_work import InWork
 from services.router.batch.item import ItemRunner
@@ -45,6 +46,7 @@ class BatchRunner:
         demand: Demand,
         *,
         room: Callable[[str], int],
+        serving: Callable[[str], Serving],
         weight: Callable[[str], float],
         tracing: bool = False,
     ) -> None:
@@ -57,13 +59,18 @@ class BatchRunner:
             items: runs them.
             demand: counts them.
             room: batch requests of a model that instances would take, less those that wait here.
+            serving: what batch work of a model gets.
             weight: of a tenant, for fair shares.
             tracing: whether spans are exported.
         """
         self._arrivals = Arrivals(lambda model, items: demand.of(model).arrived.add_batch(items))
         self.backlog = QueueBacklog(settings, weight)
         """What waits."""
-        self.work = InWork(settings, items, self.backlog, demand, tracing=tracing)
+        self.estimates = Estimates(self.backlog, serving, weight)
+        """When what waits will have ended."""
+        self.work = InWork(
+            settings, items, self.backlog, demand, on_made=self.estimates.made, tracing=tracing
+        )
         """What runs."""
         self.sessions = Sessions(
             queue,
@@ -77,7 +84,7 @@ class BatchRunner:
         )
         self._recorder = Recorder(
             queue,
-            on_recorded=self.work.recorded,
+            on_recorded=self._recorded,
             on_lost=self.sessions.lost,
             on_lease_lost=self.work.drop_lease,
             on_reached=self.look,
@@ -117,6 +124,7 @@ class BatchRunner:
                 self._following.run,
                 self._following.sweep,
                 self.work.keep_checkpoints,
+                self.estimates.run,
             ):
                 group.create_task(work(), name=f"batch {work.__qualname__}")
 
@@ -149,7 +157,13 @@ class BatchRunner:
     def _busy(self, session: Session) -> bool:
         return self.work.runs(session) or self._recorder.waits(session)
 
+    def _recorded(self, outcome: Outcome, model: str) -> None:
+        self.work.recorded(outcome, model)
+        if outcome.state is ItemState.SUCCEEDED:
+            self.estimates.learn(model, outcome.completion_tokens)
+
     def _on_read(self) -> None:
         self._arrivals.read(self.backlog.units)
+        self.estimates.read()
         self._claiming.forget_gone()
         self._claiming.look()

@@ -31,7 +31,7 @@ class BatchSettings:
     """Pause before an item is begun again, in seconds; each further one is twice as long."""
     retry_longest_s: float = 60.0
     """Longest such pause, in seconds."""
-    ahead: int = 32
+    ahead: int = 64
     """Most items of one model that this router claims beyond what instances have credits for now, so that a
     slot that comes free is filled at once."""
     memory_bytes: int = 256 << 20

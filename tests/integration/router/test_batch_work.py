@@ -323,4 +323,4 @@ async def test_engines_are_full_and_little_waits_in_them(start, workers) -> None
     await asyncio.gather(*watches, return_exceptions=True)
     assert most["running"] == 8, "an engine was full"
     assert most["waiting"] <= 2
-    assert most["held"] <= 2 * 8 + 32
+    assert most["held"] <= 2 * 8 + 64
