@@ -112,9 +112,15 @@ def _serves(instance: state_pb2.StoredInstance) -> bool:
 
 
 def shared(instances: Iterable[state_pb2.StoredInstance]) -> Iterator[str]:
-    """GPUs that more than one instance has."""
+    """GPUs that more than one instance has.
+
+    One that has FAILED has none: its agent says so once no process of it is left, and the record still tells
+    where it was.
+    """
     holders: dict[tuple[str, int], str] = {}
     for instance in instances:
+        if instance.observed.state == types_pb2.INSTANCE_STATE_FAILED:
+            continue
         for index in instance.gpu_indexes:
             other = holders.setdefault((instance.node_id, index), instance.instance_id)
             if other != instance.instance_id:

@@ -9,6 +9,12 @@ from chiron.v1 import types_pb2
 from tests.soak.history import Write, check
 
 KEYS = Keys("/soak")
+LOADING, READY, DRAINING, FAILED = (
+    types_pb2.INSTANCE_STATE_LOADING,
+    types_pb2.INSTANCE_STATE_READY,
+    types_pb2.INSTANCE_STATE_DRAINING,
+    types_pb2.INSTANCE_STATE_FAILED,
+)
 
 
 def term(at: int, number: int) -> Write:
@@ -24,10 +30,13 @@ def decided(at: int, number: int) -> Write:
     return Write(at, KEYS.decisions(at), logged.SerializeToString())
 
 
-def instance(at: int, name: str, *gpus: int, node: str = "n") -> Write:
+def instance(
+    at: int, name: str, *gpus: int, node: str = "n", state: types_pb2.InstanceState.ValueType = LOADING
+) -> Write:
     stored = state_pb2.StoredInstance(
         instance_id=name, node_id=node, gpu_indexes=gpus, desired=control_pb2.DESIRED_STATE_RUNNING
     )
+    stored.observed.state = state
     record = state_pb2.StoredRecord(instance=stored)
     return Write(at, KEYS.record((Kind.INSTANCE, name)), record.SerializeToString())
 
@@ -72,6 +81,14 @@ def test_a_revision_that_goes_back_or_jumps_is_found() -> None:
 def test_a_gpu_that_is_given_twice_is_found_however_shortly() -> None:
     history = [instance(1, "a", 0, 1), instance(2, "b", 1), gone(3, "a")]
     assert check(history, "/soak").gpus == ("GPU 1 of n is given to a and b at etcd revision 2",)
+
+
+def test_only_one_that_its_agent_has_given_up_leaves_its_gpu_to_others() -> None:
+    history = [instance(1, "a", 0), instance(2, "a", 0, state=FAILED), instance(3, "b", 0)]
+    assert check(history, "/soak").gpus == ()
+    assert check([*history, instance(4, "a", 0)], "/soak").gpus, "it starts again"
+    for state in (LOADING, READY, DRAINING):
+        assert check([instance(1, "a", 0, state=state), instance(2, "b", 0)], "/soak").gpus
 
 
 def test_a_gpu_that_changes_hands_in_one_transaction_is_given_once() -> None:
