@@ -22,6 +22,8 @@ class Delivered:
         """`request` as it came: what earlier calls of the same caller delivered is in it."""
         self.obstacle = "it has several choices" if request.sampling.n > 1 else ""
         """Why the stream cannot be resumed, so that nothing is kept of it; empty: it can."""
+        self.may_move = not (self.obstacle or _depends_on_its_engine(request.sampling))
+        """Whether any engine can go on with it."""
         self.begun = bool(request.resume.delivered_token_ids)
         """Whether the caller has a token, also of an earlier call."""
         self.sent = False
@@ -88,3 +90,14 @@ class Delivered:
             if delta.HasField("origin"):
                 self._origin = delta.origin
             self._complete = self._complete or delta.HasField("usage")
+
+
+def _depends_on_its_engine(sampling: pb.SamplingParams) -> bool:
+    """Whether there are engines that keep what has to be known of the past to themselves."""
+    greedy = sampling.HasField("temperature") and sampling.temperature == 0
+    return bool(
+        (sampling.HasField("seed") and not greedy)
+        or sampling.HasField("structured_output")
+        or sampling.presence_penalty
+        or sampling.frequency_penalty
+    )

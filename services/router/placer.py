@@ -39,12 +39,13 @@ _Outcome = Placement | ChironError
 class Placer:
     """Finds an instance for each request. All methods belong to one event loop."""
 
-    def __init__(self, config: RouterConfig, abandon: Callable[[str], None]) -> None:
+    def __init__(self, config: RouterConfig, abandon: Callable[[str, bool], None]) -> None:
         """A placer without a table.
 
         Args:
             config: of the router.
-            abandon: tries elsewhere what an instance has been sent and has not begun to answer.
+            abandon: tries elsewhere what an instance has been sent and has not begun to answer; where true,
+                also what it has begun.
         """
         self._config = config
         self._abandon = abandon
@@ -292,7 +293,7 @@ class Placer:
                     self.tickets.forget(instruction.instance_id)
                     self.access.holds.lost(instruction.instance_id, self._loop.time())
                 case Abandon():
-                    self._abandon(instruction.instance_id)
+                    self._abandon(instruction.instance_id, instruction.begun)
                 case Unused():
                     self.door.unused(instruction.opener)
                 case Ended():

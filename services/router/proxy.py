@@ -115,7 +115,10 @@ class Proxy:
             # Of a field that occurs twice the last value counts, and lists add up, so that the prompt is not
             # encoded again.
             payload = wire + overlay.SerializeToString()
-            failed = await self._attempt(payload, message, request, placement, delivered, sink, trace)
+            may_move = delivered.may_move and resumes < self._max_resumes
+            failed = await self._attempt(
+                payload, message, request, placement, delivered, sink, trace, may_move=may_move
+            )
             if failed is None:
                 return
             if delivered.complete:
@@ -161,6 +164,8 @@ class Proxy:
         delivered: Delivered,
         sink: Sink,
         trace: RequestTrace,
+        *,
+        may_move: bool,
     ) -> _Failed | None:
         """One try; None: the answer is complete."""
         link = self._placer.link(placement)
@@ -169,7 +174,7 @@ class Proxy:
             return _Failed(None, Blame.NONE)
         link.enter()
         call = link.generate(wire, timeout=sink.time_remaining(), metadata=trace.headers)
-        stream = self._streams.open(call, placement.instance_id)
+        stream = self._streams.open(call, placement.instance_id, may_move=may_move)
         try:
             await self._forward(stream, delivered, message, request, placement, sink, trace)
         except grpc.aio.AioRpcError as error:

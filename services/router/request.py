@@ -122,6 +122,8 @@ class Abandon:
     """Instruction: try elsewhere what an instance has been sent and has not begun to answer."""
 
     instance_id: str
+    begun: bool = False
+    """Also what it has begun to answer: another instance can go on with that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class ProxiedStream:
     """Why this router ended it."""
     abandoned: bool = False
     """True when this router ended the call because nothing was heard of the instance any more."""
+    may_move: bool = False
+    """Whether another instance can go on with it, once it is delivered."""
 
 
 class Streams:
@@ -42,9 +44,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], instance_id: str) -> ProxiedStream:
+    def open(
+        self, call: grpc.aio.UnaryStreamCall[bytes, bytes], instance_id: str, *, may_move: bool = False
+    ) -> ProxiedStream:
         """Counts a stream in; the current task handles it."""
-        stream = ProxiedStream(call, instance_id, asyncio.current_task())
+        stream = ProxiedStream(call, instance_id, asyncio.current_task(), may_move=may_move)
         self._streams.add(stream)
         return stream
 
@@ -53,14 +57,14 @@ class Streams:
         self._streams.discard(stream)
         stream.call.cancel()
 
-    def abandon(self, instance_id: str) -> None:
-        """Ends the calls to an instance that it has not begun to answer, so that they are tried elsewhere.
+    def abandon(self, instance_id: str, begun: bool) -> None:
+        """Ends calls to an instance that it has not begun to answer, so that they are tried elsewhere.
 
-        Those that have had a message go on: the instance may come back, and gRPC's own keepalive ends them if
-        it does not.
+        Where `begun` says so, also those with which another instance can go on. The others stay: the instance
+        may come back, and gRPC's own keepalive ends them if it does not.
         """
         for stream in [stream for stream in self._streams if stream.instance_id == instance_id]:
-            if not stream.delivered:
+            if not stream.delivered or (begun and stream.may_move):
                 stream.abandoned = True
                 stream.call.cancel()
 

@@ -132,7 +132,7 @@ class Tracking:
         if due is None or now < due:
             self._listen_at = due
             return set()
-        models = set()
+        models, silent = set(), []
         for instance in self.instances.values():
             deadline = self._deadline(instance)
             if deadline is None:
@@ -146,9 +146,19 @@ class Tracking:
                 continue
             self.lost(instance, now, f"silent for {now - instance.heard_at:.1f} s")
             models.add(instance.model)
-            out.append(Abandon(instance.instance_id))
+            silent.append(instance)
+        for instance in silent:
+            out.append(Abandon(instance.instance_id, begun=self._has_twin(instance)))
             self._renew(instance, out)
         return models
+
+    def _has_twin(self, instance: TrackedInstance) -> bool:
+        """Whether another instance of the same weights takes requests."""
+        return any(
+            one.usable
+            for one in self._pool(instance.model).instances.values()
+            if one is not instance and one.spec_version == instance.spec_version
+        )
 
     def heard(self, instance: TrackedInstance) -> None:
         """Its silence counts from its last report."""

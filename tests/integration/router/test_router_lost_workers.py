@@ -52,6 +52,13 @@ class Rig:
             if lane.done():
                 lane.result()
 
+    async def tokens(self, request: pb.GenerateRequest) -> AsyncIterator[int]:
+        """One stream's tokens."""
+        async for chunk in self.router.stub.Generate(request):
+            for delta in chunk.deltas:
+                for token in delta.token_ids:
+                    yield token
+
     async def stop_load(self) -> None:
         for lane in self._lanes:
             lane.cancel()
@@ -130,6 +137,26 @@ async def test_a_worker_behind_a_link_that_forwards_nothing(rig: Rig) -> None:
     rig.links[0].thaw()
     await eventually(lambda: rig.ejected() == {})
     await rig.answered(100)
+
+
+async def test_a_stream_of_a_frozen_worker_goes_on_at_another_one_while_it_is_frozen(rig: Rig) -> None:
+    await rig.stop_load()
+    request = pb.GenerateRequest(
+        model="m", prompt="long", sampling=pb.SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
+    )
+    whole = [token async for token in rig.tokens(request)]
+    streams = rig.router.router._streams._streams
+    tokens = []
+    async for token in rig.tokens(request):
+        tokens.append(token)
+        if len(tokens) == 1:
+            (stream,) = streams
+            first = stream.instance_id
+            rig.links["ab".index(first)].freeze()
+        (stream,) = streams or (stream,)
+    assert tokens == whole
+    assert stream.instance_id != first
+    assert rig.ejected()[first].startswith("silent for")
 
 
 async def test_when_every_worker_freezes_requests_wait_and_none_fails(rig: Rig) -> None:

@@ -271,11 +271,16 @@ def test_a_worker_that_falls_silent_is_given_up_and_its_work_goes_elsewhere() ->
     rig.load("b", 1.0, heartbeat_ms=500)
     assert rig.core.next_tick == 2.5
     assert rig.tick(2.4) == []
-    assert rig.tick(2.5) == [Abandon("a"), CloseWatch("a"), OpenWatch("a", "a:1", 3)]
+    assert rig.tick(2.5) == [Abandon("a", begun=True), CloseWatch("a"), OpenWatch("a", "a:1", 3)]
     assert rig.ejected(2.5) == {"a": "silent for 2.5 s"}
     assert rig.place("r", 2.5).at == "b"
     # b's turn comes 2.5 s after its own last word.
     assert rig.core.next_tick == 3.5
+
+
+def test_what_has_begun_is_left_alone_where_nobody_else_could_go_on() -> None:
+    rig = Rig("a", "b", heartbeat_ms=500)
+    assert [one for one in rig.tick(2.5) if isinstance(one, Abandon)] == [Abandon("a"), Abandon("b")]
 
 
 def test_reports_keep_the_silence_away() -> None:
