@@ -36,6 +36,13 @@ class Changes:
                     watcher.keys = set()
             watcher.wake.set()
 
+    def tell_any(self) -> None:
+        """Any batch may have changed."""
+        for watcher in self._watchers:
+            watcher.any = True
+            watcher.keys = set()
+            watcher.wake.set()
+
     def close(self) -> None:
         """Ends every iterator."""
         self._closed = True
