@@ -84,7 +84,7 @@ class Fleet:
     outdated: list[InstanceRecord] = field(default_factory=list)
     """Of another version of the spec."""
     sick: list[InstanceRecord] = field(default_factory=list)
-    """On a GPU that is not healthy: to move elsewhere, where there is room."""
+    """On a GPU that is not healthy, or not there any more: to move elsewhere, where there is room."""
     draining: list[InstanceRecord] = field(default_factory=list)
     """On a node that is being drained or is leaving."""
     lost: list[InstanceRecord] = field(default_factory=list)
@@ -140,11 +140,18 @@ class Work:
         return fleet
 
     def illness(self, record: InstanceRecord) -> str:
-        """Why the instance's GPUs must not be used; empty while they are healthy."""
+        """Why the instance's GPUs must not be used; empty while they are there and healthy."""
         node = self.nodes.get(record.node_id)
-        gpus = node.record.gpus if node else ()
-        ill = [gpu for gpu in gpus if gpu.index in record.gpu_indexes and not gpu.healthy]
-        return "; ".join(f"GPU {gpu.index} of {record.node_id} is not healthy ({gpu.reason})" for gpu in ill)
+        if node is None:
+            return ""
+        gpus = {gpu.index: gpu for gpu in node.record.gpus}
+        found = []
+        for index in record.gpu_indexes:
+            if index not in gpus:
+                found.append(f"GPU {index} of {record.node_id} is not there any more")
+            elif not gpus[index].healthy:
+                found.append(f"GPU {index} of {record.node_id} is not healthy ({gpus[index].reason})")
+        return "; ".join(found)
 
     def liveness(self, node_id: str) -> Liveness:
         """How the node stands; one that is not on record is as good as dead."""

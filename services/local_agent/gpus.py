@@ -115,7 +115,9 @@ class NvmlGpus:
 
     def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
         """By NVML's list of compute processes, which includes those of other containers."""
-        found = {index: occupant(self._handles[index]) for index in indexes}
+        # One that is gone since the last start has nobody on it; its health says so.
+        present = [index for index in indexes if index < len(self._handles)]
+        found = {index: occupant(self._handles[index]) for index in present}
         return {index: why for index, why in found.items() if why}
 
     def visible_devices(self, indexes: Sequence[int]) -> str:

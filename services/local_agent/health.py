@@ -69,10 +69,15 @@ class GpuHealth:
         ]
 
     def obstacle(self, indexes: Iterable[int]) -> str:
-        """Why nothing may start on these GPUs; empty when they are all healthy."""
-        wanted = set(indexes)
-        reasons = {gpu.index: self._reason(gpu) for gpu in self._gpus if gpu.index in wanted}
-        return "; ".join(f"GPU {index} is not healthy: {why}" for index, why in reasons.items() if why)
+        """Why nothing may start on these GPUs; empty when they are there and all healthy."""
+        reasons = {gpu.index: self._reason(gpu) for gpu in self._gpus}
+        found = []
+        for index in sorted(set(indexes)):
+            if index not in reasons:
+                found.append(f"GPU {index} is not there: this node has {len(reasons)}")
+            elif reasons[index]:
+                found.append(f"GPU {index} is not healthy: {reasons[index]}")
+        return "; ".join(found)
 
     def look(self, gpus: Sequence[GpuState]) -> None:
         """Takes a newer look; memory errors that ECC could not correct cordon their GPU."""

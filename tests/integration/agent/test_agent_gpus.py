@@ -191,6 +191,22 @@ async def test_a_fault_cordons_its_gpu_until_an_operator_lifts_that(
     assert gpu(controller, 0).healthy, "errors that were accepted count no more"
 
 
+async def test_nothing_starts_on_a_gpu_that_a_restarted_agent_finds_no_more(
+    agent: Start, controller: FakeController, gpus: Gpus
+) -> None:
+    first = await agent()
+    controller.send([toy_level(gpus=(1,))])
+    await controller.until("toy-1", READY)
+    await kill_agent(first, controller)
+    del gpus.now[1]
+    gpus.set(0)
+    second = await agent()
+    await controller.until_reason("toy-1", "GPU 1 is not there: this node has 1")
+    assert list(workers_below(second.state_dir / "instances")) == []
+    controller.send([stopped_level(gpus=(1,))])
+    await controller.until("toy-1", STOPPED)
+
+
 async def test_an_operators_cordon_is_kept(agent: Start, controller: FakeController, gpus: Gpus) -> None:
     first = await agent()
     order = control_pb2.GpuOrder(gpu_uuid=gpus.now[1]["uuid"], cordoned=True, reason="its fan rattles")

@@ -67,6 +67,16 @@ def test_of_an_instance_on_several_gpus_one_sick_gpu_is_enough() -> None:
     assert started(plan) == {"new-1": ("b", (0, 1))}
 
 
+def test_a_gpu_that_its_node_has_lost_is_left_like_a_sick_one() -> None:
+    fewer = node("a", 1)
+    plan = decide(cluster(model(), fewer, node("b", 1), instance("i", "a", 1)))
+    assert started(plan) in ({"new-1": ("a", (0,))}, {"new-1": ("b", (0,))})
+    assert stopped(plan) == set()
+    assert plan.acts[0].reason.startswith("for i, because GPU 1 of a is not there any more")
+    plan = decide(cluster(model(), fewer, node("b", 1), instance("i", "a", 1), instance("j", "b", 0)))
+    assert stopped(plan) == {"i"}
+
+
 def test_the_least_busy_of_several_goes_first() -> None:
     view = cluster(
         model(desired=2),
