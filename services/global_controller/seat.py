@@ -67,5 +67,11 @@ class Seat:
         if self.health.state in (StoreState.READ_ONLY, StoreState.UNAVAILABLE):
             health = self.health
             text += f"; the store is {health.state.value} for {health.age_s:.0f} s: {health.reason}"
-        metadata = {"leader": leader, "store": self.health.state.value}
+        metadata = {
+            "leader": leader,
+            "store": self.health.state.value,
+            "store_kind": self.health.kind,
+            "store_reason": self.health.reason,
+            "store_age_s": f"{self.health.age_s:.1f}",
+        }
         return ChironError(Reason.NOT_LEADER, text, metadata=metadata)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -14,7 +15,9 @@ from rich.live import Live
 from rich.text import Text
 
 from chiron.cli.fitting import Column, FittingTable
-from chiron.cluster import ClusterAdmin
+from chiron.cli.runner import CliError
+from chiron.cluster import AdminError, ClusterAdmin
+from chiron.cluster.leaderless import Standing, store_of
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -28,11 +31,18 @@ _STYLES = {
 
 
 async def show_status(controller: str, *, watch: bool, as_json: bool) -> int:
-    """Prints one snapshot, or each one until it is cancelled."""
+    """Prints one snapshot, or what is known while nobody leads; or each snapshot until it is cancelled."""
     console = Console()
     async with ClusterAdmin(controller) as admin:
         if not watch:
-            _print(console, await admin.snapshot(), as_json)
+            try:
+                _print(console, await admin.snapshot(), as_json)
+            except AdminError as error:
+                standings = await admin.standings()
+                if error.reason or not any(one.answers for one in standings):
+                    raise
+                _print_leaderless(console, standings, as_json)
+                raise CliError(_nobody_leads(standings)) from error
             return 0
         async with aclosing(admin.watch()) as snapshots:
             if as_json or not console.is_terminal:
@@ -53,6 +63,38 @@ def _print(console: Console, snapshot: pb.ClusterSnapshot, as_json: bool) -> Non
     else:
         # A pipe has no width: nothing may be cut or wrapped.
         Console(file=sys.stdout, width=1000).print(tables(snapshot), soft_wrap=True)
+
+
+def _print_leaderless(console: Console, standings: Sequence[Standing], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"leader": False, "controllers": [asdict(one) for one in standings]}), flush=True)
+    elif console.is_terminal:
+        console.print(leaderless_tables(standings))
+    else:
+        Console(file=sys.stdout, width=1000).print(leaderless_tables(standings), soft_wrap=True)
+
+
+def _nobody_leads(standings: Sequence[Standing]) -> str:
+    store = store_of(standings)
+    why = f" ({store.store_kind}: {store.store_reason})" if store and store.store_reason else ""
+    return (
+        f"no controller leads{why}: what serves goes on, nothing can be changed, and nodes, routers and "
+        "instances cannot be shown; `chiron router HOST:PORT` shows what a router holds"
+    )
+
+
+def leaderless_tables(standings: Sequence[Standing]) -> RenderableType:
+    """Controllers and store, while nobody leads."""
+    controllers = FittingTable(Column("controller"), Column("role", prose=True))
+    for one in standings:
+        said = "answers, and does not lead" if one.answers else f"silent; {one.reason}"
+        controllers.add_row(one.address, Text(said, style="yellow" if one.answers else "red"))
+    store = FittingTable(Column("store"), Column("state", prose=True))
+    if known := store_of(standings):
+        well = known.store_state == "ok"
+        said = "ok" if well else f"{known.store_state} for {known.store_age_s:.0f} s: {known.store_reason}"
+        store.add_row(known.store_kind or "store", Text(said, style="green" if well else "bold red"))
+    return Group(controllers, store)
 
 
 def to_json(message: Message) -> str:
@@ -137,6 +179,7 @@ def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
         Column("host", rank=2),
         Column("last report", rank=3),
     )
+    awaited = {node for one in snapshot.controllers if one.settling for node in one.awaited_nodes}
     for node in snapshot.nodes:
         taken = {
             index
@@ -145,6 +188,8 @@ def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
             for index in instance.gpu_indexes
         }
         state = "lost" if not node.live else "draining" if node.draining else "live"
+        if node.node_id in awaited:
+            state = "not heard of yet"
         unhealthy = [f"GPU {gpu.index}: {gpu.reason}" for gpu in node.gpus if not gpu.healthy]
         unhealthy += node.problems
         table.add_row(
@@ -154,7 +199,7 @@ def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
             ),
             f"{len(taken)}/{len(node.gpus)}",
             node.host,
-            _age(node.report_age_ms),
+            "" if node.node_id in awaited else _age(node.report_age_ms),
         )
     return table
 

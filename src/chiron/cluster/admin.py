@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 
+from chiron.cluster.leaderless import Standing, ask_each
 from chiron.rpc.controllers import Controllers, leader_of, split_addresses
 from chiron.rpc.errors import reason_of
 from chiron.rpc.identity import present
@@ -56,9 +58,8 @@ class ClusterAdmin:
         self.addresses = listed
         self._timeout_s = timeout_s
         shown = api_key or present().api_key
-        self._controllers = Controllers(
-            listed, spread_s=0.2, open_channel=lambda address: open_control_channel(address, api_key=shown)
-        )
+        self._open_channel = partial(open_control_channel, api_key=shown)
+        self._controllers = Controllers(listed, spread_s=0.2, open_channel=self._open_channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,6 +133,10 @@ class ClusterAdmin:
             lambda stub, timeout: stub.GetSnapshot(request, timeout=timeout)
         )
         return response.snapshot
+
+    async def standings(self) -> list[Standing]:
+        """Each controller as it answers now, for when none of them leads."""
+        return await ask_each(self.addresses, self._open_channel)
 
     async def watch(self) -> AsyncGenerator[pb.ClusterSnapshot]:
         """A snapshot, then a new one after each change, from one leader after the other.

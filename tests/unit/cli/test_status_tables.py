@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from chiron.cli.progress import LineProgress
-from chiron.cli.status import tables, to_json
+from chiron.cli.status import leaderless_tables, tables, to_json
+from chiron.cluster.leaderless import Standing
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -55,6 +56,33 @@ def rendered(cluster: pb.ClusterSnapshot, width: int = 400) -> list[str]:
     out = io.StringIO()
     Console(file=out, width=width).print(tables(cluster))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_while_nobody_leads_it_shows_who_answers_and_what_the_store_s_trouble_is() -> None:
+    out = io.StringIO()
+    standings = [
+        Standing("c:1", answers=False, reason="connection refused"),
+        Standing("c:2", True, store_kind="etcd", store_state="ok"),
+        Standing("c:3", True, "", "etcd", "unavailable", "no member of etcd answers", 12.3),
+    ]
+    Console(file=out, width=200).print(leaderless_tables(standings))
+    assert [" ".join(line.split()) for line in out.getvalue().splitlines()] == [
+        "controller role",
+        "c:1 silent; connection refused",
+        "c:2 answers, and does not lead",
+        "c:3 answers, and does not lead",
+        "store state",
+        "etcd unavailable for 12 s: no member of etcd answers",
+    ]
+
+
+def test_a_node_that_a_new_leader_still_waits_for_is_not_called_lost() -> None:
+    cluster = snapshot()
+    cluster.nodes[1].report_age_ms = 1000
+    cluster.controllers.add(address="c:1", leader=True, settling=True, awaited_nodes=["node-1"])
+    assert "node-1 not heard of yet 0/0 10.0.0.2" in rendered(cluster)
+    cluster.controllers[0].settling = False
+    assert "node-1 lost 0/0 10.0.0.2 1.0 s ago" in rendered(cluster)
 
 
 def test_an_instance_shows_role_state_load_and_reason() -> None:
