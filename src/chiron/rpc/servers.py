@@ -36,6 +36,9 @@ _SERVER = [
     # queue, which refuses with a reason and a retry delay; the limit is for memory, not for admission.
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    # And those that have waited for a servicer this long, in seconds; gRPC's own is 30, which a burst on a
+    # busy host exceeds. A caller who cannot wait sends a deadline.
+    ("grpc.server_max_unrequested_time_in_server", 3_600),
     # A second server on a taken port must fail, not share it.
     ("grpc.so_reuseport", 0),
 ]
