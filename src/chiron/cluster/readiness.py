@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chiron.policy.placement import NOT_CONNECTED
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -29,10 +30,12 @@ def obstacle(snapshot: pb.ClusterSnapshot, model: str) -> str:
     """Why the model will not become ready by itself; empty while it is ready or anything still moves.
 
     An instance of any model that starts or drains may be what a placement waits for, and so may a node whose
-    agent is not connected now.
+    agent is not connected now. Where all are and the reason speaks of one that is not, it was told before
+    that one came back: the next pass tells another, or places the model.
     """
     if is_ready(snapshot, model) or any(one.state not in _AT_REST for one in snapshot.instances):
         return ""
     if not all(node.live for node in snapshot.nodes):
         return ""
-    return next((status.reason for status in snapshot.models if status.spec.name == model), "")
+    reason = next((status.reason for status in snapshot.models if status.spec.name == model), "")
+    return "" if NOT_CONNECTED in reason else reason

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
+NOT_CONNECTED = "not connected"
+"""What a refusal says of nodes whose agent is away."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeGpus:
@@ -207,7 +210,7 @@ def _refusal(nodes: Sequence[NodeGpus], free: Mapping[str, list[int]], want: Wan
     excluded = [
         f"{_count(number, what)} {state}"
         for number, what, state in (
-            (gone, "node", "not connected"),
+            (gone, "node", NOT_CONNECTED),
             (draining, "node", "draining"),
             (unhealthy, "GPU", "unhealthy"),
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from chiron.cluster.readiness import failures, is_ready, obstacle
+from chiron.policy.placement import NodeGpus, Want, place
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -72,3 +73,12 @@ def test_a_node_that_is_not_connected_may_bring_the_gpus_that_are_missing() -> N
 
     away.live = True
     assert obstacle(snapshot, "toy") == REASON
+
+
+def test_a_reason_from_before_a_node_came_back_is_no_obstacle() -> None:
+    want = Want("toy", gpus=1, count=1)
+    away = NodeGpus("here", healthy=frozenset({0}), live=False)
+    [told_before] = place([away], [want]).refusals
+    snapshot = cluster(desired=2, reason=f"{REASON}: {told_before.reason}")
+    snapshot.nodes.add(node_id="here", live=True)
+    assert obstacle(snapshot, "toy") == ""
