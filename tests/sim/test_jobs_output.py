@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.chiron_command import only_error, simulate
+from tests.support.python_path import python_path
 
 TINY = Path(__file__).parents[2] / "examples" / "scenarios" / "tiny.toml"
 PRINTS = """
@@ -67,14 +67,16 @@ def test_plots_without_their_library_are_refused_before_the_run(tmp_path: Path) 
     (tmp_path / "mine.py").write_text("import os\nos.abort()\n", encoding="utf-8")
 
     done = simulate(
-        "run", TINY, "--plots", tmp_path, "--autoscaler", "mine:X", variables={"PYTHONPATH": _first(tmp_path)}
+        "run",
+        TINY,
+        "--plots",
+        tmp_path,
+        "--autoscaler",
+        "mine:X",
+        variables={"PYTHONPATH": python_path(tmp_path)},
     )
 
     assert only_error(done, 2) == "plots need matplotlib: install chiron-serving[sim]"
-
-
-def _first(folder: Path) -> str:
-    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.mark.parametrize(

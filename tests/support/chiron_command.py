@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import patience
+
 _COMMAND = (sys.executable, "-c", "from chiron.cli.main import main; main()")
 _MARK = "CHIRON_TEST_RUN"
 
@@ -60,7 +62,7 @@ def simulate(
         [sys.executable, "-P", *_COMMAND[1:], "sim", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=50 * patience(),
         check=False,
         cwd=folder,
         env={**os.environ, **(variables or {})},

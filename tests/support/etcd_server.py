@@ -20,6 +20,7 @@ import pytest
 from chiron.internal.etcd.v1 import etcd_pb2 as pb
 from chiron.store.etcd import EtcdSettings
 from chiron.store.etcd.methods import STATUS
+from tests.support.patience import patience
 
 TLS = Path(__file__).parent / "tls"
 _READY_WITHIN_S = 30.0
@@ -104,7 +105,7 @@ class EtcdServer:
 
     def wait_ready(self) -> None:
         """Returns when the member serves and knows a leader."""
-        deadline = time.monotonic() + _READY_WITHIN_S
+        deadline = time.monotonic() + _READY_WITHIN_S * patience()
         while not self._serves():
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -14,6 +14,7 @@ from typing import Any
 
 from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2_grpc
+from tests.support.patience import patience
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +66,7 @@ async def router_process(folder: Path, controller: str, **settings: Any) -> Asyn
         )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(20.0 * patience()):
             line = await process.stdout.readline()
         assert line, f"the router announced nothing: {log.read_text()}"
         router = RouterProcess(process, json.loads(line)["address"], log)

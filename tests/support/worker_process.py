@@ -20,10 +20,11 @@ from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
 from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc, types_pb2
+from tests.support.patience import patience
 
 ROOT = Path(__file__).parents[2]
 READY = types_pb2.INSTANCE_STATE_READY
-_PATIENCE_S = 20.0
+_WITHIN_S = 20.0
 
 
 class WorkerProcess:
@@ -49,7 +50,7 @@ class WorkerProcess:
         self, state: types_pb2.InstanceState.ValueType = READY
     ) -> worker_pb2.WatchStatisticsResponse:
         """The first statistics that show the state."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_WITHIN_S * patience()):
             async for statistics in self.control.WatchStatistics(worker_pb2.WatchStatisticsRequest()):
                 if statistics.state == state:
                     return statistics
@@ -57,7 +58,7 @@ class WorkerProcess:
 
     async def load_when(self, condition: Any) -> worker_pb2.WatchLoadResponse:
         """The first load, as routers see it, for which the condition holds."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_WITHIN_S * patience()):
             async for load in self.network.WatchLoad(worker_pb2.WatchLoadRequest(subscriber="test")):
                 if condition(load):
                     return load
@@ -73,7 +74,7 @@ class WorkerProcess:
 
     async def exit_status(self) -> int:
         """The exit status, once the process has ended."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_WITHIN_S * patience()):
             return await self.process.wait()
 
     async def close(self) -> None:
@@ -124,7 +125,7 @@ async def worker_process(
             stderr=stderr,
         )
     assert process.stdout is not None
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(_WITHIN_S * patience()):
         line = await process.stdout.readline()
     assert line, f"the worker announced nothing: {log.read_text()}"
     worker = WorkerProcess(process, json.loads(line), log)

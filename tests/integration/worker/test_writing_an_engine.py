@@ -13,6 +13,7 @@ from chiron.cluster import LocalCluster
 from chiron.internal.v1 import worker_pb2 as wpb
 from chiron.v1 import inference_pb2 as pb
 from tests.support.chiron_command import chiron
+from tests.support.python_path import python_path
 from tests.support.worker_process import (
     ROOT,
     WorkerProcess,
@@ -36,7 +37,7 @@ def shown(language: str, holding: str) -> str:
 async def worker(tmp_path: Path) -> AsyncIterator[WorkerProcess]:
     (tmp_path / "echo_engine.py").write_text(shown("python", "EchoEngine("))
     spec = {"name": "toy", "engine": "echo_engine:EchoEngine", "max_batch_size": 2}
-    async with worker_process(tmp_path, spec, environ={"PYTHONPATH": str(tmp_path)}) as process:
+    async with worker_process(tmp_path, spec, environ={"PYTHONPATH": python_path(tmp_path)}) as process:
         await process.until()
         yield process
 

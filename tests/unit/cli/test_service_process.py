@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chiron.cluster import ServiceProcess, StartError
+from tests.support.python_path import python_path
 from tests.support.wait import eventually
 
 ANNOUNCE = (
@@ -28,7 +29,7 @@ async def start(tmp_path: Path, source: str, *, within_s: float = 30.0, **settin
         log=tmp_path / "logs" / "small.log",
         settings=settings,
         config=tmp_path / "c.toml",
-        environ={"PYTHONPATH": str(tmp_path)},
+        environ={"PYTHONPATH": python_path(tmp_path)},
         within_s=within_s,
     )
 
@@ -118,13 +119,13 @@ async def test_services_end_when_their_starter_is_killed(tmp_path: Path) -> None
         "async def main():\n"
         "    folder = Path(sys.argv[1])\n"
         "    service = await ServiceProcess.start('small', 'small_service', log=folder / 'log',\n"
-        "        settings={}, environ={'PYTHONPATH': str(folder)})\n"
+        "        settings={}, environ={'PYTHONPATH': sys.argv[2]})\n"
         "    print(service.pid, flush=True)\n"
         "    await service.wait()\n"
         "asyncio.run(main())\n"
     )
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", starter, str(tmp_path), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", starter, str(tmp_path), python_path(tmp_path), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     service_pid = int(await process.stdout.readline())
