@@ -8,6 +8,8 @@ VLLM_VENV := .venv-vllm
 # The vLLM lock is for Python 3.11 alone.
 VLLM_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 BIN := $(VENV)/bin
+# Most tests wait for processes and clocks: two workers keep two cores busy and no busier.
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
@@ -40,8 +42,8 @@ demo-vllm: $(VLLM_STAMP) ## Ask a real small model on the vLLM CPU engine, throu
 up: setup ## Run a local cluster until Ctrl-C
 	@$(BIN)/chiron up $(ARGS)
 
-test: setup ## Run the tests that need nothing but Python
-	@$(BIN)/python -m pytest -m "not vllm and not system" $(ARGS)
+test: setup ## Run the tests that need nothing but Python, on two workers (WORKERS=0: in one process)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not vllm and not system" $(ARGS)
 
 test-vllm: $(VLLM_STAMP) ## Run the engine conformance suite and an end-to-end test on real vLLM (CPU)
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests $(ARGS)

@@ -7,9 +7,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from chiron.cluster import ClusterAdmin
+from chiron.v1 import types_pb2
 from tests.support.chiron_command import Up, chiron, chiron_up, only_error
 from tests.support.etcd_server import EtcdServer, binary, etcd_members
 from tests.support.wait import eventually
+
+READY = types_pb2.INSTANCE_STATE_READY
 
 
 def short_leases(folder: Path) -> Path:
@@ -68,10 +72,12 @@ async def test_the_leader_and_etcd_may_be_killed_and_ctrl_c_leaves_no_process(tm
         answer = await chiron("generate", "toy", "hi", "--max-tokens=4", f"--router={up.router}")
         assert answer.status == 0
 
+        # Asked from here: a `chiron status` every time would take longer than what is waited for.
         async def the_same() -> bool:
-            now = await status(up)
-            ready = [one["instance_id"] for one in now["instances"] if one["state"].endswith("_READY")]
-            settled = not now["controllers"][0]["settling"] and len(now["controllers"]) == 3
+            async with ClusterAdmin(addresses) as admin:
+                now = await admin.snapshot()
+            ready = [one.instance_id for one in now.instances if one.state == READY]
+            settled = not now.controllers[0].settling and len(now.controllers) == 3
             return settled and ready == [one["instance_id"] for one in before["instances"]]
 
         await up.line(r"is started again as pid \d+")
