@@ -74,7 +74,7 @@ async def test_the_leader_and_etcd_may_be_killed_and_ctrl_c_leaves_no_process(tm
 
         # Asked from here: a `chiron status` every time would take longer than what is waited for.
         async def the_same() -> bool:
-            async with ClusterAdmin(addresses) as admin:
+            async with ClusterAdmin(addresses, timeout_s=30.0) as admin:
                 now = await admin.snapshot()
             ready = [one.instance_id for one in now.instances if one.state == READY]
             settled = not now.controllers[0].settling and len(now.controllers) == 3
