@@ -127,10 +127,12 @@ def _stop_idle_leavers(work: Work) -> None:
     for model in work.live_models():
         fleet = work.fleet(model)
         stalled = stall_reason(work, model, fleet)
+        served = {one.spec_version for one in work.instances(model.name) if one.served or is_ready(one)}
         for record in fleet.outdated:
-            # One that has served and starts again is replaced in its turn.
-            returns = (record.served or bool(record.observed.restarts)) and is_trusted(model, record)
-            useless = is_failed(record) or (is_coming(record) and not returns)
+            # One of the version that served before is replaced in its turn, whether it starts again or anew: the
+            # present one has yet to prove itself.
+            needed = record.spec_version in served or bool(record.observed.restarts)
+            useless = is_failed(record) or (is_coming(record) and not (needed and is_trusted(model, record)))
             if useless and not stalled and not is_mending(model, record):
                 reason = f"spec version {record.spec_version} was replaced before the instance served"
                 work.stop(record, reason, _versions(model, record), action="replace")

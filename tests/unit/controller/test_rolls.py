@@ -83,8 +83,17 @@ class TestSteps:
         parts = (self.rolling, node("a", 4), OLD[0], again)
         assert stopped(decide(cluster(*parts))) == set()
         assert stopped(decide(cluster(*parts, NEW))) == {"j"}
-        never = instance("j", "a", 1, state=LOADING)
-        assert stopped(decide(cluster(self.rolling, node("a", 4), OLD[0], never))) == {"j"}
+
+    def test_one_of_a_version_that_has_served_goes_no_sooner_though_it_has_not_served_itself(self) -> None:
+        fresh = instance("j", "a", 1, state=LOADING)
+        # Where the one that served is not ready now, and where it is to stop, too.
+        returns = instance("i", "a", 0, state=LOADING, served=True)
+        leaves = instance("i", "a", 0, desired=STOPPED, served=True)
+        for other in (OLD[0], returns, leaves):
+            assert stopped(decide(cluster(self.rolling, node("a", 4), other, fresh))) == set()
+        assert stopped(decide(cluster(self.rolling, node("a", 4), OLD[0], fresh, NEW))) == {"j"}
+        never = instance("i", "a", 0, state=LOADING)
+        assert stopped(decide(cluster(self.rolling, node("a", 4), never, fresh))) == {"i", "j"}
 
     def test_it_is_over_when_all_of_the_new_version_have_proven_themselves(self) -> None:
         last = instance("l", "a", 3, version=2, roll=1)
