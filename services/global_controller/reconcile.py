@@ -129,8 +129,7 @@ def _stop_idle_leavers(work: Work) -> None:
         stalled = stall_reason(work, model, fleet)
         served = {one.spec_version for one in work.instances(model.name) if one.served or is_ready(one)}
         for record in fleet.outdated:
-            # One of the version that served before is replaced in its turn, whether it starts again or anew: the
-            # present one has yet to prove itself.
+            # One of the version that served before is replaced in its turn, whether it starts again or anew.
             needed = record.spec_version in served or bool(record.observed.restarts)
             useless = is_failed(record) or (is_coming(record) and not (needed and is_trusted(model, record)))
             if useless and not stalled and not is_mending(model, record):
