@@ -9,6 +9,7 @@ from pathlib import Path
 from chiron.auth.settings import AuthSettings, TlsSettings
 from chiron.rpc.controllers import check_addresses
 
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::", "[::]"})
@@ -80,6 +81,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         """Refuses values out of range, naming the key."""
         check_addresses("controller", self.controller)
+        if self.node_id and not _NODE_ID.fullmatch(self.node_id):
+            raise ValueError(f"node_id: must be 1 to 253 characters of [A-Za-z0-9._-], not {self.node_id!r}")
         key = "advertise_host" if self.advertise_host else "host"
         if self.reachable_host in _ANY_ADDRESS:
             raise ValueError(f"{key}: must be an address that routers can reach, not {self.reachable_host!r}")

@@ -278,7 +278,7 @@ def _obstacle(model: pb.ModelStatus) -> str:
     texts = [model.reason] if model.reason else []
     if roll.state == pb.ROLL_STATE_ROLLING:
         texts.append(f"rolling: {roll.reason}")
-    elif roll.state == pb.ROLL_STATE_DONE and roll.reason:
+    elif roll.state == pb.ROLL_STATE_DONE and roll.reason and roll.to_version == model.spec_version:
         texts.append(roll.reason)
     return "; ".join(texts)
 

@@ -12,7 +12,7 @@ import grpc
 
 from chiron.cluster.leaderless import Standing, ask_each
 from chiron.rpc.controllers import Controllers, leader_of, split_addresses
-from chiron.rpc.errors import reason_of
+from chiron.rpc.errors import Reason, reason_of
 from chiron.rpc.identity import present
 from chiron.rpc.servers import open_control_channel
 from chiron.v1 import cluster_pb2 as pb
@@ -108,9 +108,15 @@ class ClusterAdmin:
         return list(response.versions)
 
     async def delete_model(self, name: str) -> None:
-        """Removes the model; its instances drain."""
+        """Removes the model; its instances drain. Raises AdminError where there is none."""
+        await self.versions(name)
         request = pb.DeleteModelRequest(name=name)
-        await self._call(lambda stub, timeout: stub.DeleteModel(request, timeout=timeout))
+        try:
+            await self._call(lambda stub, timeout: stub.DeleteModel(request, timeout=timeout))
+        except AdminError as error:
+            # It was there: an earlier try, whose answer was lost, has removed it.
+            if error.reason != Reason.MODEL_NOT_FOUND.name:
+                raise
 
     async def list_models(self) -> list[pb.ModelStatus]:
         """Every model with its state."""

@@ -285,3 +285,10 @@ def test_one_agent_per_state_folder(tmp_path: Path) -> None:
         NodeLock(tmp_path)
     first.close()
     NodeLock(tmp_path).close()
+
+
+@pytest.mark.parametrize("name", ["a/../b", "node 1", "n" * 254, "nöde"])
+def test_a_node_s_name_is_refused_where_it_could_not_be_told_from_a_path(name: str) -> None:
+    with pytest.raises(ValueError, match=r"node_id: must be 1 to 253 characters of \[A-Za-z0-9\._-\], not "):
+        AgentConfig(node_id=name)
+    assert AgentConfig(node_id="gpu-7.rack_2.example").node_id == "gpu-7.rack_2.example"

@@ -124,6 +124,10 @@ def test_a_model_shows_how_many_instances_are_ready_and_what_stands_in_the_way()
             pb.RollStatus(state=pb.ROLL_STATE_DONE, from_version=3, to_version=2, reason="rolled back: why"),
             "toy sim 1/2 1 v2 1 instance failed; rolled back: why",
         ),
+        (
+            pb.RollStatus(state=pb.ROLL_STATE_DONE, from_version=3, to_version=1, reason="rolled back: why"),
+            "toy sim 1/2 1 v2 1 instance failed",
+        ),
     ],
 )
 def test_a_model_shows_how_far_its_roll_has_come(roll: pb.RollStatus, row: str) -> None:
