@@ -86,9 +86,10 @@ def check_tenant(tenant: access_pb2.Tenant, snapshot: Snapshot) -> list[tuple[st
         found.append(("classes", "must be interactive or batch"))
     if abs(tenant.most_urgent_priority) > MAX_PRIORITY:
         found.append(("most_urgent_priority", f"must be -{MAX_PRIORITY} to {MAX_PRIORITY}"))
-    rate = tenant.quota.requests_per_s
-    if not (math.isfinite(rate) and rate >= 0):
-        found.append(("quota.requests_per_s", f"must be a number >= 0, not {rate:g}"))
+    for name in ("requests_per_s", "batch_weight"):
+        value: float = getattr(tenant.quota, name)
+        if not (math.isfinite(value) and value >= 0):
+            found.append((f"quota.{name}", f"must be a number >= 0, not {value:g}"))
     taken = {
         subject: other.name
         for other in (record.parsed_spec() for record in snapshot.tenants.values())

@@ -183,7 +183,11 @@ class Registry:
             interactive=sum(demand.queued.interactive for demand in report.demand),
             batch=sum(demand.queued.batch for demand in report.demand),
         )
-        changed = queued != link.queued or _ejections(report) != _ejections(link.report)
+        changed = (
+            queued != link.queued
+            or _ejections(report) != _ejections(link.report)
+            or waiting_items(report) != waiting_items(link.report)
+        )
         link.queued, link.report = queued, report
         return changed
 
@@ -289,3 +293,8 @@ def _loads(statuses: Mapping[str, cluster_pb2.InstanceStatus]) -> Mapping[str, c
 
 def _ejections(report: control_pb2.RouterReport) -> list[tuple[str, str]]:
     return [(one.instance_id, one.reason) for one in report.ejected]
+
+
+def waiting_items(report: control_pb2.RouterReport) -> int:
+    """Items that wait in the durable queue that the router works on."""
+    return sum(group.requests for model in report.batch_queue.models for group in model.groups)

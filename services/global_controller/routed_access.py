@@ -10,7 +10,7 @@ from chiron.v1 import access_pb2
 
 
 class AccessEntries(NamedTuple):
-    """Tenants by name, and their API keys by id. Who has a role has no business at a router."""
+    """Tenants by name, and their API keys and administrators' by id. Agents have no business at a router."""
 
     tenants: dict[str, access_pb2.Tenant]
     keys: dict[str, control_pb2.RoutedKey]
@@ -34,10 +34,14 @@ class RoutedAccess:
                 {tenant.name: tenant.parsed_spec() for tenant in snapshot.tenants.values()},
                 {
                     key.key_id: control_pb2.RoutedKey(
-                        key_id=key.key_id, digest=key.digest, tenant=key.tenant, revoked=key.revoked
+                        key_id=key.key_id,
+                        digest=key.digest,
+                        tenant=key.tenant,
+                        revoked=key.revoked,
+                        role=access_pb2.AccessRole.ValueType(key.role),
                     )
                     for key in snapshot.api_keys.values()
-                    if key.tenant
+                    if key.tenant or key.role == access_pb2.ACCESS_ROLE_ADMIN
                 },
             )
         return self._entries

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from chiron.internal.v1 import control_pb2
 from chiron.store import DecisionRecord, InstanceRecord, ModelRecord, NodeRecord, Snapshot
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.fleet import held_gpus, is_ready, is_stopping
-from services.global_controller.registry import Registry
+from services.global_controller.registry import Registry, waiting_items
 from services.global_controller.roll_view import roll_status
 from services.global_controller.view import Liveness
 
@@ -115,9 +116,19 @@ def cluster_snapshot(
                 report_age_ms=registry.age_s(link) * 1000,
                 queued=link.queued,
                 ejected=link.report.ejected,
+                batch_queue=_batch_queue(link.report),
             )
             for _, link in sorted(registry.routers.items())
         ],
+    )
+
+
+def _batch_queue(report: control_pb2.RouterReport) -> cluster_pb2.BatchQueueStatus | None:
+    if not report.HasField("batch_queue"):
+        return None
+    queue = report.batch_queue
+    return cluster_pb2.BatchQueueStatus(
+        queue_id=queue.queue_id, waiting=waiting_items(report), age_ms=queue.age_ms
     )
 
 

@@ -51,10 +51,13 @@ class AccessTable:
         """The caller's tenant. An API key counts before a certificate.
 
         Raises:
-            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN.
+            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN, NOT_ALLOWED.
         """
         if credentials.api_key:
-            name = self._of_key(credentials.api_key)
+            key = self._key(credentials.api_key)
+            if not key.tenant:
+                raise ChironError(Reason.NOT_ALLOWED, "this API key is an administrator's: it has no tenant")
+            name = key.tenant
         else:
             name = self._of_subjects(credentials.subjects)
         tenant = self.tenants.get(name)
@@ -72,14 +75,20 @@ class AccessTable:
         except ChironError:
             return ""
 
-    def _of_key(self, text: str) -> str:
+    def is_admin(self, credentials: Credentials) -> bool:
+        """Whether the caller is an administrator. Raises ChironError: KEY_INVALID, KEY_REVOKED."""
+        if credentials.api_key:
+            return self._key(credentials.api_key).role == access_pb2.ACCESS_ROLE_ADMIN
+        return credentials.has_role("admin")
+
+    def _key(self, text: str) -> control_pb2.RoutedKey:
         key = self.keys.get(id_of(text))
         # A wrong secret under a known id and an unknown id are told apart by nobody.
         if key is None or not matches(text, key.digest):
             raise ChironError(Reason.KEY_INVALID, "this API key is not one of this cluster's")
         if key.revoked:
             raise ChironError(Reason.KEY_REVOKED, f"API key {key.key_id} was revoked")
-        return key.tenant
+        return key
 
     def _of_subjects(self, subjects: tuple[str, ...]) -> str:
         for subject in subjects:

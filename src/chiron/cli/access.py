@@ -23,6 +23,18 @@ _ROLES = {
 }
 
 
+_TENANT_COLUMNS = (
+    "TENANT",
+    "MODELS",
+    "CLASSES",
+    "PRIORITY",
+    "REQUESTS/S",
+    "TOKENS/MIN",
+    "AT ONCE",
+    "BATCHES",
+)
+
+
 async def create_key(controller: str, tenant: str, role: str, label: str) -> int:
     """Prints the new key alone on stdout, so that a shell can take it; what it is, on stderr."""
     if bool(tenant) == bool(role):
@@ -87,7 +99,7 @@ async def list_tenants(controller: str, *, as_json: bool) -> int:
     if as_json:
         print(to_json(pb.ListTenantsResponse(tenants=tenants)))
         return 0
-    table = Table("TENANT", "MODELS", "CLASSES", "PRIORITY", "REQUESTS/S", "TOKENS/MIN", "AT ONCE", box=None)
+    table = Table(*_TENANT_COLUMNS, box=None)
     for tenant in tenants:
         quota = tenant.quota
         table.add_row(
@@ -98,6 +110,7 @@ async def list_tenants(controller: str, *, as_json: bool) -> int:
             _limit(quota.requests_per_s),
             _limit(quota.tokens_per_min),
             _limit(quota.concurrent),
+            _batches(quota),
         )
     _console().print(table)
     return 0
@@ -107,6 +120,15 @@ def _holder(key: pb.ApiKey) -> str:
     if key.tenant:
         return f"tenant {key.tenant}"
     return "role " + pb.AccessRole.Name(key.role).removeprefix("ACCESS_ROLE_").lower()
+
+
+def _batches(quota: pb.Quota) -> str:
+    """What limits batches, without what does not."""
+    parts = [f"{quota.batch_items} items"] if quota.batch_items else []
+    parts += [f"{quota.batch_open} open"] if quota.batch_open else []
+    parts += [f"{quota.batch_bytes} bytes"] if quota.batch_bytes else []
+    parts += [f"weight {quota.batch_weight:g}"] if quota.batch_weight else []
+    return ", ".join(parts) or "no limit"
 
 
 def _limit(value: float) -> str:

@@ -98,6 +98,13 @@ def up(
             help="Keep the state in etcd: in that one, or without an address in one that is started here.",
         ),
     ] = None,
+    batch_store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Where batches are kept: sqlite:FILE, or none. By default a file beside the logs.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the services' tables.")] = None,
     directory: Annotated[
         Path | None,
@@ -128,6 +135,7 @@ def up(
                 etcd=etcd,
                 router_port=router_port,
                 controller_port=controller_port,
+                batch_store=batch_store,
                 config=config,
                 directory=directory,
                 live=live,

@@ -213,6 +213,9 @@ def routers_table(routers: Iterable[pb.RouterStatus]) -> FittingTable:
         Column("queued", rank=2),
         Column("last report", rank=3),
     ]
+    batches = any(router.HasField("batch_queue") for router in routers)
+    if batches:
+        columns.append(Column("batch items wait", rank=4))
     trouble = any(router.ejected for router in routers)
     table = FittingTable(*columns, *([Column("ejected instances", prose=True)] if trouble else []))
     for router in routers:
@@ -222,6 +225,7 @@ def routers_table(routers: Iterable[pb.RouterStatus]) -> FittingTable:
             router.address,
             _counts(router.queued),
             _age(router.report_age_ms),
+            *([_batch_items(router)] if batches else []),
             *([Text(ejected, style="red")] if trouble else []),
         )
     return table
@@ -281,6 +285,11 @@ def _obstacle(model: pb.ModelStatus) -> str:
     elif roll.state == pb.ROLL_STATE_DONE and roll.reason and roll.to_version == model.spec_version:
         texts.append(roll.reason)
     return "; ".join(texts)
+
+
+def _batch_items(router: pb.RouterStatus) -> str:
+    """What waits in the durable queue; empty for a router without one."""
+    return str(router.batch_queue.waiting) if router.HasField("batch_queue") else ""
 
 
 def _counts(counts: types_pb2.ClassCounts) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from chiron.cli.progress import Progress, open_progress
 from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
 from chiron.cluster import AdminError, LocalCluster, read_model_files
+from chiron.cluster.batch_store import is_configured
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
 from chiron.rpc.controllers import split_addresses
@@ -39,6 +40,8 @@ class UpOptions:
     """None: the state lies in memory; empty: in an etcd of the cluster's own; else where its members are."""
     router_port: int
     controller_port: int
+    batch_store: str | None
+    """None: as the configuration says, else a file of the run's own."""
     config: Path | None
     directory: Path | None
     live: bool
@@ -61,6 +64,7 @@ async def run_up(options: UpOptions) -> int:
             controller_port=options.controller_port,
             router_port=options.router_port,
             config=options.config,
+            batch_store=_own_store(options.config) if options.batch_store is None else options.batch_store,
             worker_env=worker_env(specs),
         ) as cluster:
             try:
@@ -73,6 +77,11 @@ async def run_up(options: UpOptions) -> int:
             return EXIT_INTERRUPTED
         console.print("all processes have ended")
     return 0
+
+
+def _own_store(config: Path | None) -> str | None:
+    """A file of the run's own, unless the configuration says where batches are kept."""
+    return None if is_configured(config) else ""
 
 
 async def _serve(

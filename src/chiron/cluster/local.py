@@ -13,6 +13,7 @@ from typing import Any
 from chiron.auth.api_keys import key_in
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.admin_key import admin_key_file
+from chiron.cluster.batch_store import router_keys
 from chiron.cluster.keeping import Keeper, keeps_state, start_sweeper
 from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
@@ -61,6 +62,7 @@ class LocalCluster:
         worker_python: str = "",
         worker_env: Mapping[str, str] | None = None,
         drain_timeout_s: float = 10.0,
+        batch_store: str | None = None,
     ) -> None:
         """Describes the cluster.
 
@@ -83,6 +85,8 @@ class LocalCluster:
             worker_python: interpreter that runs workers; empty: this one.
             worker_env: variables added to the workers' environment alone.
             drain_timeout_s: time that requests have to finish when the cluster stops.
+            batch_store: where batches are kept, as `[router.batch] store`, or `none`; empty: in a file below
+                the directory; None: as configured. Only the first router has a file.
 
         Raises:
             StartError: no folder is given and none can be made; several controllers without etcd.
@@ -110,6 +114,7 @@ class LocalCluster:
         self._worker_python = worker_python
         self._worker_env = dict(worker_env or {})
         self._drain_timeout_s = drain_timeout_s
+        self._batch_store = batch_store
         self._key_file = admin_key_file(self.directory, config, self._settings.get("controller", {}))
         self.api_key = ""
         """An administrator's, once the controller has been started."""
@@ -336,6 +341,7 @@ class LocalCluster:
     def _router_keys(self, index: int) -> dict[str, str]:
         port = self._router_port + index if self._router_port else 0
         return {
+            **router_keys(self._batch_store, self.directory, index),
             "listen": f"{self._host}:{port}",
             "controller": self.controller_address,
             "router_id": f"router-{index}",

@@ -16,8 +16,8 @@ _CLASSES = {
     "batch": types_pb2.REQUEST_CLASS_BATCH,
 }
 _LISTS = ("models", "classes", "subjects")
-_COUNTS = ("tokens_per_min", "concurrent", "default_max_tokens")
-KEYS = (*_LISTS, "most_urgent_priority", "requests_per_s", *_COUNTS)
+_COUNTS = ("tokens_per_min", "concurrent", "default_max_tokens", "batch_items", "batch_open", "batch_bytes")
+KEYS = (*_LISTS, "most_urgent_priority", "requests_per_s", *_COUNTS, "batch_weight")
 """Every key of a tenant's table."""
 
 

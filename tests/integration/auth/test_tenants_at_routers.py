@@ -291,6 +291,7 @@ async def test_a_tenant_with_keys_in_force_stays(guarded: Guarded) -> None:
         ({"name": "ok", "models": ["a b"]}, "models"),
         ({"name": "ok", "classes": [0]}, "classes"),
         ({"name": "ok", "quota": access_pb2.Quota(requests_per_s=float("nan"))}, "quota.requests_per_s"),
+        ({"name": "ok", "quota": access_pb2.Quota(batch_weight=-1.0)}, "quota.batch_weight"),
         ({"name": "ok", "subjects": ["plain"]}, "subjects"),
         ({"name": "ok", "most_urgent_priority": -2000}, "most_urgent_priority"),
     ],

@@ -229,3 +229,15 @@ def test_lines_tell_changes_once() -> None:
         "toy-b is gone",
         "5 s: fine",
     ]
+
+
+def test_what_waits_in_a_batch_queue_is_shown_at_the_router_that_has_one() -> None:
+    cluster = snapshot()
+    cluster.routers.add(router_id="without")
+    assert not any("batch items" in line for line in rendered(cluster))
+    cluster.routers.add(router_id="with", batch_queue=pb.BatchQueueStatus(queue_id="q", waiting=4711))
+    cluster.routers.add(router_id="idle", batch_queue=pb.BatchQueueStatus(queue_id="q"))
+    rows = {line.split()[0]: line.split() for line in rendered(cluster) if line.strip()}
+    assert "4711" in rows["with"]
+    assert "0" in rows["idle"]
+    assert "0" not in rows["without"]

@@ -678,6 +678,7 @@ class RouterStatus(_message.Message):
     REPORT_AGE_MS_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
     EJECTED_FIELD_NUMBER: _builtins.int
+    BATCH_QUEUE_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     address: _builtins.str
     report_age_ms: _builtins.float
@@ -690,6 +691,10 @@ class RouterStatus(_message.Message):
     def ejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___EjectedInstance]:
         """Instances that this router keeps requests from, on its own evidence."""
 
+    @_builtins.property
+    def batch_queue(self) -> Global___BatchQueueStatus:
+        """The durable batch queue that it works on; unset: it has none, or has not read it yet."""
+
     def __init__(
         self,
         *,
@@ -698,14 +703,45 @@ class RouterStatus(_message.Message):
         report_age_ms: _builtins.float = ...,
         queued: _types_pb2.ClassCounts | None = ...,
         ejected: _abc.Iterable[Global___EjectedInstance] | None = ...,
+        batch_queue: Global___BatchQueueStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ejected", b"ejected", "queued", b"queued", "report_age_ms", b"report_age_ms", "router_id", b"router_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "batch_queue", b"batch_queue", "ejected", b"ejected", "queued", b"queued", "report_age_ms", b"report_age_ms", "router_id", b"router_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouterStatus: _TypeAlias = RouterStatus  # noqa: Y015
+
+@_typing.final
+class BatchQueueStatus(_message.Message):
+    """A durable batch queue as a router sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_ID_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    queue_id: _builtins.str
+    """Routers that share a queue tell the same name of it."""
+    waiting: _builtins.int
+    """Items that nobody works on yet."""
+    age_ms: _builtins.float
+    """Time since the router read it, in milliseconds, when it last reported."""
+    def __init__(
+        self,
+        *,
+        queue_id: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        age_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "queue_id", b"queue_id", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchQueueStatus: _TypeAlias = BatchQueueStatus  # noqa: Y015
 
 @_typing.final
 class EjectedInstance(_message.Message):

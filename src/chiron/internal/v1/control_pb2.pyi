@@ -736,7 +736,7 @@ Global___RoutingDelta: _TypeAlias = RoutingDelta  # noqa: Y015
 
 @_typing.final
 class RoutedKey(_message.Message):
-    """A tenant's API key as routers know it."""
+    """An API key as routers know it: a tenant's, or an administrator's."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -744,11 +744,14 @@ class RoutedKey(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     digest: _builtins.bytes
     """SHA-256 of the key; see chiron.auth.api_keys."""
     tenant: _builtins.str
+    """Empty for an administrator's."""
     revoked: _builtins.bool
+    role: _access_pb2.AccessRole.ValueType
     def __init__(
         self,
         *,
@@ -756,10 +759,11 @@ class RoutedKey(_message.Message):
         digest: _builtins.bytes = ...,
         tenant: _builtins.str = ...,
         revoked: _builtins.bool = ...,
+        role: _access_pb2.AccessRole.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_id", b"key_id", "revoked", b"revoked", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_id", b"key_id", "revoked", b"revoked", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,48 @@
+"""Where the batches of a local cluster are kept."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from chiron.config.loader import override_variable
+
+NONE = "none"
+"""Instead of a store: no router has a queue."""
+_KEY = "batch.store"
+
+
+def is_configured(config: Path | None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the routers' configuration says where batches are kept.
+
+    Args:
+        config: TOML file of the services; read again, and checked, by them.
+        environ: variables that the services will see.
+    """
+    if override_variable("router", _KEY) in environ:
+        return True
+    if config is None:
+        return False
+    try:
+        table = tomllib.loads(config.read_text(encoding="utf-8")).get("router", {}).get("batch", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError):
+        return False
+    return isinstance(table, dict) and "store" in table
+
+
+def router_keys(store: str | None, directory: Path, index: int) -> dict[str, str]:
+    """What a router is told of the store: one in a file serves the first router alone.
+
+    Args:
+        store: as `[router.batch] store`, or `none`; empty: a file in the directory; None: as configured.
+        directory: of the run.
+        index: of the router.
+    """
+    if store is None:
+        return {}
+    if store == NONE:
+        return {_KEY: ""}
+    store = store or f"sqlite:{directory / 'batches.db'}"
+    return {_KEY: store} if index == 0 or not store.startswith("sqlite:") else {}
