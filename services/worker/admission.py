@@ -15,6 +15,8 @@ from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import Engine, EngineInfo
 from services.worker.model import default_slo
 
+_MOST_CHARACTERS = 256
+"""Of one token: the longest of today's tokenizers is a run of half as many spaces."""
 _REFUSED_CLASS = {
     types_pb2.ROLE_INTERACTIVE: types_pb2.REQUEST_CLASS_BATCH,
     types_pb2.ROLE_BATCH: types_pb2.REQUEST_CLASS_INTERACTIVE,
@@ -43,15 +45,21 @@ def check_request(request: pb.GenerateRequest) -> None:
 
 
 def check_size(request: pb.GenerateRequest, info: EngineInfo) -> None:
-    """Raises ChironError (INVALID_ARGUMENT) for token ids over the context, before anybody reads them.
+    """Raises ChironError (INVALID_ARGUMENT) for input that is over the context, before anybody reads it.
 
-    Going through millions of them takes seconds, in which this worker would serve nobody.
+    Going through millions of token ids takes seconds, in which this worker would serve nobody; reading a text
+    of megabytes takes minutes, in which it reads no other long one.
     """
     most = info.max_context_tokens
     prompt, delivered = len(request.prompt_token_ids.ids), len(request.resume.delivered_token_ids)
     for field, count in (("prompt_token_ids", prompt), ("resume.delivered_token_ids", delivered)):
         if count > most:
             raise ChironError.invalid([(field, f"{count} tokens are over the context of {most}")])
+    texts = [request.prompt, *(message.content for message in request.chat.messages)]
+    length = sum(map(len, texts))
+    if length > most * _MOST_CHARACTERS:
+        what = f"{length} characters are over the context of {most} tokens, however they are split"
+        raise ChironError.invalid([(str(request.WhichOneof("input")), what)])
 
 
 def check_resume(request: pb.GenerateRequest, engine: Engine) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from chiron.internal.v1 import worker_pb2
+from chiron.rpc.errors import ChironError
 from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
-from services.worker.admission import fit_context, settle_terms
+from services.worker.admission import check_size, fit_context, settle_terms
+from services.worker.engines.base import EngineInfo
 from services.worker.model import engine_config, to_python
 
 BATCH = types_pb2.REQUEST_CLASS_BATCH
@@ -62,3 +66,40 @@ def test_the_batch_size_starts_at_the_ceiling_unless_the_spec_says_otherwise() -
     assert engine_config(cluster_pb2.ModelSpec(name="m"), "i").batch_size == 256
     config = engine_config(cluster_pb2.ModelSpec(name="m", max_batch_size=8, initial_batch_size=2), "i")
     assert (config.max_batch_size, config.batch_size) == (8, 2)
+
+
+INFO = EngineInfo(
+    max_context_tokens=100,
+    kv_capacity_tokens=1000,
+    max_batch_size=8,
+    max_step_token_budget=512,
+    vocabulary_size=1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.GenerateRequest(prompt="x" * 25_601), "prompt"),
+        (pb.GenerateRequest(chat=pb.ChatInput(messages=[pb.ChatMessage(content="x" * 12_801)] * 2)), "chat"),
+        (pb.GenerateRequest(prompt_token_ids=pb.TokenIds(ids=[1] * 101)), "prompt_token_ids"),
+        (
+            pb.GenerateRequest(prompt="x", resume=pb.ResumeState(delivered_token_ids=[1] * 101)),
+            "resume.delivered_token_ids",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused_unread(request_: pb.GenerateRequest, field: str) -> None:
+    with pytest.raises(ChironError, match="over the context of 100") as caught:
+        check_size(request_, INFO)
+    assert [name for name, _ in caught.value.violations] == [field]
+
+
+def test_what_may_fit_is_read() -> None:
+    for request in (
+        pb.GenerateRequest(prompt="x" * 25_600),
+        pb.GenerateRequest(chat=pb.ChatInput(messages=[pb.ChatMessage(content="x" * 12_800)] * 2)),
+        pb.GenerateRequest(prompt_token_ids=pb.TokenIds(ids=[1] * 100)),
+        pb.GenerateRequest(prompt="x", resume=pb.ResumeState(delivered_token_ids=[1] * 100)),
+    ):
+        check_size(request, INFO)
