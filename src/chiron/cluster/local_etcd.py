@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -58,6 +59,18 @@ async def start_etcd(directory: Path, address: str = "") -> ServiceProcess:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def cause_in(log: str) -> str:
+    """What etcd's log says that it died of, above the trace of its code; empty where it says nothing."""
+    for line in reversed(log.splitlines()):
+        try:
+            said = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(said, dict) and said.get("level") in ("error", "panic", "fatal"):
+            return ": ".join(str(said[key]) for key in ("msg", "error") if said.get(key))
+    return ""
+
+
 async def _launch(binary: Path, directory: Path, address: str) -> ServiceProcess:
     client, peer = _free_ports(2)
     address, peer_url = address or f"127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
@@ -97,7 +110,12 @@ async def _ready(service: ServiceProcess) -> None:
     try:
         while not (await look(connection))[0].knows_leader:
             if not service.running:
-                raise StartError(f"etcd ended at start{service.tail()}")
+                cause = cause_in(service.log.read_text(encoding="utf-8", errors="replace"))
+                raise StartError(
+                    f"etcd ended at start: {cause} (log: {service.log})"
+                    if cause
+                    else f"etcd ended at start{service.tail()}"
+                )
             if time.monotonic() > deadline:
                 service.kill()
                 raise StartError(f"etcd does not serve within {_READY_WITHIN_S:g} s{service.tail()}")

@@ -8,7 +8,7 @@ import pytest
 
 from chiron.cli.main import _with_values
 from chiron.cluster import StartError
-from chiron.cluster.local_etcd import find_etcd
+from chiron.cluster.local_etcd import cause_in, find_etcd
 
 
 def test_without_a_binary_the_error_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +32,13 @@ def test_without_a_binary_the_error_says_how_to_get_one(monkeypatch: pytest.Monk
 )
 def test_etcd_may_stand_without_an_address(given: list[str], parsed: list[str]) -> None:
     assert _with_values(given) == parsed
+
+
+def test_the_cause_of_an_end_is_found_above_the_trace_that_follows_it() -> None:
+    log = (
+        '{"level":"warn","msg":"slow disk"}\n'
+        '{"level":"panic","msg":"failed to create WAL","error":"no space left on device"}\n'
+        "panic: failed to create WAL\n\ngoroutine 1 [running]:\n\tgo.uber.org/zap/logger.go:227 +0x85\n"
+    )
+    assert cause_in(log) == "failed to create WAL: no space left on device"
+    assert cause_in("listen tcp 127.0.0.1:1: bind: address already in use\n17\n") == ""

@@ -81,6 +81,7 @@ class WatchHub:
 
     async def _run(self) -> None:
         backoff = self._connection.backoff()
+        told = ""
         while True:
             self._some.clear()
             if not self._watches:
@@ -90,11 +91,15 @@ class WatchHub:
                 async with aclosing(self._connection.stream(WATCH, self._outbox.requests())) as responses:
                     async for response in responses:
                         backoff.reset()
+                        told = ""
                         if not self._heard(response):
                             break
                 _log.info("the watch stream has ended; it is opened again")
             except UnavailableError as error:
-                _log.info("the watch stream broke: %s", error)
+                # Once, not at every try that ends the same way.
+                if str(error) != told:
+                    told = str(error)
+                    _log.info("the watch stream broke: %s", told)
             except Exception as error:
                 # The consumers are told; nobody awaits this task.
                 for watch in self._watches.values():
