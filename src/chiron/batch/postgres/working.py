@@ -38,8 +38,11 @@ _WAITING = f"""WITH waiting AS (
     LEFT JOIN bodies b ON b.batch = i.batch AND b.place = i.place
     LEFT JOIN checkpoints c ON c.batch = i.batch AND c.place = i.place
     WHERE i.before <= $3 ORDER BY i.place"""
-_CLAIMED = f"""UPDATE items i SET state = {RUNNING}, fence = nextval('fences'), session = $1,
-    attempts = attempts + 1 WHERE i.batch = $2 AND i.place = ANY($3::int8[]) RETURNING i.place, i.fence"""
+# Fences rise in the order of the places, as `unnest` gives them.
+_CLAIMED = f"""WITH fenced AS MATERIALIZED (
+    SELECT place, nextval('fences') AS fence FROM unnest($3::int8[]) AS place)
+    UPDATE items i SET state = {RUNNING}, fence = f.fence, session = $1, attempts = i.attempts + 1
+    FROM fenced f WHERE i.batch = $2 AND i.place = f.place RETURNING i.place, i.fence"""
 _RETURNED = """UPDATE items i SET state = r.state, ready = r.ready, attempts = i.attempts - r.uncounted,
     session = NULL
     FROM unnest($1::int8[], $2::int8[], $3::int2[], $4::float8[], $5::int4[])
