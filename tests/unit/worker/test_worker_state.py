@@ -38,14 +38,15 @@ async def test_changes_that_come_together_are_told_once() -> None:
         for index in range(5):
             board.started(str(index))
         board.finished("early")
+        board.finished("0", interrupted=True)
         assert await subscriber.news(0.0)
-        assert subscriber.take() == (["early", "0", "1", "2", "3", "4"], ["early"])
+        assert subscriber.take() == (["early", "0", "1", "2", "3", "4"], ["early", "0"], ["0"])
         waiting = asyncio.create_task(subscriber.news(0.0))
         await asyncio.sleep(0)
         assert not waiting.done(), "there is nothing new"
         board.touch()
         assert await waiting
-        assert subscriber.take() == ([], [])
+        assert subscriber.take() == ([], [], [])
 
 
 async def test_a_closed_board_ends_every_subscription() -> None:
