@@ -2,7 +2,7 @@
 
     python -m bench.churn DOOR STREAMS_PER_S SECONDS
 Every second stream is cancelled at once, the others after their first message. Prints one JSON line: streams,
-wall_s, unexpected (ends that are neither a cancellation nor an answer).
+wall_s, first_tokens, turned_away (TOO_MANY_ABANDONED), unexpected (other ends, counted by status and text).
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 
 import grpc
 import uvloop
 
+from chiron.rpc.errors import Reason, reason_of
 from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc
 
 _CHANNELS = 8
 _TICK_S = 0.02
+_ANSWERED, _AWAY = "answered", Reason.TOO_MANY_ABANDONED.name
 
 
-async def _one(stub: inference_pb2_grpc.InferenceServiceStub, index: int, unexpected: list[str]) -> None:
+async def _one(stub: inference_pb2_grpc.InferenceServiceStub, index: int, ends: Counter[str]) -> None:
     request = pb.GenerateRequest(
         request_id=f"churn-{index}",
         model="bench",
@@ -34,10 +37,12 @@ async def _one(stub: inference_pb2_grpc.InferenceServiceStub, index: int, unexpe
     try:
         if index % 2:
             await call.read()
+            ends[_ANSWERED] += 1
         else:
             await asyncio.sleep(0)
     except grpc.aio.AioRpcError as error:
-        unexpected.append(error.details() or error.code().name)
+        reason = reason_of(error)
+        ends[reason if reason == _AWAY else f"{error.code().name} {reason}: {error.details()}"] += 1
     finally:
         call.cancel()
 
@@ -48,11 +53,11 @@ async def run(door: str, streams_per_s: float, seconds: float) -> dict[str, obje
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
     stubs = [inference_pb2_grpc.InferenceServiceStub(channel) for channel in channels]
     running: set[asyncio.Task[None]] = set()
-    unexpected: list[str] = []
+    ends: Counter[str] = Counter()
     opened, begun = 0, time.perf_counter()
     while (passed := time.perf_counter() - begun) < seconds:
         for index in range(opened, int(passed * streams_per_s)):
-            task = asyncio.create_task(_one(stubs[index % _CHANNELS], index, unexpected))
+            task = asyncio.create_task(_one(stubs[index % _CHANNELS], index, ends))
             running.add(task)
             task.add_done_callback(running.discard)
             opened += 1
@@ -61,7 +66,13 @@ async def run(door: str, streams_per_s: float, seconds: float) -> dict[str, obje
     await asyncio.gather(*running)
     for channel in channels:
         await channel.close()
-    return {"streams": opened, "wall_s": wall_s, "unexpected": len(unexpected), "example": unexpected[:1]}
+    return {
+        "streams": opened,
+        "wall_s": wall_s,
+        "first_tokens": ends.pop(_ANSWERED, 0),
+        "turned_away": ends.pop(_AWAY, 0),
+        "unexpected": ends,
+    }
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-"""What a router bears: thousands of idle streams, and a client that opens and cancels streams without end.
+"""What a router bears: thousands of idle streams, a client that opens and cancels, readers that stall.
 
-    python -m bench.limits             # about 2 minutes; bench/results/limits.json
+    python -m bench.limits             # about 3 minutes; bench/results/limits.json
+    python -m bench.limits --pin       # the router on a core of its own, everything else on the others
+    python -m bench.limits --abandoned-per-s 0    # without the limit on what is abandoned
     python -m bench.limits --smoke     # a few seconds, to see that it runs
 
 A steady load of proxied requests of one token runs all the time, so that its time to the first token can be
-compared: alone, beside the idle streams, beside the churn. After each part the router must hold nothing.
+compared: alone, beside the idle streams, beside the churn. After each part the router must hold nothing. The
+readers that stall do so at a router and a worker of their own (bench.stalled).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import functools
 import json
+import os
 import statistics
 import sys
 import time
@@ -23,6 +29,7 @@ import psutil
 import uvloop
 
 from bench.data_path import RESULTS, OneInstanceController, machine, started
+from bench.stalled import stalled
 from chiron.internal.v1 import control_pb2, router_pb2, router_pb2_grpc
 from chiron.rpc.servers import Server, open_channel
 from chiron.v1 import inference_pb2 as pb
@@ -38,13 +45,15 @@ class Size:
     """How much is run."""
 
     idle_streams: int = 5000
-    churn_per_s: float = 1000.0
+    churns_per_s: tuple[float, ...] = (200.0, 1000.0)
     churn_s: float = 30.0
     probe_interval_s: float = 0.05
     probes: int = 400
+    readers: int = 32
+    reader_tokens: int = 3000
 
 
-SMOKE = Size(idle_streams=50, churn_per_s=100.0, churn_s=1.0, probes=20)
+SMOKE = Size(idle_streams=50, churns_per_s=(100.0,), churn_s=1.0, probes=20, readers=2, reader_tokens=50)
 
 
 class Limits:
@@ -60,6 +69,11 @@ class Limits:
     def rss_mib(self) -> float:
         """The router's resident memory."""
         return float(self._process.memory_info().rss) / 2**20
+
+    def cpu_s(self) -> float:
+        """The router's CPU time so far."""
+        used = self._process.cpu_times()
+        return float(used.user + used.system)
 
     async def steady(self, until: asyncio.Event | None = None) -> dict[str, float]:
         """The steady load, for a number of requests or until told: its times to the first token, in ms."""
@@ -114,11 +128,9 @@ class Limits:
             await call.read()
         opened_s = time.perf_counter() - begun
         during = self.rss_mib()
-        cpu = self._process.cpu_times()
-        at = time.perf_counter()
+        cpu, at = self.cpu_s(), time.perf_counter()
         load = await self.steady()
-        used = self._process.cpu_times()
-        busy = (used.user + used.system - cpu.user - cpu.system) / (time.perf_counter() - at)
+        busy = (self.cpu_s() - cpu) / (time.perf_counter() - at)
         for call in calls:
             call.cancel()
         for channel in channels:
@@ -135,8 +147,8 @@ class Limits:
             **load,
         }
 
-    async def churn(self) -> dict[str, Any]:
-        """A client that opens and cancels."""
+    async def churn(self, per_s: float) -> dict[str, Any]:
+        """A client that opens and cancels so many streams a second."""
         size = self._size
         before, over = self.rss_mib(), asyncio.Event()
         process = await asyncio.create_subprocess_exec(
@@ -144,12 +156,13 @@ class Limits:
             "-m",
             "bench.churn",
             self._door,
-            str(size.churn_per_s),
+            str(per_s),
             str(size.churn_s),
             stdout=asyncio.subprocess.PIPE,
         )
         steady = asyncio.create_task(self.steady(over))
         seen: list[float] = []
+        cpu, at = self.cpu_s(), time.perf_counter()
 
         async def watch() -> None:
             while True:
@@ -158,6 +171,7 @@ class Limits:
 
         watching = asyncio.create_task(watch())
         out, _ = await process.communicate()
+        cpu, wall_s = self.cpu_s() - cpu, time.perf_counter() - at
         over.set()
         watching.cancel()
         if process.returncode:
@@ -169,7 +183,11 @@ class Limits:
         return {
             "streams": churned["streams"],
             "streams_per_s": churned["streams"] / churned["wall_s"],
+            "first_tokens": churned["first_tokens"],
+            "turned_away": churned["turned_away"],
             "unexpected_ends": churned["unexpected"],
+            "router_cpu_share": cpu / wall_s,
+            "router_cpu_us_per_stream": 1e6 * cpu / churned["streams"],
             "rss_before_mib": before,
             "rss_most_first_half_mib": max(seen[: half or 1]),
             "rss_most_second_half_mib": max(seen[half:]),
@@ -182,8 +200,11 @@ class Limits:
         await self._channel.close()
 
 
-async def measure(size: Size) -> dict[str, Any]:
+async def measure(size: Size, abandoned_per_s: float | None, *, pin: bool) -> dict[str, Any]:
     """Everything, once."""
+    cores = psutil.Process().cpu_affinity()
+    if pin:
+        psutil.Process().cpu_affinity(cores[1:])
     async with started("bench.paced_worker", "0") as (worker, _):
         control = Server(["chiron.internal.v1.ControlService"])
         connect = grpc.stream_stream_rpc_method_handler(
@@ -196,21 +217,32 @@ async def measure(size: Size) -> dict[str, Any]:
         control.grpc.add_generic_rpc_handlers((handler,))
         port = control.bind("127.0.0.1:0")
         await control.start()
-        sets = ("listen=127.0.0.1:0", f"controller=127.0.0.1:{port}")
+        sets = ["listen=127.0.0.1:0", f"controller=127.0.0.1:{port}"]
+        if abandoned_per_s is not None:
+            sets.append(f"abandoned_per_s={abandoned_per_s:g}")
         arguments = [part for item in sets for part in ("--set", item)]
         async with started("services.router", *arguments) as (door, pid):
+            if pin:
+                # Also its threads, which are there already.
+                for thread in psutil.Process(pid).threads():
+                    os.sched_setaffinity(thread.id, cores[:1])
             limits = Limits(door, pid, size)
             # What the first requests allocate is there for good.
             await limits.steady()
             results: dict[str, Any] = {"machine": machine(), "alone": await limits.steady()}
-            for part in (limits.idle, limits.churn):
+            parts = {"idle": limits.idle}
+            for per_s in size.churns_per_s:
+                parts[f"churn {per_s:g}"] = functools.partial(limits.churn, per_s)
+            for name, part in parts.items():
                 figures = await part()
                 figures["ttft_p50_ratio"] = figures["ttft_p50_ms"] / results["alone"]["ttft_p50_ms"]
-                results[part.__name__] = figures
-                print(f"{part.__name__}: {figures}", file=sys.stderr)
+                results[name] = figures
+                print(f"{name}: {figures}", file=sys.stderr)
             results["alone again"] = await limits.steady()
             await limits.close()
         await control.stop(0)
+    results["stalled"] = await stalled(size.readers, size.reader_tokens)
+    print(f"stalled: {results['stalled']}", file=sys.stderr)
     return results
 
 
@@ -220,10 +252,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--smoke", action="store_true", help="run everything once, shortly")
-    parser.add_argument("--churn-per-s", type=float, default=1000.0, help="streams a second")
+    parser.add_argument(
+        "--churn-per-s", type=float, action="append", help="streams a second; may be repeated"
+    )
+    parser.add_argument("--abandoned-per-s", type=float, help="the router's setting; default: its own")
+    parser.add_argument("--pin", action="store_true", help="the router on a core of its own")
     arguments = parser.parse_args()
-    size = SMOKE if arguments.smoke else Size(churn_per_s=arguments.churn_per_s)
-    results = uvloop.run(measure(size))
+    size = SMOKE if arguments.smoke else Size()
+    if arguments.churn_per_s:
+        size = dataclasses.replace(size, churns_per_s=tuple(arguments.churn_per_s))
+    results = uvloop.run(measure(size, arguments.abandoned_per_s, pin=arguments.pin))
     if not arguments.smoke:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "limits.json").write_text(json.dumps(results, indent=2) + "\n")
