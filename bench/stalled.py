@@ -24,6 +24,7 @@ from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc
 
 STALL_S = 5.0
+_TRIES = 100
 _SPEC = {
     "name": "bench",
     "engine": "sim",
@@ -79,9 +80,13 @@ async def _measure(door: str, worker: str, pids: dict[str, int], readers: int, t
     request.sampling.max_tokens, request.sampling.ignore_eos, request.sampling.logprobs = tokens, True, 20
     async with grpc.aio.insecure_channel(door, options=_SMALL_WINDOWS) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        # What a first stream allocates is there for good.
-        async for _ in stub.Generate(request):
-            pass
+        # What a first stream allocates is there for good. Until the router has its table, it ends at once.
+        for _ in range(_TRIES):
+            if await _end(stub.Generate(request)) == "OK":
+                break
+            await asyncio.sleep(0.1)
+        else:
+            raise SystemExit("error: the router does not serve")
         before = {name: _mib(pid) for name, pid in pids.items()}
         most, over = dict(before), asyncio.Event()
 
