@@ -8,13 +8,15 @@ has abandoned less than its share goes on as if nothing were the matter. Times a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 _MEMORY_S = 2.5
 _FIRST_PAUSE_S = 1.0
 _STEP_S = 0.5
 """Pauses are multiples of it, so that few different answers need to be made."""
+_BAND = 0.25
+"""Of its share: who is above it by as much is always turned away, who is above it by less, less often."""
 _SHARES_S = 0.1
 """How long shares stay in force before they are made anew."""
 _NOTHING = 0.05
@@ -43,13 +45,15 @@ class _Owner:
 class Abandoned:
     """What has been abandoned lately, by owner and line."""
 
-    def __init__(self, per_s: float, now: float) -> None:
+    def __init__(self, per_s: float, now: float, draw: Callable[[], float]) -> None:
         """Nothing so far.
 
         Args:
             per_s: most that all may abandon together, in calls a second; 0: any number.
             now: the time.
+            draw: a number from 0 up to 1, evenly.
         """
+        self._draw = draw
         self._most = per_s * _MEMORY_S
         self._base = now
         # What is counted later weighs more, instead of what is there weighing less.
@@ -88,7 +92,9 @@ class Abandoned:
             self._share_out(most)
             self._shared_at = now
         owner = self._owners.get(opener.owner)
-        if owner is None or owner.lines.get(opener.line, 0.0) < owner.share:
+        over = owner.lines.get(opener.line, 0.0) / owner.share - 1.0 if owner is not None else 0.0
+        # Not all at once: a line that is shut and opened in turn lets everything in together.
+        if over < 0 or over < _BAND * self._draw():
             return 0.0
         pause_s = _MEMORY_S * math.log(self._total / most)
         return max(_FIRST_PAUSE_S, _STEP_S * math.ceil(pause_s / _STEP_S))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 
@@ -186,5 +187,8 @@ async def serve(config: RouterConfig, stop: asyncio.Event) -> None:
     """Runs a router until `stop` is set."""
     router = Router(config, tracing=export_wanted())
     address = await router.start()
+    # What is imported stays: looking through it again and again would hold up every stream.
+    gc.collect()
+    gc.freeze()
     announce("router", address=address, router_id=config.identity)
     await router.run(stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 
 import grpc
 
@@ -38,7 +39,7 @@ class Door:
             access: tells tenants.
         """
         self._time = asyncio.get_running_loop().time
-        self._abandoned = Abandoned(abandoned_per_s, self._time())
+        self._abandoned = Abandoned(abandoned_per_s, self._time(), random.random)
         self._access = access
         self._answers: dict[float, Prepared] = {}
         self._warned_at = float("-inf")
