@@ -238,6 +238,11 @@ class RouterCore:
         """Model → the requests that wait."""
         return {name: model.queue for name, model in self._models.items()}
 
+    def model_of(self, instance_id: str) -> str | None:
+        """The model that an instance serves; None: it is not known (any more)."""
+        instance = self._instances.get(instance_id)
+        return instance.model if instance is not None else None
+
     def room(self, model: str, now: float) -> int:
         """Batch credits of a model that nothing rests on, less the batch requests that wait; below 0:
         none."""

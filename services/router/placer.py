@@ -74,8 +74,8 @@ class Placer:
         """Set once there is a table."""
         self.on_table: Callable[[], None] = lambda: None
         """Called after each change of the table or of the ticket keys."""
-        self.on_load: Callable[[], None] = lambda: None
-        """Called after each load report of an instance."""
+        self.on_load: Callable[[str], None] = lambda _: None
+        """Called with the model after each load report of an instance."""
         self.on_report: Callable[[control_pb2.RouterReport], None] = lambda _: None
         """Called with each report before it is sent."""
         self._known_at: float | None = self._loop.time()
@@ -274,7 +274,8 @@ class Placer:
         self.tickets.heard(load, now)
         self.access.holds.heard(load, now)
         self._perform(self._core.load(instance_id, watch, load, now))
-        self.on_load()
+        if (model := self._core.model_of(instance_id)) is not None:
+            self.on_load(model)
 
     def _on_lost(self, instance_id: str, watch: int) -> None:
         now = self._loop.time()

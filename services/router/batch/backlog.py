@@ -61,11 +61,12 @@ class QueueBacklog:
                 )
             order.update(work, now)
 
-    def ready(self) -> Iterator[tuple[str, UnitOrder]]:
-        """Models with something that may go now."""
+    def ready(self, among: Iterable[str] | None) -> Iterator[tuple[str, UnitOrder]]:
+        """Models with something that may go now; `among`: of these, None: of all."""
         now = self.now()
-        for model, order in list(self.orders.items()):
-            if order.ready(now):
+        for model in list(self.orders) if among is None else among:
+            order = self.orders.get(model)
+            if order is not None and order.ready(now):
                 yield model, order
 
     def next_ready_s(self) -> float | None:

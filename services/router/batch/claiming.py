@@ -63,6 +63,8 @@ class Claiming:
         self._on_doubt = on_doubt
         self._loop = asyncio.get_running_loop()
         self._wanted = asyncio.Event()
+        self._models: set[str] | None = set()
+        """Those to be looked at; None: all."""
         self._windows: dict[str, ClaimWindow] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._misses: Counter[UnitKey] = Counter()
@@ -70,8 +72,12 @@ class Claiming:
         self.held_bytes = 0
         """Bodies of the items in work."""
 
-    def look(self) -> None:
-        """There may be room, or work."""
+    def look(self, model: str | None = None) -> None:
+        """There may be room, or work, for one model or for any."""
+        if model is None:
+            self._models = None
+        elif self._models is not None:
+            self._models.add(model)
         self._wanted.set()
 
     def window(self, model: str) -> ClaimWindow:
@@ -89,11 +95,12 @@ class Claiming:
                 async with asyncio.timeout(pause_s):
                     await self._wanted.wait()
             except TimeoutError:
-                pass
+                self._models = None
             self._wanted.clear()
+            models, self._models = self._models, set()
             session = self._session()
             if session is not None:
-                for model, order in self._backlog.ready():
+                for model, order in self._backlog.ready(models):
                     if model not in self._under_way:
                         self._ask(session, model, order)
             await asyncio.sleep(_ROUND_S)
@@ -145,7 +152,7 @@ class Claiming:
             await asyncio.gather(*(self._claim(session, order, key, taken) for key, taken in chosen.items()))
         finally:
             del self._under_way[model]
-            self.look()
+            self.look(model)
 
     async def _claim(self, session: Session, order: UnitOrder, key: UnitKey, taken: Sequence[Taken]) -> None:
         window = self.window(key[1])

@@ -205,7 +205,7 @@ class InWork:
             self._settle(item, used)
             if used is not None:
                 self._made[claim.model] += max(0, used.completion_tokens - item.seen_tokens)
-            self.claiming.look()
+            self.claiming.look(claim.model)
 
     def _write(self, item: RunningItem, ended: Ended) -> Outcome | None:
         """Has an item's end written; returns its result if it has one."""

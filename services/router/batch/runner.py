@@ -77,7 +77,7 @@ class BatchRunner:
             self.backlog,
             owner,
             settings.session_ttl_s,
-            on_session=lambda _: self.look(),
+            on_session=lambda _: self._claiming.look(),
             on_lost=self._lost,
             busy=self._busy,
             give_back=self.work.give_back,
@@ -87,7 +87,7 @@ class BatchRunner:
             on_recorded=self._recorded,
             on_lost=self.sessions.lost,
             on_lease_lost=self.work.drop_lease,
-            on_reached=self.look,
+            on_reached=lambda: self._claiming.look(),
         )
         self._claiming = Claiming(
             settings,
@@ -104,10 +104,10 @@ class BatchRunner:
             queue, self.backlog, running=self.work.batches, drop=self.work.drop_batch, on_read=self._on_read
         )
 
-    def look(self) -> None:
-        """An instance may have room."""
-        if self.backlog.orders:
-            self._claiming.look()
+    def look(self, model: str) -> None:
+        """An instance of the model may have room."""
+        if model in self.backlog.orders:
+            self._claiming.look(model)
 
     def accepted(self, batch: BatchKey) -> None:
         """A batch was sealed at this router: its items count as arrived here, and begin at once."""

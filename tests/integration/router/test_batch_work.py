@@ -13,6 +13,7 @@ import pytest
 
 from chiron.batch.opening import open_queue
 from chiron.batch.records import Limits, NewItem
+from chiron.client import Client, DeadlineOutlook
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.v1 import batch_pb2, inference_pb2, types_pb2
 from services.router.batch.settings import BatchSettings
@@ -80,7 +81,9 @@ def start(cuts, start_router, store, monkeypatch):
             batch=BatchSettings(store=store, **chosen),
         )
         await eventually(lambda: all(one.usable for one in router.core._instances.values()))
-        return router.router._batch
+        part = router.router._batch
+        part.address = router.address
+        return part
 
     return start
 
@@ -238,14 +241,14 @@ async def test_what_ends_while_the_store_is_away_is_recorded_once_when_it_is_bac
 
 async def test_what_was_written_though_its_answer_was_lost_counts_once(start) -> None:
     part = await start(session_ttl_s=0.6)
-    key = await hand_in(part.queue, [item(index, max_tokens=30) for index in range(100)])
+    key = await hand_in(part.queue, [item(index, max_tokens=10) for index in range(400)])
     await in_work(part, 8)
     part.queue.lose_answers = True
     await eventually(lambda: part.queue.failed["finish"] and part.queue.failed["claim"])
     part.queue.lose_answers = False
     batch = await ended(part.queue, key)
-    whole(await results(part.queue, key), 100, 30)
-    assert batch.counts.succeeded == 100
+    whole(await results(part.queue, key), 400, 10)
+    assert batch.counts.succeeded == 400
     assert part.runner.sessions.begun > 1, "claims that nobody knows of went back with their session"
 
 
@@ -324,3 +327,29 @@ async def test_engines_are_full_and_little_waits_in_them(start, workers) -> None
     assert most["running"] == 8, "an engine was full"
     assert most["waiting"] <= 2
     assert most["held"] <= 2 * 8 + 64
+
+
+async def test_a_client_sees_a_batch_through_and_an_interactive_request_goes_before_it(
+    start,
+) -> None:
+    part = await start()
+    async with Client(part.address) as client:
+        each = {"model": "m", "max_tokens": 400, "ignore_eos": True}
+        work = [{**each, "prompt": f"Part {index}."} for index in range(60)]
+        batch = await client.batch.submit(work, deadline_s=600)
+        await in_work(part, 16)
+        answer = await client.complete(model="m", prompt="Now?", max_tokens=4, ignore_eos=True)
+        assert answer.usage.completion_tokens == 4
+        assert (await client.batch.get(batch.batch_id)).progress.queued > 0, "it waited for no batch item"
+        seen = await eventually(lambda: expected(client, batch.batch_id), what="an end is expected")
+        assert seen.progress.outlook is DeadlineOutlook.HOLDS
+        assert seen.progress.estimated_end > seen.created
+        await client.batch.wait(batch.batch_id)
+        found = [one async for one in client.batch.results(batch.batch_id)]
+    assert sorted(one.index for one in found) == list(range(60))
+    assert all(one.output is not None and one.output.text for one in found)
+
+
+async def expected(client: Client, batch_id: str):
+    batch = await client.batch.get(batch_id)
+    return batch if batch.progress.estimated_end is not None else None
