@@ -68,14 +68,6 @@ class Node:
         self._state = state
         self._on_change = on_change
         self.state_id = state.identity()
-        self._journal = Journal(JournalFile(state.journal), self._journal_changed)
-        self._terms = Terms(self._journal)
-        self._health = GpuHealth(
-            gpus,
-            self._journal,
-            failed_starts=config.cordon_after_failed_starts,
-            on_change=self._health_changed,
-        )
         self._applied = (0, 0)
         self._postponed: control_pb2.DesiredNode | None = None
         self._listed: frozenset[str] = frozenset()
@@ -84,6 +76,15 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgotten = 0
         self._closing = False
+        # From here on it may be told of changes: the first look at a GPU may find it at fault.
+        self._journal = Journal(JournalFile(state.journal), self._journal_changed)
+        self._terms = Terms(self._journal)
+        self._health = GpuHealth(
+            gpus,
+            self._journal,
+            failed_starts=config.cordon_after_failed_starts,
+            on_change=self._health_changed,
+        )
         self.ticket_keys = TicketKeys()
         """What workers check tickets with."""
         self._around = Surroundings(

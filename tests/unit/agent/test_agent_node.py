@@ -45,15 +45,16 @@ async def node(tmp_path: Path, changes: Changes) -> AsyncIterator[Node]:
 
 
 @contextlib.asynccontextmanager
-async def a_node(tmp_path: Path, changes: Changes) -> AsyncIterator[Node]:
+async def a_node(tmp_path: Path, changes: Changes, *, memory_errors: int = 0) -> AsyncIterator[Node]:
     inventory = DeclaredGpus(2)
+    first, *others = inventory.read()
     node = Node(
         AgentConfig(state_dir=tmp_path),
         node_id="n",
         state=StateDir(tmp_path),
         socket_dir=tmp_path,
         inventory=inventory,
-        gpus=inventory.read(),
+        gpus=[replace(first, uncorrected_errors=memory_errors), *others],
         on_change=changes,
     )
     try:
@@ -148,3 +149,15 @@ async def test_a_sick_gpu_is_reported_at_once_and_an_unchanged_one_is_not(
     node.set_gpus([good, replace(bad, healthy=False, reason="lost")])
     assert changes.count == 1
     assert [(gpu.healthy, gpu.reason) for gpu in node.gpus()] == [(True, ""), (False, "lost")]
+
+
+async def test_a_gpu_that_is_found_at_fault_is_cordoned_from_the_start(
+    tmp_path: Path, changes: Changes
+) -> None:
+    async with a_node(tmp_path, changes, memory_errors=3) as node:
+        first, second = node.gpus()
+        assert (first.cordoned, first.reason) == (
+            True,
+            "cordoned: 3 memory errors that ECC could not correct",
+        )
+        assert second.healthy
