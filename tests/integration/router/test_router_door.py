@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from chiron.auth.api_keys import NewKey
-from chiron.client import Client, TurnedAway
+from chiron.client import Client, Completion, TurnedAway
 from chiron.internal.v1 import control_pb2, router_pb2, router_pb2_grpc
 from chiron.rpc.bearer import bearer_metadata
 from chiron.rpc.errors import reason_of
@@ -158,10 +158,14 @@ async def test_a_client_that_has_given_up_much_waits_and_is_served(router: Route
             ends = await asyncio.gather(*(give_up() for _ in range(4 * AT_ONCE)), return_exceptions=True)
             return [end for end in ends if isinstance(end, TurnedAway)]
 
-        # There was no time left to wait for as long as the router asks.
-        assert min(error.retry_after_s for error in await eventually(turned_away)) >= 1.0
-        whole = await client.complete(model="m", prompt="x", max_tokens=2, timeout_s=30)
-    assert whole.attempts > 1
+        async def served_after_a_pause() -> Completion | None:
+            # There was no time left to wait for as long as the router asks.
+            assert min(error.retry_after_s for error in await eventually(turned_away)) >= 1.0
+            whole = await client.complete(model="m", prompt="x", max_tokens=2, timeout_s=30)
+            # On a slow machine what was given up may have faded by now.
+            return whole if whole.attempts > 1 else None
+
+        whole = await eventually(served_after_a_pause, within_s=30)
     assert len(whole.choices[0].token_ids) == 2
 
 
