@@ -25,6 +25,8 @@ CALL_S = 30.0
 """After which a call counts as failed; what it has written is uncertain."""
 SCHEMA = "chiron_batch"
 _ROUNDS = 5
+_DATABASE = """SELECT format('%s/%s', (SELECT system_identifier FROM pg_control_system()), oid)
+    FROM pg_database WHERE datname = current_database()"""
 _SETTINGS = {
     "application_name": "chiron",
     # A router that freezes or vanishes in the midst of a write must not hold up the others by its locks.
@@ -60,8 +62,10 @@ def told_as(url: str) -> str:
 class Pool:
     """A bounded set of connections. Made by `open`."""
 
-    def __init__(self, pool: asyncpg.Pool, address: str, schema: str, limits: Limits) -> None:
+    def __init__(self, pool: asyncpg.Pool, address: str, schema: str, limits: Limits, database: str) -> None:
         self.schema = schema
+        self.name = f"{database}/{schema}"
+        """The same for everybody who uses this schema, by whatever address."""
         self._pool = pool
         self._address = address
         self._limits = limits
@@ -81,6 +85,7 @@ class Pool:
                     )
                 weak = await db.fetchval("SHOW synchronous_commit") == "off"
                 await prepare(db, schema)
+                database = str(await db.fetchval(_DATABASE))
             finally:
                 await db.close(timeout=CONNECT_S)
             settings = _SETTINGS | {"search_path": quote(schema)}
@@ -98,7 +103,7 @@ class Pool:
             raise translate(error, where) from error
         except ValueError as error:
             raise RefusedError(f"batch queue {where}: {error}") from error
-        return cls(pool, address, schema, limits)
+        return cls(pool, address, schema, limits, database)
 
     async def read(self, query: Callable[[asyncpg.Connection], Awaitable[_T]]) -> _T:
         """Asks on one snapshot. Raises UnavailableError, RefusedError, and what the query raises."""

@@ -58,6 +58,11 @@ class PostgresBatchQueue(BatchQueue):
         """
         return cls(await Pool.open(url, limits))
 
+    @property
+    def shared_name(self) -> str:
+        """See BatchQueue."""
+        return f"postgresql/{self._pool.name}"
+
     async def _write(self, work: Callable[[Transaction], Awaitable[_T]]) -> _T:
         return await self._pool.write(work, self._committed)
 
