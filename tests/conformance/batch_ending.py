@@ -158,6 +158,19 @@ class BatchEndingSuite(BatchCase):
         assert seen == list(range(1, 121))
         assert sorted(one.index for one in await all_results(queue)) == list(range(120))
 
+    async def test_the_same_result_from_calls_that_overlap_is_recorded_once(
+        self, queue: BatchQueue, holder: Session
+    ) -> None:
+        key = await sealed(queue)
+        claims = await queue.claim(holder, key, "chat", 5)
+        stale = await asyncio.gather(
+            *(queue.finish(holder, [done(one) for one in claims[start:]]) for start in (0, 1, 2, 0, 3))
+        )
+        assert not any(stale)
+        assert sorted(one.index for one in await all_results(queue)) == [0, 1, 2, 3, 4]
+        (usage,) = await queue.usage("acme")
+        assert (usage.succeeded, usage.completion_tokens) == (5, 100)
+
     async def test_results_are_read_in_pages(self, queue: BatchQueue, holder: Session) -> None:
         key = await sealed(queue, items(*range(6)))
         claims = await queue.claim(holder, key, "chat", 6)
@@ -267,6 +280,24 @@ class BatchEndingSuite(BatchCase):
         assert adds_up(counts)
         assert (await sweep_all(queue)).cancelled == 3_000 - first.cancelled
         assert [one.number for one in await all_results(queue)] == list(range(1, 3_001))
+
+    async def test_rounds_of_housekeeping_may_overlap(
+        self, queue: BatchQueue, holder: Session, advance: Advance
+    ) -> None:
+        await sealed(queue, items(*range(1_500)), new_batch("cancelled"))
+        await sealed(queue, items(*range(1_500)), new_batch("late", expire_late=True))
+        held = await sealed(queue, items(*range(1_500)), new_batch("held"))
+        await queue.claim(holder, held, "chat", 1_500)
+        await queue.cancel(("acme", "cancelled"))
+        await advance(DEADLINE_S)
+        swept = [one for _ in range(8) for one in await asyncio.gather(*(queue.sweep() for _ in range(4)))]
+        assert sum(one.cancelled for one in swept) == 1_500
+        assert sum(one.expired for one in swept) == 1_500
+        assert sum(one.requeued for one in swept) == 1_500
+        for name in ("cancelled", "late"):
+            numbers = [one.number for one in await all_results(queue, ("acme", name))]
+            assert numbers == list(range(1, 1_501))
+        assert (await queue.get(held)).counts.queued == 1_500
 
     # Deadlines
 

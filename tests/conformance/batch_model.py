@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from chiron.batch.contract import BatchQueue, SessionLostError
 from chiron.batch.records import (
+    Batch,
     BatchKey,
     BatchState,
     Claim,
@@ -29,6 +30,9 @@ from tests.conformance.batch_cases import ATTEMPTS, TTL_S, Advance, OpenQueue, i
 
 MODELS = ("chat", "small")
 DEADLINE_S = 200.0
+RESULTS_EVERY = 10
+"""Steps after which results are read; counts are after each."""
+
 WAITS, RUNS, INVALID = "waits", "runs", "invalid"
 
 
@@ -368,14 +372,20 @@ class Walk:
 
     # What must hold after every step
 
-    async def check(self) -> None:
+    async def check(self, *, results: bool) -> None:
+        seen: dict[BatchKey, Batch] = {}
+        for tenant in self.tenants:
+            page, _ = await self.queue.page(tenant, limit=1_000)
+            seen |= {(tenant, one.batch_id): one for one in page}
+        assert seen.keys() == self.batches.keys()
         for key, batch in self.batches.items():
-            await self.check_batch(key, batch)
+            self.check_counts(seen[key], batch)
+            if results:
+                await self.check_results(key, batch)
         await self.check_units()
         await self.check_usage()
 
-    async def check_batch(self, key: BatchKey, batch: ModelBatch) -> None:
-        kept = await self.queue.get(key)
+    def check_counts(self, kept: Batch, batch: ModelBatch) -> None:
         states = Counter(one.state for one in batch.items.values())
         assert kept.state == batch.state
         counts = kept.counts
@@ -386,7 +396,10 @@ class Walk:
         assert counts.completion_tokens == 5 * counts.succeeded
         gap = next(index for index in range(len(batch.items) + 1) if index not in batch.items)
         assert counts.contiguous == gap
+
+    async def check_results(self, key: BatchKey, batch: ModelBatch) -> None:
         results = await self.queue.results(key, after=0, limit=10_000, most_bytes=1 << 30)
+        counts = (await self.queue.get(key)).counts
         assert [one.number for one in results] == list(range(1, counts.ended + 1))
         assert counts.late == sum(one.late for one in results)
         seen = [(one.number, one.index, one.state, one.result) for one in results]
@@ -461,7 +474,7 @@ async def walk(open_queue: OpenQueue, advance: Advance, name: str, steps: Sequen
         for number, step in enumerate(steps):
             try:
                 await getattr(one, step)()
-                await one.check()
+                await one.check(results=number % RESULTS_EVERY == 0 or number == len(steps) - 1)
             except AssertionError as error:
                 raise AssertionError(f"step {number} ({step}): {error}") from error
     finally:

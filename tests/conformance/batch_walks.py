@@ -19,7 +19,7 @@ class BatchWalksSuite(BatchCase):
     """Queue and model agree after every step."""
 
     @settings(
-        max_examples=20,
+        max_examples=8,
         deadline=None,
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,  # each walk has tenants of its own
@@ -27,7 +27,7 @@ class BatchWalksSuite(BatchCase):
             HealthCheck.too_slow,
         ],
     )
-    @given(steps=st.lists(_step, min_size=20, max_size=60), seed=st.integers(0, 1 << 32))
+    @given(steps=st.lists(_step, min_size=20, max_size=40), seed=st.integers(0, 1 << 32))
     async def test_counts_and_results_agree_with_a_model(
         self, open_queue: OpenQueue, advance: Advance, steps: list[str], seed: int
     ) -> None:
@@ -35,5 +35,5 @@ class BatchWalksSuite(BatchCase):
 
     async def test_a_long_walk_agrees_with_a_model(self, open_queue: OpenQueue, advance: Advance) -> None:
         rng = random.Random(18)
-        steps = rng.choices(list(STEPS), list(STEPS.values()), k=400)
+        steps = rng.choices(list(STEPS), list(STEPS.values()), k=150)
         await walk(open_queue, advance, "long", steps, seed=18)
