@@ -8,15 +8,16 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from chiron.config import ConfigError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 EXIT_FLUSH_S = 2.0
 """Longest time that the end of a process waits for its last spans to be sent."""
@@ -56,7 +57,11 @@ def setup_tracing(service: str, **attributes: str) -> None:
             _log.warning("tracing is off: %s=%s, and only grpc is supported", name, os.environ[name])
             return
     _check_values()
+    # Not before: every start of a service, a worker and a command would pay for it.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     name = os.environ.get("OTEL_SERVICE_NAME") or service
     resource = Resource.create({"service.name": name, **attributes})
