@@ -22,7 +22,7 @@ from services.router.batch.header import check_header, check_tenant, new_batch, 
 from services.router.batch.items import ItemChecker, Models
 from services.router.batch.refusal import Refusal
 
-_APPENDS, _APPEND_BYTES = 4, 16 << 20
+_APPENDS, _APPEND_BYTES = 4, 4 << 20
 """What one stream may have on its way into the queue; beyond it the submitter is not read from."""
 _AT_ONCE = 50
 """Items checked before others have their turn."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from chiron.batch.contract import UNLIMITED, BatchQueue
+from chiron.batch.contract import UNLIMITED, BatchQueue, UnavailableError
 from chiron.batch.records import Batch as StoredBatch
 from chiron.batch.records import BatchKey, Limits, NewItem, TenantLimits
 from chiron.client import (
+    BatchBrokenOff,
     BatchNotFound,
     BatchQueueFull,
     BatchState,
@@ -23,6 +25,7 @@ from chiron.client import (
     SyncClient,
     Unavailable,
 )
+from chiron.client.batch import submission
 from chiron.rpc.errors import reason_of
 from chiron.rpc.servers import open_channel
 from chiron.v1 import batch_pb2 as pb
@@ -94,6 +97,90 @@ async def test_a_router_that_restarts_during_a_submission_is_waited_for(
         assert (batch.state, batch.progress.items_received) == (BatchState.ACTIVE, 6000)
         await service.complete(batch.batch_id)
         await check_whole(client, batch.batch_id, 6000)
+
+
+async def test_what_is_on_disk_is_not_kept_by_the_submitter(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "_LOOK_BYTES", 200_000)
+    monkeypatch.setattr(submission, "_MOST_BYTES", 400_000)
+    kept: list[int] = []
+    look = submission.Submission._look
+
+    async def watched(self: submission.Submission, call: Any) -> None:
+        await look(self, call)
+        kept.append(self._unsure.bytes)
+
+    monkeypatch.setattr(submission.Submission, "_look", watched)
+
+    async def feed() -> AsyncIterator[dict[str, Any]]:
+        for n, one in enumerate(items(4000, prompt="x" * 1000)):
+            if n in (1500, 3000):
+                assert kept
+                await service.restart()
+            yield one
+
+    async with Client(service.address, batch_patience_s=20) as client:
+        batch = await client.batch.submit(feed(), deadline_s=60)
+        assert batch.progress.items_received == 4000
+    assert max(kept) <= 400_000
+
+
+async def test_a_batch_that_is_gone_with_what_was_sent_first_is_not_begun_in_its_midst(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "_LOOK_BYTES", 0)
+
+    async def feed() -> AsyncIterator[dict[str, Any]]:
+        for n, one in enumerate(items(2000)):
+            if n == 1400:
+                await eventually(lambda: _is_kept(service, "mine", 1000))
+            if n == 1900:
+                await service.queue.discard(("", "mine"))
+            yield one
+
+    async with Client(service.address, batch_patience_s=20) as client:
+        with pytest.raises(BatchBrokenOff):
+            await client.batch.submit(feed(), deadline_s=60, batch_id="mine")
+        with pytest.raises(BatchNotFound):
+            await client.batch.get("mine")
+
+
+async def _is_kept(service: BatchService, batch_id: str, count: int) -> bool:
+    return (await service.queue.get(("", batch_id))).counts.received >= count
+
+
+async def test_a_queue_that_takes_no_writes_is_waited_for(tmp_path: Path) -> None:
+    refusals = iter(range(3))
+
+    class Full(Altered):
+        async def append(
+            self, batch: BatchKey, new: Sequence[NewItem], limits: TenantLimits = UNLIMITED
+        ) -> int:
+            if next(refusals, None) is not None:
+                raise UnavailableError("the disk is full")
+            return int(await self._queue.append(batch, new, limits))
+
+    async with batch_service(tmp_path, wrap=Full) as service, Client(service.address) as client:
+        batch = await client.batch.submit(items(1200), deadline_s=60)
+        assert batch.progress.items_received == 1200
+        assert client.stats.retries >= 1
+    refusals = iter(range(1000))
+    async with batch_service(tmp_path, wrap=Full) as service, AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(service.address, batch_patience_s=0.5))
+        with pytest.raises(Unavailable, match="the disk is full") as caught:
+            await client.batch.submit(items(10), deadline_s=60)
+        assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+async def test_a_router_without_a_queue_is_passed_over_where_another_has_one(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(batch_service(tmp_path))
+        other = await stack.enter_async_context(batch_service(tmp_path / "other", closed=True))
+        client = await stack.enter_async_context(Client([other.address, service.address]))
+        batch = await client.batch.submit(items(3), deadline_s=60)
+        assert (await client.batch.get(batch.batch_id)).progress.items_received == 3
 
 
 async def test_an_acceptance_whose_answer_is_lost_is_found_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chiron.batch.records import Limits
 from chiron.client import (
     Batch,
     BatchExists,
@@ -140,6 +141,52 @@ async def test_cancelling_ends_what_has_no_result(service: BatchService, client:
     assert last.state is ItemState.CANCELLED
     assert last.error is not None
     assert last.error.reason == "CANCELLED"
+
+
+async def test_what_expires_at_the_deadline_says_so(service: BatchService, client: Client) -> None:
+    batch = await client.batch.submit(items(3), deadline_s=0.05, on_late="expire")
+    waiting = asyncio.create_task(client.batch.wait(batch.batch_id))
+    while not waiting.done():
+        await service.queue.sweep()
+        await asyncio.sleep(0.01)
+    ended = await waiting
+    assert ended.progress.expired == 3
+    for result in [one async for one in client.batch.results(batch.batch_id)]:
+        assert result.state is ItemState.EXPIRED
+        assert result.error is not None
+        assert result.error.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_what_is_finished_late_says_so(service: BatchService, client: Client) -> None:
+    batch = await client.batch.submit(items(3), deadline_s=0.001)
+    await eventually(lambda: _passed(service, batch))
+    await service.complete(batch.batch_id)
+    ended = await client.batch.get(batch.batch_id)
+    assert (ended.progress.succeeded, ended.progress.late) == (3, 3)
+    assert all([result.late async for result in client.batch.results(batch.batch_id)])
+
+
+async def _passed(service: BatchService, batch: Batch) -> bool:
+    return await service.queue.now() > batch.deadline.timestamp()
+
+
+async def test_a_batch_is_forgotten_after_its_time(tmp_path: Path) -> None:
+    short = Limits(retention_s=0.05)
+    async with batch_service(tmp_path, limits=short) as service, Client(service.address) as client:
+        batch = await client.batch.submit(items(2), deadline_s=60)
+        await service.complete(batch.batch_id)
+        await eventually(lambda: _forgotten(service, client, batch.batch_id))
+        with pytest.raises(BatchNotFound):
+            await anext(client.batch.results(batch.batch_id))
+
+
+async def _forgotten(service: BatchService, client: Client, batch_id: str) -> bool:
+    await service.queue.sweep()
+    try:
+        await client.batch.get(batch_id)
+    except BatchNotFound:
+        return True
+    return False
 
 
 async def test_batches_are_listed_newest_first(client: Client) -> None:

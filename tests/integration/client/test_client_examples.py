@@ -27,6 +27,7 @@ def examples() -> list[object]:
         pytest.param(textwrap.dedent(match[2]), id=f"{name}-{number}")
         for name, text in texts.items()
         for number, match in enumerate(BLOCK.finditer(text), start=1)
+        if "client.batch" not in match[2]  # Those run where there is a queue: test_batch_examples.py.
     ]
 
 

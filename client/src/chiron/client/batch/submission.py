@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
@@ -26,6 +27,8 @@ class _Unsure:
     def __init__(self) -> None:
         self._kept: deque[tuple[pb.SubmitBatchRequest, int]] = deque()
         self.bytes = 0
+        self.begins_late = False
+        """What came first is kept no more."""
 
     def add(self, message: pb.SubmitBatchRequest) -> None:
         """Keeps a message that is about to be sent."""
@@ -41,6 +44,7 @@ class _Unsure:
         """Every item with a smaller index is on disk."""
         while self._kept and self._kept[0][0].items[-1].index < contiguous:
             self.bytes -= self._kept.popleft()[1]
+            self.begins_late = True
 
 
 class Submission:
@@ -87,6 +91,18 @@ class Submission:
                         return await self._stream(lease)
             except ChironError as error:
                 await self._patience.bear(error, address)
+                if self._unsure.begins_late and not await self._is_there():
+                    error.add_note("what was sent first is gone, here too")
+                    raise
+
+    async def _is_there(self) -> bool:
+        """Whether the router still has what this side has forgotten."""
+        request = pb.GetBatchRequest(batch_id=self._header.batch_id)
+        try:
+            await self._calls.unary(lambda stub, options: stub.GetBatch(request, **options), self._patience)
+        except BatchNotFound:
+            return False
+        return True
 
     async def _stream(self, lease: Lease) -> pb.Batch:
         call = lease.batches.SubmitBatch(**self._calls.options(self._patience))
@@ -110,26 +126,24 @@ class Submission:
                 return
             self._sent(message.items[-1].index + 1)
             if self._unsure.bytes > _LOOK_BYTES:
-                await self._look()
+                await self._look(call)
         if await self._write(call, pb.SubmitBatchRequest(complete=True)):
             await call.done_writing()
 
-    async def _look(self) -> None:
+    async def _look(self, call: _Call) -> None:
         """Drops what is on disk; waits while too much is not."""
         request = pb.GetBatchRequest(batch_id=self._header.batch_id)
         while True:
-            try:
+            before = self._unsure.bytes
+            # Not there: its header is still on its way, or it was discarded, which the stream will tell.
+            with contextlib.suppress(BatchNotFound):
                 answer: pb.GetBatchResponse = await self._calls.unary(
                     lambda stub, options: stub.GetBatch(request, **options), self._patience
                 )
-            except BatchNotFound:
-                # It was discarded: the stream will tell.
-                return
-            before = self._unsure.bytes
-            self._unsure.drop(answer.batch.progress.items_contiguous)
+                self._unsure.drop(answer.batch.progress.items_contiguous)
             if self._unsure.bytes < before:
                 self._patience.progressed()
-            if self._unsure.bytes <= _MOST_BYTES:
+            if self._unsure.bytes <= _MOST_BYTES or call.done():
                 return
             await asyncio.sleep(_LOOK_AGAIN_S)
 
