@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from chiron.batch.sqlite import changes
-from chiron.batch.sqlite.changes import Changes
+from chiron.batch import changes
+from chiron.batch.changes import Changes
 
 
 async def test_changes_are_merged_until_they_are_too_many() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from chiron.batch.changes import Changes
 from chiron.batch.contract import UNLIMITED, BatchQueue
 from chiron.batch.postgres import reading, receiving, sweeping, working
 from chiron.batch.postgres.notices import Notices, channel_of
@@ -28,7 +29,6 @@ from chiron.batch.records import (
     TenantUsage,
     Unit,
 )
-from chiron.batch.sqlite.changes import Changes
 
 DEFAULT_LIMITS = Limits()
 _T = TypeVar("_T")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from chiron.batch.contract import (
     BatchExistsError,
-    BatchStateError,
     IncompleteError,
     ItemError,
     QueueFullError,
@@ -18,12 +17,12 @@ from chiron.batch.integrity import item_digest
 from chiron.batch.postgres.rows import BATCH_COLUMNS, ITEM_COLUMNS, BatchRow, ItemRow, batch_by_key
 from chiron.batch.postgres.schema import INVALID, QUEUED
 from chiron.batch.postgres.transaction import Ending, Transaction
+from chiron.batch.receipt import exceeded, runs, wrong_state
 from chiron.batch.records import (
     Batch,
     BatchKey,
     BatchState,
     ItemState,
-    Limits,
     NewBatch,
     NewItem,
     TenantLimits,
@@ -69,10 +68,6 @@ def known(row: BatchRow | None, key: BatchKey) -> BatchRow:
     if row is None:
         raise UnknownBatchError(f"no batch {key[1]!r} of tenant {key[0]!r}")
     return row
-
-
-def _wrong_state(row: BatchRow, text: str) -> BatchStateError:
-    return BatchStateError(f"batch {row.batch_id!r} is {BatchState(row.state).name}: {text}")
 
 
 async def create(tx: Transaction, batch: NewBatch, limits: TenantLimits) -> Batch:
@@ -123,19 +118,10 @@ async def _check_limits(
     more = (batches, items, size)
     if limits != TenantLimits():
         own = await tx.db.fetchrow(_USED, tenant)
-        if text := _exceeded(limits, tuple(own or (0, 0, 0)), more):
+        if text := exceeded(limits, tuple(own or (0, 0, 0)), more):
             raise TenantFullError(f"tenant {tenant!r} has {text}")
-    if text := _exceeded(tx.limits, tuple(await tx.db.fetchrow(_USED_BY_ALL)), more):
+    if text := exceeded(tx.limits, tuple(await tx.db.fetchrow(_USED_BY_ALL)), more):
         raise QueueFullError(f"the queue has {text}")
-
-
-def _exceeded(limits: Limits | TenantLimits, used: Sequence[int], more: Sequence[int]) -> str:
-    names = ("open batches", "queued items", "stored bytes")
-    most = (limits.open_batches, limits.queued_items, limits.stored_bytes)
-    for name, bound, held, added in zip(names, most, used, more, strict=True):
-        if bound and added and held + added > bound:
-            return f"{held} {name}; {added} more exceed the limit of {bound}"
-    return ""
 
 
 async def append(tx: Transaction, key: BatchKey, items: Sequence[NewItem], limits: TenantLimits) -> int:
@@ -149,7 +135,7 @@ async def append(tx: Transaction, key: BatchKey, items: Sequence[NewItem], limit
     if not new:
         return 0
     if row.state != BatchState.RECEIVING:
-        raise _wrong_state(row, "it takes no more items")
+        raise wrong_state(row.batch_id, row.state, "it takes no more items")
     await _insert(tx, row, new)
     await _count(tx, row, [item for item, _ in new], limits)
     return len(new)
@@ -212,21 +198,10 @@ async def _count(tx: Transaction, row: BatchRow, items: Sequence[NewItem], limit
     delta.queued += len(items)
     delta.stored_bytes += size
     contiguous = row.contiguous
-    for start, stop in _runs(sorted(item.index for item in items)):
+    for start, stop in runs(sorted(item.index for item in items)):
         contiguous = await _extend(tx, row, contiguous, start, stop)
     await tx.db.execute(_RECEIVED, row.no, len(items), contiguous, tx.now)
     await _check_limits(tx, row.tenant, limits, items=len(items), size=size)
-
-
-def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
-    """Sorted indexes without repetitions as runs [start, stop)."""
-    runs: list[tuple[int, int]] = []
-    for index in indexes:
-        if runs and runs[-1][1] == index:
-            runs[-1] = (runs[-1][0], index + 1)
-        else:
-            runs.append((index, index + 1))
-    return runs
 
 
 async def _extend(tx: Transaction, row: BatchRow, contiguous: int, start: int, stop: int) -> int:
@@ -257,7 +232,7 @@ async def seal(tx: Transaction, key: BatchKey, items: int) -> None:
     """As the contract has it; the batch is to be read afterwards."""
     row = known(await batch_by_key(tx.db, key), key)
     if row.sealed is None and row.state != BatchState.RECEIVING:
-        raise _wrong_state(row, "it was cancelled before")
+        raise wrong_state(row.batch_id, row.state, "it was cancelled before")
     # Items first: nobody locks them after the batch.
     invalid = await _failures(tx, row.no, FAILURES_AT_SEAL) if row.sealed is None else []
     row = known(await batch_by_key(tx.db, key, lock=True), key)
@@ -297,7 +272,7 @@ async def discard(tx: Transaction, key: BatchKey) -> None:
     if row is None:
         return
     if row.state != BatchState.RECEIVING:
-        raise _wrong_state(row, "it is not discarded")
+        raise wrong_state(row.batch_id, row.state, "it is not discarded")
     await forget(tx, row)
 
 
@@ -305,7 +280,7 @@ async def delete(tx: Transaction, key: BatchKey) -> None:
     """As the contract has it."""
     row = known(await batch_by_key(tx.db, key, lock=True), key)
     if row.state != BatchState.ENDED:
-        raise _wrong_state(row, "it has not ended")
+        raise wrong_state(row.batch_id, row.state, "it has not ended")
     await forget(tx, row)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from chiron.batch.contract import BatchExistsError, BatchStateError, IncompleteError, UnknownBatchError
+from chiron.batch.contract import BatchExistsError, IncompleteError, UnknownBatchError
+from chiron.batch.receipt import wrong_state
 from chiron.batch.records import Batch, BatchKey, BatchState, ItemState, NewBatch, TenantLimits
 from chiron.batch.sqlite.content import read_content
 from chiron.batch.sqlite.limits import check_limits
@@ -37,11 +38,6 @@ def known(row: BatchRow | None, key: BatchKey) -> BatchRow:
     if row is None:
         raise UnknownBatchError(f"no batch {key[1]!r} of tenant {key[0]!r}")
     return row
-
-
-def wrong_state(row: BatchRow, text: str) -> BatchStateError:
-    """What is told of a batch that is in a state in which something cannot be done."""
-    return BatchStateError(f"batch {row.batch_id!r} is {BatchState(row.state).name}: {text}")
 
 
 def create(tx: Transaction, batch: NewBatch, limits: TenantLimits) -> Batch:
@@ -89,7 +85,7 @@ def seal(tx: Transaction, key: BatchKey, items: int) -> Batch:
     """As the contract has it."""
     row = known(tx.find(key), key)
     if row.sealed is None and row.state != BatchState.RECEIVING:
-        raise wrong_state(row, "it was cancelled before")
+        raise wrong_state(row.batch_id, row.state, "it was cancelled before")
     if row.items and items != row.items:
         raise IncompleteError(f"batch {row.batch_id!r} announces {row.items} items, {items} were handed in")
     if row.contiguous < items:
@@ -129,7 +125,7 @@ def discard(tx: Transaction, key: BatchKey) -> None:
     if row is None:
         return
     if row.state != BatchState.RECEIVING:
-        raise wrong_state(row, "it is not discarded")
+        raise wrong_state(row.batch_id, row.state, "it is not discarded")
     forget(tx, row)
 
 
@@ -137,7 +133,7 @@ def delete(tx: Transaction, key: BatchKey) -> None:
     """As the contract has it."""
     row = known(tx.find(key), key)
     if row.state != BatchState.ENDED:
-        raise wrong_state(row, "it has not ended")
+        raise wrong_state(row.batch_id, row.state, "it has not ended")
     forget(tx, row)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from chiron.batch.integrity import digest
 from chiron.batch.sqlite.failures import is_damage
-from chiron.batch.sqlite.rows import ItemRow, digest
+from chiron.batch.sqlite.rows import ItemRow
 
 _BODY = """SELECT u.model, b.body, b.failure FROM bodies b CROSS JOIN units u ON u.unit = ?
     WHERE b.id = ?"""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from chiron.batch.changes import Changes
 from chiron.batch.contract import UNLIMITED, BatchQueue
 from chiron.batch.records import (
     Batch,
@@ -26,7 +27,6 @@ from chiron.batch.records import (
     Unit,
 )
 from chiron.batch.sqlite import batches, reading, receiving, sweeping, working
-from chiron.batch.sqlite.changes import Changes
 from chiron.batch.sqlite.clock import QueueClock
 from chiron.batch.sqlite.file import WRITER_CACHE_KIB, QueueFile
 from chiron.batch.sqlite.readers import Readers

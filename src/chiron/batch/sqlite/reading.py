@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from zlib import crc32
 
+from chiron.batch.pages import page_token, read_page_token
 from chiron.batch.records import Batch, BatchKey, ItemState, Result, TenantUsage, Unit
 from chiron.batch.sqlite.batches import known
 from chiron.batch.sqlite.failures import is_damage
@@ -37,25 +37,11 @@ def page(
     db: sqlite3.Connection, tenant: str, limit: int, token: str, open_only: bool
 ) -> tuple[list[Batch], str]:
     """As the contract has it."""
-    below = _read_token(tenant, token) if token else _NEWEST
+    below = read_page_token(tenant, token) if token else _NEWEST
     query = _OPEN_PAGE if open_only else _PAGE
     rows = [BatchRow._make(row) for row in db.execute(query, (tenant, below, limit + 1)).fetchall()]
     batches = [to_batch(db, row) for row in rows[:limit]]
-    return batches, _token(tenant, rows[limit - 1].no) if len(rows) > limit else ""
-
-
-def _token(tenant: str, no: int) -> str:
-    return f"{no:x}-{crc32(f'{tenant} {no}'.encode()):08x}"
-
-
-def _read_token(tenant: str, token: str) -> int:
-    try:
-        no = int(token.partition("-")[0], 16)
-    except ValueError:
-        no = -1
-    if token != _token(tenant, no):
-        raise ValueError(f"page token {token!r} is not one that a page of tenant {tenant!r} has returned")
-    return no
+    return batches, page_token(tenant, rows[limit - 1].no) if len(rows) > limit else ""
 
 
 def results(db: sqlite3.Connection, key: BatchKey, after: int, limit: int, most_bytes: int) -> list[Result]:

@@ -6,10 +6,12 @@ import sqlite3
 from collections.abc import Sequence
 
 from chiron.batch.contract import ItemError, QueueFullError
+from chiron.batch.integrity import item_digest
+from chiron.batch.receipt import runs, wrong_state
 from chiron.batch.records import BatchKey, BatchState, NewItem, TenantLimits
-from chiron.batch.sqlite.batches import known, wrong_state
+from chiron.batch.sqlite.batches import known
 from chiron.batch.sqlite.limits import check_limits
-from chiron.batch.sqlite.rows import INDEX_MASK, BatchRow, item_digest, row_id
+from chiron.batch.sqlite.rows import INDEX_MASK, BatchRow, row_id
 from chiron.batch.sqlite.schema import INVALID, QUEUED
 from chiron.batch.sqlite.transaction import Transaction
 
@@ -50,7 +52,7 @@ def append(tx: Transaction, key: BatchKey, items: Sequence[NewItem], limits: Ten
     if not new:
         return 0
     if row.state != BatchState.RECEIVING:
-        raise wrong_state(row, "it takes no more items")
+        raise wrong_state(row.batch_id, row.state, "it takes no more items")
     fresh = [item for item, _ in new]
     units = _insert(tx, row, fresh, [own for _, own in new])
     _count(tx, row, fresh, units, limits)
@@ -134,22 +136,9 @@ def _count(
     delta.invalid += invalid
     delta.stored_bytes += size
     contiguous = row.contiguous
-    for start, stop in _runs(sorted(item.index for item in items)):
+    for start, stop in runs(sorted(item.index for item in items)):
         contiguous = _extend(tx, row, contiguous, start, stop)
     tx.db.execute(_RECEIVED, (len(items), contiguous, tx.now, row.no))
-
-
-def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
-    """Sorted indexes without repetitions as runs [start, stop)."""
-    if indexes and indexes[-1] - indexes[0] == len(indexes) - 1:
-        return [(indexes[0], indexes[-1] + 1)]
-    runs: list[tuple[int, int]] = []
-    start = 0
-    for place in range(1, len(indexes) + 1):
-        if place == len(indexes) or indexes[place] != indexes[place - 1] + 1:
-            runs.append((indexes[start], indexes[place - 1] + 1))
-            start = place
-    return runs
 
 
 def _extend(tx: Transaction, row: BatchRow, contiguous: int, start: int, stop: int) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from hashlib import blake2b
 from typing import NamedTuple
-from zlib import crc32
 
-from chiron.batch.records import Batch, BatchCounts, BatchKey, BatchState, ItemState, NewItem, Result
+from chiron.batch.integrity import result_checksum
+from chiron.batch.records import Batch, BatchCounts, BatchKey, BatchState, ItemState, Result
 
 INDEX_BITS = 32
 INDEX_MASK = (1 << INDEX_BITS) - 1
@@ -155,46 +154,10 @@ class ItemRow(NamedTuple):
 ITEM_COLUMNS = ", ".join(ItemRow._fields)
 
 
-def digest(
-    index: int,
-    custom_id: str,
-    model: str,
-    prompt_tokens: int,
-    max_tokens: int,
-    body: bytes,
-    failure: bytes = b"",
-) -> bytes:
-    """Tells whether two items are equal in every field, and whether an item is as it was written."""
-    head = (
-        f"{index},{prompt_tokens},{max_tokens},{len(custom_id)},{len(model)},{len(body)},{custom_id}{model}"
-    )
-    made = blake2b(head.encode(), digest_size=16)
-    made.update(body)
-    made.update(failure)
-    return made.digest()
-
-
-def item_digest(item: NewItem) -> bytes:
-    """The digest of an item that is handed in."""
-    return digest(
-        item.index,
-        item.custom_id,
-        item.model,
-        item.prompt_tokens,
-        item.max_tokens,
-        item.body,
-        item.failure,
-    )
-
-
 ResultRow = tuple[int, int, str, int, bytes, float, int, int, int, int]
 """A row of `results`, its columns in the table's order."""
 
 RESULT_COLUMNS = "id, item, custom_id, state, result, recorded, late, attempts, damaged, checksum"
-
-
-def _checksum(head: tuple[int, int, str, int], result: bytes, tail: tuple[float, int, int, int]) -> int:
-    return crc32(result, crc32(f"{head}{tail}".encode()))
 
 
 def result_row(
@@ -211,13 +174,15 @@ def result_row(
     """The row of a result, with its checksum."""
     head = (key, item, custom_id, state)
     tail = (recorded, int(late), attempts, int(damaged))
-    return (*head, result, *tail, _checksum(head, result, tail))
+    return (*head, result, *tail, result_checksum(head, result, tail))
 
 
 def to_result(row: ResultRow) -> Result:
     """The result as the contract has it; one whose row is not as it was written is FAILED and `damaged`."""
     key, item, custom_id, state, result, recorded, late, attempts, damaged, checksum = row
-    whole = checksum == _checksum((key, item, custom_id, state), result, (recorded, late, attempts, damaged))
+    whole = checksum == result_checksum(
+        (key, item, custom_id, state), result, (recorded, late, attempts, damaged)
+    )
     return Result(
         number=key & INDEX_MASK,
         index=item,
