@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -27,6 +28,16 @@ from services.global_controller.turns import Turns
 _log = logging.getLogger(__name__)
 _AT_ONCE, _LONGEST_TURN_S = 8, 2.0
 """How many agents join and routers take a whole table at once, and how long one waits for it, in seconds."""
+_LATE_END_S = 1.0
+"""How long the end of an agent's stream may take to be noticed after the next one has come, in seconds."""
+_REMEMBERED = 1000
+_ANOTHER = (
+    "with another state_dir, which is alive or was until a moment ago; give each agent a node_id of its own"
+)
+_COPIED = (
+    "which is connected now and runs with a copy of this state_dir; "
+    "give each agent a node_id and a state_dir of its own"
+)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -36,8 +47,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._turns = Turns(_AT_ONCE, _LONGEST_TURN_S)
-        self._turned_away: set[tuple[str, str]] = set()
-        """(node_id, state_id) of agents whose refusal has been logged."""
+        self._turned_away: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        """(node_id, state_id, run_id) of agents whose refusal has been logged, the newest last."""
 
     async def ConnectAgent(
         self, request_iterator: AsyncIterator[pb.ConnectAgentRequest], context: Context
@@ -48,8 +59,13 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         first = await anext(messages, pb.ConnectAgentRequest())
         if problem := self._check_agent(controller, first):
             await abort(context, problem)
+        if await _has_twin(controller, first.hello):
+            await abort(context, self._turn_away(first.hello, _COPIED))
         await controller.ticket_keys.welcome(first.hello.keys)
         async with self._turns.turn():
+            # Others may have joined since.
+            if problem := self._check_holder(controller, first.hello):
+                await abort(context, problem)
             link = await controller.join(first.hello)
         try:
             async with _doing(_take_reports(controller, link, messages), link) as reader:
@@ -117,21 +133,30 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         if not hello.state_id:
             return ChironError.invalid([("hello.state_id", "is required")])
         if controller.registry.held_by_another(hello.node_id, hello.state_id):
-            return self._turn_away(hello)
+            return self._turn_away(hello, _ANOTHER)
         if hello.highest_term > controller.term:
             text = f"the agent has seen term {hello.highest_term}; this is {controller.term}"
             return ChironError(Reason.STALE_TERM, text)
         return None
 
-    def _turn_away(self, hello: pb.AgentHello) -> ChironError:
-        text = (
-            f"node_id {hello.node_id!r} belongs to another agent, with another state_dir, which is alive or "
-            "was until a moment ago; give each agent a node_id of its own"
-        )
+    def _check_holder(self, controller: Controller, hello: pb.AgentHello) -> ChironError | None:
+        registry = controller.registry
+        if registry.held_by_another(hello.node_id, hello.state_id):
+            return self._turn_away(hello, _ANOTHER)
+        if registry.held_by_twin(hello.node_id, hello.state_id, hello.run_id) is not None:
+            return self._turn_away(hello, _COPIED)
+        return None
+
+    def _turn_away(self, hello: pb.AgentHello, why: str) -> ChironError:
+        text = f"node_id {hello.node_id!r} belongs to another agent, {why}"
         # It comes again every two seconds.
-        if (hello.node_id, hello.state_id) not in self._turned_away:
-            self._turned_away.add((hello.node_id, hello.state_id))
+        key = (hello.node_id, hello.state_id, hello.run_id)
+        if key not in self._turned_away:
+            self._turned_away[key] = None
             _log.error("refused an agent that advertises host %s: %s", hello.host, text)
+        self._turned_away.move_to_end(key)
+        while len(self._turned_away) > _REMEMBERED:
+            self._turned_away.popitem(last=False)
         return ChironError(Reason.BUSY, text)
 
     async def _end(self, context: Context, reader: asyncio.Task[None], current: bool, who: str) -> None:
@@ -139,6 +164,22 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             raise error
         if not current:
             await abort(context, ChironError(Reason.ABORTED, f"another stream of {who} has taken over"))
+
+
+async def _has_twin(controller: Controller, hello: pb.AgentHello) -> bool:
+    """Whether the node is another agent's with a copy of the folder.
+
+    After an agent's death its successor may be read first: the stream of the dead one has a moment to end.
+    """
+
+    def twin() -> AgentLink | None:
+        return controller.registry.held_by_twin(hello.node_id, hello.state_id, hello.run_id)
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LATE_END_S):
+            while (holder := twin()) is not None:
+                await holder.wake.after(holder.wake.count)
+    return twin() is not None
 
 
 def _welcome(controller: Controller) -> pb.AgentWelcome:

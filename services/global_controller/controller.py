@@ -175,7 +175,7 @@ class Controller:
             record = observe_hello(snapshot, hello)
             return Draft(puts=[record]) if record else None
 
-        link = self.registry.join(hello.node_id, hello.state_id)
+        link = self.registry.join(hello.node_id, hello.state_id, hello.run_id)
         await self.write(build)
         self._set_level(link, self._told(self.snapshot, hello.node_id))
         self._stirred.beat()

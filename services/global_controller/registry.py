@@ -33,7 +33,8 @@ class AgentLink:
 
     node_id: str
     state_id: str
-    """See AgentHello."""
+    run_id: str
+    """Both as in AgentHello."""
     heard: float
     """Monotonic time of the last message, in seconds."""
     connected: bool = True
@@ -107,10 +108,23 @@ class Registry:
         holder = self.agents.get(node_id)
         return holder is not None and holder.state_id != state_id and self.age_s(holder) < self._timeout_s
 
-    def join(self, node_id: str, state_id: str) -> AgentLink:
+    def held_by_twin(self, node_id: str, state_id: str, run_id: str) -> AgentLink | None:
+        """The open stream of another agent with a copy of the same state folder, if it holds the node.
+
+        One whose stream is closed may be the predecessor of an agent that starts again: it holds nothing. So
+        does one that was not heard within the liveness timeout. An agent without a `run_id` has no twin.
+        """
+        holder = self.agents.get(node_id)
+        if holder is None or holder.closed or holder.state_id != state_id:
+            return None
+        if not run_id or holder.run_id in ("", run_id) or self.age_s(holder) >= self._timeout_s:
+            return None
+        return holder
+
+    def join(self, node_id: str, state_id: str, run_id: str = "") -> AgentLink:
         """A new stream of a node's agent takes the place of an earlier one."""
         earlier = self.agents.get(node_id)
-        link = AgentLink(node_id, state_id, self._clock(), closed=self._closed)
+        link = AgentLink(node_id, state_id, run_id, self._clock(), closed=self._closed)
         if earlier is not None:
             # What ran there goes on running until the first report says otherwise.
             link.unknown, link.statuses = earlier.unknown, earlier.statuses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Coroutine
 from importlib import metadata
 from typing import NoReturn
@@ -47,6 +48,7 @@ class ControllerLink:
         self._changed = changed
         self._closing = False
         self._complaint = ""
+        self._run_id = secrets.token_hex(8)
 
     async def run(self) -> None:
         """Connects, and again after each loss; returns after `finish` has sent the last report."""
@@ -170,6 +172,7 @@ class ControllerLink:
             agent_version=metadata.version("chiron-serving"),
             highest_term=self._node.highest_term,
             state_id=self._node.state_id,
+            run_id=self._run_id,
             keys=ring.to_message() if ring is not None else None,
         )
 

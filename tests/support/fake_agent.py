@@ -34,6 +34,7 @@ class FakeAgent:
         reason: str = "",
         highest_term: int = 0,
         state_id: str = "",
+        run_id: str = "",
         interval_s: float = 0.1,
         held: auth_pb2.TicketKeys | None = None,
     ) -> None:
@@ -48,11 +49,13 @@ class FakeAgent:
             reason: reported with that state.
             highest_term: as in AgentHello.
             state_id: as in AgentHello; empty: the same for all agents of this node id.
+            run_id: as in AgentHello.
             interval_s: time between reports; 0: only on a change.
             held: ticket keys that it has already.
         """
         self.node_id = node_id
         self.state_id = state_id or f"state of {node_id}"
+        self.run_id = run_id
         self.gpus = [
             cluster_pb2.Gpu(index=index, uuid=f"declared-{index}", healthy=True) for index in range(gpus)
         ]
@@ -97,6 +100,7 @@ class FakeAgent:
             agent_version="fake",
             highest_term=self._highest_term,
             state_id=self.state_id,
+            run_id=self.run_id,
             keys=self._held,
         )
         await self._call.write(pb.ConnectAgentRequest(hello=hello))

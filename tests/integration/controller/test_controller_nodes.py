@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 
 from chiron.internal.v1 import control_pb2
 from chiron.rpc.errors import reason_of
 from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller import control_servicer
 from tests.integration.controller.conftest import serving
 from tests.support.fake_agent import FakeAgent
 from tests.support.wait import eventually
@@ -215,6 +218,25 @@ async def test_another_state_folder_may_take_a_node_over_once_it_is_dead(served)
     await eventually(dead)
     rebuilt = await served.agent("a", state_id="of a new disk")
     await rebuilt.until(lambda agent: agent.levels)
+
+
+async def test_the_next_run_of_an_agent_is_taken_once_the_end_of_the_last_one_is_noticed(monkeypatch) -> None:
+    monkeypatch.setattr(control_servicer, "_LATE_END_S", 60.0)
+    async with serving(60.0) as served:
+        last = await served.agent("a", run_id="r1")
+        await last.until(lambda agent: agent.levels)
+        looks: list[str] = []
+        look = served.controller.registry.held_by_twin
+        monkeypatch.setattr(
+            served.controller.registry, "held_by_twin", lambda *hello: looks.append(hello[2]) or look(*hello)
+        )
+        joining = asyncio.create_task(served.agent("a", run_id="r2"))
+        await eventually(lambda: looks, what="the next one's hello is looked at")
+        assert served.controller.registry.agents["a"].run_id == "r1"
+        await last.disconnect()
+        following = await joining
+        await following.until(lambda agent: agent.levels)
+        assert served.controller.registry.agents["a"].run_id == "r2"
 
 
 async def test_an_agent_that_has_seen_a_later_term_is_refused(served) -> None:

@@ -84,6 +84,26 @@ def test_only_the_state_folder_that_holds_a_live_node_may_join_as_it(world: Worl
     assert not world.registry.held_by_another("a", "s2")
 
 
+def test_an_open_stream_that_is_heard_keeps_a_copy_of_its_folder_off(world: World) -> None:
+    assert world.registry.held_by_twin("a", "s1", "r1") is None
+    link = world.registry.join("a", "s1", "r1")
+    assert world.registry.held_by_twin("a", "s1", "r2") is link
+    assert world.registry.held_by_twin("a", "s1", "r1") is None, "the same run connects again"
+    assert world.registry.held_by_twin("a", "s1", "") is None, "an agent that does not tell"
+    assert world.registry.held_by_twin("b", "s1", "r2") is None
+    world.now += 5.0
+    assert world.registry.held_by_twin("a", "s1", "r2") is None, "nothing is heard of it"
+    world.registry.hear(link, control_pb2.AgentReport())
+    assert world.registry.held_by_twin("a", "s1", "r2") is link
+    world.registry.leave(link)
+    assert world.registry.held_by_twin("a", "s1", "r2") is None, "it may have started again"
+
+
+def test_an_agent_that_does_not_tell_its_run_is_taken_over_as_ever(world: World) -> None:
+    world.registry.join("a", "s1")
+    assert world.registry.held_by_twin("a", "s1", "r2") is None
+
+
 def test_the_next_deadline_is_the_earliest_death_or_the_end_of_settling(world: World) -> None:
     assert world.registry.next_deadline() == 55.0
     world.now = 52.0

@@ -80,6 +80,7 @@ class AgentHello(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     HIGHEST_TERM_FIELD_NUMBER: _builtins.int
     STATE_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     host: _builtins.str
@@ -90,6 +91,10 @@ class AgentHello(_message.Message):
     state_id: _builtins.str
     """Names the agent's state folder and outlives the agent. Only the folder that holds a node may join as it;
     another may once the node counts as dead.
+    """
+    run_id: _builtins.str
+    """Made anew at each start of the agent: tells an agent that connects again from another one that runs with a
+    copy of its state folder. Empty: nothing of the kind can be told.
     """
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.Gpu]: ...
@@ -106,11 +111,12 @@ class AgentHello(_message.Message):
         agent_version: _builtins.str = ...,
         highest_term: _builtins.int = ...,
         state_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
         keys: _auth_pb2.TicketKeys | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "highest_term", b"highest_term", "host", b"host", "keys", b"keys", "node_id", b"node_id", "state_id", b"state_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "highest_term", b"highest_term", "host", b"host", "keys", b"keys", "node_id", b"node_id", "run_id", b"run_id", "state_id", b"state_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
