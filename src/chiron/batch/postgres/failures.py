@@ -22,13 +22,15 @@ _UNAVAILABLE = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # Of a connection that is lost in the midst of a call: what the driver finds when it tidies up after it.
+    asyncpg.InternalClientError,
+    asyncpg.InvalidTransactionStateError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresIOError,
-    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
     asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
     *AGAIN,
 )
 KNOWN = (*_REFUSED, *_UNAVAILABLE)
