@@ -269,6 +269,35 @@ async def test_leaving_during_the_submission_says_how_to_go_on(run: Run, service
     assert process.returncode == 130
 
 
+@pytest.mark.parametrize("policy", ["refuse", "fail"])
+async def test_an_id_that_occurs_twice_refuses_the_file_either_way(
+    run: Run, service: BatchService, tmp_path: Path, policy: str
+) -> None:
+    file = batch_file(tmp_path, 3, line2='{"custom_id": "q0", "prompt": "x", "model": "toy"}')
+    done = await run("submit", file, "--deadline=1h", f"--on-invalid={policy}", "--batch-id=twice")
+    assert (done.status, done.stdout) == (2, "")
+    assert "line 2:" in done.stderr
+    assert not await known(service, "twice")
+
+
+async def test_half_a_character_is_the_fault_of_its_line(
+    run: Run, service: BatchService, tmp_path: Path
+) -> None:
+    file = tmp_path / "halves.jsonl"
+    lines = [
+        r'{"model": "toy", "prompt": "a\ud800"}',
+        r'{"model": "toy", "prompt": "a", "custom_id": "\ud800"}',
+        r'{"model": "toy", "prompt": "a", "\ud800": 1}',
+        r'{"model": "toy", "messages": [{"role": "user", "content": "\ud800"}]}',
+    ]
+    file.write_text("\n".join(lines))
+    done = await run("submit", file, "--deadline=1h", "--batch-id=b")
+    assert done.status == 2
+    told = done.stderr.splitlines()[1:]
+    assert [line.partition(":")[0].strip() for line in told] == ["line 1", "line 2", "line 3", "line 4"]
+    assert not await known(service, "b")
+
+
 async def test_a_cancelled_batch_is_told_by_the_exit_status(
     run: Run, service: BatchService, tmp_path: Path
 ) -> None:

@@ -291,6 +291,29 @@ async def test_a_wrong_header_is_named(client: Client, options: dict[str, Any], 
     assert caught.value.violations[0].field == field
 
 
+@pytest.mark.parametrize("wrong", ["abc", b"abc", {"model": "toy", "prompt": "x"}, 5, None], ids=repr)
+async def test_what_holds_no_items_is_refused_unsent(client: Client, wrong: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await client.batch.submit(wrong, deadline_s=60, batch_id="none")
+    assert [violation.field for violation in caught.value.violations] == ["items"]
+    with pytest.raises(BatchNotFound):
+        await client.batch.get("none")
+
+
+async def test_wrong_arguments_are_named(client: Client) -> None:
+    wrong: Any = -1
+    calls = {
+        "items": lambda: client.batch.submit(iter(items(1)), deadline_s=60, count=wrong),
+        "after": lambda: anext(client.batch.results("b", after=wrong)),
+        "limit": lambda: anext(client.batch.list(limit=wrong)),
+        "batch_id": lambda: client.batch.get(wrong),
+    }
+    for field, call in calls.items():
+        with pytest.raises(InvalidRequest) as caught:
+            await call()
+        assert [violation.field for violation in caught.value.violations] == [field]
+
+
 async def test_another_number_of_items_than_announced_is_refused(client: Client) -> None:
     for count in (2, 4):
         with pytest.raises(InvalidRequest):

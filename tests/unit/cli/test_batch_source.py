@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import sys
+import threading
 import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +66,7 @@ def test_a_line_that_is_too_long_costs_no_memory_and_no_other_line(tmp_path: Pat
 def test_an_id_that_occurs_twice_names_both_lines(tmp_path: Path) -> None:
     line = b'{"custom_id": "a", "prompt": "x"}'
     _, items = read(tmp_path / "a", b"\n".join([line, GOOD, line]))
-    assert items[2].reason == "custom_id 'a' is that of line 1"
+    assert items[2] == MalformedItem("custom_id 'a' is that of line 1", "a")
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -115,10 +118,72 @@ def test_a_single_torn_line_is_begun_again(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes())["number"] == 1
 
 
-@pytest.mark.parametrize("content", [b"notes\n", b"notes", b'{"batch_id": "other", "number": 1}\n', b"[]\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"notes\n",
+        b"notes",
+        b'{"batch_id": "other", "number": 1}\n',
+        b'{"batch_id": "other", "number": 1}',
+        b"[]\n",
+        b'{"custom_id": "q", "prompt": "the only line, without an end"}',
+        b"notes\nwhose last line has no end",
+        line_of_result("b", result(1)) + b"and notes",
+    ],
+)
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "out"
     path.write_bytes(content)
     with pytest.raises(CliError):
         ResultsFile(path, "b")
     assert path.read_bytes() == content
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
+    with ResultsFile(Path("/dev/null"), "b") as file:
+        file.write(result(1))
+        assert file.last == 1
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with ResultsFile(pipe, "b") as file:
+            file.write(result(1))
+        assert os.read(reader, 1 << 16) == line_of_result("b", result(1))
+    finally:
+        os.close(reader)
+
+
+def test_a_full_disk_is_one_line() -> None:
+    file = ResultsFile(Path("/dev/full"), "b")
+    file.write(result(1))
+    with pytest.raises(CliError, match="/dev/full: No space left"):
+        file.flush()
+    with pytest.raises(CliError, match="/dev/full: No space left"):
+        file.__exit__(None, None, None)
+
+
+def test_a_stdin_that_stays_silent_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command opens it on its event loop, where Ctrl-C must still be heard."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "wb", 0) as typed:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        made: list[BatchFile] = []
+        opening = threading.Thread(target=lambda: made.append(BatchFile("-")), daemon=True)
+        opening.start()
+        opening.join(10)
+        opened = list(made)
+        if not opened:
+            typed.close()
+            opening.join()
+        assert opened, "it waits for what is typed"
+        items = iter(opened[0])
+        typed.write(GOOD + b"\n")
+        assert next(items) == {"model": "toy", "prompt": "x"}
+        opened[0].close()
+
+
+def test_a_command_without_stdin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(CliError, match="stdin: is closed"):
+        BatchFile("-")

@@ -52,6 +52,7 @@ _EXPECTED = {
     FieldDescriptor.CPPTYPE_INT32: f"an int from {-(2**31)} to {2**31 - 1}",
     FieldDescriptor.CPPTYPE_UINT32: f"an int from 0 to {2**32 - 1}",
     FieldDescriptor.CPPTYPE_INT64: f"an int from {-(2**63)} to {2**63 - 1}",
+    FieldDescriptor.CPPTYPE_UINT64: f"an int from 0 to {2**64 - 1}",
     FieldDescriptor.CPPTYPE_FLOAT: "a number",
     FieldDescriptor.CPPTYPE_DOUBLE: "a number",
 }

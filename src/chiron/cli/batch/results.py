@@ -14,7 +14,7 @@ from typing import BinaryIO
 from chiron.cli.batch.bar import say
 from chiron.cli.batch.connect import connect
 from chiron.cli.batch.telling import result_json
-from chiron.cli.runner import EXIT_BAD_START, CliError
+from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, CliError
 from chiron.client import Client, ItemResult
 
 _BLOCK = 1 << 16
@@ -32,25 +32,39 @@ class ResultsFile:
         """
         self.path = path
         self._batch_id = batch_id
+        self.last = 0
+        """Number of the last result in the file; 0: none."""
         try:
-            self._file: BinaryIO = open(path, "r+b" if path.exists() else "x+b")  # noqa: SIM115  # Closed by `__exit__`.
+            # A pipe or a device cannot be gone on with, only added to.
+            self._regular = path.is_file() or not path.exists()
+            made = os.O_RDWR | os.O_CREAT if self._regular else os.O_WRONLY
+            self._file: BinaryIO = os.fdopen(os.open(path, made, 0o666), "r+b" if self._regular else "wb")
         except OSError as error:
-            raise CliError(f"{path}: {error.strerror}", EXIT_BAD_START) from error
-        try:
-            self.last = self._take_up()
-            """Number of the last result in the file; 0: none."""
-        except BaseException:
-            self._file.close()
-            raise
+            raise _unwritten(path, error, EXIT_BAD_START) from error
+        if self._regular:
+            try:
+                self.last = self._take_up()
+            except OSError as error:
+                self._file.close()
+                raise _unwritten(path, error, EXIT_BAD_START) from error
+            except BaseException:
+                self._file.close()
+                raise
 
     def write(self, result: ItemResult) -> None:
-        """Adds a result."""
-        self._file.write(line_of_result(self._batch_id, result))
+        """Adds a result. Raises CliError, as does `flush`."""
+        try:
+            self._file.write(line_of_result(self._batch_id, result))
+        except OSError as error:
+            raise _unwritten(self.path, error) from error
         self.last = result.number
 
     def flush(self) -> None:
         """Hands what was written to the system."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _unwritten(self.path, error) from error
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -58,16 +72,30 @@ class ResultsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        try:
+            with self._file:
+                self._file.flush()
+                if self._regular:
+                    os.fsync(self._file.fileno())
+        except OSError as failure:
+            # What ends the command already says more than that the rest could not be written either.
+            if error is None:
+                raise _unwritten(self.path, failure) from failure
 
     def _take_up(self) -> int:
         line, end = self._last_line()
+        number = self._number(line) if line else 0
+        self._file.seek(end)
+        torn = self._file.read(_BLOCK)
+        # Nothing is removed but what this command has begun to write.
+        beginning = _beginning(self._batch_id)
+        if torn[: len(beginning)] != beginning[: len(torn)]:
+            raise CliError(f"{self.path}: does not end with a result of a batch", EXIT_BAD_START)
         self._file.truncate(end)
         self._file.seek(end)
-        if not line:
-            return 0
+        return number
+
+    def _number(self, line: bytes) -> int:
         try:
             found = json.loads(line)
             batch_id, number = found["batch_id"], int(found["number"])
@@ -78,8 +106,8 @@ class ResultsFile:
         return number
 
     def _last_line(self) -> tuple[bytes, int]:
-        """The last line that has an end, and where it ends."""
-        start = end = self._file.seek(0, os.SEEK_END)
+        """The last line that has an end, and where it ends; none: empty, and the beginning of the file."""
+        start = self._file.seek(0, os.SEEK_END)
         tail = b""
         while start:
             step = min(_BLOCK, start)
@@ -92,9 +120,16 @@ class ResultsFile:
             before = tail.rfind(b"\n", 0, whole)
             if before >= 0 or not start:
                 return tail[before + 1 : whole], start + whole + 1
-        if end and b"\n" not in tail and not tail.startswith(b"{"):
-            raise CliError(f"{self.path}: is no file of results", EXIT_BAD_START)
         return b"", 0
+
+
+def _beginning(batch_id: str) -> bytes:
+    """How each line of a batch's results begins."""
+    return f'{{"batch_id": {json.dumps(batch_id)}, "number": '.encode()
+
+
+def _unwritten(path: Path, error: OSError, status: int = EXIT_FAILED) -> CliError:
+    return CliError(f"{path}: {error.strerror or error}", status)
 
 
 def line_of_result(batch_id: str, result: ItemResult) -> bytes:

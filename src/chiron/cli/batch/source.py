@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -43,15 +44,11 @@ class BatchFile:
         self._ended = threading.Event()
         self._seen: dict[int, int] = {}
         try:
-            stream = io.BufferedReader(_Stdin(self._ended) if name == "-" else io.FileIO(name), _BUFFER)
-            self._held.callback(stream.close)
-            if stream.peek(2)[:2] == _GZIP:
-                unpacked = self._held.enter_context(gzip.GzipFile(fileobj=stream))
-                self._stream: BinaryIO = io.BufferedReader(cast(io.RawIOBase, unpacked), _BUFFER)
-            else:
-                self._stream = stream
+            raw = _Stdin(self._ended) if name == "-" else io.FileIO(name)
         except OSError as error:
             raise CliError(f"{self.name}: {error.strerror or error}", EXIT_BAD_START) from error
+        self._stream: BinaryIO = io.BufferedReader(raw, _BUFFER)
+        self._held.callback(self._stream.close)
 
     def line_of(self, index: int) -> int:
         """The number, from 1, of the line that an item came from."""
@@ -70,6 +67,8 @@ class BatchFile:
     def __iter__(self) -> Iterator[Item]:
         """The items; what cannot be read is a MalformedItem. Raises CliError when the file itself fails."""
         try:
+            # Not before: stdin may have nothing to read yet.
+            self._unpack()
             for number, line in enumerate(self._lines(), 1):
                 if line is not None and not line.strip():
                     continue
@@ -77,7 +76,14 @@ class BatchFile:
                 self._numbers.append(number)
                 yield item
         except (OSError, EOFError, zlib.error) as error:
-            raise CliError(f"{self.name}: cannot be read after item {self.items}: {error}") from error
+            text = f"{self.name}: cannot be read after item {self.items}: {error}"
+            raise CliError(text, EXIT_BAD_START) from error
+
+    def _unpack(self) -> None:
+        stream = cast(io.BufferedReader, self._stream)
+        if stream.peek(2)[:2] == _GZIP:
+            unpacked = self._held.enter_context(gzip.GzipFile(fileobj=stream))
+            self._stream = io.BufferedReader(cast(io.RawIOBase, unpacked), _BUFFER)
 
     def _item(self, number: int, line: bytes | None) -> Item:
         if line is None:
@@ -88,7 +94,8 @@ class BatchFile:
             # Of millions of ids, their hashes take a fraction of the memory.
             first = self._seen.setdefault(hash(custom_id), number)
             if first != number:
-                return MalformedItem(f"custom_id {custom_id!r} is that of line {first}")
+                # With its id, which the router refuses whatever is to become of invalid items.
+                return MalformedItem(f"custom_id {custom_id!r} is that of line {first}", custom_id)
         return item
 
     def _lines(self) -> Iterator[bytes | None]:
@@ -108,7 +115,10 @@ class _Stdin(io.RawIOBase):
     """Stdin, whose reader does not wait for ever for somebody who types nothing."""
 
     def __init__(self, ended: threading.Event) -> None:
+        """Raises OSError where the command has no stdin."""
         self._ended = ended
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "is closed")
         self._number = sys.stdin.fileno()
 
     def readable(self) -> bool:

@@ -6,8 +6,10 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
+from google.protobuf.message import Message
+
 from chiron.client.batch.calls import BatchCalls, Patience
-from chiron.client.batch.items import Items, grouped
+from chiron.client.batch.items import Items, check_items, grouped
 from chiron.client.batch.reading import INVALID_ITEM_POLICIES, LATE_POLICIES, batch_of, usage_of
 from chiron.client.batch.records import (
     Batch,
@@ -25,6 +27,7 @@ from chiron.v1 import batch_pb2 as pb
 
 _PAGE = 1000
 _Policy = TypeVar("_Policy", LatePolicy, InvalidItemPolicy)
+_Request = TypeVar("_Request", bound=Message)
 
 
 class Batches:
@@ -86,6 +89,7 @@ class Batches:
             NoBatchQueue, BatchQueueFull, Overloaded, Unavailable: as told; after Unavailable the same
                 submission may be made again under its id, which `.metadata["batch_id"]` holds.
         """
+        check_items(items)
         header = pb.BatchHeader(
             late=LATE_POLICIES[_policy(LatePolicy, "on_late", on_late)],
             invalid_items=INVALID_ITEM_POLICIES[_policy(InvalidItemPolicy, "on_invalid", on_invalid)],
@@ -106,7 +110,7 @@ class Batches:
 
     async def get(self, batch_id: str, *, timeout_s: float | None = None) -> Batch:
         """A batch as it stands. Raises BatchNotFound."""
-        request = pb.GetBatchRequest(batch_id=batch_id)
+        request = _filled(pb.GetBatchRequest(), batch_id=batch_id)
         answer: pb.GetBatchResponse = await self._calls.unary(
             lambda stub, options: stub.GetBatch(request, **options), self._begin(timeout_s)
         )
@@ -122,6 +126,8 @@ class Batches:
             limit: at most so many; 0: all.
             timeout_s: of each page.
         """
+        if limit < 0:
+            raise InvalidRequest.of("limit", f"must be >= 0, not {limit}")
         token, told = "", 0
         while True:
             size = min(_PAGE, limit - told) if limit else _PAGE
@@ -141,7 +147,7 @@ class Batches:
 
     async def cancel(self, batch_id: str, *, timeout_s: float | None = None) -> Batch:
         """Ends a batch: what has no result gets one as cancelled. Raises BatchNotFound."""
-        request = pb.CancelBatchRequest(batch_id=batch_id)
+        request = _filled(pb.CancelBatchRequest(), batch_id=batch_id)
         answer: pb.CancelBatchResponse = await self._calls.unary(
             lambda stub, options: stub.CancelBatch(request, **options), self._begin(timeout_s)
         )
@@ -152,7 +158,7 @@ class Batches:
 
         Raises BatchNotFound, WrongBatchState.
         """
-        request = pb.DeleteBatchRequest(batch_id=batch_id)
+        request = _filled(pb.DeleteBatchRequest(), batch_id=batch_id)
         await self._calls.unary(
             lambda stub, options: stub.DeleteBatch(request, **options), self._begin(timeout_s)
         )
@@ -190,7 +196,9 @@ class Batches:
 
         Reading raises BatchNotFound, also when the batch is deleted meanwhile.
         """
-        request = pb.ReadResultsRequest(batch_id=batch_id, after=after, follow=follow, custom_id=custom_id)
+        request = _filled(
+            pb.ReadResultsRequest(), batch_id=batch_id, after=after, follow=follow, custom_id=custom_id
+        )
         return read_results(self._calls, request, self._begin(timeout_s))
 
     async def usage(self, *, timeout_s: float | None = None) -> tuple[TenantUsage, ...]:
@@ -207,6 +215,13 @@ class Batches:
         if timeout_s is not None and not timeout_s > 0:
             raise InvalidRequest.of("timeout_s", f"must be a number > 0, not {timeout_s!r}")
         return Patience(self._network, timeout_s)
+
+
+def _filled(message: _Request, **fields: object) -> _Request:
+    """A message with these fields. Raises InvalidRequest."""
+    for name, value in fields.items():
+        set_field(message, name, value)
+    return message
 
 
 def _policy(kind: type[_Policy], name: str, value: str) -> _Policy:

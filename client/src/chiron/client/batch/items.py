@@ -36,16 +36,16 @@ def wire_item(index: int, item: Item) -> pb.BatchItem:
         item: the arguments of `Client.generate` that say what to generate, and `custom_id`.
     """
     if isinstance(item, MalformedItem):
-        return pb.BatchItem(index=index, custom_id=item.custom_id, malformed=item.reason or "malformed")
+        return _malformed(index, item.custom_id if _is_text(item.custom_id) else "", item.reason)
     custom_id = ""
     try:
         if not isinstance(item, Mapping):
             raise InvalidRequest.of("request", f"must be a mapping, not {type(item).__name__}")
         options = dict(item)
         custom_id = options.pop("custom_id", "")
-        if not isinstance(custom_id, str):
+        if not _is_text(custom_id):
             shown, custom_id = custom_id, ""
-            raise InvalidRequest.of("custom_id", f"must be a str, not {shown!r}")
+            raise InvalidRequest.of("custom_id", f"must be a str of whole characters, not {shown!r}")
         for name, why in _NOT_HERE.items():
             if name in options:
                 raise InvalidRequest.of(name, f"does not belong to an item: {why}")
@@ -54,9 +54,27 @@ def wire_item(index: int, item: Item) -> pb.BatchItem:
         except TypeError as error:
             raise InvalidRequest.of("request", str(error)) from error
     except InvalidRequest as error:
-        return pb.BatchItem(index=index, custom_id=custom_id, malformed=error.message)
+        return _malformed(index, custom_id, error.message)
     request.ClearField("request_id")
     return pb.BatchItem(index=index, custom_id=custom_id, request=request)
+
+
+def check_items(items: object) -> None:
+    """Raises InvalidRequest for what holds no items; a text or a single item is iterable, too."""
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable | AsyncIterable):
+        raise InvalidRequest.of(
+            "items", f"must be a list or an iterator of items, not {type(items).__name__}"
+        )
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a str that can travel: JSON's escapes also make halves of characters."""
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()
+
+
+def _malformed(index: int, custom_id: str, reason: str) -> pb.BatchItem:
+    told = reason.encode(errors="backslashreplace").decode() or "malformed"
+    return pb.BatchItem(index=index, custom_id=custom_id, malformed=told)
 
 
 async def grouped(items: Items) -> AsyncIterator[pb.SubmitBatchRequest]:
