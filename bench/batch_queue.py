@@ -1,10 +1,12 @@
 """What a durable batch queue takes, hands out and records, and what its calls cost by its length.
 
 python -m bench.batch_queue                                   # 10,000 to 1,000,000 queued, in SQLite
+python -m bench.batch_queue --store postgres                  # in a PostgreSQL server that syncs
 python -m bench.batch_queue --sizes 10000,100000,1000000,10000000 --folder /var/tmp
 python -m bench.batch_queue --smoke                           # the same code, shortly
 
 JSON lines: one of throughput, one for each size. A folder in memory (/dev/shm) leaves the disk out of it.
+`cpu` is this process's; `server_cpu` is that of PostgreSQL's processes.
 """
 
 from __future__ import annotations
@@ -21,25 +23,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from bench.batch_stores import STORES, Store, store_of
 from bench.data_path import machine
 from chiron.batch.contract import BatchQueue
 from chiron.batch.records import (
     BatchKey,
     Claim,
     ItemState,
-    Limits,
     NewBatch,
     NewItem,
     Outcome,
     Return,
     Session,
 )
-from chiron.batch.sqlite import SqliteBatchQueue
 
 TENANT = "bench"
 MODEL = "chat"
 SESSION_S = 86_400.0
-NO_LIMITS = Limits(items_per_batch=0, queued_items=0)
 OF_A_BATCH = 1_000_000
 """Items, at most: a longer queue has more batches."""
 
@@ -88,10 +88,6 @@ class Peak:
         self._thread.join()
 
 
-def size_of(path: str) -> int:
-    return os.path.getsize(path)
-
-
 def items(first: int, count: int, body: bytes) -> list[NewItem]:
     return [
         NewItem(index, f"request-{index}", MODEL, 300, 200, body + b"%09d" % index)
@@ -130,44 +126,57 @@ async def drain(
     return time.perf_counter() - began
 
 
-async def throughput(folder: str, count: int) -> dict[str, object]:
+async def throughput(store: Store, count: int) -> dict[str, object]:
     """Items a second with bodies and results of 1 KB."""
     body = random.Random(1).randbytes(1_000)
     figures: dict[str, object] = {"figure": "throughput", "items": count, "body_bytes": len(body)}
-    queue = await SqliteBatchQueue.open(f"{folder}/throughput.db", NO_LIMITS)
+    queue = await store.open("throughput")
     session = await queue.begin_session("bench", SESSION_S)
     for group, callers in ((1, 64), (200, 1), (200, 8), (1_000, 4)):
         key = (TENANT, f"{group}x{callers}")
         some = count if group > 1 else count // 10
-        cpu = time.process_time()
+        spent = Spent(store)
         took = await fill(queue, key, some, group, callers, body)
         name = f"accepted_per_s_groups_of_{group}_from_{callers}"
         figures[name] = round(some / took)
-        figures[f"{name}_cpu_us"] = round((time.process_time() - cpu) / some * 1e6, 1)
+        figures |= {f"{name}_{of}": figure for of, figure in spent.us(some).items()}
     for claimed, finished, key in ((32, 8, (TENANT, "200x8")), (256, 256, (TENANT, "200x1"))):
-        cpu = time.process_time()
+        spent = Spent(store)
         took = await drain(queue, session, key, body, claimed, finished)
         name = f"claimed_and_finished_per_s_{claimed}_and_{finished}"
         figures[name] = round(count / took)
-        figures[f"{name}_cpu_us"] = round((time.process_time() - cpu) / count * 1e6, 1)
+        figures |= {f"{name}_{of}": figure for of, figure in spent.us(count).items()}
     await queue.close()
     return figures
+
+
+class Spent:
+    """CPU time since it was made, which is what a busy machine leaves comparable."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._own, self._server = time.process_time(), store.server_cpu_s()
+
+    def us(self, count: int) -> dict[str, float]:
+        """Of one of so many, in microseconds."""
+        figures = {"cpu_us": (time.process_time() - self._own) / count * 1e6}
+        if server := self._store.server_cpu_s() - self._server:
+            figures["server_cpu_us"] = server / count * 1e6
+        return {name: round(figure, 1) for name, figure in figures.items()}
 
 
 Call = Callable[[], Awaitable[object]]
 
 
-async def timed(call: Call, repeats: int) -> dict[str, float]:
-    """CPU time is what a busy machine leaves comparable."""
+async def timed(store: Store, call: Call, repeats: int) -> dict[str, float]:
     taken = []
-    cpu = time.process_time()
+    spent = Spent(store)
     for _ in range(repeats):
         began = time.perf_counter()
         await call()
         taken.append((time.perf_counter() - began) * 1e3)
-    cpu_ms = (time.process_time() - cpu) / repeats * 1e3
     return {
-        "cpu_ms": round(cpu_ms, 3),
+        **{name.replace("_us", "_ms"): round(us / 1e3, 3) for name, us in spent.us(repeats).items()},
         "median_ms": round(median(taken), 3),
         "worst_ms": round(max(taken), 3),
     }
@@ -186,7 +195,7 @@ class Costs:
         self._claims: list[Claim] = []
         self._made = 0
 
-    async def measure(self) -> dict[str, dict[str, float]]:
+    async def measure(self, store: Store) -> dict[str, dict[str, float]]:
         """Leaves the queue as long as it was, but for a few items that have ended."""
         calls: dict[str, Call] = {
             "append_100": self._append,
@@ -203,7 +212,7 @@ class Costs:
             "sweep": self._queue.sweep,
             "renew": self._renew,
         }
-        return {name: await timed(call, self._repeats) for name, call in calls.items()}
+        return {name: await timed(store, call, self._repeats) for name, call in calls.items()}
 
     def _small(self, number: int) -> BatchKey:
         return TENANT, f"small-{self._kept}-{number}"
@@ -247,37 +256,36 @@ class Costs:
         await self._queue.renew(self._session)
 
 
-async def by_length(folder: str, sizes: Sequence[int], repeats: int, said: dict[str, object]) -> None:
+async def by_length(store: Store, sizes: Sequence[int], repeats: int, said: dict[str, object]) -> None:
     """Grows one queue from size to size; prints a line at each."""
-    path = f"{folder}/length.db"
     peak = Peak()
     queued = batches = 0
     for size in sizes:
-        queue = await SqliteBatchQueue.open(path, NO_LIMITS)
+        queue = await store.open("length")
         key = (TENANT, "")
         began = time.perf_counter()
-        before, cpu = queued, time.process_time()
+        before, spent = queued, Spent(store)
         while queued < size:
             key = (TENANT, f"batch-{batches}")
             batches += 1
             some = min(OF_A_BATCH, size - queued)
             await fill(queue, key, some, 1_000, 4, b"a small body, for the length of the queue")
             queued += some
-        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+        took, cost = time.perf_counter() - began, spent.us(queued - before)
         filling_mib = peak.take()
         await queue.close()
         reopened = time.perf_counter()
-        queue = await SqliteBatchQueue.open(path, NO_LIMITS)
+        queue = await store.open("length")
         opened_ms = (time.perf_counter() - reopened) * 1e3
         session = await queue.begin_session("bench", SESSION_S)
-        costs = await Costs(queue, session, key, queued, repeats).measure()
+        costs = await Costs(queue, session, key, queued, repeats).measure(store)
         line: dict[str, object] = {
             "figure": "costs",
             "queued": queued,
             "accepted_per_s": round((queued - before) / took),
-            "accepted_cpu_us": round(cpu / (queued - before) * 1e6, 1),
+            **{f"accepted_{of}": figure for of, figure in cost.items()},
             "open_ms": round(opened_ms, 1),
-            "file_bytes_per_item": round(size_of(path) / queued),
+            "file_bytes_per_item": round(await store.size("length") / queued),
             "rss_mib": {"filling": round(filling_mib, 1), "working": round(peak.take(), 1)},
             "calls": costs,
         }
@@ -288,6 +296,7 @@ async def by_length(folder: str, sizes: Sequence[int], repeats: int, said: dict[
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", choices=STORES, default="sqlite")
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--items", type=int, default=100_000, help="of the throughput's batches")
     parser.add_argument("--folder", default=None, help="where the files are made and removed")
@@ -299,11 +308,12 @@ async def main() -> None:
         said: dict[str, object] = {
             "machine": machine(),
             "seed": 1,
-            "store": "sqlite",
+            "store": options.store,
             "sync_ms": round(sync_ms(folder), 3),
         }
-        print(json.dumps(said | await throughput(folder, count)), flush=True)
-        await by_length(folder, sizes, 5 if options.smoke else 30, said)
+        async with store_of(options.store, folder) as store:
+            print(json.dumps(said | await throughput(store, count)), flush=True)
+            await by_length(store, sizes, 5 if options.smoke else 30, said)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,12 @@ class PostgresServer:
         """The server's database."""
         return f"postgresql://chiron@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def pid(self) -> int:
+        """The first process of the server, which must run."""
+        assert self._process is not None
+        return self._process.pid
+
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
             [self._bin / program, *arguments],

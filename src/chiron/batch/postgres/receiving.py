@@ -36,9 +36,14 @@ MOST_INDEX = (1 << 32) - 1
 _INSERT_BATCH = f"""INSERT INTO batches (tenant, batch_id, state, created, deadline, expire_late,
     fail_invalid, priority, items, touched, metadata) VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $3, $9)
     ON CONFLICT (tenant, batch_id) DO NOTHING RETURNING {BATCH_COLUMNS}"""
-_KEPT = """SELECT i.place, i.custom_id, i.digest FROM items i WHERE i.batch = $1 AND i.place = ANY($2::int8[])
-    UNION SELECT i.place, i.custom_id, i.digest FROM items i
-    WHERE i.batch = $1 AND i.custom_id = ANY($3::text[])"""
+# Materialized, so that each key is looked up: a batch of which statistics know nothing counts as one row,
+# and would be read whole.
+_KEPT = """WITH places AS MATERIALIZED (SELECT $1::int8 AS batch, unnest($2::int8[]) AS place),
+    ids AS MATERIALIZED (SELECT $1::int8 AS batch, unnest($3::text[]) AS custom_id)
+    SELECT i.place, i.custom_id, i.digest FROM places p
+    JOIN items i ON i.batch = p.batch AND i.place = p.place
+    UNION SELECT i.place, i.custom_id, i.digest FROM ids n
+    JOIN items i ON i.batch = n.batch AND i.custom_id = n.custom_id"""
 _INSERT_UNITS = """INSERT INTO units (batch, model) SELECT $1, unnest($2::text[])
     ON CONFLICT (batch, model) DO NOTHING"""
 _UNITS = "SELECT model, unit FROM units WHERE batch = $1 AND model = ANY($2::text[])"

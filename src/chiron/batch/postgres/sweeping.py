@@ -24,13 +24,21 @@ _LAPSED = """SELECT session FROM sessions WHERE lapses <= $1 ORDER BY lapses LIM
     FOR UPDATE SKIP LOCKED"""
 _OF_BATCH = f"""SELECT {ITEM_COLUMNS} FROM items i WHERE i.batch = $1 AND i.place > $2
     ORDER BY i.place LIMIT {SCANNED}"""
-_LOCKED = f"""SELECT {ITEM_COLUMNS} FROM items i WHERE i.batch = $1 AND i.place = ANY($2::int8[])
-    AND i.state <> {ENDED} ORDER BY i.place FOR UPDATE"""
+_LOCKED = f"""WITH w AS MATERIALIZED (SELECT $1::int8 AS batch, unnest($2::int8[]) AS place)
+    SELECT {ITEM_COLUMNS} FROM w JOIN items i ON i.batch = w.batch AND i.place = w.place
+    WHERE i.state <> {ENDED} ORDER BY i.place FOR UPDATE OF i"""
 _LATE = """SELECT no FROM batches WHERE state = 2 AND expire_late AND deadline <= $1 AND queued > 0
     ORDER BY deadline LIMIT 1"""
-_WAITING = f"""SELECT {ITEM_COLUMNS} FROM items i
-    WHERE i.unit IN (SELECT unit FROM units WHERE batch = $1 AND queued > 0)
-    AND i.state IN ({QUEUED}, {DELAYED}) ORDER BY i.batch, i.place LIMIT {SLICE} FOR UPDATE"""
+# Found by what waits of each unit, so that ended items of the batch, and other batches, are not looked at.
+_WAITING = f"""WITH own AS MATERIALIZED (SELECT unit FROM units WHERE batch = $1 AND queued > 0),
+    waiting AS MATERIALIZED (
+    (SELECT i.batch, i.place FROM own JOIN items i ON i.unit = own.unit
+    WHERE i.state = {QUEUED} LIMIT {SLICE})
+    UNION ALL
+    (SELECT i.batch, i.place FROM own JOIN items i ON i.unit = own.unit
+    WHERE i.state = {DELAYED} LIMIT {SLICE}))
+    SELECT {ITEM_COLUMNS} FROM waiting w JOIN items i ON i.batch = w.batch AND i.place = w.place
+    WHERE i.state IN ({QUEUED}, {DELAYED}) ORDER BY i.batch, i.place LIMIT {SLICE} FOR UPDATE OF i"""
 _PAST = f"""SELECT {BATCH_COLUMNS} FROM batches WHERE state = 4 AND expires <= $1
     ORDER BY expires LIMIT 10 FOR UPDATE SKIP LOCKED"""
 _NEVER_SEALED = f"""SELECT {BATCH_COLUMNS} FROM batches WHERE state = 1 AND touched <= $1
@@ -139,8 +147,8 @@ async def _remove(tx: Transaction) -> _Part:
         ("results", "number"),
     ):
         status = await tx.db.execute(
-            f"DELETE FROM {table} WHERE batch = $1 AND {column} IN"
-            f" (SELECT {column} FROM {table} WHERE batch = $1 ORDER BY {column} LIMIT {SLICE})",
+            f"DELETE FROM {table} WHERE batch = $1 AND {column} <= (SELECT max({column}) FROM"
+            f" (SELECT {column} FROM {table} WHERE batch = $1 ORDER BY {column} LIMIT {SLICE}) first)",
             no,
         )
         removed |= not status.endswith(" 0")

@@ -40,9 +40,9 @@ _WAITING = f"""WITH waiting AS (
     WHERE i.before <= $3 ORDER BY i.place"""
 # Fences rise in the order of the places, as `unnest` gives them.
 _CLAIMED = f"""WITH fenced AS MATERIALIZED (
-    SELECT place, nextval('fences') AS fence FROM unnest($3::int8[]) AS place)
+    SELECT $2::int8 AS batch, place, nextval('fences') AS fence FROM unnest($3::int8[]) AS place)
     UPDATE items i SET state = {RUNNING}, fence = f.fence, session = $1, attempts = i.attempts + 1
-    FROM fenced f WHERE i.batch = $2 AND i.place = f.place RETURNING i.place, i.fence"""
+    FROM fenced f WHERE i.batch = f.batch AND i.place = f.place RETURNING i.place, i.fence"""
 _RETURNED = """UPDATE items i SET state = r.state, ready = r.ready, attempts = i.attempts - r.uncounted,
     session = NULL
     FROM unnest($1::int8[], $2::int8[], $3::int2[], $4::float8[], $5::int4[])
@@ -52,8 +52,11 @@ _SAVE = """INSERT INTO checkpoints SELECT * FROM unnest($1::int8[], $2::int8[], 
     SET checkpoint = excluded.checkpoint, checksum = excluded.checksum"""
 _SAVED = """UPDATE items i SET saved = s.saved FROM unnest($1::int8[], $2::int8[], $3::int8[])
     AS s(batch, place, saved) WHERE i.batch = s.batch AND i.place = s.place"""
-_HELD = f"""SELECT {ITEM_COLUMNS} FROM items i WHERE i.session = $1 AND i.state = {RUNNING}
-    ORDER BY i.batch, i.place LIMIT $2 FOR UPDATE"""
+# Found first and sorted then: in the order of the primary key all items would be looked at.
+_HELD = f"""WITH held AS MATERIALIZED (
+    SELECT batch, place FROM items WHERE session = $1 AND state = {RUNNING} LIMIT $2)
+    SELECT {ITEM_COLUMNS} FROM held h JOIN items i ON i.batch = h.batch AND i.place = h.place
+    WHERE i.session = $1 AND i.state = {RUNNING} ORDER BY i.batch, i.place FOR UPDATE OF i"""
 
 
 async def begin_session(tx: Transaction, owner: str, ttl_s: float) -> Session:
