@@ -104,10 +104,10 @@ class Board:
 
         A name counts once, however often it has subscribed: its newest subscription has its part, because the
         earlier ones are connections that have broken without a word. Whoever gets one more than the others
-        changes with `turn`.
+        changes with `turn`. Who has no name only watches, and has none.
         """
-        newest = {one.name or one: one for one in self._subscribers}
-        if newest.get(subscriber.name or subscriber) is not subscriber:
+        newest = {one.name: one for one in self._subscribers if one.name}
+        if newest.get(subscriber.name) is not subscriber:
             return 0
         place = next(i for i, one in enumerate(newest.values()) if one is subscriber)
         whole, left = divmod(total, len(newest))

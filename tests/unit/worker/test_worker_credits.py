@@ -70,6 +70,12 @@ def test_who_goes_leaves_its_part_to_the_others() -> None:
         assert board.share(a, 4, 0) == 4
 
 
+def test_who_only_watches_takes_no_part() -> None:
+    board = Board()
+    with board.subscribe([]) as watcher, board.subscribe([], "a") as a:
+        assert [board.share(one, 4, 0) for one in (watcher, a)] == [0, 4]
+
+
 async def test_the_others_hear_at_once_that_the_parts_have_changed() -> None:
     board = Board()
     with board.subscribe([], "a") as a:
