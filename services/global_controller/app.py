@@ -47,7 +47,7 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     server = Server(SERVICES, interceptors=[Gate(seat, SERVICES), doorkeeper.guard()])
     port = server.bind(config.listen, mutual=True)
     address = f"{config.listen.rpartition(':')[0]}:{port}"
-    seat.address = config.advertise or address
+    seat.settle(config.advertise or address)
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(seat), server.grpc)
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(seat), server.grpc)
     control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)

@@ -223,6 +223,10 @@ class Registry:
             liveness = Liveness.LIVE if link.reported else Liveness.JOINING
         return NodeView(node, liveness, silent_s, leaving=link is not None and link.leaving)
 
+    def dead(self, nodes: Iterable[NodeRecord]) -> frozenset[str]:
+        """The ids of those nodes that count as dead at this moment."""
+        return frozenset(node.node_id for node in nodes if self.view(node).liveness is Liveness.DEAD)
+
     def settle(self, on_record: Collection[str]) -> None:
         """Settling begins: an absent report means that nothing is known, not that nothing runs.
 

@@ -12,7 +12,6 @@ from chiron.v1 import access_pb2, cluster_pb2, types_pb2
 from services.global_controller.fleet import is_failed, is_ready, is_stopping
 from services.global_controller.registry import Registry
 from services.global_controller.routed_access import NOBODY, AccessEntries
-from services.global_controller.view import Liveness
 from services.global_controller.views import shown_state
 
 DELTAS_KEPT = 32
@@ -43,7 +42,7 @@ def entries(snapshot: Snapshot, registry: Registry, reasons: Mapping[str, str]) 
     by_model: dict[str, list[InstanceRecord]] = {}
     for instance in (*snapshot.instances.values(), *unknown):
         by_model.setdefault(instance.model, []).append(instance)
-    dead = {node.node_id for node in snapshot.nodes.values() if registry.view(node).liveness is Liveness.DEAD}
+    dead = registry.dead(snapshot.nodes.values())
     models = {
         model.name: _model(model, by_model.get(model.name, []), dead, reasons.get(model.name, ""))
         for model in snapshot.models.values()
@@ -129,7 +128,7 @@ def _changed(before: Mapping[str, _Entry], after: Mapping[str, _Entry]) -> list[
 
 
 def _model(
-    model: ModelRecord, instances: list[InstanceRecord], dead: set[str], blocked: str
+    model: ModelRecord, instances: list[InstanceRecord], dead: frozenset[str], blocked: str
 ) -> control_pb2.RoutedModel:
     spec = model.parsed_spec()
     wanted = [one for one in instances if not is_stopping(one)]

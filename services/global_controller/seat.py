@@ -31,6 +31,11 @@ class Seat:
         """Beats when this process begins or ceases to lead, or others come and go."""
         self._controller: Controller | None = None
 
+    def settle(self, address: str) -> None:
+        """Where this process is reached is known only now; until others are heard of, it stands alone."""
+        self.address = address
+        self.candidates = (address,)
+
     def take(self, controller: Controller) -> None:
         """This process leads."""
         self._controller = controller

@@ -151,4 +151,6 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         record = self._controller.snapshot.models.get(name)
         if record is None:
             await abort(context, ChironError(Reason.MODEL_NOT_FOUND, f"model {name!r} has just gone"))
-        return views.model_status(record, self._controller.snapshot, self._controller.reasons)
+        snapshot = self._controller.snapshot
+        dead = self._controller.registry.dead(snapshot.nodes.values())
+        return views.model_status(record, snapshot, dead, self._controller.reasons)

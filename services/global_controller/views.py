@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import DecisionRecord, InstanceRecord, ModelRecord, NodeRecord, Snapshot
@@ -49,11 +49,17 @@ def instance_status(
 
 
 def model_status(
-    record: ModelRecord, snapshot: Snapshot, reasons: Mapping[str, str]
+    record: ModelRecord, snapshot: Snapshot, dead: Collection[str], reasons: Mapping[str, str]
 ) -> cluster_pb2.ModelStatus:
-    """One model; `reasons` are the last reconciling pass's."""
+    """One model; what was last heard of nodes that are `dead` counts as ready no more.
+
+    `reasons` are the last reconciling pass's.
+    """
     instances = [one for one in snapshot.instances.values() if one.model == record.name]
-    ready = sum(is_ready(instance) and not is_stopping(instance) for instance in instances)
+    ready = sum(
+        is_ready(instance) and not is_stopping(instance) and instance.node_id not in dead
+        for instance in instances
+    )
     return cluster_pb2.ModelStatus(
         spec=record.parsed_spec(),
         spec_version=record.spec_version,
@@ -97,13 +103,14 @@ def cluster_snapshot(
 ) -> cluster_pb2.ClusterSnapshot:
     """Everything, sorted by name."""
     statuses = registry.statuses()
+    dead = registry.dead(snapshot.nodes.values())
     known = sorted(snapshot.instances.values(), key=lambda one: (one.model, one.instance_id))
     unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
     return cluster_pb2.ClusterSnapshot(
         revision=snapshot.revision,
         term=term,
         models=[
-            model_status(model, snapshot, reasons)
+            model_status(model, snapshot, dead, reasons)
             for _, model in sorted(snapshot.models.items())
             if not model.deleted
         ],

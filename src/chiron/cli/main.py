@@ -376,3 +376,7 @@ def _with_values(arguments: Sequence[str]) -> list[str]:
         "--etcd=" if one == "--etcd" and (not after or after.startswith("-")) else one
         for one, after in zip(arguments, [*arguments[1:], ""], strict=True)
     ]
+
+
+if __name__ == "__main__":
+    main()

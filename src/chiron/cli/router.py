@@ -9,10 +9,11 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from chiron.cli.fitting import Column, FittingTable
-from chiron.cli.runner import CliError
+from chiron.cli.runner import EXIT_BAD_START, CliError
 from chiron.cli.status import to_json
 from chiron.internal.v1 import router_pb2 as pb
 from chiron.internal.v1 import router_pb2_grpc
+from chiron.rpc.controllers import check_addresses
 from chiron.rpc.servers import open_channel
 from chiron.v1 import types_pb2
 
@@ -21,6 +22,10 @@ _PATIENCE_S = 5.0
 
 async def show_router(router: str, *, as_json: bool) -> int:
     """Prints one router's state. Raises CliError when it does not answer or may not be asked from here."""
+    try:
+        check_addresses("router", (router,))
+    except ValueError as error:
+        raise CliError(str(error), EXIT_BAD_START) from error
     async with open_channel(router) as channel:
         stub = router_pb2_grpc.RouterServiceStub(channel)
         try:

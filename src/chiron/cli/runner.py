@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from chiron.client import ChironError
-from chiron.cluster import AdminError, ModelFailedError, StartError
+from chiron.cluster import AddressError, AdminError, ModelFailedError, StartError
 from chiron.cluster.vllm_cpu import ModelUnavailableError
 from chiron.config import ConfigError
 
@@ -58,7 +58,9 @@ def execute(work: Coroutine[Any, Any, int]) -> None:
 def _status(error: Exception) -> int:
     if isinstance(error, CliError):
         return error.status
-    refused = isinstance(error, ConfigError) or (isinstance(error, StartError) and error.bad_start)
+    refused = isinstance(error, (ConfigError, AddressError)) or (
+        isinstance(error, StartError) and error.bad_start
+    )
     return EXIT_BAD_START if refused else EXIT_FAILED
 
 

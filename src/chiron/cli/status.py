@@ -28,6 +28,7 @@ _STYLES = {
     "PENDING": "yellow",
     "DRAINING": "cyan",
 }
+_OVER = (types_pb2.INSTANCE_STATE_FAILED, types_pb2.INSTANCE_STATE_STOPPED)
 
 
 async def show_status(controller: str, *, watch: bool, as_json: bool) -> int:
@@ -245,8 +246,12 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
         Column("restarts", rank=8),
         Column("reason", rank=1, prose=True),
     )
+    awaited = {node for one in snapshot.controllers if one.settling for node in one.awaited_nodes}
+    lost = {node.node_id for node in snapshot.nodes if not node.live} - awaited
     for instance in snapshot.instances:
         load, state = instance.load, state_name(instance.state)
+        doubtful = instance.node_id in lost and instance.state not in _OVER
+        reason = ["its node is lost; the rest is what was last heard"] if doubtful else []
         table.add_row(
             instance.instance_id,
             instance.node_id,
@@ -257,7 +262,7 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
             _counts(load.waiting),
             f"{load.tokens_per_s:.0f}",
             str(instance.restarts),
-            instance.reason,
+            "; ".join(filter(None, [*reason, instance.reason])),
         )
     return table
 

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from chiron.cluster.leaderless import Standing, ask_each
-from chiron.rpc.controllers import Controllers, leader_of, split_addresses
+from chiron.rpc.controllers import Controllers, check_addresses, leader_of, split_addresses
 from chiron.rpc.errors import Reason, reason_of
 from chiron.rpc.identity import present
 from chiron.rpc.servers import open_control_channel
@@ -35,6 +35,13 @@ class AdminError(Exception):
         self.reason = reason
 
 
+class AddressError(AdminError):
+    """What is given is no address of a controller: nobody was called."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, grpc.StatusCode.INVALID_ARGUMENT, "")
+
+
 class ClusterAdmin:
     """ClusterService of whichever controller leads; use it as an async context manager.
 
@@ -50,11 +57,15 @@ class ClusterAdmin:
             api_key: an administrator's; empty: this process's own, where it has one.
 
         Raises:
-            AdminError: no address.
+            AddressError: no address, or one that is not host:port.
         """
         listed = split_addresses(addresses) if isinstance(addresses, str) else tuple(addresses)
         if not listed:
-            raise AdminError("no address of a controller is given", grpc.StatusCode.INVALID_ARGUMENT, "")
+            raise AddressError("no address of a controller is given")
+        try:
+            check_addresses("controller", listed)
+        except ValueError as error:
+            raise AddressError(str(error)) from error
         self.addresses = listed
         self._timeout_s = timeout_s
         shown = api_key or present().api_key

@@ -48,6 +48,22 @@ async def test_a_lost_node_dies_after_the_timeout_and_its_instance_is_replaced_e
     assert replaced.numbers["silent_s"] >= 1.0
 
 
+async def test_what_was_ready_on_a_lost_node_is_not_counted_beside_what_cannot_be_placed(served) -> None:
+    await served.agent("kept", gpus=1)
+    lost = await served.agent("lost", gpus=1)
+    await served.apply(name="chat", min_instances=2)
+    await placed(served, ready=2, on={"kept", "lost"})
+    await settled(served)
+    assert (await served.snapshot()).models[0].ready_instances == 2
+    await lost.disconnect()
+
+    async def short() -> bool:
+        return "1 of 2 instances cannot be placed" in (await served.snapshot()).models[0].reason
+
+    await eventually(short)
+    assert (await served.snapshot()).models[0].ready_instances == 1
+
+
 async def test_a_node_that_returns_is_told_to_stop_what_was_replaced(served) -> None:
     lost = await served.agent("lost", gpus=1)
     await served.apply(name="chat", min_instances=1)

@@ -57,7 +57,8 @@ async def test_it_serves_until_sigterm_and_exits_0_with_streams_open() -> None:
             watch = cluster_pb2_grpc.ClusterServiceStub(channel).WatchCluster(
                 cluster_pb2.WatchClusterRequest()
             )
-            await watch.read()
+            shown = (await watch.read()).snapshot
+            assert [(one.address, one.leader) for one in shown.controllers] == [(address, True)]
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
             assert await agent._call.code() is not None

@@ -75,6 +75,35 @@ def test_a_controller_that_is_not_there_is_one_line(nobody: str) -> None:
     assert_one_line(result, 1, f"cannot reach the controller at {nobody}")
 
 
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (("status", "--controller"), "controller"),
+        (("status", "--watch", "--controller"), "controller"),
+        (("models", "list", "--controller"), "controller"),
+        (("router",), "router"),
+        (("generate", "toy", "hi", "--router"), "routers"),
+        (("batch", "list", "--router"), "routers"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_anybody_is_called(
+    command: tuple[str, ...], key: str
+) -> None:
+    for wrong in ("127.0.0.1", "127.0.0.1:99999"):
+        assert_one_line(chiron(*command, wrong), 2, f"{key}: expected host:port, not '{wrong}'")
+
+
+def test_the_module_runs_like_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "chiron.cli.main", "version"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, f"chiron {version('chiron-serving')}\n")
+
+
 def test_the_controller_s_address_comes_from_the_environment_too(nobody: str) -> None:
     assert_one_line(chiron("models", "list", CHIRON_CONTROLLER=nobody), 1, nobody)
 

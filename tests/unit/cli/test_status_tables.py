@@ -85,6 +85,16 @@ def test_a_node_that_a_new_leader_still_waits_for_is_not_called_lost() -> None:
     assert "node-1 lost 0/0 10.0.0.2 1.0 s ago" in rendered(cluster)
 
 
+def test_an_instance_of_a_lost_node_is_said_to_be_one() -> None:
+    cluster = snapshot()
+    cluster.instances[1].state, cluster.instances[1].reason = types_pb2.INSTANCE_STATE_READY, ""
+    text = "its node is lost; the rest is what was last heard"
+    assert f"toy-b node-1 batch READY 0+0/0 0+0 0 5 {text}" in rendered(cluster)
+    cluster.controllers.add(address="c:1", leader=True, settling=True, awaited_nodes=["node-1"])
+    assert text not in "".join(rendered(cluster)), "the new leader has not heard of it yet"
+    assert "toy-a node-0 1 mixed READY 3+2/32 0+1 123 0" in rendered(cluster)
+
+
 def test_an_instance_shows_role_state_load_and_reason() -> None:
     rows = rendered(snapshot())
 

@@ -33,6 +33,11 @@ def test_an_api_key_never_leaves_this_host_in_clear_text(address):
     [
         ({"routers": []}, "routers"),
         ({"routers": ""}, "routers"),
+        ({"routers": "127.0.0.1"}, "routers: expected host:port, not '127.0.0.1'"),
+        ({"routers": ["127.0.0.1:1", "h:99999"]}, "routers: expected host:port, not 'h:99999'"),
+        ({"routers": "h:0"}, "routers: expected host:port, not 'h:0'"),
+        ({"routers": "::1:50051"}, "routers: expected host:port, not '::1:50051'"),
+        ({"routers": "dns:///h"}, "routers: expected host:port, not 'dns:///h'"),
         ({"max_attempts": 0}, "max_attempts: must be >= 1, not 0"),
         ({"max_worker_channels": 0}, "max_worker_channels: must be >= 1, not 0"),
         ({"connect_timeout_s": 0}, "connect_timeout_s: must be > 0, not 0"),

@@ -49,6 +49,7 @@ async def test_a_file_names_etcd_its_members_and_the_password(tmp_path: Path) ->
     [
         ({}, "store.endpoints: at least one host:port is needed"),
         ({"endpoints": "etcd.example"}, "store.endpoints: expected host:port, not 'etcd.example'"),
+        ({"endpoints": "e:70000"}, "store.endpoints: expected host:port, not 'e:70000'"),
         ({"endpoints": "a:1", "prefix": "/x/"}, "store.prefix: must be a name that does not end in '/'"),
         ({"endpoints": "a:1", "prefix": ""}, "store.prefix: must be a name"),
         ({"endpoints": "a:1", "user": "u"}, "store.password_file: needed with user"),

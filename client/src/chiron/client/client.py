@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Unpack
 
+from chiron.client.addresses import check_routers
 from chiron.client.batch.client import Batches
 from chiron.client.call import Call
 from chiron.client.errors import ClientClosed, InvalidRequest
@@ -77,11 +78,12 @@ class Client:
             InsecureTransport: `api_key` would leave this host without `tls`.
             InvalidRequest: `metadata` or `api_key` cannot travel in gRPC metadata.
             OSError: a file of `tls` cannot be read.
-            ValueError: no router is given, or a number is out of range.
+            ValueError: no router is given, or one that is not host:port, or a number is out of range.
         """
         addresses = (routers,) if isinstance(routers, str) else tuple(dict.fromkeys(routers))
         if not addresses or not all(addresses):
             raise ValueError("routers: at least one host:port is required")
+        check_routers(addresses)
         for name, number in (("max_attempts", max_attempts), ("max_worker_channels", max_worker_channels)):
             if number < 1:
                 raise ValueError(f"{name}: must be >= 1, not {number}")

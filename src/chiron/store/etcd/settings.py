@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_HOST_PORT = re.compile(r"(?:[^:/\[\]\s]+|\[[^\[\]\s]+\]):[0-9]{1,5}")
+_HOST_PORT = re.compile(r"(?:[^:/\[\]\s]+|\[[^\[\]\s]+\]):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class EtcdSettings:
         if not self.endpoints:
             raise ValueError("endpoints: at least one host:port is needed")
         for endpoint in self.endpoints:
-            if not _HOST_PORT.fullmatch(endpoint):
+            parts = _HOST_PORT.fullmatch(endpoint)
+            if parts is None or not 0 < int(parts[1]) < 65_536:
                 raise ValueError(f"endpoints: expected host:port, not {endpoint!r}")
         if self.password and not self.user:
             raise ValueError("user: a password needs one")
