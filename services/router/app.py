@@ -10,7 +10,7 @@ import time
 
 from chiron.auth.keys import KeyRingError
 from chiron.auth.settings import off_notice
-from chiron.batch.contract import BatchQueueError
+from chiron.batch.contract import BatchQueueError, RefusedError, UnavailableError
 from chiron.config import ConfigError
 from chiron.internal.v1 import router_pb2_grpc
 from chiron.rpc.controllers import Controllers
@@ -35,6 +35,7 @@ from services.router.streams import Streams
 from services.router.table_file import TableFileError, TableKeeper, read_table
 
 log = logging.getLogger(__name__)
+_REACH_AGAIN_S = 1.0
 
 
 class Router:
@@ -60,6 +61,7 @@ class Router:
         router_pb2_grpc.add_RouterServiceServicer_to_server(state, self._server.grpc)
         self._keeper: TableKeeper | None = None
         self._batch: BatchPart | None = None
+        self._batch_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> str:
@@ -68,7 +70,7 @@ class Router:
         Raises BindError, ConfigError.
         """
         await self._restore()
-        await self._open_batch_queue()
+        await self._begin_batch_work()
         host, _, _ = self._config.listen.rpartition(":")
         address = f"{host}:{self._server.bind(self._config.listen)}"
         await self._server.start()
@@ -80,28 +82,48 @@ class Router:
         self._tasks = [
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),
-            *([self._batch.task] if self._batch else []),
+            *([self._batch_task] if self._batch_task else []),
             *([asyncio.create_task(self._keeper.run(), name="table on disk")] if self._keeper else []),
             asyncio.create_task(self._serve_from_first_table(), name="readiness"),
         ]
         return address
 
-    async def _open_batch_queue(self) -> None:
-        config = self._config
-        if not config.batch.store:
+    async def _begin_batch_work(self) -> None:
+        """Opens the batch queue. One that cannot be reached is waited for: requests are served without it."""
+        if not self._config.batch.store:
             return
         try:
-            self._batch = await BatchPart.open(
-                config.batch,
-                config.identity,
-                self._placer,
-                self._retries,
-                self._streams,
-                max_resumes=config.max_resumes,
-                tracing=self._tracing,
-            )
-        except BatchQueueError as error:
+            await self._open_batch_queue()
+        except RefusedError as error:
             raise ConfigError(f"batch.store: {error}") from error
+        except UnavailableError as error:
+            log.warning("no batches until their queue can be reached: %s", error)
+            self._batches.unreached = str(error)
+        self._batch_task = asyncio.create_task(self._work_on_batches(), name="batch work")
+
+    async def _work_on_batches(self) -> None:
+        while self._batch is None:
+            await asyncio.sleep(_REACH_AGAIN_S)
+            try:
+                await self._open_batch_queue()
+                log.warning("the batch queue can be reached")
+            except BatchQueueError as error:
+                if str(error) != self._batches.unreached:
+                    log.warning("no batches until their queue can be used: %s", error)
+                self._batches.unreached = str(error)
+        await self._batch.task
+
+    async def _open_batch_queue(self) -> None:
+        config = self._config
+        self._batch = await BatchPart.open(
+            config.batch,
+            config.identity,
+            self._placer,
+            self._retries,
+            self._streams,
+            max_resumes=config.max_resumes,
+            tracing=self._tracing,
+        )
         runner = self._batch.runner
         self._batches.open(
             BatchDoor(
@@ -179,6 +201,9 @@ class Router:
                 await self._servicer.idle.wait()
 
     async def _stop_batch_work(self) -> None:
+        if self._batch is None and self._batch_task is not None:
+            self._batch_task.cancel()
+            await asyncio.gather(self._batch_task, return_exceptions=True)
         if self._batch is not None:
             await self._batch.stop(self._config.drain_timeout_s)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from chiron.batch.contract import BatchQueue, BatchQueueError
+from chiron.batch.contract import BatchQueue, BatchQueueError, UnavailableError
 from chiron.batch.records import Batch, BatchKey, BatchState, Limits
 from chiron.rpc.errors import ChironError, Reason, abort
 from chiron.v1 import access_pb2, batch_pb2_grpc
@@ -74,7 +74,7 @@ class _Caller:
 
 
 class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
-    """Answers NO_BATCH_QUEUE until it is opened."""
+    """Answers NO_BATCH_QUEUE until it is opened, or STORE_UNAVAILABLE while its queue is waited for."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -82,6 +82,8 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
         self._changes: Changes | None = None
         self._reader: asyncio.Task[None] | None = None
         self._submissions = 0
+        self.unreached = ""
+        """Why the queue that there is cannot be reached; empty: there is none, or it is open."""
         self.tasks: set[asyncio.Task[Any]] = set()
         """Calls under way."""
         self.closing = False
@@ -90,6 +92,7 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
     def open(self, door: BatchDoor) -> None:
         """From now on there is a queue."""
         self._door = door
+        self.unreached = ""
         self._changes = Changes(door.queue)
         self._reader = asyncio.create_task(self._changes.run(), name="batch changes")
 
@@ -214,10 +217,12 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
     def enter(self, context: Context, *, admin: bool) -> _Caller:
         """Lets a caller in. Raises ChironError."""
         tenant = self._access.batch_tenant(context, admin=admin)
-        if self._door is None or self._changes is None:
+        if self._door is None and not self.unreached:
             raise ChironError(Reason.NO_BATCH_QUEUE, "this router keeps no batch queue: set [router.batch]")
         if self.closing:
             raise ChironError(Reason.RETRY_ELSEWHERE, _CLOSED)
+        if self._door is None or self._changes is None:
+            raise told(UnavailableError(self.unreached))
         return _Caller(self._door, self._changes, tenant)
 
     @asynccontextmanager
