@@ -88,6 +88,7 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.failover --smoke
 	@$(BIN)/python -m bench.batch_queue --smoke
 	@$(BIN)/python -m bench.batch_queue --store postgres --smoke
+	@$(BIN)/python -m bench.batch_dispatch --smoke
 
 soak: setup ## Load a cluster under a random schedule of faults, check what must hold (ARGS="--seconds 900 --seed 1")
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.soak $(ARGS)
