@@ -57,7 +57,14 @@ class Router:
         self._server = Server([SERVICE, BATCH_SERVICE, STATE_SERVICE])
         self._server.grpc.add_generic_rpc_handlers((self._servicer.handler(),))
         batch_pb2_grpc.add_BatchServiceServicer_to_server(self._batches, self._server.grpc)
-        state = StateServicer(config.identity, self._placer, self._servicer, self._streams, self._retries)
+        state = StateServicer(
+            config.identity,
+            self._placer,
+            self._servicer,
+            self._streams,
+            self._retries,
+            lambda: self._batch.runner if self._batch else None,
+        )
         router_pb2_grpc.add_RouterServiceServicer_to_server(state, self._server.grpc)
         self._keeper: TableKeeper | None = None
         self._batch: BatchPart | None = None

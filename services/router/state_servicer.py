@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from chiron.internal.v1 import router_pb2, router_pb2_grpc
 from chiron.rpc.errors import ChironError, Reason, abort
+from services.router.batch.runner import BatchRunner
 from services.router.placer import Placer
 from services.router.retries import Retries
 from services.router.servicer import InferenceServicer
@@ -23,13 +25,21 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
     """Reads only; a figure is taken when it is asked for."""
 
     def __init__(
-        self, router_id: str, placer: Placer, door: InferenceServicer, streams: Streams, retries: Retries
+        self,
+        router_id: str,
+        placer: Placer,
+        door: InferenceServicer,
+        streams: Streams,
+        retries: Retries,
+        batch: Callable[[], BatchRunner | None],
     ) -> None:
+        """Parts of the router; `batch` tells who works on the queue, where anybody does."""
         self._router_id = router_id
         self._placer = placer
         self._door = door
         self._streams = streams
         self._retries = retries
+        self._batch = batch
 
     async def GetRouterState(
         self, request: router_pb2.GetRouterStateRequest, context: Context
@@ -44,9 +54,11 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
         counts.retries = self._retries.budget.spent
         counts.retries_refused = self._retries.budget.refused
         counts.turned_away = self._placer.door.turned_away
+        batch = self._batch()
         return router_pb2.GetRouterStateResponse(
             router_id=self._router_id,
             table=self._placer.table_state(),
             counts=counts,
             instances=self._placer.instances(),
+            batch_queue=None if batch is None else batch.state(),
         )

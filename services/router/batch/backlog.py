@@ -74,13 +74,18 @@ class QueueBacklog:
         times = [at for order in self.orders.values() if (at := order.next_ready_s()) is not None]
         return max(0.0, min(times) - self.now()) if times else None
 
+    @property
+    def age_ms(self) -> float | None:
+        """Time since the queue was last read, in milliseconds; None: it never was."""
+        return None if self.read_at is None else 1e3 * (self._time() - self.read_at)
+
     def report(self, name: str, report: control_pb2.RouterReport) -> None:
         """Adds what waits to a report, once it has been read; `name` is the queue's."""
-        if self.read_at is None:
+        if (age_ms := self.age_ms) is None:
             return
         now = self.now()
         report.batch_queue.queue_id = name
-        report.batch_queue.age_ms = 1e3 * (self._time() - self.read_at)
+        report.batch_queue.age_ms = age_ms
         for model, order in sorted(self.orders.items()):
             report.batch_queue.models.add(
                 model=model,

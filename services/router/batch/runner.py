@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from chiron.batch.contract import BatchQueue, BatchQueueError
 from chiron.batch.records import BatchKey, ItemState, Outcome, Session
+from chiron.internal.v1 import router_pb2
 from services.router.batch.arrivals import Arrivals
 from services.router.batch.backlog import QueueBacklog
 from services.router.batch.claiming import Claiming
@@ -113,6 +114,17 @@ class BatchRunner:
         """A batch was sealed at this router: its items count as arrived here, and begin at once."""
         self._arrivals.accepted(batch)
         self._following.look()
+
+    def state(self) -> router_pb2.RouterBatchQueue:
+        """What waits, what runs here and under which session."""
+        session = self.sessions.current
+        return router_pb2.RouterBatchQueue(
+            queued=sum(unit.queued for unit in self.backlog.units),
+            running=len(self.work),
+            session=0 if session is None else session.session_id,
+            units=len(self.backlog.units),
+            read_age_ms=self.backlog.age_ms,
+        )
 
     async def run(self) -> None:
         """Works until cancelled; `stop` comes before that."""

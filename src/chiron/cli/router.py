@@ -51,7 +51,22 @@ def view(state: pb.GetRouterStateResponse) -> RenderableType:
         f"{counts.lookaside} direct streams; {counts.retries} retries, {counts.retries_refused} not allowed; "
         f"{counts.turned_away} calls turned away"
     )
-    return Group(Text(f"router {state.router_id}"), _table_line(state.table), Text(held), _instances(state))
+    batches = [_batch_line(state.batch_queue)] if state.HasField("batch_queue") else []
+    return Group(
+        Text(f"router {state.router_id}"), _table_line(state.table), Text(held), *batches, _instances(state)
+    )
+
+
+def _batch_line(queue: pb.RouterBatchQueue) -> Text:
+    if not queue.HasField("read_age_ms"):
+        return Text("batch queue: it could not be read yet", style="yellow")
+    what = (
+        f"batch queue: {queue.queued} items wait in {queue.units} units, {queue.running} run here; "
+        f"read {queue.read_age_ms / 1000:.1f} s ago"
+    )
+    if not queue.session:
+        return Text(f"{what}; no session: nothing is claimed", style="yellow")
+    return Text(f"{what}; session {queue.session}")
 
 
 def _table_line(table: pb.RouterTableState) -> Text:

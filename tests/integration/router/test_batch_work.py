@@ -14,7 +14,8 @@ import pytest
 from chiron.batch.opening import open_queue
 from chiron.batch.records import Limits, NewItem
 from chiron.client import Client, DeadlineOutlook
-from chiron.internal.v1 import control_pb2, worker_pb2
+from chiron.internal.v1 import control_pb2, router_pb2, router_pb2_grpc, worker_pb2
+from chiron.rpc.servers import open_channel
 from chiron.v1 import batch_pb2, inference_pb2, types_pb2
 from services.router.batch.settings import BatchSettings
 from tests.support.batch_work import ended, hand_in, item, results
@@ -173,6 +174,33 @@ async def test_every_item_gets_its_result(start, controller) -> None:
     seen = told(controller)
     assert (seen.arrived, seen.failed) == (200, 0)
     assert seen.waited > 0, "what waited in the queue was told"
+
+
+async def test_a_router_tells_of_its_queue_what_waits_what_runs_and_its_session(start) -> None:
+    part = await start()
+    key = await hand_in(part.queue, long_items(400))
+    part.runner.accepted(key)
+    queue = router_pb2.RouterBatchQueue()
+    async with open_channel(part.address) as channel:
+        stub = router_pb2_grpc.RouterServiceStub(channel)
+
+        async def look() -> router_pb2.RouterBatchQueue:
+            queue.CopyFrom((await stub.GetRouterState(router_pb2.GetRouterStateRequest())).batch_queue)
+            return queue
+
+        async def partly() -> bool:
+            return 0 < (await look()).running < 400 and 0 < queue.queued < 400
+
+        await eventually(partly, what="some run and some wait")
+        assert queue.units == 1
+        assert queue.session == part.runner.sessions.current.session_id > 0
+        assert queue.HasField("read_age_ms")
+        await part.queue.cancel(key)
+
+        async def over() -> bool:
+            return ((await look()).queued, queue.running, queue.units) == (0, 0, 0)
+
+        await eventually(over, what="nothing waits or runs")
 
 
 async def test_an_item_whose_worker_dies_goes_on_and_its_result_is_the_same(start, workers, cuts) -> None:

@@ -38,6 +38,27 @@ def test_it_says_where_the_table_is_from_and_how_old_it_is(
     assert text in shown(state)
 
 
+@pytest.mark.parametrize(
+    ("queue", "text"),
+    [
+        (pb.RouterBatchQueue(), "batch queue: it could not be read yet"),
+        (
+            pb.RouterBatchQueue(queued=12, units=3, running=4, session=7, read_age_ms=250),
+            "batch queue: 12 items wait in 3 units, 4 run here; read 0.2 s ago; session 7",
+        ),
+        (
+            pb.RouterBatchQueue(queued=12, units=3, read_age_ms=2000),
+            "0 run here; read 2.0 s ago; no session: nothing is claimed",
+        ),
+    ],
+)
+def test_it_shows_the_batch_queue_of_a_router_that_has_one(queue: pb.RouterBatchQueue, text: str) -> None:
+    state = table()
+    assert "batch queue" not in shown(state)
+    state.batch_queue.CopyFrom(queue)
+    assert text in shown(state)
+
+
 def test_it_shows_what_is_held_and_which_instances_are_ejected() -> None:
     state = table()
     state.counts.MergeFrom(

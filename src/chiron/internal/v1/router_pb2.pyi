@@ -45,6 +45,7 @@ class GetRouterStateResponse(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    BATCH_QUEUE_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     @_builtins.property
     def table(self) -> Global___RouterTableState: ...
@@ -52,6 +53,10 @@ class GetRouterStateResponse(_message.Message):
     def counts(self) -> Global___RouterCounts: ...
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterInstance]: ...
+    @_builtins.property
+    def batch_queue(self) -> Global___RouterBatchQueue:
+        """Unset: it works on none."""
+
     def __init__(
         self,
         *,
@@ -59,14 +64,55 @@ class GetRouterStateResponse(_message.Message):
         table: Global___RouterTableState | None = ...,
         counts: Global___RouterCounts | None = ...,
         instances: _abc.Iterable[Global___RouterInstance] | None = ...,
+        batch_queue: Global___RouterBatchQueue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "table", b"table"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "instances", b"instances", "router_id", b"router_id", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "instances", b"instances", "router_id", b"router_id", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRouterStateResponse: _TypeAlias = GetRouterStateResponse  # noqa: Y015
+
+@_typing.final
+class RouterBatchQueue(_message.Message):
+    """The durable queue, as this router knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    READ_AGE_MS_FIELD_NUMBER: _builtins.int
+    queued: _builtins.int
+    """Items that wait, those for other routers included, as last read."""
+    running: _builtins.int
+    """Items that this router works on."""
+    session: _builtins.int
+    """The session under which it claims; 0: it has none and claims nothing."""
+    units: _builtins.int
+    """How many units the waiting items form: those of one batch for one model are one."""
+    read_age_ms: _builtins.float
+    """Time since the queue was last read, in milliseconds; unset: it never was."""
+    def __init__(
+        self,
+        *,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+        session: _builtins.int = ...,
+        units: _builtins.int = ...,
+        read_age_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_read_age_ms", b"_read_age_ms", "read_age_ms", b"read_age_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_read_age_ms", b"_read_age_ms", "queued", b"queued", "read_age_ms", b"read_age_ms", "running", b"running", "session", b"session", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__read_age_ms: _TypeAlias = _typing.Literal["read_age_ms"]  # noqa: Y015
+    _WhichOneofArgType__read_age_ms: _TypeAlias = _typing.Literal["_read_age_ms", b"_read_age_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__read_age_ms) -> _WhichOneofReturnType__read_age_ms | None: ...
+
+Global___RouterBatchQueue: _TypeAlias = RouterBatchQueue  # noqa: Y015
 
 @_typing.final
 class RouterTableState(_message.Message):
