@@ -61,6 +61,8 @@ class BatchSettings:
         """Refuses values that cannot work. Raises ValueError."""
         if self.store and not self.store.startswith(_SCHEMES):
             raise ValueError(f"store: must begin with one of {', '.join(_SCHEMES)}, not {self.store!r}")
+        if self.store in ("sqlite:", "sqlite::memory:"):
+            raise ValueError(f"store: must name a file, sqlite:PATH, not {self.store!r}")
         for key in _AT_LEAST_ONE:
             if getattr(self, key) < (2 if key == "starving_every" else 1):
                 raise ValueError(f"{key}: must be >= {2 if key == 'starving_every' else 1}")

@@ -166,3 +166,20 @@ async def test_a_closed_queue_says_so(path: Path) -> None:
         await queue.create(new_batch())
     with pytest.raises(UnavailableError, match="closed"):
         await queue.units()
+
+
+async def test_nothing_is_accepted_into_a_file_that_is_gone(path: Path) -> None:
+    """It would be on disk, and no other process would ever find it."""
+    queue = await SqliteBatchQueue.open(path)
+    await queue.create(new_batch())
+    aside = path.with_suffix(".aside")
+    os.rename(path, aside)
+    with pytest.raises(UnavailableError, match="gone from its place"):
+        await queue.append(KEY, items(0, 1))
+    write(path, b"something else")
+    with pytest.raises(UnavailableError, match="gone from its place"):
+        await queue.append(KEY, items(0, 1))
+    os.rename(aside, path)
+    await queue.append(KEY, items(0, 1))
+    assert (await queue.seal(KEY, 2)).counts.queued == 2
+    await queue.close()

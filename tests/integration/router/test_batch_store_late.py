@@ -95,3 +95,9 @@ async def test_a_router_without_a_store_says_that_it_has_none(start_router: Any)
     async with Client(router.address) as client:
         with pytest.raises(NoBatchQueue):
             await client.batch.list().__anext__()
+
+
+@pytest.mark.parametrize("store", ["sqlite:", "sqlite::memory:"])
+def test_a_store_that_is_no_file_is_refused(store: str) -> None:
+    with pytest.raises(ValueError, match="must name a file"):
+        BatchSettings(store=store)

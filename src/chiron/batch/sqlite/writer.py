@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -54,6 +55,7 @@ class Writer:
         """`changed` is called on the event loop. The thread runs from now on, and closes `db` at its end."""
         self._db = db
         self._path = path
+        self._file = os.stat(path)
         self._log = WriteAheadLog(db, path)
         self._clock = clock
         self._limits = limits
@@ -138,9 +140,20 @@ class Writer:
             return changed
 
     def _begin(self) -> None:
+        self._check_file()
         self._db.execute("BEGIN IMMEDIATE")
         self._now = self._clock.now()
         self._db.execute("UPDATE store SET clock = ?", (self._now,))
+
+    def _check_file(self) -> None:
+        """What is written to a file that was removed goes with this process: nothing more is accepted."""
+        try:
+            there = os.path.samestat(os.stat(self._path), self._file)
+        except OSError:
+            there = False
+        if not there:
+            text = "the file is gone from its place: put it back, with those beside it"
+            raise UnavailableError(f"batch queue {self._path}: {text}")
 
     def _do(self, one: _Waiting, changed: set[BatchKey]) -> None:
         """Raises sqlite3.Error where the whole transaction is to be given up."""
