@@ -10,7 +10,8 @@ import grpc
 
 from chiron.internal.v1 import control_pb2 as pb
 from chiron.internal.v1 import control_pb2_grpc
-from chiron.rpc.controllers import Controllers, ending
+from chiron.rpc.controllers import Controllers
+from chiron.rpc.streams import ending, write
 from chiron.v1 import cluster_pb2, types_pb2
 
 _INTERVAL_S = 1.0
@@ -54,7 +55,7 @@ class SimulatedNode:
         call: _Call = control_pb2_grpc.ControlServiceStub(self._controllers.channel()).ConnectAgent()
         reading: asyncio.Task[None] | None = None
         try:
-            await call.write(pb.ConnectAgentRequest(hello=self._hello()))
+            await write(call, pb.ConnectAgentRequest(hello=self._hello()))
             first = await call.read()
             if not isinstance(first, pb.ConnectAgentResponse) or not first.HasField("welcome"):
                 raise await ending(call)
@@ -67,7 +68,7 @@ class SimulatedNode:
             while not reading.done():
                 sequence += 1
                 self._changed.clear()
-                await call.write(pb.ConnectAgentRequest(report=self._report(sequence)))
+                await write(call, pb.ConnectAgentRequest(report=self._report(sequence)))
                 self.reported_at.setdefault(self.term, time.monotonic())
                 waiting = asyncio.create_task(self._changed.wait())
                 await asyncio.wait(
@@ -75,8 +76,6 @@ class SimulatedNode:
                 )
                 waiting.cancel()
             reading.result()
-        except asyncio.InvalidStateError:
-            raise await ending(call) from None
         finally:
             if reading is not None:
                 reading.cancel()

@@ -310,6 +310,9 @@ class Controller:
             self._shown.beat()
 
     def _give_up(self, error: FencedError) -> None:
+        # At once, not when `run` has ended: what this controller shows from here on is another one's past.
+        if self._seat.controller is self:
+            self._seat.leave()
         if not self._fatal.done():
             self._fatal.set_exception(error)
 

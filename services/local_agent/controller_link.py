@@ -14,8 +14,9 @@ import grpc
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
 from chiron.rpc.bearer import bearer_metadata
-from chiron.rpc.controllers import Controllers, ending
+from chiron.rpc.controllers import Controllers
 from chiron.rpc.identity import present
+from chiron.rpc.streams import end_writing, write
 from services.local_agent.node import Node
 from services.local_agent.terms import StaleTerm
 
@@ -85,7 +86,7 @@ class ControllerLink:
     async def _session(self, stub: control_pb2_grpc.ControlServiceStub) -> None:
         call: Call = stub.ConnectAgent(metadata=bearer_metadata(present().api_key))
         try:
-            await call.write(control_pb2.ConnectAgentRequest(hello=self._hello()))
+            await write(call, control_pb2.ConnectAgentRequest(hello=self._hello()))
             interval_s = await self._welcomed(call)
             receiving = asyncio.create_task(self._receive(call))
             sending = asyncio.create_task(self._send(call, interval_s))
@@ -100,8 +101,6 @@ class ControllerLink:
                 receiving.cancel()
                 sending.cancel()
                 await asyncio.gather(receiving, sending, return_exceptions=True)
-        except asyncio.InvalidStateError:
-            raise await ending(call) from None
         finally:
             call.cancel()
 
@@ -149,9 +148,9 @@ class ControllerLink:
                 leaving=self._node.leaving,
                 problems=self._node.problems,
             )
-            await call.write(control_pb2.ConnectAgentRequest(report=report))
+            await write(call, control_pb2.ConnectAgentRequest(report=report))
             if closing:
-                await call.done_writing()
+                await end_writing(call)
                 return
             if await self._changed_within(interval_s):
                 await asyncio.sleep(_COALESCE_S)

@@ -10,8 +10,9 @@ import grpc
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import auth_pb2, control_pb2, control_pb2_grpc
 from chiron.rpc.bearer import bearer_metadata
-from chiron.rpc.controllers import Controllers, ending
+from chiron.rpc.controllers import Controllers
 from chiron.rpc.identity import present
+from chiron.rpc.streams import write
 from services.router.placer import Placer
 from services.router.table import EpochGapError, StaleTermError
 
@@ -73,12 +74,10 @@ class ControllerLink:
             hello.epoch = self._placer.epoch
             if self._placer.tickets.ring is not None:
                 hello.keys.CopyFrom(self._placer.tickets.ring.to_message())
-            await call.write(control_pb2.ConnectRouterRequest(hello=hello))
+            await write(call, control_pb2.ConnectRouterRequest(hello=hello))
             reporter = asyncio.create_task(self._report(call))
             async for answer in call:
                 self._take(answer)
-        except asyncio.InvalidStateError:
-            raise await ending(call) from None
         finally:
             self._placer.controller_lost()
             if reporter is not None:
@@ -120,7 +119,7 @@ class ControllerLink:
             sequence += 1
             report = self._placer.report(sequence)
             try:
-                await call.write(control_pb2.ConnectRouterRequest(report=report))
+                await write(call, control_pb2.ConnectRouterRequest(report=report))
             except BaseException:
                 # However the stream ends, what was counted is told on the next one.
                 self._placer.demand.take_back(report)

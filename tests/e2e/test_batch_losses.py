@@ -34,10 +34,15 @@ async def client(up: Up) -> AsyncIterator[Client]:
         yield connected
 
 
-def kill_router(up: Up) -> None:
-    """SIGKILL; `chiron up` starts another one in its place."""
-    (router,) = [pid for pid, command in up.processes().items() if "services.router" in command]
+async def kill_router(up: Up) -> None:
+    """SIGKILL, as soon as there is a router; `chiron up` starts another one in its place."""
+
+    def routers() -> list[int]:
+        return [pid for pid, command in up.processes().items() if "services.router" in command]
+
+    (router,) = await eventually(routers)
     os.kill(router, signal.SIGKILL)
+    await eventually(lambda: router not in routers())
 
 
 def item(number: int, **fields: Any) -> dict[str, Any]:
@@ -56,7 +61,7 @@ async def test_a_router_that_dies_during_a_submission_costs_no_item(up: Up, clie
             if kills and number == kills[0]:
                 kills.pop(0)
                 await eventually(received, what="some items are on disk")
-                kill_router(up)
+                await kill_router(up)
             yield item(number, prompt="x" * 300)
 
     batch = await client.batch.submit(feed(), deadline_s=3600, batch_id="big")
@@ -82,7 +87,7 @@ async def test_a_command_gets_each_answer_once_whatever_becomes_of_the_router(
     )
     for share in (0.2, 0.6):
         await eventually(lambda share=share: out.exists() and len(lines(out)) >= share * count)
-        kill_router(up)
+        await kill_router(up)
     printed, told = await process.communicate()
     assert (process.returncode, printed.decode()) == (0, "asked\n"), told.decode()
     written = [json.loads(line) for line in lines(out)]

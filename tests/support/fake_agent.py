@@ -13,6 +13,7 @@ import grpc
 from chiron.internal.v1 import auth_pb2, control_pb2_grpc
 from chiron.internal.v1 import control_pb2 as pb
 from chiron.rpc.servers import open_channel
+from chiron.rpc.streams import write
 from chiron.v1 import cluster_pb2, types_pb2
 from tests.support.wait import eventually
 
@@ -103,7 +104,7 @@ class FakeAgent:
             run_id=self.run_id,
             keys=self._held,
         )
-        await self._call.write(pb.ConnectAgentRequest(hello=hello))
+        await write(self._call, pb.ConnectAgentRequest(hello=hello))
         first = await self._call.read()
         self.welcome = first.welcome
         self._tasks = [asyncio.create_task(self._read())]
@@ -136,7 +137,7 @@ class FakeAgent:
                 applied_revision=self.levels[-1].revision if self.levels else 0,
                 leaving=self.leaving,
             )
-            await self._call.write(pb.ConnectAgentRequest(report=report))
+            await write(self._call, pb.ConnectAgentRequest(report=report))
 
     def run(self, instance_id: str, model: str, *gpu_indexes: int, spec_version: int = 1) -> None:
         """Pretends that an instance runs already."""

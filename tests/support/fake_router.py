@@ -12,6 +12,7 @@ import grpc
 from chiron.internal.v1 import auth_pb2, control_pb2_grpc
 from chiron.internal.v1 import control_pb2 as pb
 from chiron.rpc.servers import open_channel
+from chiron.rpc.streams import write
 
 
 class FakeRouter:
@@ -55,7 +56,7 @@ class FakeRouter:
         hello = pb.RouterHello(
             router_id=self._router_id, address="127.0.0.1:50051", epoch=self.epoch, keys=self._held
         )
-        await self._call.write(pb.ConnectRouterRequest(hello=hello))
+        await write(self._call, pb.ConnectRouterRequest(hello=hello))
         if self._reading:
             self._task = asyncio.create_task(self._read_all())
         return self
@@ -73,7 +74,7 @@ class FakeRouter:
     async def report(self, **queued: pb.ModelDemand) -> None:
         """Sends one report."""
         report = pb.RouterReport(sequence=1, interval_ms=1000, demand=list(queued.values()))
-        await self._call.write(pb.ConnectRouterRequest(report=report))
+        await write(self._call, pb.ConnectRouterRequest(report=report))
 
     async def read(self) -> bool:
         """Takes one message; False at the end of the stream."""

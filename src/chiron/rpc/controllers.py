@@ -6,7 +6,6 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import grpc
 
@@ -37,16 +36,6 @@ def leader_of(error: BaseException) -> str | None:
     if isinstance(error, grpc.aio.AioRpcError) and reason_of(error) == Reason.NOT_LEADER.name:
         return metadata_of(error).get("leader", "")
     return None
-
-
-async def ending(call: grpc.aio.StreamStreamCall[Any, Any]) -> grpc.aio.AioRpcError:
-    """How a stream has ended. gRPC tells who writes to it only that it has."""
-    return grpc.aio.AioRpcError(
-        await call.code(),
-        await call.initial_metadata(),
-        await call.trailing_metadata(),
-        await call.details() or "the stream ended",
-    )
 
 
 class Controllers:

@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chiron.cluster import AdminError, ClusterAdmin
 from chiron.internal.v1 import control_pb2, control_pb2_grpc
-from chiron.rpc.controllers import ending
 from chiron.rpc.errors import metadata_of, reason_of
 from chiron.rpc.servers import open_channel
+from chiron.rpc.streams import ending
 from chiron.v1 import cluster_pb2
 from tests.support.controller_process import ControllerProcess, Controllers, controllers, spec
 from tests.support.etcd_server import EtcdServer, etcd_members

@@ -143,9 +143,13 @@ async def test_a_report_that_another_stream_overtakes_changes_no_figures(world: 
 
 
 async def test_a_controller_whose_term_has_ended_stops(world: World) -> None:
+    seat = world.controller._seat
+    seat.take(world.controller)
     await world.store.acquire_term()
     with pytest.raises(FencedError):
         await world.apply("chat")
+    # Who asks now is not answered from its state any more, however long its end takes.
+    assert seat.controller is None
     assert world.running is not None
     with pytest.raises(ExceptionGroup) as caught:
         await world.running

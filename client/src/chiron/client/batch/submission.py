@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 
@@ -128,7 +129,9 @@ class Submission:
             if self._unsure.bytes > _LOOK_BYTES:
                 await self._look(call)
         if await self._write(call, pb.SubmitBatchRequest(complete=True)):
-            await call.done_writing()
+            # It may have ended meanwhile.
+            with contextlib.suppress(grpc.aio.InternalError):
+                await call.done_writing()
 
     async def _look(self, call: _Call) -> None:
         """Drops what is on disk; waits while too much is not."""
@@ -148,10 +151,18 @@ class Submission:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _write(self, call: _Call, message: pb.SubmitBatchRequest) -> bool:
-        """Writes a message; False when the call has ended: awaiting it tells how."""
+        """Writes a message; False when the call has ended: awaiting it tells how.
+
+        `call.write` of gRPC would put INTERNAL in place of the status when the router goes during the write,
+        and what another router can go on with would look like a failure.
+        """
+        if call.done():
+            return False
+        stream: Any = call
         try:
-            await call.write(message)
-        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            await call.wait_for_connection()
+            await stream._cython_call.send_serialized_message(message.SerializeToString())
+        except (grpc.aio.InternalError, grpc.aio.AioRpcError):
             return False
         return True
 
