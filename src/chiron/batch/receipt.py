@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chiron.batch.contract import BatchStateError
-from chiron.batch.records import BatchState, Limits, TenantLimits
+from chiron.batch.contract import BatchExistsError, BatchStateError, UnknownBatchError
+from chiron.batch.records import BatchKey, BatchState, Limits, TenantLimits
+
+
+def unknown(key: BatchKey) -> UnknownBatchError:
+    """The error of a call on a batch that is not there."""
+    return UnknownBatchError(f"no batch {key[1]!r}{_owner(key[0])}")
+
+
+def taken(key: BatchKey) -> BatchExistsError:
+    """The error of a submission whose id another one has."""
+    return BatchExistsError(f"another batch{_owner(key[0])} has the id {key[1]!r}")
+
+
+def _owner(tenant: str) -> str:
+    """Nothing where tenancy is off."""
+    return f" of tenant {tenant!r}" if tenant else ""
 
 
 def exceeded(limits: Limits | TenantLimits, used: Sequence[int], more: Sequence[int]) -> str:

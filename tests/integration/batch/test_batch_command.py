@@ -308,7 +308,21 @@ async def test_a_cancelled_batch_is_told_by_the_exit_status(
     await eventually(lambda: _swept(service))
     done = await waiting
     assert done.status == 3, done
-    assert "5 cancelled" in done.stderr
+    assert "5 cancelled; cancelled" in done.stderr
+    assert (await run("status", "absent")).stderr.strip().endswith("no batch 'absent'")
+
+
+async def test_a_batch_waited_for_as_json_is_one_object_on_stdout(
+    run: Run, service: BatchService, tmp_path: Path
+) -> None:
+    file = batch_file(tmp_path, 5)
+    waiting = asyncio.create_task(run("submit", file, "--deadline=1h", "--wait", "--json", "--batch-id=b"))
+    await eventually(lambda: accepted(service, "b"))
+    await service.queue.cancel(("", "b"))
+    await eventually(lambda: _swept(service))
+    done = await waiting
+    assert done.json()["progress"]["cancelled"] == 5
+    assert "accepted: b" in done.stderr
 
 
 async def _swept(service: BatchService) -> bool:

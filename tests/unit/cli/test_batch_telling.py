@@ -60,6 +60,7 @@ def test_counts_and_deadline_are_one_line() -> None:
     assert outlook_of(batch(), NOW + timedelta(hours=3)) == "deadline passed 1h00m ago"
     ended = replace(batch(succeeded=10), state=BatchState.ENDED)
     assert outlook_of(ended, NOW) == "deadline kept"
+    assert outlook_of(replace(ended, cancelled=True), NOW) == "cancelled"
     assert outlook_of(replace(ended, progress=BatchProgress(expired=1)), NOW) == "deadline missed"
 
 

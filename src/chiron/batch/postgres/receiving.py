@@ -6,18 +6,16 @@ import json
 from collections.abc import Sequence
 
 from chiron.batch.contract import (
-    BatchExistsError,
     IncompleteError,
     ItemError,
     QueueFullError,
     TenantFullError,
-    UnknownBatchError,
 )
 from chiron.batch.integrity import item_digest
 from chiron.batch.postgres.rows import BATCH_COLUMNS, ITEM_COLUMNS, BatchRow, ItemRow, batch_by_key
 from chiron.batch.postgres.schema import INVALID, QUEUED
 from chiron.batch.postgres.transaction import Ending, Transaction
-from chiron.batch.receipt import exceeded, runs, wrong_state
+from chiron.batch.receipt import exceeded, runs, taken, unknown, wrong_state
 from chiron.batch.records import (
     Batch,
     BatchKey,
@@ -71,7 +69,7 @@ _USED_BY_ALL = """SELECT coalesce(sum(open_batches), 0)::int8, coalesce(sum(queu
 def known(row: BatchRow | None, key: BatchKey) -> BatchRow:
     """The row. Raises UnknownBatchError for None."""
     if row is None:
-        raise UnknownBatchError(f"no batch {key[1]!r} of tenant {key[0]!r}")
+        raise unknown(key)
     return row
 
 
@@ -100,7 +98,7 @@ async def create(tx: Transaction, batch: NewBatch, limits: TenantLimits) -> Batc
             return row.to_batch()
         row = known(await batch_by_key(tx.db, key), key)
     if not _same(row, batch):
-        raise BatchExistsError(f"another batch of tenant {batch.tenant!r} has the id {batch.batch_id!r}")
+        raise taken(key)
     return row.to_batch()
 
 

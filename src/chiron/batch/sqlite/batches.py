@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from chiron.batch.contract import BatchExistsError, IncompleteError, UnknownBatchError
-from chiron.batch.receipt import wrong_state
+from chiron.batch.contract import IncompleteError
+from chiron.batch.receipt import taken, unknown, wrong_state
 from chiron.batch.records import Batch, BatchKey, BatchState, ItemState, NewBatch, TenantLimits
 from chiron.batch.sqlite.content import read_content
 from chiron.batch.sqlite.limits import check_limits
@@ -36,7 +36,7 @@ _FAILURES = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY invalid_items
 def known(row: BatchRow | None, key: BatchKey) -> BatchRow:
     """The row. Raises UnknownBatchError for None."""
     if row is None:
-        raise UnknownBatchError(f"no batch {key[1]!r} of tenant {key[0]!r}")
+        raise unknown(key)
     return row
 
 
@@ -46,7 +46,7 @@ def create(tx: Transaction, batch: NewBatch, limits: TenantLimits) -> Batch:
     row = tx.find(key)
     if row is not None:
         if not _same(tx.db, row, batch):
-            raise BatchExistsError(f"another batch of tenant {batch.tenant!r} has the id {batch.batch_id!r}")
+            raise taken(key)
         return to_batch(tx.db, row)
     check_limits(tx, batch.tenant, limits, batches=1)
     (no,) = tx.db.execute(

@@ -67,8 +67,10 @@ async def run_submit(options: SubmitOptions) -> int:
                 batch = await _hand_in(
                     client, options, source, items, batch_id, deadline_s, metadata, telling
                 )
-            if not options.as_json or options.wait:
+            if not options.as_json:
                 print(batch.batch_id, flush=True)
+            elif options.wait:
+                say(f"accepted: {batch.batch_id}")
             if not options.wait:
                 say(f"accepted: {batch.progress.items_received} items, due {_local(batch.deadline)}")
             else:

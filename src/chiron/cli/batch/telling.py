@@ -33,6 +33,8 @@ def counts_of(batch: Batch) -> str:
 def outlook_of(batch: Batch, now: datetime) -> str:
     """What is to be said of the deadline."""
     progress = batch.progress
+    if batch.state is BatchState.ENDED and batch.cancelled:
+        return "cancelled"
     if batch.state is BatchState.ENDED:
         kept = "missed" if progress.late or progress.expired else "kept"
         return f"deadline {kept}"
