@@ -57,7 +57,9 @@ async def test_start_returns_what_the_service_announced_and_passes_its_settings(
 
 
 async def test_stop_asks_first(tmp_path: Path) -> None:
-    on_term = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), exit(0)))"
+    # The signal may come while the announcement is being printed, when nothing else can be.
+    end = "lambda *_: (os.write(1, b'bye\\n'), os._exit(0))"
+    on_term = f"import os, signal\nsignal.signal(signal.SIGTERM, {end})"
     source = f"{on_term}\n{ANNOUNCE}\n{WAIT}"
     service = await start(tmp_path, source)
 
