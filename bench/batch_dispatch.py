@@ -2,6 +2,7 @@
 
 python -m bench.batch_dispatch                                       # SQLite, one router
 python -m bench.batch_dispatch --store postgres --routers 2          # PostgreSQL, two routers
+python -m bench.batch_dispatch --items 1500 --tokens 128 --scatter --time-scale 10   # do engines starve?
 python -m bench.batch_dispatch --memory                              # a router with a million items waiting
 python -m bench.batch_dispatch --smoke                               # the same code, shortly
 
@@ -92,12 +93,12 @@ def _cluster(store: Store, routers: int, folder: Path) -> LocalCluster:
     )
 
 
-def _spec() -> cluster_pb2.ModelSpec:
+def _spec(time_scale: float = 1.0) -> cluster_pb2.ModelSpec:
     spec = cluster_pb2.ModelSpec(
         name=_MODEL, engine="sim", gpus_per_instance=1, max_batch_size=_BATCH_SIZE, min_instances=_INSTANCES
     )
     spec.initial_batch_size = _BATCH_SIZE
-    spec.engine_args.update({"profile": "toy"})
+    spec.engine_args.update({"profile": "toy", "time_scale": time_scale})
     return spec
 
 
@@ -107,11 +108,18 @@ def _cpu_s(pids: Sequence[int]) -> float:
 
 
 async def dispatch(
-    store: Store, routers: int, count: int, lengths: Sequence[int], folder: Path, *, scattered: bool
+    store: Store,
+    routers: int,
+    count: int,
+    lengths: Sequence[int],
+    folder: Path,
+    *,
+    scattered: bool,
+    time_scale: float,
 ) -> None:
     """Prints a line for each length of answer."""
     async with _cluster(store, routers, folder) as cluster:
-        await cluster.apply([_spec()])
+        await cluster.apply([_spec(time_scale)])
         snapshot = await cluster.wait_ready()
         addresses = [one.address for one in snapshot.instances]
         pids = [cluster.processes[f"router-{index}"].pid for index in range(routers)]
@@ -119,7 +127,8 @@ async def dispatch(
         async with Client(cluster.router_addresses) as client:
             for tokens in lengths:
                 line = await _one_batch(client, store, addresses, (pids, workers), count, tokens, scattered)
-                print(json.dumps({"machine": machine(), "routers": routers, **line}), flush=True)
+                line |= {"routers": routers, "time_scale": time_scale}
+                print(json.dumps({"machine": machine(), **line}), flush=True)
 
 
 async def _one_batch(
@@ -235,6 +244,7 @@ async def main() -> None:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--tokens", default="1,32", help="of each answer")
     parser.add_argument("--scatter", action="store_true", help="answers of half to 1.5 times as many tokens")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="the engine takes so much longer")
     parser.add_argument("--memory", action="store_true", help="measure memory")
     parser.add_argument("--queued", type=int, default=1_000_000, help="items, for --memory")
     parser.add_argument("--smoke", action="store_true")
@@ -246,7 +256,15 @@ async def main() -> None:
         async with store_of(options.store, folder) as store:
             if not options.memory:
                 run = Path(folder, "run")
-                await dispatch(store, options.routers, options.items, lengths, run, scattered=options.scatter)
+                await dispatch(
+                    store,
+                    options.routers,
+                    options.items,
+                    lengths,
+                    run,
+                    scattered=options.scatter,
+                    time_scale=options.time_scale,
+                )
             if options.memory or options.smoke:
                 await memory(store, options.queued, Path(folder, "memory"))
 
