@@ -13,7 +13,7 @@ import pytest
 from chiron.batch.contract import RefusedError, UnavailableError
 from chiron.batch.opening import open_queue
 from chiron.batch.postgres import PostgresBatchQueue
-from chiron.batch.records import BatchState, Limits
+from chiron.batch.records import BatchState, Limits, Return
 from tests.conformance.batch_cases import KEY, done, indexes, items, new_batch, sealed, session
 from tests.support.postgres_server import PostgresServer
 from tests.support.wait import eventually
@@ -103,6 +103,33 @@ async def test_a_router_hears_what_another_one_changes(pair: Pair) -> None:
     heard.clear()
     await writing.seal(KEY, 2)
     await eventually(lambda: KEY in heard, what="the accepted batch is told of")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+async def test_what_a_router_hands_back_at_its_end_is_told_to_the_others(
+    pair: Pair, one_by_one: bool
+) -> None:
+    leaving, staying = pair
+    await sealed(leaving)
+    holder = await session(leaving)
+    claims = await leaving.claim(holder, KEY, "chat", 5)
+    assert len(claims) == 5
+    heard: set[object] = set()
+
+    async def listen() -> None:
+        async for keys in staying.changes():
+            heard.update(keys)
+
+    task = asyncio.create_task(listen())
+    await eventually(lambda: KEY in heard, what="the claim is told of")
+    heard.clear()
+    if one_by_one:
+        await leaving.put_back(holder, [Return(claim.lease, counts=False) for claim in claims])
+    await leaving.end_session(holder)
+    await leaving.close()
+    await eventually(lambda: KEY in heard, what="what is free again is told of")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

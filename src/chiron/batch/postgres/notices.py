@@ -57,7 +57,7 @@ class Notices:
         self._wake.set()
 
     async def close(self) -> None:
-        """Ends, after a last word."""
+        """Ends; what is not told by then is what nobody waits to work on."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

@@ -146,7 +146,7 @@ class Pool:
                         tx = Transaction(db, await db.fetchval("SELECT queue_now()"), self._limits)
                         answer = await work(tx)
                         await tx.commit()
-                        if tx.told:
+                        if tx.told and tx.changed:
                             text = payload(tx.changed)
                             await db.execute("SELECT pg_notify($1, $2)", channel_of(self.schema), text)
                 committed(tx)

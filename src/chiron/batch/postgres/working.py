@@ -99,6 +99,8 @@ async def end_session(tx: Transaction, session: Session) -> None:
     """As the contract has it."""
     if await tx.db.fetchval("SELECT 1 FROM sessions WHERE session = $1 FOR UPDATE", session.session_id):
         await release(tx, session.session_id, None, counts=False)
+        # This router may be about to end, and others have work from now on.
+        tx.told = True
         await tx.db.execute("DELETE FROM sessions WHERE session = $1", session.session_id)
 
 
@@ -286,5 +288,6 @@ async def put_back(tx: Transaction, session: Session, returns: Sequence[Return])
         returned.append((item.batch, item.place, state, ready, 0 if one.counts else 1))
     await _save(tx, saved)
     await _return(tx, returned)
+    tx.told = bool(returned)
     tx.end(endings)
     return stale
