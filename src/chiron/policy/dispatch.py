@@ -44,6 +44,9 @@ class InstanceView:
     """Mean time between tokens over the last second, in milliseconds; 0: nothing ran. Up to 1 s old."""
     service_s: float
     """Mean time for which a request keeps its slot, in seconds, > 0. Smoothed over requests that ended."""
+    yielding: int = 0
+    """Batch requests among `running` that give way to an interactive request as soon as it arrives. The
+    worker's last load message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 from chiron.policy.checked import CheckedDispatcher
 from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, InstanceView, LeastExpectedWait
+from chiron.policy.giving_way import GivingWay, waits
 from chiron.policy.words import RequestClass, Role
 from chiron.sim.seen import Seen
 
 
 class Pick(IntEnum):
-    """What is looked for."""
+    """What an index is kept for."""
 
     INTERACTIVE = 0
     """A place for an interactive request, all running requests counted."""
@@ -35,8 +36,15 @@ class Picker(Protocol):
         """Note that what the router sees of an instance has changed, or that it is new or gone."""
         ...
 
-    def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
-        """Return an instance, and whether the request is expected to wait there; None: all are full."""
+    def pick_interactive(self, prompt_tokens: int, yielding: bool) -> tuple[Seen, bool] | None:
+        """Return an instance, and whether the request is expected to wait there; None: all are full.
+
+        yielding: batch work gives way where no slot is free, see `GivingWay`.
+        """
+        ...
+
+    def pick_batch(self, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        """Return the same for a batch request."""
         ...
 
 
@@ -52,35 +60,39 @@ class ScanningPicker:
 
     def __init__(self, dispatcher: Dispatcher, queue_allowance: int) -> None:
         self._dispatcher = CheckedDispatcher(dispatcher)
+        self._giving_way = GivingWay(self._dispatcher)
         self._allowance = queue_allowance
         self._seen: dict[str, Seen] = {}
-        self._views: list[dict[str, InstanceView]] = [{}, {}]
-        self._lists: list[list[InstanceView] | None] = [None, None]
+        self._views: dict[str, InstanceView] = {}
+        self._list: list[InstanceView] | None = None
 
     def changed(self, seen: Seen) -> None:
         """See `Picker.changed`."""
-        self._lists = [None, None]
+        self._list = None
         key = seen.instance_id
         if seen.accepts:
             self._seen[key] = seen
-            for yielding in (False, True):
-                self._views[yielding][key] = seen.view(self._allowance, yielding)
+            self._views[key] = seen.view(self._allowance)
         else:
             self._seen.pop(key, None)
-            for views in self._views:
-                views.pop(key, None)
+            self._views.pop(key, None)
 
-    def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
-        """See `Picker.pick`."""
-        yielding = kind is Pick.YIELDING
-        views = self._lists[yielding]
-        if views is None:
-            views = self._lists[yielding] = list(self._views[yielding].values())
-        wanted = RequestClass.BATCH if kind is Pick.BATCH else RequestClass.INTERACTIVE
-        decision = self._dispatcher.pick(DispatchRequest(wanted, prompt_tokens), views)
+    def pick_interactive(self, prompt_tokens: int, yielding: bool) -> tuple[Seen, bool] | None:
+        """See `Picker.pick_interactive`."""
+        dispatcher = self._giving_way if yielding else self._dispatcher
+        return self._pick(dispatcher, DispatchRequest(RequestClass.INTERACTIVE, prompt_tokens))
+
+    def pick_batch(self, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        """See `Picker.pick_batch`."""
+        return self._pick(self._dispatcher, DispatchRequest(RequestClass.BATCH, prompt_tokens))
+
+    def _pick(self, dispatcher: Dispatcher, request: DispatchRequest) -> tuple[Seen, bool] | None:
+        if self._list is None:
+            self._list = list(self._views.values())
+        decision = dispatcher.pick(request, self._list)
         if not isinstance(decision, Decision):
             return None
-        return self._seen[decision.instance_id], decision.scores.get(decision.instance_id, 0.0) > 0
+        return self._seen[decision.instance_id], waits(decision)
 
 
 _Entry = tuple[Any, ...]
@@ -89,7 +101,7 @@ _WAITS = 2
 
 
 class IndexedPicker:
-    """`LeastExpectedWait` without looking at every instance: a heap per kind of pick, mended after changes.
+    """`GivingWay(LeastExpectedWait())` without looking at every instance: a heap per `Pick`, mended later.
 
     An entry orders instances as that dispatcher does: (role's rank, share of slots in use, ITL, id) where a
     slot is free, after all of those (2, wait, rank, share, ITL, id). O(log n) per change of an instance.
@@ -114,8 +126,18 @@ class IndexedPicker:
         for stale in self._asked:
             stale[seen.instance_id] = seen
 
-    def pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
-        """See `Picker.pick`."""
+    def pick_interactive(self, prompt_tokens: int, yielding: bool) -> tuple[Seen, bool] | None:
+        """See `Picker.pick_interactive`."""
+        found = self._pick(_INTERACTIVE_PICK, prompt_tokens)
+        if yielding and (found is None or found[1]):
+            found = self._pick(_YIELDING_PICK, prompt_tokens) or found
+        return found
+
+    def pick_batch(self, prompt_tokens: int) -> tuple[Seen, bool] | None:
+        """See `Picker.pick_batch`."""
+        return self._pick(_BATCH_PICK, prompt_tokens)
+
+    def _pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
         stale = self._stale.get(kind)
         if stale is None:
             stale = self._stale[kind] = self._seen.copy()

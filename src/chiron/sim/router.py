@@ -14,7 +14,7 @@ from chiron.policy.snapshots import NEVER_S
 from chiron.policy.words import Phase, RequestClass, Role
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
-from chiron.sim.picking import Pick, make_picker
+from chiron.sim.picking import make_picker
 from chiron.sim.preempting import make_room
 from chiron.sim.settings import SimSettings
 from chiron.sim.waits import RouterWaits
@@ -154,7 +154,7 @@ class ModelRouter:
             queue.remove(request_id)
 
     def _place_batch(self, request_id: int, now: float) -> bool:
-        found = self.picker.pick(Pick.BATCH, self._ledger.prompt_tokens[request_id])
+        found = self.picker.pick_batch(self._ledger.prompt_tokens[request_id])
         if found is None:
             self._full_batch = True
             return False
@@ -165,9 +165,8 @@ class ModelRouter:
         if self._full_interactive:
             return False
         prompt_tokens = self._ledger.prompt_tokens[request_id]
-        found = self.picker.pick(Pick.INTERACTIVE, prompt_tokens)
-        if self.yielding and self._preemption and (found is None or found[1]):
-            found = self.picker.pick(Pick.YIELDING, prompt_tokens) or found
+        yielding = self._preemption and self.yielding > 0
+        found = self.picker.pick_interactive(prompt_tokens, yielding)
         if found is None:
             self._full_interactive = True
             return False

@@ -59,17 +59,13 @@ class Seen:
         self.service_s = instance.service_s
         self.reserved = 0
 
-    def view(self, queue_allowance: int, yielding: bool) -> InstanceView:
-        """As policies get it.
-
-        yielding: as an interactive request finds it, to which batch work on a mixed instance gives way.
-        """
-        batch = 0 if yielding and self.role is Role.MIXED else self.running_batch
+    def view(self, queue_allowance: int) -> InstanceView:
+        """As policies get it."""
         return InstanceView(
             instance_id=self.instance_id,
             role=self.role,
             batch_size=self.batch_size,
-            running=self.running_interactive + batch,
+            running=self.running_interactive + self.running_batch,
             waiting_interactive=self.waiting_interactive,
             waiting_batch=self.waiting_batch,
             reserved=self.reserved,
@@ -77,4 +73,5 @@ class Seen:
             kv_free_tokens=self.kv_free_tokens,
             itl_ms=self.itl_ms,
             service_s=self.service_s,
+            yielding=self.running_batch if self.role is Role.MIXED else 0,
         )

@@ -10,7 +10,7 @@ from chiron.engine import EngineModel, get_profile
 from chiron.policy.dispatch import LeastExpectedWait
 from chiron.policy.words import Role
 from chiron.sim.gaps import longest_between
-from chiron.sim.picking import IndexedPicker, Pick, ScanningPicker
+from chiron.sim.picking import IndexedPicker, ScanningPicker
 from chiron.sim.seen import Seen
 
 loads = st.fixed_dictionaries(
@@ -61,8 +61,10 @@ def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_to
         seen.reserved, seen.accepts = load["reserved"], load["accepts"]
         index.changed(seen)
         scan.changed(seen)
-        for kind in Pick:
-            assert index.pick(kind, prompt_tokens) == scan.pick(kind, prompt_tokens)
+        for yielding in (False, True):
+            expected = scan.pick_interactive(prompt_tokens, yielding)
+            assert index.pick_interactive(prompt_tokens, yielding) == expected
+        assert index.pick_batch(prompt_tokens) == scan.pick_batch(prompt_tokens)
 
 
 @given(st.lists(st.floats(0.001, 1.0), max_size=40), st.data())
