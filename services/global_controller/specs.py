@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2
 
 from chiron.requests.validation import Violation, check_slo
 from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.sleep_costs import sleep_violations
 
 DEFAULT_MAX_BATCH_SIZE = 256
 LARGEST_BATCH_SIZE = 65_536
@@ -28,6 +29,7 @@ IN_PLACE = (
     "priority",
     "drain_timeout_s",
     "roll",
+    "autoscaling",
 )
 """Fields that controller and routers read, not the workers that run: these need not be replaced for them."""
 
@@ -107,6 +109,7 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
         )
     if spec.priority not in PRIORITIES:
         yield "priority", f"must be {PRIORITIES[0]} to {PRIORITIES[-1]}, not {spec.priority}"
+    yield from sleep_violations(spec)
 
 
 def _adapter_violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:

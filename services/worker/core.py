@@ -14,7 +14,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
 from services.worker.board import Board
 from services.worker.config import WorkerConfig
-from services.worker.engines.base import Engine, EngineBusyError, EngineError
+from services.worker.engines.base import Engine, EngineError
 from services.worker.engines.registry import load_engine
 from services.worker.finished import Finished
 from services.worker.live import LiveRequest, LiveRequests, Occupancy
@@ -23,7 +23,8 @@ from services.worker.model import engine_config
 from services.worker.outbox import Spacing
 from services.worker.preemptions import OwnPreemptions
 from services.worker.saturation import Saturation
-from services.worker.state import DRAINING, FAILED, LOADING, READY, SLEEPING, WorkerState
+from services.worker.sleep import SleepControl
+from services.worker.state import DRAINING, FAILED, LOADING, READY, WorkerState
 from services.worker.tickets import TicketDesk
 
 REFRESH_S = 0.25
@@ -70,7 +71,7 @@ class Worker:
         """Set when a loaded engine has died."""
         self._created = time.monotonic()
         self._refresh_at = 0.0
-        self._control = asyncio.Lock()
+        self._sleep = SleepControl(self.state, self.live, finish=self._let_finish, fail=self._fail)
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-inputs")
 
     # -- life --------------------------------------------------------------------------------------
@@ -259,6 +260,20 @@ class Worker:
         """
         if self.state.can(DRAINING):
             self.state.move(DRAINING)
+        return await self._let_finish(timeout_s)
+
+    async def sleep(self, level: int, drain_timeout_s: float | None = None) -> int:
+        """Takes the weights off the GPU and returns how many requests were cut; see SleepControl.sleep."""
+        return await self._sleep.sleep(self._loaded_engine(), level, drain_timeout_s)
+
+    async def wake(self) -> None:
+        """Returns when the engine serves again; see SleepControl.wake."""
+        await self._sleep.wake(self._loaded_engine())
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    async def _let_finish(self, timeout_s: float) -> int:
+        """Waits for the live requests; cuts those left after `timeout_s` (0: none) and returns how many."""
         try:
             async with asyncio.timeout(timeout_s or None):
                 await self.live.idle.wait()
@@ -271,36 +286,6 @@ class Worker:
             await self._end(left)
             return len(left)
         return 0
-
-    async def sleep(self, level: int) -> None:
-        """Takes the weights off the GPU. Raises ChironError (BUSY) while requests run, INVALID_ARGUMENT."""
-        engine = self._loaded_engine()
-        if level not in (1, 2):
-            raise ChironError.invalid([("level", f"must be 1 or 2, not {level}")])
-        async with self._control:
-            if self.state.value == SLEEPING:
-                return
-            if len(self.live):
-                raise ChironError(Reason.BUSY, f"cannot sleep: {len(self.live)} requests are live")
-            self.state.move(SLEEPING)
-            try:
-                await engine.sleep(level)
-            except EngineBusyError as error:
-                self.state.move(READY)
-                raise ChironError(Reason.BUSY, str(error)) from error
-
-    async def wake(self) -> None:
-        """Returns when the engine serves again; one that is awake stays so. Raises ChironError (BUSY)."""
-        engine = self._loaded_engine()
-        async with self._control:
-            if self.state.value == READY:
-                return
-            if self.state.value != SLEEPING:
-                raise ChironError(Reason.BUSY, f"cannot wake: the worker is {self.state.describe()}")
-            await engine.wake()
-            self.state.move(READY)
-
-    # -- helpers -----------------------------------------------------------------------------------
 
     def _loaded_engine(self) -> Engine:
         if self.engine is None or self.state.value == FAILED:

@@ -150,9 +150,13 @@ class ControlServicer(NetworkServicer):
         return worker_pb2.DrainResponse(aborted=aborted)
 
     async def Sleep(self, request: worker_pb2.SleepRequest, context: Context) -> worker_pb2.SleepResponse:
-        """Takes the weights off the GPU."""
-        await _answer(self.worker.sleep(request.level), context)
-        return worker_pb2.SleepResponse()
+        """Takes the weights off the GPU, after a drain where one is asked for."""
+        timeout_s = request.drain_timeout_s if request.HasField("drain_timeout_s") else None
+        if timeout_s is not None and not 0 <= timeout_s < float("inf"):
+            what = f"must be a number >= 0, not {timeout_s:g}"
+            await abort(context, ChironError.invalid([("drain_timeout_s", what)]))
+        aborted = await _answer(self.worker.sleep(request.level, timeout_s), context)
+        return worker_pb2.SleepResponse(aborted=aborted)
 
     async def Wake(self, request: worker_pb2.WakeRequest, context: Context) -> worker_pb2.WakeResponse:
         """Answers when the engine serves again."""

@@ -16,7 +16,7 @@ FAILED = types_pb2.INSTANCE_STATE_FAILED
 _ALLOWED: dict[types_pb2.InstanceState.ValueType, frozenset[types_pb2.InstanceState.ValueType]] = {
     LOADING: frozenset({READY, DRAINING, FAILED}),
     READY: frozenset({DRAINING, SLEEPING, FAILED}),
-    SLEEPING: frozenset({READY, DRAINING, FAILED}),
+    SLEEPING: frozenset({READY, LOADING, DRAINING, FAILED}),
     # Draining and failure end with the process.
     DRAINING: frozenset({FAILED}),
     FAILED: frozenset(),
@@ -27,9 +27,15 @@ class WorkerState:
     """The state, its reason, and the only way from one to the next."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        self.value: types_pb2.InstanceState.ValueType = LOADING
         self.reason = ""
+        self._value: types_pb2.InstanceState.ValueType = LOADING
+        self._retiring = False
         self._on_change = on_change
+
+    @property
+    def value(self) -> types_pb2.InstanceState.ValueType:
+        """Where it is; DRAINING also while it is ready and about to sleep, which alone can be taken back."""
+        return DRAINING if self._retiring else self._value
 
     @property
     def name(self) -> str:
@@ -38,15 +44,21 @@ class WorkerState:
 
     def can(self, target: types_pb2.InstanceState.ValueType) -> bool:
         """True when `move` would accept the target."""
-        return target in _ALLOWED[self.value]
+        return target in _ALLOWED[self._value]
 
     def move(self, target: types_pb2.InstanceState.ValueType, reason: str = "") -> None:
         """Goes to another state. Raises ChironError (BUSY) when there is no way from here."""
         if not self.can(target):
             wanted = types_pb2.InstanceState.Name(target).removeprefix("INSTANCE_STATE_").lower()
             raise ChironError(Reason.BUSY, f"the worker is {self.describe()} and cannot become {wanted}")
-        self.value, self.reason = target, reason
+        self._value, self.reason, self._retiring = target, reason, False
         self._on_change()
+
+    def retire_to_sleep(self, retiring: bool) -> None:
+        """A ready worker takes nothing new before it sleeps, or serves on because it is not to sleep."""
+        if self._value == READY and retiring is not self._retiring:
+            self._retiring = retiring
+            self._on_change()
 
     def describe(self) -> str:
         """The state's name, with the reason when there is one."""

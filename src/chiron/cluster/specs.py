@@ -28,11 +28,12 @@ _COUNTS = (
     "initial_batch_size",
     "initial_step_token_budget",
 )
-_TABLES = ("engine_args", "slo_defaults", "adapters", "roll")
+_TABLES = ("engine_args", "slo_defaults", "adapters", "roll", "autoscaling")
 KEYS = (*_TEXTS, *_COUNTS, *_TABLES, "role", "priority", "drain_timeout_s")
 """Every key of a model's table."""
 _SLO_KEYS = ("ttft_ms", "itl_ms", "deadline_s")
 _ROLL_KEYS = ("hold_s", "max_unavailable")
+_AUTOSCALING_KEYS = tuple(field.name for field in pb.AutoscalingSpec.DESCRIPTOR.fields)
 _MOST_COUNT = 2**32 - 1
 """Counts of a ModelSpec have 32 bits."""
 _MOST_PRIORITY = 2**31 - 1
@@ -96,6 +97,8 @@ def _model(name: str, table: Any, where: str) -> pb.ModelSpec:
             spec.drain_timeout_s = _seconds(value, key, where)
         elif key == "roll":
             _roll(spec.roll, _table(value, key, where), where)
+        elif key == "autoscaling":
+            _autoscaling(spec.autoscaling, _table(value, key, where), where)
         elif key == "role":
             if value not in ROLES:
                 raise ConfigError(f"{where}: 'role' must be one of {', '.join(ROLES)}, not {value!r}")
@@ -140,6 +143,14 @@ def _roll(settings: pb.RollSettings, table: Mapping[str, Any], where: str) -> No
         settings.hold_s = _seconds(table["hold_s"], "roll.hold_s", where)
     if "max_unavailable" in table:
         settings.max_unavailable = _count(table["max_unavailable"], "roll.max_unavailable", where)
+
+
+def _autoscaling(settings: pb.AutoscalingSpec, table: Mapping[str, Any], where: str) -> None:
+    _only(table, _AUTOSCALING_KEYS, where, "autoscaling.")
+    try:
+        json_format.ParseDict(dict(table), settings)
+    except json_format.ParseError as error:
+        raise ConfigError(f"{where}: 'autoscaling': {error}") from error
 
 
 def _only(table: Mapping[str, Any], known: tuple[str, ...], where: str, prefix: str = "") -> None:

@@ -39,6 +39,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         role = "batch"
         drain_timeout_s = 90
         roll = { hold_s = 2.5, max_unavailable = 0 }
+        autoscaling = { sleep_level = 1, sleep_host_mib = 16384, gpu_memory_share = 0.8 }
         engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
         adapters = { polite = "/lora/polite" }
         slo_defaults = { interactive = { ttft_ms = 500, itl_ms = 50.5 }, batch = { deadline_s = 60 } }
@@ -65,6 +66,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         "role": "ROLE_BATCH",
         "drain_timeout_s": 90.0,
         "roll": {"hold_s": 2.5, "max_unavailable": 0},
+        "autoscaling": {"sleep_level": 1, "sleep_host_mib": 16384, "gpu_memory_share": 0.8},
         "engine_args": {
             "max_model_len": 4096.0,
             "enforce_eager": True,
@@ -149,6 +151,14 @@ def test_the_keys_that_the_example_shows_in_comments_exist_too(tmp_path: Path) -
         (
             '[models.toy]\nengine = "sim"\nroll = { hold_s = -1 }',
             "[models.toy]: 'roll.hold_s' must be a number of seconds >= 0, not -1",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nautoscaling = { sleep = 1 }',
+            "[models.toy]: unknown key 'autoscaling.sleep'; known are",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nautoscaling = { sleep_level = "deep" }',
+            "[models.toy]: 'autoscaling': Failed to parse sleep_level field",
         ),
         (
             '[models.toy]\nengine = "sim"\ndrain_timeout_s = inf',

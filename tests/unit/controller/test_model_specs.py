@@ -41,6 +41,12 @@ def test_the_smallest_spec_is_valid() -> None:
         ({"drain_timeout_s": -1}, "drain_timeout_s", "a number >= 0, not -1"),
         ({"roll": pb.RollSettings(hold_s=math.inf)}, "roll.hold_s", "a number >= 0, not inf"),
         ({"priority": -1001}, "priority", "-1000 to 1000, not -1001"),
+        ({"autoscaling": pb.AutoscalingSpec(sleep_level=3)}, "autoscaling.sleep_level", "0, 1 or 2, not 3"),
+        (
+            {"autoscaling": pb.AutoscalingSpec(gpu_memory_share=1.5)},
+            "autoscaling.gpu_memory_share",
+            "at most 1, or 0 (unset), not 1.5",
+        ),
         (
             {"slo_defaults": pb.SloDefaults(interactive=types_pb2.Slo(ttft_ms=0))},
             "slo_defaults.interactive.ttft_ms",
@@ -101,6 +107,10 @@ def test_what_is_set_stays() -> None:
 )
 def test_numbers_of_instances_role_and_priority_need_no_new_workers(change: dict[str, int]) -> None:
     assert not needs_new_workers(spec(), spec(**change))
+
+
+def test_what_autoscalers_may_do_needs_no_new_workers() -> None:
+    assert not needs_new_workers(spec(), spec(autoscaling=pb.AutoscalingSpec(sleep_level=1)))
 
 
 @pytest.mark.parametrize("change", [{"weights": "/v2"}, {"revision": "b"}, {"max_batch_size": 8}])

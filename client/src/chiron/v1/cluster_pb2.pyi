@@ -100,6 +100,7 @@ class ModelSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DRAIN_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 characters of [a-z0-9.-], starting with a letter or digit."""
     weights: _builtins.str
@@ -143,6 +144,8 @@ class ModelSpec(_message.Message):
     def roll(self) -> Global___RollSettings:
         """How a change of this spec reaches the instances that run."""
 
+    @_builtins.property
+    def autoscaling(self) -> Global___AutoscalingSpec: ...
     def __init__(
         self,
         *,
@@ -166,14 +169,55 @@ class ModelSpec(_message.Message):
         priority: _builtins.int = ...,
         drain_timeout_s: _builtins.float = ...,
         roll: Global___RollSettings | None = ...,
+        autoscaling: Global___AutoscalingSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_args", b"engine_args", "roll", b"roll", "slo_defaults", b"slo_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "engine_args", b"engine_args", "roll", b"roll", "slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "chat_template", b"chat_template", "drain_timeout_s", b"drain_timeout_s", "engine", b"engine", "engine_args", b"engine_args", "gpus_per_instance", b"gpus_per_instance", "initial_batch_size", b"initial_batch_size", "initial_step_token_budget", b"initial_step_token_budget", "max_batch_size", b"max_batch_size", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "priority", b"priority", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "role", b"role", "roll", b"roll", "slo_defaults", b"slo_defaults", "tool_parser", b"tool_parser", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "autoscaling", b"autoscaling", "chat_template", b"chat_template", "drain_timeout_s", b"drain_timeout_s", "engine", b"engine", "engine_args", b"engine_args", "gpus_per_instance", b"gpus_per_instance", "initial_batch_size", b"initial_batch_size", "initial_step_token_budget", b"initial_step_token_budget", "max_batch_size", b"max_batch_size", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "priority", b"priority", "reasoning_parser", b"reasoning_parser", "revision", b"revision", "role", b"role", "roll", b"roll", "slo_defaults", b"slo_defaults", "tool_parser", b"tool_parser", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
+
+@_typing.final
+class AutoscalingSpec(_message.Message):
+    """What autoscalers may do with the model's instances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLEEP_LEVEL_FIELD_NUMBER: _builtins.int
+    SLEEP_RESIDUAL_MIB_FIELD_NUMBER: _builtins.int
+    SLEEP_HOST_MIB_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_SHARE_FIELD_NUMBER: _builtins.int
+    sleep_level: _builtins.int
+    """How its instances sleep: 1 keeps the weights in host memory, 2 drops them and reads them again; 0: never."""
+    sleep_residual_mib: _builtins.int
+    """Most memory of each of its GPUs that a sleeper may keep, in MiB: others get the GPU once it keeps no more.
+    0: 4096.
+    """
+    sleep_host_mib: _builtins.int
+    """Host memory that a sleeper at level 1 takes, in MiB. 0: what the first one is measured to take; before that,
+    none is counted.
+    """
+    gpu_memory_share: _builtins.float
+    """Share of each GPU's memory that an instance takes while it is awake, above 0 to 1. 0: 0.92, or what engine_args
+    names as gpu_memory_utilization.
+    """
+    def __init__(
+        self,
+        *,
+        sleep_level: _builtins.int = ...,
+        sleep_residual_mib: _builtins.int = ...,
+        sleep_host_mib: _builtins.int = ...,
+        gpu_memory_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_memory_share", b"gpu_memory_share", "sleep_host_mib", b"sleep_host_mib", "sleep_level", b"sleep_level", "sleep_residual_mib", b"sleep_residual_mib"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoscalingSpec: _TypeAlias = AutoscalingSpec  # noqa: Y015
 
 @_typing.final
 class RollSettings(_message.Message):
@@ -308,6 +352,7 @@ class NodeStatus(_message.Message):
     REPORT_AGE_MS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    SLEEP_HOST_BYTES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     host: _builtins.str
     """Host that workers on this node advertise."""
@@ -317,6 +362,8 @@ class NodeStatus(_message.Message):
     """Time since the last report, in milliseconds."""
     agent_version: _builtins.str
     """Version of the local agent."""
+    sleep_host_bytes: _builtins.int
+    """Host memory that sleeping instances may take, in bytes."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]: ...
     @_builtins.property
@@ -334,10 +381,11 @@ class NodeStatus(_message.Message):
         report_age_ms: _builtins.float = ...,
         agent_version: _builtins.str = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        sleep_host_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "draining", b"draining", "gpus", b"gpus", "host", b"host", "live", b"live", "node_id", b"node_id", "problems", b"problems", "report_age_ms", b"report_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "draining", b"draining", "gpus", b"gpus", "host", b"host", "live", b"live", "node_id", b"node_id", "problems", b"problems", "report_age_ms", b"report_age_ms", "sleep_host_bytes", b"sleep_host_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,6 +410,7 @@ class InstanceStatus(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     STATE_AGE_MS_FIELD_NUMBER: _builtins.int
     LOAD_AGE_MS_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -391,6 +440,10 @@ class InstanceStatus(_message.Message):
 
     @_builtins.property
     def load(self) -> Global___InstanceLoad: ...
+    @_builtins.property
+    def kept(self) -> Global___Kept:
+        """What it keeps in its sleep; unset: it is awake, or has not been measured yet."""
+
     def __init__(
         self,
         *,
@@ -409,14 +462,41 @@ class InstanceStatus(_message.Message):
         spec_version: _builtins.int = ...,
         state_age_ms: _builtins.float = ...,
         load_age_ms: _builtins.float = ...,
+        kept: Global___Kept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "load", b"load", "load_age_ms", b"load_age_ms", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "kept", b"kept", "load", b"load", "load_age_ms", b"load_age_ms", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceStatus: _TypeAlias = InstanceStatus  # noqa: Y015
+
+@_typing.final
+class Kept(_message.Message):
+    """What an instance keeps while it sleeps, measured once as it fell asleep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
+    gpu_bytes: _builtins.int
+    """Memory of each of its GPUs, the most of any, in bytes; 0 on GPUs that were declared."""
+    host_bytes: _builtins.int
+    """Host memory of its processes, in bytes."""
+    def __init__(
+        self,
+        *,
+        gpu_bytes: _builtins.int = ...,
+        host_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_bytes", b"gpu_bytes", "host_bytes", b"host_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kept: _TypeAlias = Kept  # noqa: Y015
 
 @_typing.final
 class InstanceLoad(_message.Message):
@@ -976,7 +1056,7 @@ class Decision(_message.Message):
     decision_id: _builtins.str
     term: _builtins.int
     action: _builtins.str
-    """place, adopt, stop, scale, set_role, drain_node, apply_model, delete_model, replace, roll."""
+    """place, adopt, stop, scale, set_role, drain_node, apply_model, delete_model, replace, roll, sleep, wake."""
     model: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str

@@ -172,13 +172,19 @@ class SimEngine(Engine):
         return preempted
 
     async def sleep(self, level: int) -> None:
-        """Sleeps at level 1 or 2 (else ValueError). Raises EngineBusyError while requests run or wait."""
+        """Sleeps at level 1 or 2 (else ValueError). Raises EngineBusyError while requests run or wait.
+
+        At level 1 the weights take as long to host memory as back.
+        """
         if self._streams:
             raise EngineBusyError(f"cannot sleep: {len(self._streams)} requests run or wait")
+        now = self._clock.now()
         try:
-            self._model.sleep(self._clock.now(), level)
+            self._model.sleep(now, level)
         except EngineStateError as error:
             raise EngineBusyError(str(error)) from error
+        if level == 1:
+            await self._clock.sleep_until(now + self._profile.wake_s[0])
 
     async def wake(self) -> None:
         """Waits for the profile's wake time. Raises EngineBusyError unless asleep."""

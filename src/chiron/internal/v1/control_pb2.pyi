@@ -32,6 +32,9 @@ class _DesiredStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DesiredS
     DESIRED_STATE_UNSPECIFIED: _DesiredState.ValueType  # 0
     DESIRED_STATE_RUNNING: _DesiredState.ValueType  # 1
     DESIRED_STATE_SLEEPING: _DesiredState.ValueType  # 2
+    """Drain, then sleep; the agent reports SLEEPING when the GPUs are free for others. A worker that ends meanwhile
+    is not started again: the instance has FAILED.
+    """
     DESIRED_STATE_STOPPED: _DesiredState.ValueType  # 3
     """Drain, then stop; the agent reports STOPPED when the GPUs are free."""
 
@@ -40,6 +43,9 @@ class DesiredState(_DesiredState, metaclass=_DesiredStateEnumTypeWrapper): ...
 DESIRED_STATE_UNSPECIFIED: DesiredState.ValueType  # 0
 DESIRED_STATE_RUNNING: DesiredState.ValueType  # 1
 DESIRED_STATE_SLEEPING: DesiredState.ValueType  # 2
+"""Drain, then sleep; the agent reports SLEEPING when the GPUs are free for others. A worker that ends meanwhile
+is not started again: the instance has FAILED.
+"""
 DESIRED_STATE_STOPPED: DesiredState.ValueType  # 3
 """Drain, then stop; the agent reports STOPPED when the GPUs are free."""
 Global___DesiredState: _TypeAlias = DesiredState  # noqa: Y015
@@ -134,6 +140,7 @@ class AgentReport(_message.Message):
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    SLEEP_HOST_BYTES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one from 1 within a stream."""
     applied_revision: _builtins.int
@@ -142,6 +149,8 @@ class AgentReport(_message.Message):
     """The agent is stopping: it drains and stops its instances and takes up nothing new. Once all of them are
     STOPPED, the node has left in good order.
     """
+    sleep_host_bytes: _builtins.int
+    """Host memory that sleeping instances may take on this node, in bytes."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceReport]: ...
     @_builtins.property
@@ -159,10 +168,11 @@ class AgentReport(_message.Message):
         applied_revision: _builtins.int = ...,
         leaving: _builtins.bool = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        sleep_host_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "gpus", b"gpus", "instances", b"instances", "leaving", b"leaving", "problems", b"problems", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "gpus", b"gpus", "instances", b"instances", "leaving", b"leaving", "problems", b"problems", "sequence", b"sequence", "sleep_host_bytes", b"sleep_host_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,6 +337,8 @@ class DesiredInstance(_message.Message):
     DRAIN_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    SLEEP_LEVEL_FIELD_NUMBER: _builtins.int
+    SLEEP_RESIDUAL_BYTES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     generation: _builtins.int
     """Increases when the controller changes anything below."""
@@ -340,6 +352,9 @@ class DesiredInstance(_message.Message):
     """In requests; 0: the agent's local autoscaler (or the spec) decides."""
     step_token_budget: _builtins.int
     """In tokens; 0: likewise."""
+    sleep_level: _builtins.int
+    """How it sleeps: AutoscalingSpec's of the model's present spec, defaults filled in."""
+    sleep_residual_bytes: _builtins.int
     @_builtins.property
     def spec(self) -> _cluster_pb2.ModelSpec: ...
     @_builtins.property
@@ -357,10 +372,12 @@ class DesiredInstance(_message.Message):
         drain_timeout_s: _builtins.float = ...,
         batch_size: _builtins.int = ...,
         step_token_budget: _builtins.int = ...,
+        sleep_level: _builtins.int = ...,
+        sleep_residual_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "drain_timeout_s", b"drain_timeout_s", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "role", b"role", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "drain_timeout_s", b"drain_timeout_s", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "role", b"role", "sleep_level", b"sleep_level", "sleep_residual_bytes", b"sleep_residual_bytes", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "step_token_budget", b"step_token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

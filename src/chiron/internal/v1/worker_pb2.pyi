@@ -402,18 +402,26 @@ class SleepRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVEL_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     level: _builtins.int
     """As the engine defines: 1 keeps the weights in host memory, 2 drops them."""
+    drain_timeout_s: _builtins.float
+    """Time that requests have to finish, in seconds (0: no limit); what is left is handed over as at the end of a
+    drain. Unset: no drain.
+    """
     def __init__(
         self,
         *,
         level: _builtins.int = ...,
+        drain_timeout_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_timeout_s", b"_drain_timeout_s", "drain_timeout_s", b"drain_timeout_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_timeout_s", b"_drain_timeout_s", "drain_timeout_s", b"drain_timeout_s", "level", b"level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__drain_timeout_s: _TypeAlias = _typing.Literal["drain_timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__drain_timeout_s: _TypeAlias = _typing.Literal["_drain_timeout_s", b"_drain_timeout_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drain_timeout_s) -> _WhichOneofReturnType__drain_timeout_s | None: ...
 
 Global___SleepRequest: _TypeAlias = SleepRequest  # noqa: Y015
 
@@ -421,12 +429,17 @@ Global___SleepRequest: _TypeAlias = SleepRequest  # noqa: Y015
 class SleepResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ABORTED_FIELD_NUMBER: _builtins.int
+    aborted: _builtins.int
+    """Requests that the timeout cut off."""
     def __init__(
         self,
+        *,
+        aborted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,14 +131,17 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Sleep(self, request, context):
-        """Takes the weights off the GPU. FAILED_PRECONDITION while requests run.
+        """Takes the weights off the GPU and answers once that is done. With a drain it first refuses new requests and
+        lets those that run finish, and serves on when the call is cancelled meanwhile; without, FAILED_PRECONDITION
+        while requests run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Wake(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Goes on when the call is cancelled.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

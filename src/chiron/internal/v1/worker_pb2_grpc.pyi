@@ -32,8 +32,12 @@ class WorkerServiceStub:
     rest was aborted with reason RETRY_ELSEWHERE or STREAM_INTERRUPTED.
     """
     Sleep: _aio.UnaryUnaryMultiCallable[_worker_pb2.SleepRequest, _worker_pb2.SleepResponse]
-    """Takes the weights off the GPU. FAILED_PRECONDITION while requests run."""
+    """Takes the weights off the GPU and answers once that is done. With a drain it first refuses new requests and
+    lets those that run finish, and serves on when the call is cancelled meanwhile; without, FAILED_PRECONDITION
+    while requests run.
+    """
     Wake: _aio.UnaryUnaryMultiCallable[_worker_pb2.WakeRequest, _worker_pb2.WakeResponse]
+    """Goes on when the call is cancelled."""
     SetTicketKeys: _aio.UnaryUnaryMultiCallable[_worker_pb2.SetTicketKeysRequest, _worker_pb2.SetTicketKeysResponse]
     """Replaces the keys that tickets are checked with."""
 
@@ -97,14 +101,18 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.SleepRequest,
         context: _aio.ServicerContext[_worker_pb2.SleepRequest, _abc.Awaitable[_worker_pb2.SleepResponse]],
     ) -> _abc.Awaitable[_worker_pb2.SleepResponse]:
-        """Takes the weights off the GPU. FAILED_PRECONDITION while requests run."""
+        """Takes the weights off the GPU and answers once that is done. With a drain it first refuses new requests and
+        lets those that run finish, and serves on when the call is cancelled meanwhile; without, FAILED_PRECONDITION
+        while requests run.
+        """
 
     @_abc_1.abstractmethod
     def Wake(
         self,
         request: _worker_pb2.WakeRequest,
         context: _aio.ServicerContext[_worker_pb2.WakeRequest, _abc.Awaitable[_worker_pb2.WakeResponse]],
-    ) -> _abc.Awaitable[_worker_pb2.WakeResponse]: ...
+    ) -> _abc.Awaitable[_worker_pb2.WakeResponse]:
+        """Goes on when the call is cancelled."""
 
     @_abc_1.abstractmethod
     def SetTicketKeys(
