@@ -28,6 +28,12 @@ class RouterConfig:
     """Name in the controller's status and the workers' logs; empty: host name and process id."""
     dispatcher: str = "least-expected-wait"
     """Policy that picks an instance: a built-in name or `module:Class`."""
+    prefix_affinity: bool = True
+    """Whether a request goes where the beginning of its prompt is cached, among instances that are loaded
+    about alike."""
+    prefix_index: int = 65_536
+    """Most beginnings of prompts that are remembered of each model, 130 to 350 bytes each (8 to 22 MiB); a
+    prompt has up to 64 of them. The least recently used are forgotten first."""
     queue_limit: int = 1024
     """Most requests of one model and class that wait in this router; more are refused with
     RESOURCE_EXHAUSTED."""
@@ -87,7 +93,7 @@ class RouterConfig:
         for key in ("queue_limit", "worker_queue", "max_resumes"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: must be >= 0, not {getattr(self, key)}")
-        for key in ("max_attempts", "eject_failures"):
+        for key in ("max_attempts", "eject_failures", "prefix_index"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: must be >= 1, not {getattr(self, key)}")
         for key in ("retry_share", "eject_panic_share"):

@@ -43,6 +43,8 @@ class CoreSettings:
     retry_pause_s: float
     ticket_ttl_s: float
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
+    prefixes: int = 0
+    """Hashes of prompts' beginnings that are remembered of each model; 0: they do not count."""
     tell_models: bool = True
     """Name the models that there are to whoever asks for another one; tenants must not know all of them."""
 
@@ -114,12 +116,14 @@ class RouterCore:
             return []
         if load.instance_id != instance_id:
             return self.watch_lost(instance_id, watch, now, "another worker listens at its address")
-        was_serving = instance.serving
+        was_serving, incarnation = instance.serving, instance.incarnation
         instance.take(load, now)
         self._tracking.heard(instance)
         out: list[Instruction] = []
         self._tracking.count(instance, load, now, out)
         model = self._models[instance.model]
+        if model.affinity is not None and instance.incarnation != incarnation:
+            model.affinity.void(instance_id)
         model.changed()
         model.service_s = instance.service_s or model.service_s
         if was_serving and not instance.serving:
@@ -314,6 +318,7 @@ class RouterCore:
                 settings.worker_queue,
                 settings.ejection.panic_share,
                 self._reservations,
+                settings.prefixes,
             )
         return model
 

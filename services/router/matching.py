@@ -91,6 +91,8 @@ class Matching:
             instance.trial = reservation
         request.admitted = True
         model.changed(instance)
+        if model.affinity is not None:
+            model.affinity.placed(request, instance.instance_id, decision.cached_tokens)
         return Placement(
             instance.instance_id,
             instance.incarnation,
@@ -107,5 +109,9 @@ class Matching:
     def _pick(
         self, request: PendingRequest, model: ModelPool, excluded: frozenset[str]
     ) -> Decision | Refusal:
-        wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded)
+        if model.affinity is None or not request.prefixes:
+            wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded)
+        else:
+            cached = model.affinity.cached(request)
+            wanted = DispatchRequest(request.request_class, request.prompt_tokens, excluded, cached)
         return self._dispatcher.pick(wanted, model.views())

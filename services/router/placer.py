@@ -57,11 +57,14 @@ class Placer:
                 retry_pause_s=config.retry_pause_s,
                 ticket_ttl_s=config.ticket_ttl_s,
                 ejection=config.ejection,
+                prefixes=config.prefix_index if config.prefix_affinity else 0,
                 tell_models=not config.auth.require,
             ),
             load_dispatcher(config.dispatcher),
             random.Random(),
         )
+        self.prefix_affinity = config.prefix_affinity
+        """Whether prompts' beginnings count: nobody need name them otherwise."""
         self.demand = Demand(self._loop.time())
         self.tickets = Tickets(config.ticket_ttl_s)
         self.access = Access(required=config.auth.require, ticket_ttl_s=config.ticket_ttl_s)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from chiron.policy.dispatch import InstanceView
 from chiron.policy.words import RequestClass, Role
+from services.router.affinity import Affinity
 from services.router.instance import DEFAULT_SERVICE_S, TrackedInstance
 from services.router.queue import WaitingQueue
 from services.router.request import PendingRequest
@@ -34,8 +35,15 @@ class ModelPool:
     """What the placement of one model's requests rests on."""
 
     def __init__(
-        self, queue_limit: int, queue_allowance: int, panic_share: float, reservations: Reservations
+        self,
+        queue_limit: int,
+        queue_allowance: int,
+        panic_share: float,
+        reservations: Reservations,
+        prefixes: int = 0,
     ) -> None:
+        """A pool without instances; `prefixes` are the hashes that it remembers, 0: they do not count."""
+        self.affinity = Affinity(prefixes) if prefixes else None
         self.queue = WaitingQueue(queue_limit)
         self.instances: dict[str, TrackedInstance] = {}
         self.service_s = 0.0

@@ -47,6 +47,8 @@ class PendingRequest:
     """Monotonic time of arrival, in seconds."""
     priority: int = 0
     prompt_tokens: int = 0
+    prefixes: tuple[int, ...] = ()
+    """Names of its prompt's beginnings, salted with its tenant; empty: prefixes do not count."""
     adapter: str = ""
     tenant: str = ""
     """Who pays; empty where tenancy is off."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import grpc
 
+from chiron.client.prefix import prefix_hashes
 from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.requests.validation import check_generate, check_route
@@ -16,6 +17,7 @@ from chiron.rpc.reading import read
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.router.access import leave
+from services.router.affinity import salted
 from services.router.demand import Tally
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
@@ -102,6 +104,8 @@ class InferenceServicer:
             if message.resume.delivered_token_ids:
                 request.resume(message.resume.origin.spec_version, arrived)
             self._placer.access.admit(tenant, request)
+            if self._placer.prefix_affinity:
+                request.prefixes = salted(request.tenant, prefix_hashes(message))
             tally = self._arrive(request, message.attempt, trace)
             await self._proxy.run(wire, message, request, context, trace)
             if tally is not None:
@@ -135,6 +139,8 @@ class InferenceServicer:
                 request.resume(message.spec_version, arrived)
             request.excluded_ids = message.excluded_instance_ids
             self._placer.access.admit(tenant, request)
+            if self._placer.prefix_affinity:
+                request.prefixes = salted(request.tenant, message.prefix_hashes)
             tally = self._arrive(request, message.attempt, trace)
             return await self._lookaside.run(message, request, context, trace)
         except ChironError as error:

@@ -81,6 +81,8 @@ class Tracking:
             model = self._pool(instance.model)
             del model.instances[key]
             model.doubtful.discard(key)
+            if model.affinity is not None:
+                model.affinity.void(key)
             model.changed()
             self._reservations.forget(key)
             out.append(CloseWatch(key))

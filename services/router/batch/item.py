@@ -10,12 +10,14 @@ from google.protobuf.message import DecodeError
 
 from chiron.batch import wire
 from chiron.batch.records import Claim, ItemState, Outcome, Return, Session
+from chiron.client.prefix import prefix_hashes
 from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.policy.work_units import Taken
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
+from services.router.affinity import salted
 from services.router.batch.answer import Answer, read_checkpoint
 from services.router.batch.settings import BatchSettings
 from services.router.batch.verdicts import Then, Verdict, verdict
@@ -126,6 +128,8 @@ class ItemRunner:
             request = self._pending(claim, asked, deadline)
             trace.request(request)
             self._placer.access.admit_item(claim.lease.batch[0], request)
+            if self._placer.prefix_affinity:
+                request.prefixes = salted(request.tenant, prefix_hashes(asked))
             # Of a field that occurs twice the last value counts, so that the prompt is not encoded again.
             sent = claim.body + overlay.SerializeToString()
             await self._proxy.run(sent, asked, request, answer, trace, attempts)

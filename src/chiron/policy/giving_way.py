@@ -42,7 +42,7 @@ class GivingWay:
             return found
         if waits(second):
             return second
-        return Decision(second.instance_id, f"{REASON}: {second.reason}", second.scores)
+        return replace(second, reason=f"{REASON}: {second.reason}")
 
     def _without_batch(self, instances: Sequence[InstanceView]) -> list[InstanceView]:
         known = self._without

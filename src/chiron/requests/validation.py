@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from chiron.client.prefix import HASH_BYTES, MOST_HASHES
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -29,7 +30,6 @@ MAX_TOKEN_RULES = 10_000
 MAX_CONSTRAINT_BYTES = 128 * 1024
 """Of a structured_output: engines compile it, which takes them seconds where it is long."""
 MAX_EXCLUDED = 1024
-MAX_PREFIX_HASHES = 65_536
 _MOST_TOLD = 16
 """Violations of one list that are told; the others cost nothing."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -81,7 +81,14 @@ def check_route(request: pb.RouteRequest) -> list[Violation]:
     """Every violation of a RouteRequest; empty: none."""
     found = _check_head(request) + check_slo(request.slo)
     found += _check_length(len(request.excluded_instance_ids), MAX_EXCLUDED, "excluded_instance_ids")
-    found += _check_length(len(request.prefix_hashes), MAX_PREFIX_HASHES, "prefix_hashes")
+    return found + _check_prefixes(request.prefix_hashes)
+
+
+def _check_prefixes(hashes: Sequence[bytes]) -> list[Violation]:
+    found = _check_length(len(hashes), MOST_HASHES, "prefix_hashes")
+    if not found and any(len(each) != HASH_BYTES for each in hashes):
+        index, size = next((i, len(each)) for i, each in enumerate(hashes) if len(each) != HASH_BYTES)
+        found.append((f"prefix_hashes[{index}]", f"must have {HASH_BYTES} bytes, not {size}"))
     return found
 
 

@@ -224,3 +224,15 @@ def test_all_of_a_chat_that_a_template_may_render_counts_towards_its_length():
 def test_metadata_that_cannot_travel_is_refused(metadata):
     with pytest.raises(InvalidRequest, match="metadata: "):
         check_metadata(metadata)
+
+
+def test_the_route_call_names_the_prompts_beginnings_and_holds_nothing_else_of_it() -> None:
+    request = build_request(model="m", prompt="The cat sat on the mat. " * 50)
+    route = route_request(request)
+    # 1,200 bytes are four full blocks of 256.
+    assert [len(each) for each in route.prefix_hashes] == [8] * 4
+    assert b"cat" not in route.SerializeToString()
+    longer = build_request(model="m", prompt="The cat sat on the mat. " * 5000)
+    assert route_request(longer).prefix_hashes[:4] == route.prefix_hashes
+    assert len(route_request(longer).prefix_hashes) == 64
+    assert not route_request(build_request(model="m", prompt="The cat.")).prefix_hashes

@@ -140,7 +140,7 @@ def test_a_route_request_follows_the_same_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "most", "entry"), [("excluded_instance_ids", 1024, "i"), ("prefix_hashes", 65_536, b"h")]
+    ("field", "most", "entry"), [("excluded_instance_ids", 1024, "i"), ("prefix_hashes", 64, b"8 bytes.")]
 )
 def test_the_lists_of_a_route_request_are_bounded(field: str, most: int, entry: str | bytes) -> None:
     route = pb.RouteRequest(model="m")

@@ -28,14 +28,12 @@ from chiron.client.options import (
     Slo,
     StructuredOutput,
 )
+from chiron.client.prefix import BYTES_PER_TOKEN, prefix_hashes
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message that routers and workers accept."""
-
-_BYTES_PER_TOKEN = 4
-"""UTF-8 bytes in a token of English text under today's tokenizers; the router needs no more than a guess."""
 
 _TOKENS_AROUND_MESSAGE = 4
 """Role and separators, in today's chat templates."""
@@ -105,6 +103,7 @@ def route_request(request: pb.GenerateRequest) -> pb.RouteRequest:
         prompt_tokens=estimate_prompt_tokens(request),
         max_tokens=request.sampling.max_tokens,
         choices=request.sampling.n,
+        prefix_hashes=prefix_hashes(request),
     )
 
 
@@ -117,13 +116,13 @@ def estimate_prompt_tokens(request: pb.GenerateRequest) -> int:
     if kind == "prompt_token_ids":
         return len(request.prompt_token_ids.ids)
     if kind == "prompt":
-        return max(1, -(-len(request.prompt.encode()) // _BYTES_PER_TOKEN))
+        return max(1, -(-len(request.prompt.encode()) // BYTES_PER_TOKEN))
     chat = request.chat
     size = chat.template_kwargs.ByteSize() + sum(tool.ByteSize() for tool in chat.tools)
     for message in chat.messages:
         size += len(message.content.encode()) + len(message.name.encode()) + len(message.tool_call_id)
         size += sum(call.ByteSize() for call in message.tool_calls)
-    return max(1, -(-size // _BYTES_PER_TOKEN)) + _TOKENS_AROUND_MESSAGE * len(chat.messages)
+    return max(1, -(-size // BYTES_PER_TOKEN)) + _TOKENS_AROUND_MESSAGE * len(chat.messages)
 
 
 def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

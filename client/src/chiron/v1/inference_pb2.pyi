@@ -760,7 +760,12 @@ class RouteRequest(_message.Message):
     def slo(self) -> _types_pb2.Slo: ...
     @_builtins.property
     def prefix_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Chained hashes of the prompt's blocks, for prefix affinity; may be empty, at most 65,536."""
+        """Names of the prompt's beginnings, for prefix affinity; may be empty, at most 64, each of 8 bytes. The input is a
+        string of bytes: the prompt in UTF-8, token ids of 4 bytes little-endian, or a form of the chat. It is cut into 16
+        blocks of 256 bytes, 16 of 512, 16 of 1,024 and 16 of 2,048; only full ones count. hash(n) is BLAKE2b with 8 bytes
+        of digest and the personalisation "chiron prefix 1" over hash(n - 1) and block n; hash(0) is the same over the
+        input's field name in GenerateRequest, a zero byte and the adapter.
+        """
 
     @_builtins.property
     def excluded_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
