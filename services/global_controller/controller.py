@@ -254,6 +254,7 @@ class Controller:
     def show(self) -> cluster_pb2.ClusterSnapshot:
         """The cluster as operators see it."""
         shown = views.cluster_snapshot(self.snapshot, self.registry, self.term, self.reasons)
+        self.fleet.add_attainment(shown.models)
         awaited = self.registry.awaited() if self.registry.settling() else ()
         reign = standing.Reign(self.term, self._clock() - self._elected, self.registry.settling(), awaited)
         shown.controllers.extend(standing.controllers(self._seat, reign))
@@ -262,8 +263,8 @@ class Controller:
 
     def router_reported(self, link: RouterLink, report: control_pb2.RouterReport) -> None:
         """A router has reported."""
-        self.fleet.hear_router(report)
-        if self.registry.hear_router(link, report):
+        counted = self.fleet.hear_router(report)
+        if self.registry.hear_router(link, report) or counted:
             self._shown.beat()
 
     def routers_changed(self) -> None:

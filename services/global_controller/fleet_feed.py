@@ -1,12 +1,14 @@
-"""Keeps what the global autoscaler's snapshots are made from, as reports come in."""
+"""Keeps what the global autoscaler's snapshots are made from and what became of SLOs, as reports come in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from chiron.internal.v1 import control_pb2
 from chiron.policy.snapshots import FleetSnapshot
 from chiron.store import Snapshot
+from chiron.v1 import cluster_pb2
+from services.global_controller.attainment import Attainments
 from services.global_controller.config import ControllerConfig
 from services.global_controller.demand import Demand
 from services.global_controller.fleet_instances import Expected
@@ -24,14 +26,25 @@ class FleetFeed:
         self._clock = clock
         self._phases = Phases()
         self._demand = Demand(clock())
+        self._attainments = Attainments(clock())
 
     def hear_agent(self, report: control_pb2.AgentReport) -> None:
         """An agent has reported."""
-        self._demand.hear_agent(one.status for one in report.instances)
+        statuses = [one.status for one in report.instances]
+        self._demand.hear_agent(statuses)
+        self._attainments.hear_agent(statuses, self._clock())
 
-    def hear_router(self, report: control_pb2.RouterReport) -> None:
-        """A router has reported."""
-        self._demand.hear_router(report, self._clock())
+    def hear_router(self, report: control_pb2.RouterReport) -> bool:
+        """A router has reported; True when it has counted SLOs that were met or missed."""
+        now = self._clock()
+        self._demand.hear_router(report, now)
+        return self._attainments.hear_router(report, now)
+
+    def add_attainment(self, models: Iterable[cluster_pb2.ModelStatus]) -> None:
+        """Writes how many requests kept their SLO into what is shown of the models."""
+        now = self._clock()
+        for model in models:
+            model.attainment.CopyFrom(self._attainments.of(model.spec.name, now))
 
     def update(self, snapshot: Snapshot) -> None:
         """The state has changed."""
@@ -39,7 +52,10 @@ class FleetFeed:
             snapshot.models.values(), snapshot.instances.values(), self._registry.statuses(), self._clock()
         )
         unknown = {record.instance_id for record in self._registry.unknown()}
-        self._demand.forget_others(snapshot.instances.keys() | unknown)
+        instances = snapshot.instances.keys() | unknown
+        self._demand.forget_others(instances)
+        models = {name for name, model in snapshot.models.items() if not model.deleted}
+        self._attainments.forget_others(instances, models)
 
     def take(self, snapshot: Snapshot) -> FleetSnapshot:
         """The cluster now. A new interval of traffic begins, so that one caller alone may take snapshots."""

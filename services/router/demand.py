@@ -46,33 +46,52 @@ class ModelCounts:
     failed: _Counts = field(default_factory=_Counts)
     ttft_met: int = 0
     ttft_seen: int = 0
+    slo_arrived: int = 0
+    slo_refused: _Counts = field(default_factory=_Counts)
+    slo_failed: _Counts = field(default_factory=_Counts)
+    slo_left: int = 0
+    deadlines_met: int = 0
+    deadlines_missed: int = 0
 
 
 class Tally:
     """Counts what becomes of one request, each time into the interval that runs then."""
 
-    __slots__ = ("_demand", "_kind", "_model")
+    __slots__ = ("_demand", "_kind", "_model", "_slo")
 
-    def __init__(self, demand: Demand, model: str, kind: RequestClass) -> None:
+    def __init__(self, demand: Demand, model: str, kind: RequestClass, slo: bool) -> None:
         self._demand = demand
         self._model = model
         self._kind = kind
+        self._slo = slo
 
     def arrived(self) -> None:
         """The request came, for the first time."""
-        self._demand.of(self._model).arrived.add(self._kind)
+        counts = self._demand.of(self._model)
+        counts.arrived.add(self._kind)
+        counts.slo_arrived += self._slo and self._kind is RequestClass.INTERACTIVE
 
     def finished(self) -> None:
         """Its answer is whole."""
         self._demand.of(self._model).finished.add(self._kind)
 
-    def refused(self) -> None:
-        """Nobody took it."""
-        self._demand.of(self._model).refused.add(self._kind)
+    def refused(self, *, missed: bool = True) -> None:
+        """Nobody took it; `missed`: for no fault of the request's own."""
+        counts = self._demand.of(self._model)
+        counts.refused.add(self._kind)
+        if self._slo and missed:
+            counts.slo_refused.add(self._kind)
 
-    def failed(self) -> None:
-        """It ended with an error."""
-        self._demand.of(self._model).failed.add(self._kind)
+    def failed(self, *, missed: bool = True) -> None:
+        """It ended with an error; `missed`: here, for good, and for no fault of the request's own."""
+        counts = self._demand.of(self._model)
+        counts.failed.add(self._kind)
+        if self._slo and missed:
+            counts.slo_failed.add(self._kind)
+
+    def left_late(self) -> None:
+        """Its caller left when it had waited here for longer than its SLO allows."""
+        self._demand.of(self._model).slo_left += 1
 
 
 class Demand:
@@ -93,9 +112,9 @@ class Demand:
             counts = self._models[model] = ModelCounts()
         return counts
 
-    def tally(self, model: str, kind: RequestClass) -> Tally:
-        """Counts for one request of a model."""
-        return Tally(self, model, kind)
+    def tally(self, model: str, kind: RequestClass, *, slo: bool = False) -> Tally:
+        """Counts for one request of a model; `slo`: it carries one."""
+        return Tally(self, model, kind, slo)
 
     def report(
         self, sequence: int, queues: Mapping[str, WaitingQueue], now: float
@@ -117,6 +136,12 @@ class Demand:
                 ttft_met=counts.ttft_met,
                 ttft_seen=counts.ttft_seen,
                 batch_groups=queue.backlog.groups(now),
+                slo_arrived=counts.slo_arrived,
+                slo_refused=counts.slo_refused.message(),
+                slo_failed=counts.slo_failed.message(),
+                slo_left=counts.slo_left,
+                deadlines_met=counts.deadlines_met,
+                deadlines_missed=counts.deadlines_missed,
             )
         self._since, self._models = now, {}
         return report
@@ -132,3 +157,9 @@ class Demand:
             counts.failed.add_all(told.failed)
             counts.ttft_met += told.ttft_met
             counts.ttft_seen += told.ttft_seen
+            counts.slo_arrived += told.slo_arrived
+            counts.slo_refused.add_all(told.slo_refused)
+            counts.slo_failed.add_all(told.slo_failed)
+            counts.slo_left += told.slo_left
+            counts.deadlines_met += told.deadlines_met
+            counts.deadlines_missed += told.deadlines_missed

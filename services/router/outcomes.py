@@ -48,6 +48,23 @@ def blame(verdict: Verdict, error: grpc.aio.AioRpcError) -> Blame:
     return Blame.UNREACHABLE if unreachable else Blame.FAULT
 
 
+_NOT_MISSED = (
+    # The request's own fault.
+    Reason.INVALID_ARGUMENT,
+    Reason.MODEL_NOT_FOUND,
+    Reason.ADAPTER_NOT_FOUND,
+    Reason.DUPLICATE_REQUEST,
+    # Its caller takes it elsewhere, where it ends.
+    Reason.RETRY_ELSEWHERE,
+    Reason.STREAM_INTERRUPTED,
+)
+
+
+def missed(reason: Reason) -> bool:
+    """Whether a request that ends so at a router has missed its SLO there."""
+    return reason not in _NOT_MISSED
+
+
 def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:
     """Judges the end of a worker's stream that was not OK.
 

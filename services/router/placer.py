@@ -131,6 +131,8 @@ class Placer:
             raise self._core.overdue(request, self._config.max_queue_s) from None
         except asyncio.CancelledError:
             self._give_up(request, waiter)
+            if request.late(self._loop.time()):
+                self.demand.tally(request.model, request.request_class).left_late()
             raise
         if isinstance(outcome, ChironError):
             raise outcome

@@ -63,6 +63,8 @@ class PendingRequest:
     """True when the client streams from the worker itself."""
     slo: types_pb2.Slo = field(default_factory=types_pb2.Slo)
     """Its own, the model's defaults for what it leaves open."""
+    elapsed_s: float = 0.0
+    """Time that it had spent before it arrived, in seconds."""
     deadline: float | None = None
     """Monotonic time by which its whole result is wanted, in seconds: it waits no longer. None: no limit."""
     patient: bool = False
@@ -81,6 +83,20 @@ class PendingRequest:
     those that have not begun, and its SLO's deadline ends the wait no more. None: it begins."""
     spec_version: int = 0
     """Of the model's spec that a resumed stream began on; it goes to the same weights alone. 0: to any."""
+
+    @property
+    def promised(self) -> bool:
+        """Whether it carries an SLO by which its class is judged."""
+        slo = self.slo
+        if self.request_class is RequestClass.BATCH:
+            return slo.deadline_s > 0
+        return slo.ttft_ms > 0 or slo.itl_ms > 0
+
+    def late(self, now: float) -> bool:
+        """Whether an interactive request that has had no token has waited for longer than its SLO allows."""
+        if self.request_class is RequestClass.BATCH or self.resumed_at is not None:
+            return False
+        return 0 < self.slo.ttft_ms < 1e3 * (now - self.arrived + self.elapsed_s)
 
     def resume(self, spec_version: int, now: float) -> None:
         """From now on it looks for an instance that goes on."""

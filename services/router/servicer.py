@@ -19,6 +19,7 @@ from chiron.v1 import types_pb2
 from services.router.access import leave
 from services.router.affinity import salted
 from services.router.demand import Tally
+from services.router.outcomes import missed
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
 from services.router.request import PendingRequest, request_class
@@ -114,7 +115,8 @@ class InferenceServicer:
             await _refuse(error, context, tally, trace)
         except WorkerStatusError as error:
             if tally is not None:
-                tally.failed()
+                # What a worker gives a reason for, it has counted itself.
+                tally.failed(missed=not reason_of(error.error))
             await _pass_on(error.error, context, trace)
         finally:
             leave(request)
@@ -168,6 +170,7 @@ class InferenceServicer:
             prompt_tokens=prompt_tokens,
             adapter=message.adapter,
             slo=slo,
+            elapsed_s=message.elapsed_ms / 1000,
             deadline=arrived + slo.deadline_s - message.elapsed_ms / 1000 if slo.deadline_s > 0 else None,
         )
 
@@ -175,7 +178,7 @@ class InferenceServicer:
         trace.request(request)
         # The placer refuses unknown names; they are not counted.
         known = self._placer.model(request.model) is not None
-        tally = self._placer.demand.tally(request.model, request.request_class)
+        tally = self._placer.demand.tally(request.model, request.request_class, slo=request.promised)
         if known and attempt == 0 and not self._placer.has_ticket(request.request_id):
             # Whoever cannot use a ticket comes again under the same attempt.
             tally.arrived()
@@ -205,9 +208,9 @@ async def _refuse(error: ChironError, context: Context, tally: Tally | None, tra
     trace.refused(error)
     if tally is not None:
         if error.reason in _REFUSED:
-            tally.refused()
+            tally.refused(missed=missed(error.reason))
         else:
-            tally.failed()
+            tally.failed(missed=missed(error.reason))
     await abort(context, error)  # type: ignore[arg-type]
 
 

@@ -14,6 +14,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import Engine, EngineInfo
 from services.worker.model import default_slo
+from services.worker.promises import Promise
 
 _MOST_CHARACTERS = 256
 """Of one token: the longest of today's tokenizers is a run of half as many spaces."""
@@ -33,6 +34,7 @@ class Terms:
     itl_slo_ms: float
     elapsed_ms: float
     tenant: str
+    promise: Promise
     most_output_tokens: int
     """Of each choice; 0: as many as the context has room for."""
 
@@ -95,6 +97,8 @@ def settle_terms(
         itl_slo_ms=slo.itl_ms,
         elapsed_ms=max(request.elapsed_ms, ticket.elapsed_ms if ticket else 0.0),
         tenant=ticket.tenant if ticket else "",
+        # What came out of the durable queue has a deadline of its batch's, and none on its ticket.
+        promise=Promise.of(slo, (slo if ticket is None else ticket.slo).deadline_s, batch=batch),
         most_output_tokens=ticket.max_tokens if ticket else 0,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chiron.v1 import cluster_pb2
 from services.worker.pace import Pace
+from services.worker.promises import NO_PROMISE, Promise
 
 
 class Finished:
@@ -15,20 +16,32 @@ class Finished:
         self.failed = 0
         """Requests that failed through a fault of the engine or of the worker itself."""
 
-    def add(self, pace: Pace, *, batch: bool) -> None:
+    def add(self, pace: Pace, *, batch: bool, promise: Promise = NO_PROMISE) -> None:
         """Adds a request whose last token is there, by what its caller is told of it.
 
-        One that the engine gave up is left out: its length is no answer's.
+        One that the engine gave up is left out: its length is no answer's, and its promise is broken.
         """
-        if "abort" in pace.finish_reasons:
-            return
         sums = self._batch if batch else self._interactive
+        if "abort" in pace.finish_reasons:
+            self.broken(promise)
+            return
+        promise.count(pace, sums)
         usage = pace.usage()
         sums.requests += 1
         sums.output_tokens += usage.completion_tokens
         sums.output_tokens_sq += usage.completion_tokens**2
         sums.prompt_tokens += usage.prompt_tokens
         sums.service_ms += pace.total_ms
+
+    def broken(self, promise: Promise) -> None:
+        """A request failed here for good."""
+        if promise.given:
+            (self._batch if promise.batch else self._interactive).slo_failed += 1
+
+    def left(self, promise: Promise, since_door_ms: float) -> None:
+        """A caller left without a token, so long after its request came to the first door."""
+        if promise.given_up_late(since_door_ms):
+            self._interactive.slo_left += 1
 
     def fill(self, load: cluster_pb2.InstanceLoad) -> None:
         """Writes the present sums into a report."""

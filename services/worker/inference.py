@@ -32,6 +32,8 @@ from services.worker.wire import ResponseWriter
 
 SERVICE = "chiron.v1.InferenceService"
 _OWN_FAULTS = (Reason.INTERNAL, Reason.ENGINE_DEAD)
+_FINAL = (Reason.INTERNAL, Reason.READER_STALLED)
+"""How accepted requests end that nobody takes elsewhere."""
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class InferenceServicer:
             itl_slo_ms=terms.itl_slo_ms,
             task=task,
             tenant=terms.tenant,
+            promise=terms.promise,
         )
         order = EngineRequest(
             request_id=terms.request_id,
@@ -118,16 +121,29 @@ class InferenceServicer:
         )
         resume = request.resume if request.resume.delivered_token_ids else None
         pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt), resume)
-        with worker.accept(live):
-            try:
+        try:
+            with worker.accept(live):
                 await self._stream(engine, order, live, pace, context)
-            except asyncio.CancelledError:
-                if live.cut is None:
-                    raise
-                # The worker itself cancelled a write that the client would not take; the call is still open.
-                task.uncancel()
-                raise live.cut from None
+        except asyncio.CancelledError:
+            if live.cut is None:
+                if not (live.has_output or resume):
+                    elapsed_ms = terms.elapsed_ms + 1e3 * (time.monotonic() - arrival)
+                    worker.finished.left(live.promise, elapsed_ms)
+                raise
+            # The worker itself cancelled a write that the client would not take; the call is still open.
+            task.uncancel()
+            self._broken(live, live.cut, context)
+            raise live.cut from None
+        except Exception as error:
+            self._broken(live, error, context)
+            raise
         span.finished(pace)
+
+    def _broken(self, live: LiveRequest, error: Exception, context: Context) -> None:
+        """Counts a request that has failed, where nobody takes it elsewhere and its caller is still there."""
+        reason = error.reason if isinstance(error, ChironError) else Reason.INTERNAL
+        if reason in _FINAL and not (live.answered or context.done()):
+            self._worker.finished.broken(live.promise)
 
     async def _stream(
         self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, context: Context
@@ -184,5 +200,6 @@ class InferenceServicer:
                     outbox.send()
         if not writer.complete:
             raise ChironError(Reason.INTERNAL, "the engine ended its output without a finish reason")
-        worker.finished.add(pace, batch=live.batch)
+        live.answered = True
+        worker.finished.add(pace, batch=live.batch, promise=live.promise)
         outbox.close(pace.usage(), pace.timing(worker.config.instance_id))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from chiron.rpc.errors import ChironError
 from chiron.v1 import types_pb2
+from services.worker.promises import NO_PROMISE, Promise
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +30,10 @@ class LiveRequest:
     """The call that serves it."""
     tenant: str = ""
     """Who pays; empty where tenancy is off."""
+    promise: Promise = NO_PROMISE
     has_output: bool = False
+    answered: bool = False
+    """Its answer is whole and counted, though it may not have been read yet."""
     writing_since: float | None = None
     """Monotonic second at which the present write began; None between writes."""
     cut: ChironError | None = None

@@ -84,6 +84,18 @@ class Pace:
         return 1e3 * self._gap_sum / self._gaps if self._gaps else 0.0
 
     @property
+    def whole_itl_ms(self) -> float:
+        """As `itl_mean_ms`; of a resumed stream over all attempts, with the gap between them."""
+        if self._origin is None or self.tokens < 2:
+            return self.itl_mean_ms
+        return max(0.0, self.since_door_ms - self._origin.ttft_ms) / (self.tokens - 1)
+
+    @property
+    def since_door_ms(self) -> float:
+        """From the request's arrival at the first door to its last output, in milliseconds."""
+        return self._elapsed_ms + self.total_ms
+
+    @property
     def queue_ms(self) -> float:
         """Time in the engine's queue before the first step that ran the request, in milliseconds."""
         return 1e3 * self._queue_s

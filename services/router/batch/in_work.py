@@ -168,8 +168,13 @@ class InWork:
         if state := item.answer.checkpoint():
             self.recorder.checkpoint(item.session, item.claim.lease, state)
 
-    def recorded(self, outcome: Outcome, model: str) -> None:
-        """The queue has taken a result."""
+    def recorded(self, outcome: Outcome, model: str, deadline: float) -> None:
+        """The queue has taken a result, due at an instant of its clock."""
+        counts = self._demand.of(model)
+        if outcome.state is ItemState.SUCCEEDED and self._backlog.now() <= deadline:
+            counts.deadlines_met += 1
+        else:
+            counts.deadlines_missed += 1
         tally = self._demand.tally(model, RequestClass.BATCH)
         if outcome.state is ItemState.SUCCEEDED:
             self.counts.succeeded += 1
@@ -212,7 +217,7 @@ class InWork:
         if item.dropped:
             return None
         if isinstance(ended.end, Outcome):
-            self.recorder.finish(item.session, ended.end, item.claim.model)
+            self.recorder.finish(item.session, ended.end, item.claim.model, item.claim.deadline)
             return ended.end
         self.counts.put_back += 1
         self.recorder.put_back(item.session, ended.end)

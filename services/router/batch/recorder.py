@@ -22,14 +22,15 @@ log = logging.getLogger(__name__)
 _MOST, _MOST_BYTES = 256, 4 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _REFUSED_PAUSE_S = 0.05, 5.0, 30.0
 
-OnRecorded = Callable[[Outcome, str], None]
+OnRecorded = Callable[[Outcome, str, float], None]
+_Result = tuple[Outcome, str, float]
+"""Of an item of this model, due at this instant of the queue's clock."""
 
 
 @dataclass(slots=True)
 class _Written:
     session: Session
-    outcomes: deque[tuple[Outcome, str]] = field(default_factory=deque)
-    """Each with its model."""
+    outcomes: deque[_Result] = field(default_factory=deque)
     returns: deque[Return] = field(default_factory=deque)
     checkpoints: dict[Lease, bytes] = field(default_factory=dict)
     """The newest of each."""
@@ -56,7 +57,7 @@ class Recorder:
 
         Args:
             queue: takes it.
-            on_recorded: told of each outcome that counts, with its model.
+            on_recorded: told of each outcome that counts, with its model and its deadline.
             on_lost: told of a session that the queue does not know (any more).
             on_lease_lost: told of each lease that counts no more.
             on_reached: told when the queue takes writes again.
@@ -77,11 +78,11 @@ class Recorder:
         """Writes that wait."""
         return sum(map(len, self._sessions.values()))
 
-    def finish(self, session: Session, outcome: Outcome, model: str) -> None:
-        """An item has its result."""
+    def finish(self, session: Session, outcome: Outcome, model: str, deadline: float) -> None:
+        """An item has its result; `deadline` is its batch's, by the queue's clock."""
         written = self._of(session)
         written.checkpoints.pop(outcome.lease, None)
-        written.outcomes.append((outcome, model))
+        written.outcomes.append((outcome, model, deadline))
 
     def put_back(self, session: Session, back: Return) -> None:
         """An item goes back to the queue."""
@@ -145,9 +146,9 @@ class Recorder:
             outcomes = _some(written.outcomes)
             lost = set(await self._queue.finish(session, outcomes))
             for _ in outcomes:
-                outcome, model = written.outcomes.popleft()
+                outcome, model, deadline = written.outcomes.popleft()
                 if outcome.lease not in lost:
-                    self._on_recorded(outcome, model)
+                    self._on_recorded(outcome, model, deadline)
         elif written.returns:
             returns = list(written.returns)[:_MOST]
             lost = set(await self._queue.put_back(session, returns))
@@ -184,11 +185,11 @@ class Recorder:
             self._on_reached()
 
 
-def _some(outcomes: deque[tuple[Outcome, str]]) -> list[Outcome]:
+def _some(outcomes: deque[_Result]) -> list[Outcome]:
     """The first ones, as many as one transaction should hold."""
     chosen: list[Outcome] = []
     size = 0
-    for outcome, _ in outcomes:
+    for outcome, *_ in outcomes:
         if chosen and (len(chosen) == _MOST or size + len(outcome.result) > _MOST_BYTES):
             break
         chosen.append(outcome)

@@ -169,8 +169,8 @@ class BatchRunner:
     def _busy(self, session: Session) -> bool:
         return self.work.runs(session) or self._recorder.waits(session)
 
-    def _recorded(self, outcome: Outcome, model: str) -> None:
-        self.work.recorded(outcome, model)
+    def _recorded(self, outcome: Outcome, model: str, deadline: float) -> None:
+        self.work.recorded(outcome, model, deadline)
         if outcome.state is ItemState.SUCCEEDED:
             self.estimates.learn(model, outcome.completion_tokens)
 

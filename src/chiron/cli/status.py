@@ -113,6 +113,7 @@ def tables(snapshot: pb.ClusterSnapshot) -> RenderableType:
         controllers_table(snapshot),
         store_table(snapshot.store),
         models_table(snapshot.models),
+        *attainment_tables(snapshot.models),
         nodes_table(snapshot),
         routers_table(snapshot.routers),
         instances_table(snapshot),
@@ -169,6 +170,29 @@ def models_table(models: Iterable[pb.ModelStatus]) -> FittingTable:
             spec.name, spec.engine, ready, str(spec.gpus_per_instance), _version(model), _obstacle(model)
         )
     return table
+
+
+def attainment_tables(models: Iterable[pb.ModelStatus]) -> Sequence[FittingTable]:
+    """A row for each model and class of which requests with an SLO have ended; no table without one."""
+    table = FittingTable(
+        Column("SLO attainment"),
+        Column("class"),
+        Column("last minute"),
+        Column("last 10 minutes", rank=1),
+        Column("since start", rank=2),
+        Column("missed since start", prose=True),
+    )
+    any_ended = False
+    for model in models:
+        told = model.attainment
+        windows = (told.last_minute, told.last_ten_minutes, told.since_start)
+        for name in ("interactive", "batch"):
+            counts: list[pb.ClassAttainment] = [getattr(window, name) for window in windows]
+            if not counts[-1].requests:
+                continue
+            any_ended = True
+            table.add_row(model.spec.name, name, *map(_share, counts), _missed(counts[-1]))
+    return [table] if any_ended else []
 
 
 def nodes_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
@@ -290,6 +314,25 @@ def _obstacle(model: pb.ModelStatus) -> str:
     elif roll.state == pb.ROLL_STATE_DONE and roll.reason and roll.to_version == model.spec_version:
         texts.append(roll.reason)
     return "; ".join(texts)
+
+
+def _share(counts: pb.ClassAttainment) -> str:
+    """Which share of how many; cut, not rounded, so that 100 % is all of them."""
+    if not counts.requests:
+        return "-"
+    share = f"{1000 * counts.met // counts.requests / 10:.1f}".removesuffix(".0")
+    return f"{share} % of {counts.requests}"
+
+
+def _missed(counts: pb.ClassAttainment) -> str:
+    causes = {
+        "TTFT": counts.missed_ttft,
+        "ITL": counts.missed_itl,
+        "deadline": counts.missed_deadline,
+        "refused": counts.refused,
+        "failed": counts.failed,
+    }
+    return ", ".join(f"{count} {cause}" for cause, count in causes.items() if count)
 
 
 def _batch_items(router: pb.RouterStatus) -> str:

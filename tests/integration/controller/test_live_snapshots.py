@@ -295,3 +295,42 @@ async def test_an_instances_life_is_told_phase_by_phase(cluster: Cluster) -> Non
         await cluster.stack.aclose()
         await eventually(lambda: cluster.take().instances == ())
     await eventually(lambda: cluster.free_gpus() == {NODE: GPUS})
+
+
+async def test_slo_attainment_is_counted_from_worker_and_router_to_the_operator(cluster: Cluster) -> None:
+    await cluster.apply()
+    await cluster.instance(lambda one: one.phase is Phase.READY)
+    controller = cluster.served.controller
+
+    def told() -> cluster_pb2.Attainment:
+        [model] = controller.show().models
+        return model.attainment
+
+    async def ask(client: Client, **slo: float) -> None:
+        await client.complete(model="toy", prompt="a b", max_tokens=5, ignore_eos=True, slo=Slo(**slo))
+
+    never, always = 1e-6, 60_000.0
+    async with Client(cluster.router) as lookaside, Client(cluster.router, lookaside=False) as proxied:
+        for client in (lookaside, proxied):
+            await ask(client, ttft_ms=always, itl_ms=always)
+            await ask(client, ttft_ms=never, itl_ms=always)
+            await ask(client, ttft_ms=always, itl_ms=never)
+            await ask(client, ttft_ms=never, itl_ms=never)
+            for deadline_s in (always, never):
+                await client.complete(
+                    model="toy",
+                    prompt="a b",
+                    max_tokens=5,
+                    request_class=RequestClass.BATCH,
+                    slo=Slo(deadline_s=deadline_s),
+                )
+            # No SLO of its own, and the model has no deadline for batch requests.
+            await client.complete(model="toy", prompt="a", max_tokens=1, request_class=RequestClass.BATCH)
+        await eventually(
+            lambda: told().since_start.interactive.requests == 8 and told().since_start.batch.requests == 4
+        )
+    expected = cluster_pb2.ClassAttainment(requests=8, met=2, missed_ttft=4, missed_itl=4, arrived=8)
+    assert told().since_start.interactive == expected
+    assert told().last_minute.interactive == told().last_ten_minutes.interactive == expected
+    batch = cluster_pb2.ClassAttainment(requests=4, met=2, missed_deadline=2)
+    assert told().since_start.batch == batch

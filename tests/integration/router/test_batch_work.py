@@ -305,8 +305,8 @@ async def test_a_cancelled_batch_leaves_the_workers_at_once(start, workers) -> N
     assert (batch.counts.cancelled, batch.counts.succeeded) == (40, 0)
 
 
-async def test_a_deadline_ends_items_only_where_the_batch_says_so(start) -> None:
-    part = await start()
+async def test_a_deadline_ends_items_only_where_the_batch_says_so(start, controller) -> None:
+    part = await start(report_interval_s=0.05)
     late = await hand_in(part.queue, long_items(4), batch_id="late", deadline_s=0.05)
     gone = await hand_in(
         part.queue,
@@ -322,6 +322,20 @@ async def test_a_deadline_ends_items_only_where_the_batch_says_so(start) -> None
     batch = await ended(part.queue, late)
     assert (batch.counts.succeeded, batch.counts.late) == (4, 4)
     whole(await results(part.queue, late), 4, LONG)
+    fine = await hand_in(part.queue, [item(index) for index in range(3)], batch_id="fine", deadline_s=600.0)
+    await ended(part.queue, fine)
+    met, missed = 0, 0
+
+    def told() -> bool:
+        nonlocal met, missed
+        while not controller.reports.empty():
+            for demand in controller.reports.get_nowait().demand:
+                met, missed = met + demand.deadlines_met, missed + demand.deadlines_missed
+        return met == 3
+
+    await eventually(told, what="the met deadlines are reported")
+    claimed = part.runner.work.counts
+    assert missed == claimed.succeeded + claimed.failed - 3 >= 4, "items that expire unclaimed are left out"
 
 
 async def test_an_item_that_is_refused_fails_alone_with_the_reason(start) -> None:

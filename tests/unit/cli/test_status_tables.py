@@ -251,3 +251,21 @@ def test_what_waits_in_a_batch_queue_is_shown_at_the_router_that_has_one() -> No
     assert "4711" in rows["with"]
     assert "0" in rows["idle"]
     assert "0" not in rows["without"]
+
+
+def test_slo_attainment_is_shown_by_model_and_class_once_something_has_ended() -> None:
+    cluster = snapshot()
+    assert not [line for line in rendered(cluster) if "SLO attainment" in line]
+    told = cluster.models[0].attainment
+    told.since_start.interactive.MergeFrom(
+        pb.ClassAttainment(requests=2000, met=1999, missed_ttft=1, missed_itl=1)
+    )
+    told.last_ten_minutes.interactive.MergeFrom(pb.ClassAttainment(requests=10, met=10))
+    told.since_start.batch.MergeFrom(
+        pb.ClassAttainment(requests=7, missed_deadline=4, refused=2, failed=1, met=0)
+    )
+    rows = [line for line in rendered(cluster) if " % of " in line]
+    assert [" ".join(row.replace("│", " ").split()) for row in rows] == [
+        "toy interactive - 100 % of 10 99.9 % of 2000 1 TTFT, 1 ITL",
+        "toy batch - - 0 % of 7 4 deadline, 2 refused, 1 failed",
+    ]

@@ -52,7 +52,7 @@ class Scene:
         self.reached = 0
         self.recorder = Recorder(
             self.queue,  # type: ignore[arg-type]
-            on_recorded=lambda outcome, model: self.recorded.append(outcome.lease.index),
+            on_recorded=lambda outcome, model, deadline: self.recorded.append(outcome.lease.index),
             on_lost=self.lost_sessions.append,
             on_lease_lost=self.lost_leases.append,
             on_reached=self.again,
@@ -85,10 +85,10 @@ def done(index: int) -> Outcome:
 
 async def test_what_comes_while_a_write_is_under_way_shares_the_next_one(scene) -> None:
     scene.queue.gate.clear()
-    scene.recorder.finish(SESSION, done(0), "m")
+    scene.recorder.finish(SESSION, done(0), "m", 0.0)
     await asyncio.sleep(0)
     for index in range(1, 10):
-        scene.recorder.finish(SESSION, done(index), "m")
+        scene.recorder.finish(SESSION, done(index), "m", 0.0)
     scene.queue.gate.set()
     await scene.recorder.flushed()
     assert scene.recorded == list(range(10))
@@ -97,13 +97,13 @@ async def test_what_comes_while_a_write_is_under_way_shares_the_next_one(scene) 
 
 async def test_only_the_newest_checkpoint_is_written_and_none_of_an_item_that_has_ended(scene) -> None:
     scene.queue.gate.clear()
-    scene.recorder.finish(SESSION, done(9), "m")
+    scene.recorder.finish(SESSION, done(9), "m", 0.0)
     await asyncio.sleep(0)
     for state in (b"1", b"2"):
         scene.recorder.checkpoint(SESSION, lease(0), state)
         scene.recorder.checkpoint(SESSION, lease(1), state)
         scene.recorder.checkpoint(SESSION, lease(2), state)
-    scene.recorder.finish(SESSION, done(1), "m")
+    scene.recorder.finish(SESSION, done(1), "m", 0.0)
     scene.recorder.put_back(SESSION, Return(lease(2)))
     scene.queue.gate.set()
     await scene.recorder.flushed()
@@ -113,7 +113,7 @@ async def test_only_the_newest_checkpoint_is_written_and_none_of_an_item_that_ha
 async def test_nothing_is_lost_or_counted_twice_while_the_queue_is_away(scene) -> None:
     scene.queue.fails = [UnavailableError("away"), UnavailableError("away", uncertain=True)]
     for index in range(3):
-        scene.recorder.finish(SESSION, done(index), "m")
+        scene.recorder.finish(SESSION, done(index), "m", 0.0)
     scene.recorder.put_back(SESSION, Return(lease(7)))
     await scene.recorder.flushed()
     assert scene.recorder.reached
@@ -124,7 +124,7 @@ async def test_nothing_is_lost_or_counted_twice_while_the_queue_is_away(scene) -
 async def test_leases_that_count_no_more_are_told_and_not_recorded(scene) -> None:
     scene.queue.lost = {lease(1), lease(5)}
     for index in range(3):
-        scene.recorder.finish(SESSION, done(index), "m")
+        scene.recorder.finish(SESSION, done(index), "m", 0.0)
     scene.recorder.checkpoint(SESSION, lease(5), b"state")
     await scene.recorder.flushed()
     assert scene.recorded == [0, 2]
@@ -136,7 +136,7 @@ async def test_a_lost_session_leaves_results_alone_to_be_written(scene) -> None:
     scene.recorder.put_back(SESSION, Return(lease(0)))
     await asyncio.sleep(0)
     scene.recorder.checkpoint(SESSION, lease(1), b"state")
-    scene.recorder.finish(SESSION, done(2), "m")
+    scene.recorder.finish(SESSION, done(2), "m", 0.0)
     scene.queue.fails = [SessionLostError("lapsed")]
     scene.queue.gate.set()
     await scene.recorder.flushed()
@@ -148,7 +148,7 @@ async def test_a_lost_session_leaves_results_alone_to_be_written(scene) -> None:
 async def test_a_transaction_is_bounded(scene) -> None:
     scene.queue.gate.clear()
     for index in range(600):
-        scene.recorder.finish(SESSION, done(index), "m")
+        scene.recorder.finish(SESSION, done(index), "m", 0.0)
     scene.queue.gate.set()
     await scene.recorder.flushed()
     assert scene.recorded == list(range(600))

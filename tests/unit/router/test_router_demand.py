@@ -134,3 +134,25 @@ def test_a_report_reads_groups_and_no_request() -> None:
 def test_a_report_holds_the_groups_of_the_batch_requests_alone() -> None:
     [of_m] = Demand(now=0.0).report(1, {"m": queue(2, 3)}, now=1.0).demand
     assert [(group.requests, group.prompt_tokens) for group in of_m.batch_groups] == [(3, 30)]
+
+
+def test_what_carried_an_slo_is_counted_apart_and_survives_a_report_that_was_not_sent() -> None:
+    demand = Demand(now=0.0)
+    for slo in (True, False):
+        for kind in (INTERACTIVE, BATCH):
+            tally = demand.tally("m", kind, slo=slo)
+            tally.arrived()
+            tally.refused()
+            tally.refused(missed=False)
+            tally.failed()
+            tally.failed(missed=False)
+    demand.tally("m", INTERACTIVE).left_late()
+    demand.of("m").deadlines_met, demand.of("m").deadlines_missed = 4, 3
+    unsent = demand.report(1, {}, now=1.0)
+    demand.take_back(unsent)
+    [told] = demand.report(2, {}, now=2.0).demand
+    one_each = types_pb2.ClassCounts(interactive=1, batch=1)
+    assert (told.slo_arrived, told.slo_refused, told.slo_failed) == (1, one_each, one_each)
+    assert (told.slo_left, told.deadlines_met, told.deadlines_missed) == (1, 4, 3)
+    assert told.refused == told.failed == types_pb2.ClassCounts(interactive=4, batch=4)
+    assert demand.report(3, {}, now=3.0).demand == []

@@ -600,6 +600,12 @@ class FinishedRequests(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_SQ_FIELD_NUMBER: _builtins.int
     SERVICE_MS_FIELD_NUMBER: _builtins.int
+    WITH_SLO_FIELD_NUMBER: _builtins.int
+    TTFT_MET_FIELD_NUMBER: _builtins.int
+    ITL_MET_FIELD_NUMBER: _builtins.int
+    SLO_MET_FIELD_NUMBER: _builtins.int
+    SLO_FAILED_FIELD_NUMBER: _builtins.int
+    SLO_LEFT_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     output_tokens: _builtins.int
     """Tokens of all their choices."""
@@ -609,6 +615,21 @@ class FinishedRequests(_message.Message):
     """Sum of the squares of each request's output tokens, in tokens squared."""
     service_ms: _builtins.float
     """Sum of the times from each request's arrival at the worker to its last token, in milliseconds."""
+    with_slo: _builtins.int
+    """Those of `requests` that carried an SLO: a TTFT or an ITL for interactive ones, a deadline for batch ones. A
+    resumed stream counts where it ends, with the first token of its first attempt and the gaps in between.
+    """
+    ttft_met: _builtins.int
+    """Of these, the interactive ones whose TTFT and mean ITL kept the SLO, and all that kept the whole of it. What an
+    SLO leaves open is kept.
+    """
+    itl_met: _builtins.int
+    slo_met: _builtins.int
+    slo_failed: _builtins.int
+    """Not among `requests`: those with an SLO that failed here for good, and interactive ones whose caller left after
+    the TTFT SLO had passed without a token.
+    """
+    slo_left: _builtins.int
     def __init__(
         self,
         *,
@@ -617,14 +638,129 @@ class FinishedRequests(_message.Message):
         prompt_tokens: _builtins.int = ...,
         output_tokens_sq: _builtins.float = ...,
         service_ms: _builtins.float = ...,
+        with_slo: _builtins.int = ...,
+        ttft_met: _builtins.int = ...,
+        itl_met: _builtins.int = ...,
+        slo_met: _builtins.int = ...,
+        slo_failed: _builtins.int = ...,
+        slo_left: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_tokens", b"output_tokens", "output_tokens_sq", b"output_tokens_sq", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "service_ms", b"service_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["itl_met", b"itl_met", "output_tokens", b"output_tokens", "output_tokens_sq", b"output_tokens_sq", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "service_ms", b"service_ms", "slo_failed", b"slo_failed", "slo_left", b"slo_left", "slo_met", b"slo_met", "ttft_met", b"ttft_met", "with_slo", b"with_slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FinishedRequests: _TypeAlias = FinishedRequests  # noqa: Y015
+
+@_typing.final
+class Attainment(_message.Message):
+    """How many requests kept their SLO. A request that was refused, failed or was not finished in time has missed it;
+    one that its caller cancelled before it was late counts as neither, and so does one without an SLO.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_MINUTE_FIELD_NUMBER: _builtins.int
+    LAST_TEN_MINUTES_FIELD_NUMBER: _builtins.int
+    SINCE_START_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def last_minute(self) -> Global___AttainmentWindow: ...
+    @_builtins.property
+    def last_ten_minutes(self) -> Global___AttainmentWindow: ...
+    @_builtins.property
+    def since_start(self) -> Global___AttainmentWindow:
+        """Since this controller began to lead."""
+
+    def __init__(
+        self,
+        *,
+        last_minute: Global___AttainmentWindow | None = ...,
+        last_ten_minutes: Global___AttainmentWindow | None = ...,
+        since_start: Global___AttainmentWindow | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_minute", b"last_minute", "last_ten_minutes", b"last_ten_minutes", "since_start", b"since_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_minute", b"last_minute", "last_ten_minutes", b"last_ten_minutes", "since_start", b"since_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attainment: _TypeAlias = Attainment  # noqa: Y015
+
+@_typing.final
+class AttainmentWindow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    window_s: _builtins.float
+    """Time that it covers, in seconds; less than its name says while the controller leads for less."""
+    @_builtins.property
+    def interactive(self) -> Global___ClassAttainment: ...
+    @_builtins.property
+    def batch(self) -> Global___ClassAttainment:
+        """Those of the durable queue and others. A deadline is met when the result is durable, or delivered, by then."""
+
+    def __init__(
+        self,
+        *,
+        window_s: _builtins.float = ...,
+        interactive: Global___ClassAttainment | None = ...,
+        batch: Global___ClassAttainment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "interactive", b"interactive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "interactive", b"interactive", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttainmentWindow: _TypeAlias = AttainmentWindow  # noqa: Y015
+
+@_typing.final
+class ClassAttainment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    MISSED_TTFT_FIELD_NUMBER: _builtins.int
+    MISSED_ITL_FIELD_NUMBER: _builtins.int
+    MISSED_DEADLINE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    ARRIVED_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    """Requests with an SLO that have ended."""
+    met: _builtins.int
+    missed_ttft: _builtins.int
+    """Missed, by cause; a request that missed both TTFT and ITL is in both, so that they may add up to more than
+    requests - met.
+    """
+    missed_itl: _builtins.int
+    missed_deadline: _builtins.int
+    refused: _builtins.int
+    failed: _builtins.int
+    arrived: _builtins.int
+    """Interactive requests with an SLO that came to routers; what has not ended runs, waits, or was lost."""
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        met: _builtins.int = ...,
+        missed_ttft: _builtins.int = ...,
+        missed_itl: _builtins.int = ...,
+        missed_deadline: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        arrived: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "failed", b"failed", "met", b"met", "missed_deadline", b"missed_deadline", "missed_itl", b"missed_itl", "missed_ttft", b"missed_ttft", "refused", b"refused", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassAttainment: _TypeAlias = ClassAttainment  # noqa: Y015
 
 @_typing.final
 class ModelStatus(_message.Message):
@@ -636,6 +772,7 @@ class ModelStatus(_message.Message):
     READY_INSTANCES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
+    ATTAINMENT_FIELD_NUMBER: _builtins.int
     spec_version: _builtins.int
     """Each applied spec gets a higher one; a rollback returns to a lower one."""
     desired_instances: _builtins.int
@@ -649,6 +786,10 @@ class ModelStatus(_message.Message):
     def roll(self) -> Global___RollStatus:
         """The last roll; unset: the spec has never changed in a way that needs new instances."""
 
+    @_builtins.property
+    def attainment(self) -> Global___Attainment:
+        """Unset in the answers to changes."""
+
     def __init__(
         self,
         *,
@@ -658,10 +799,11 @@ class ModelStatus(_message.Message):
         ready_instances: _builtins.int = ...,
         reason: _builtins.str = ...,
         roll: Global___RollStatus | None = ...,
+        attainment: Global___Attainment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["roll", b"roll", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "roll", b"roll", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_instances", b"desired_instances", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "desired_instances", b"desired_instances", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -551,10 +551,23 @@ class ModelDemand(_message.Message):
     TTFT_MET_FIELD_NUMBER: _builtins.int
     TTFT_SEEN_FIELD_NUMBER: _builtins.int
     BATCH_GROUPS_FIELD_NUMBER: _builtins.int
+    SLO_ARRIVED_FIELD_NUMBER: _builtins.int
+    SLO_REFUSED_FIELD_NUMBER: _builtins.int
+    SLO_FAILED_FIELD_NUMBER: _builtins.int
+    SLO_LEFT_FIELD_NUMBER: _builtins.int
+    DEADLINES_MET_FIELD_NUMBER: _builtins.int
+    DEADLINES_MISSED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     ttft_met: _builtins.int
     """Interactive requests of the interval that met their TTFT SLO, of those whose TTFT the router saw."""
     ttft_seen: _builtins.int
+    slo_arrived: _builtins.int
+    """Interactive requests of the interval with a TTFT or ITL SLO that arrived."""
+    slo_left: _builtins.int
+    """Interactive requests whose caller left while they waited here, after their TTFT SLO had passed."""
+    deadlines_met: _builtins.int
+    """Items of the durable queue with a deadline whose result this router had recorded: succeeded by then, and not."""
+    deadlines_missed: _builtins.int
     @_builtins.property
     def arrived(self) -> _types_pb2.ClassCounts:
         """Requests that arrived in the interval."""
@@ -577,6 +590,14 @@ class ModelDemand(_message.Message):
     def batch_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestGroup]:
         """Batch requests that wait in the router now, in groups of similar deadlines, the earliest first."""
 
+    @_builtins.property
+    def slo_refused(self) -> _types_pb2.ClassCounts:
+        """Requests with an SLO (batch: a deadline) that were refused and that failed for good here. What a caller may
+        take to another router or instance is in neither; what a worker failed is in its FinishedRequests.
+        """
+
+    @_builtins.property
+    def slo_failed(self) -> _types_pb2.ClassCounts: ...
     def __init__(
         self,
         *,
@@ -589,10 +610,16 @@ class ModelDemand(_message.Message):
         ttft_met: _builtins.int = ...,
         ttft_seen: _builtins.int = ...,
         batch_groups: _abc.Iterable[Global___RequestGroup] | None = ...,
+        slo_arrived: _builtins.int = ...,
+        slo_refused: _types_pb2.ClassCounts | None = ...,
+        slo_failed: _types_pb2.ClassCounts | None = ...,
+        slo_left: _builtins.int = ...,
+        deadlines_met: _builtins.int = ...,
+        deadlines_missed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "failed", b"failed", "finished", b"finished", "queued", b"queued", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "failed", b"failed", "finished", b"finished", "queued", b"queued", "refused", b"refused", "slo_failed", b"slo_failed", "slo_refused", b"slo_refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "batch_groups", b"batch_groups", "failed", b"failed", "finished", b"finished", "model", b"model", "queued", b"queued", "refused", b"refused", "ttft_met", b"ttft_met", "ttft_seen", b"ttft_seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "batch_groups", b"batch_groups", "deadlines_met", b"deadlines_met", "deadlines_missed", b"deadlines_missed", "failed", b"failed", "finished", b"finished", "model", b"model", "queued", b"queued", "refused", b"refused", "slo_arrived", b"slo_arrived", "slo_failed", b"slo_failed", "slo_left", b"slo_left", "slo_refused", b"slo_refused", "ttft_met", b"ttft_met", "ttft_seen", b"ttft_seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
