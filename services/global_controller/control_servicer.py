@@ -229,8 +229,11 @@ async def _take_demand(
 ) -> None:
     """Takes a router's reports in, each of which counts."""
     async for message in messages:
-        if message.WhichOneof("message") == "report":
-            controller.router_reported(link, message.report)
+        match message.WhichOneof("message"):
+            case "report":
+                controller.router_reported(link, message.report)
+            case "call":
+                controller.router_called(link, message.call)
 
 
 @asynccontextmanager

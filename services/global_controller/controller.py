@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import (
@@ -89,6 +89,8 @@ class Controller:
         self._shown = Pulse()
         self.mirror = Mirror(store, self._stirred, self._shown)
         self.tables = routing.RoutingTables(0)
+        self.on_demand: Mapping[str, str] = {}
+        """Models of which an instance starts when requests wait → why none would now; empty: one would."""
         self._nodes = NodeIndex()
         self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
         self._routed_access = RoutedAccess()
@@ -110,7 +112,9 @@ class Controller:
     async def start(self) -> None:
         """Acquires a term and reads the state. Raises what the store raises."""
         self.term = self._writer.term = await self.store.acquire_term()
-        self.tables = routing.RoutingTables(self.term)
+        self.tables = routing.RoutingTables(
+            self.term, lambda instance_id: self.fleet.on_its_way(self.snapshot, instance_id)
+        )
         await self.mirror.load()
         self.registry.settle(self.snapshot.nodes)
         self._notice.begin(self.snapshot.instances.values(), self._clock())
@@ -267,6 +271,12 @@ class Controller:
         if self.registry.hear_router(link, report) or counted:
             self._shown.beat()
 
+    def router_called(self, link: RouterLink, call: control_pb2.RouterCall) -> None:
+        """A router tells at once that requests wait where nothing serves."""
+        self.registry.hear_call(link, call)
+        self.fleet.called.beat()
+        self._shown.beat()
+
     def routers_changed(self) -> None:
         """A router has come or gone."""
         self._shown.beat()
@@ -323,7 +333,7 @@ class Controller:
         )
         for link in self.registry.agents.values():
             self._set_level(link, self._told(self.snapshot, link.node_id))
-        entries = routing.entries(self.snapshot, self.registry, self.reasons)
+        entries = routing.entries(self.snapshot, self.registry, self.reasons, self.on_demand)
         if self.tables.update(entries, self._routed_access.of(self.snapshot)):
             for router in self.registry.routers.values():
                 router.wake.beat()

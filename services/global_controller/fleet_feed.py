@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable
 
 from chiron.internal.v1 import control_pb2
 from chiron.policy.snapshots import FleetSnapshot
-from chiron.store import Snapshot
+from chiron.policy.words import Phase
+from chiron.store import ModelRecord, Snapshot
 from chiron.v1 import cluster_pb2
 from services.global_controller.attainment import Attainments
 from services.global_controller.config import ControllerConfig
 from services.global_controller.demand import Demand
 from services.global_controller.fleet_instances import Expected
 from services.global_controller.fleet_snapshot import Known, Told, fleet_snapshot, queued_interactive
-from services.global_controller.phases import Phases
+from services.global_controller.phases import OnItsWay, Phases
+from services.global_controller.pulse import Pulse
 from services.global_controller.registry import Registry
 
 
@@ -27,6 +29,8 @@ class FleetFeed:
         self._phases = Phases()
         self._demand = Demand(clock())
         self._attainments = Attainments(clock())
+        self.called = Pulse()
+        """Beats when a router tells at once, between its reports, that requests wait where nothing serves."""
 
     def hear_agent(self, report: control_pb2.AgentReport) -> None:
         """An agent has reported."""
@@ -56,6 +60,25 @@ class FleetFeed:
         self._demand.forget_others(instances)
         models = {name for name, model in snapshot.models.items() if not model.deleted}
         self._attainments.forget_others(instances, models)
+
+    def expected(self, model: ModelRecord) -> Expected:
+        """How long the model's instances take to load and to wake: as measured, else as presumed."""
+        load_time_s, wake_time_s = self._phases.load_time_s(model), self._phases.wake_time_s(model)
+        return Expected(
+            self._presumed.load_time_s if load_time_s is None else load_time_s,
+            self._presumed.wake_time_s if wake_time_s is None else wake_time_s,
+        )
+
+    def on_its_way(self, snapshot: Snapshot, instance_id: str) -> OnItsWay | None:
+        """Where an instance stands that does not serve yet; None: it does, or is not on record."""
+        standing, record = self._phases.of(instance_id), snapshot.instances.get(instance_id)
+        model = snapshot.models.get(record.model) if record is not None else None
+        if standing is None or model is None or standing.phase is not Phase.LOADING:
+            return None
+        expected = self.expected(model)
+        since_s = self._clock() - standing.since_s
+        takes_s = expected.wake_time_s if standing.waking else expected.load_time_s
+        return OnItsWay(since_s, max(0.0, takes_s - since_s))
 
     def take(self, snapshot: Snapshot) -> FleetSnapshot:
         """The cluster now. A new interval of traffic begins, so that one caller alone may take snapshots."""

@@ -42,6 +42,16 @@ class Standing:
     """It loads for the first time: not again after a crash."""
 
 
+@dataclass(frozen=True, slots=True)
+class OnItsWay:
+    """Where an instance stands that does not serve yet, in seconds."""
+
+    since_s: float
+    """For how long it has been on its way."""
+    ready_in_s: float
+    """Until it is expected to be ready; 0: it is late."""
+
+
 def phase_of(record: InstanceRecord) -> Phase | None:
     """The phase that the instance is in or has been told to enter; None: it holds no capacity any more."""
     state = record.observed.state

@@ -193,10 +193,7 @@ class Registry:
     def hear_router(self, link: RouterLink, report: control_pb2.RouterReport) -> bool:
         """Takes a router's queues and ejections; True when they differ from the last ones."""
         link.heard = self._clock()
-        queued = types_pb2.ClassCounts(
-            interactive=sum(demand.queued.interactive for demand in report.demand),
-            batch=sum(demand.queued.batch for demand in report.demand),
-        )
+        queued = _queued(report)
         changed = (
             queued != link.queued
             or _ejections(report) != _ejections(link.report)
@@ -204,6 +201,15 @@ class Registry:
         )
         link.queued, link.report = queued, report
         return changed
+
+    def hear_call(self, link: RouterLink, call: control_pb2.RouterCall) -> None:
+        """Takes what a router tells of waiting requests between two reports, as if the last one had it."""
+        link.heard = self._clock()
+        demand = {one.model: one for one in link.report.demand}
+        for waiting in call.models:
+            told = demand.get(waiting.model) or link.report.demand.add(model=waiting.model)
+            told.queued.CopyFrom(waiting.queued)
+        link.queued = _queued(link.report)
 
     def age_s(self, link: AgentLink | RouterLink) -> float:
         """Time since the link was last heard, in seconds."""
@@ -303,6 +309,13 @@ class Registry:
     def statuses(self) -> Mapping[str, cluster_pb2.InstanceStatus]:
         """What was last reported of each instance."""
         return {key: status for link in self.agents.values() for key, status in link.statuses.items()}
+
+
+def _queued(report: control_pb2.RouterReport) -> types_pb2.ClassCounts:
+    return types_pb2.ClassCounts(
+        interactive=sum(demand.queued.interactive for demand in report.demand),
+        batch=sum(demand.queued.batch for demand in report.demand),
+    )
 
 
 def _loads(statuses: Mapping[str, cluster_pb2.InstanceStatus]) -> Mapping[str, cluster_pb2.InstanceLoad]:

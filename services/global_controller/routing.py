@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, ModelRecord, Snapshot
 from chiron.v1 import access_pb2, cluster_pb2, types_pb2
 from services.global_controller.fleet import is_failed, is_ready, is_stopping
+from services.global_controller.phases import OnItsWay
 from services.global_controller.registry import Registry
 from services.global_controller.routed_access import NOBODY, AccessEntries
 from services.global_controller.views import shown_state
@@ -25,6 +26,12 @@ _ROUTED_STATES = (
     types_pb2.INSTANCE_STATE_SLEEPING,
 )
 
+When = Callable[[str], OnItsWay | None]
+"""Instance id → where it stands on its way to serve; None: it is on none."""
+_NOBODY_STARTS: Mapping[str, str] = {}
+
+_STARTS = "none of its instances runs: one starts as soon as a request waits"
+
 Entries = tuple[dict[str, control_pb2.RoutedModel], dict[str, control_pb2.RoutedInstance]]
 """Models by name and instances by id."""
 _Entry = TypeVar(
@@ -32,11 +39,24 @@ _Entry = TypeVar(
 )
 
 
-def entries(snapshot: Snapshot, registry: Registry, reasons: Mapping[str, str]) -> Entries:
-    """What routers should know, without the loads: those change all the time and come fresher from workers.
+def entries(
+    snapshot: Snapshot,
+    registry: Registry,
+    reasons: Mapping[str, str],
+    on_demand: Mapping[str, str] = _NOBODY_STARTS,
+) -> Entries:
+    """What routers should know, without what changes all the time: loads come fresher from workers, and for
+    how long instances have been on their way is added as a table is sent.
 
     Workers of models that nobody has applied to this controller are routed too, so that a controller that
     lost its memory does not end what serves. A dead node's instance stays until it is given up.
+
+    Args:
+        snapshot: the durable state.
+        registry: who is heard.
+        reasons: for each model that has not what it should have, what stands in the way.
+        on_demand: models of which an instance starts when requests wait → why none would start now; empty:
+            one would.
     """
     unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
     by_model: dict[str, list[InstanceRecord]] = {}
@@ -44,7 +64,13 @@ def entries(snapshot: Snapshot, registry: Registry, reasons: Mapping[str, str]) 
         by_model.setdefault(instance.model, []).append(instance)
     dead = registry.dead(snapshot.nodes.values())
     models = {
-        model.name: _model(model, by_model.get(model.name, []), dead, reasons.get(model.name, ""))
+        model.name: _model(
+            model,
+            by_model.get(model.name, []),
+            dead,
+            reasons.get(model.name, ""),
+            on_demand.get(model.name),
+        )
         for model in snapshot.models.values()
         if not model.deleted
     }
@@ -70,8 +96,15 @@ def belongs_to(epoch: int, term: int) -> bool:
 class RoutingTables:
     """The present table, and the last deltas that led to it."""
 
-    def __init__(self, term: int) -> None:
+    def __init__(self, term: int, when: When = lambda _: None) -> None:
+        """An empty table.
+
+        Args:
+            term: of the controller.
+            when: tells, as a table is sent, where an instance stands that is on its way.
+        """
         self._term = term
+        self._when = when
         self.epoch = term * _EPOCHS_PER_TERM + 1
         self._models: dict[str, control_pb2.RoutedModel] = {}
         self._instances: dict[str, control_pb2.RoutedInstance] = {}
@@ -115,12 +148,28 @@ class RoutingTables:
         for instance in table.instances:
             if instance.instance_id in loads:
                 instance.load.CopyFrom(loads[instance.instance_id])
+        self._time(table.models)
         return table
 
     def delta_after(self, epoch: int) -> control_pb2.RoutingDelta | None:
         """The delta to the next epoch; None when it is no longer kept."""
         index = len(self._deltas) - (self.epoch - epoch)
-        return self._deltas[index] if 0 <= index < len(self._deltas) else None
+        if not 0 <= index < len(self._deltas):
+            return None
+        delta = self._deltas[index]
+        if any(model.coming for model in delta.models):
+            # What is kept names no times, so that only the state of things makes a delta.
+            kept, delta = delta, control_pb2.RoutingDelta()
+            delta.CopyFrom(kept)
+            self._time(delta.models)
+        return delta
+
+    def _time(self, models: Iterable[control_pb2.RoutedModel]) -> None:
+        for model in models:
+            for one in model.coming:
+                if (stands := self._when(one.instance_id)) is not None:
+                    one.loading_ms, one.ready_in_ms = 1e3 * stands.since_s, 1e3 * stands.ready_in_s
+            model.coming.sort(key=lambda one: one.ready_in_ms)
 
 
 def _changed(before: Mapping[str, _Entry], after: Mapping[str, _Entry]) -> list[_Entry]:
@@ -128,8 +177,13 @@ def _changed(before: Mapping[str, _Entry], after: Mapping[str, _Entry]) -> list[
 
 
 def _model(
-    model: ModelRecord, instances: list[InstanceRecord], dead: frozenset[str], blocked: str
+    model: ModelRecord,
+    instances: list[InstanceRecord],
+    dead: frozenset[str],
+    blocked: str,
+    unstartable: str | None,
 ) -> control_pb2.RoutedModel:
+    """`unstartable`: why no instance would start although requests waited; None: none ever does so."""
     spec = model.parsed_spec()
     wanted = [one for one in instances if not is_stopping(one)]
     routed = control_pb2.RoutedModel(
@@ -139,13 +193,18 @@ def _model(
         spec_version=model.spec_version,
         rollout_version=model.rollout_version,
         kept_versions=sorted({one.spec_version for one in wanted if not is_failed(one)}),
+        on_demand=unstartable is not None,
     )
     if any(is_ready(one) for one in wanted):
         return routed
+    on_their_way = [one for one in wanted if not is_failed(one) and one.node_id not in dead]
+    routed.coming.extend(map(_coming, sorted(on_their_way, key=lambda one: one.instance_id)))
     coming = sum(not is_failed(one) for one in wanted)
     # GPUs that an instance of the same model is about to leave are where the next one will start.
     leaving = sum(is_stopping(one) and one.node_id not in dead for one in instances)
-    if model.desired_instances == 0:
+    if model.desired_instances == 0 and unstartable is not None:
+        routed.reason, routed.failed = unstartable or _STARTS, bool(unstartable)
+    elif model.desired_instances == 0:
         routed.reason, routed.failed = "no instance is wanted: it is scaled to 0", True
     elif coming or (leaving and not any(map(is_failed, wanted))):
         routed.reason = blocked or f"{coming or leaving} of {model.desired_instances} instances starting"
@@ -153,6 +212,13 @@ def _model(
         # Without a reason the reconciler has not come to it yet.
         routed.reason, routed.failed = blocked, bool(blocked)
     return routed
+
+
+def _coming(record: InstanceRecord) -> control_pb2.ComingInstance:
+    """An instance that does not serve yet; how long that takes is told as the table is sent."""
+    return control_pb2.ComingInstance(
+        instance_id=record.instance_id, state=record.observed.state, reason=record.observed.reason
+    )
 
 
 def _instance(record: InstanceRecord) -> control_pb2.RoutedInstance:

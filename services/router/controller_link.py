@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import grpc
@@ -114,8 +115,16 @@ class ControllerLink:
 
     async def _report(self, call: _Stream) -> None:
         sequence = 0
+        time = asyncio.get_running_loop().time
+        due = time() + self._report_interval_s
         while True:
-            await asyncio.sleep(self._report_interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._placer.calls.any.wait()
+            if self._placer.calls.any.is_set() and time() < due:
+                await write(call, control_pb2.ConnectRouterRequest(call=self._placer.call()))
+                continue
+            due = time() + self._report_interval_s
             sequence += 1
             report = self._placer.report(sequence)
             try:

@@ -13,12 +13,13 @@ from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
 from chiron.policy.dispatch import Dispatcher
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import cluster_pb2, types_pb2
+from chiron.v1 import cluster_pb2, inference_pb2, types_pb2
 from services.router import refusals
 from services.router.health import EjectionSettings
 from services.router.instance import TrackedInstance
 from services.router.matching import Matching
 from services.router.outcomes import Blame
+from services.router.outlook import Outlook
 from services.router.pool import ModelPool
 from services.router.queue import WaitingQueue
 from services.router.request import Instruction, PendingRequest, Placement, Refuse
@@ -72,6 +73,7 @@ class RouterCore:
             settings.ejection, lambda: draws.uniform(*_JITTER), self._reservations, self._pool
         )
         self._instances = self._tracking.instances
+        self._outlook = Outlook(self.table, self._models.get)
         self._arrivals = 0
 
     # Events from the controller.
@@ -79,6 +81,7 @@ class RouterCore:
     def snapshot(self, table: control_pb2.RoutingTable, now: float) -> list[Instruction]:
         """The controller sent a table, or one was kept on disk. Raises StaleTermError."""
         self.table.replace(table, self._serves)
+        self._outlook.told(table.models, now, all_there_are=True)
         out: list[Instruction] = []
         for key in [key for key in self._instances if key not in self.table.instances]:
             self._tracking.forget(key, out)
@@ -93,6 +96,7 @@ class RouterCore:
     def delta(self, delta: control_pb2.RoutingDelta, now: float) -> list[Instruction]:
         """The controller sent changes. Raises EpochGapError."""
         self.table.apply(delta)
+        self._outlook.told(delta.models, now, all_there_are=False)
         out: list[Instruction] = []
         touched = {*delta.removed_models, *(model.name for model in delta.models)}
         for key in delta.removed_instance_ids:
@@ -296,6 +300,15 @@ class RouterCore:
             for key, one in sorted(self._instances.items())
         ]
 
+    def unserved(self, model: str) -> bool:
+        """Whether no instance of a model is known that takes requests."""
+        pool = self._models.get(model)
+        return pool is None or not pool.views()
+
+    def progress(self, request: PendingRequest, now: float) -> inference_pb2.Progress:
+        """What a waiting request waits for."""
+        return self._outlook.of(request, now)
+
     def overdue(self, request: PendingRequest, waited_s: float) -> ChironError:
         """What a request is told that has waited for as long as it may."""
         model = self._models.get(request.model)
@@ -355,6 +368,7 @@ class RouterCore:
                 continue
             if name not in self.table.models and not model.instances:
                 del self._models[name]
+                self._outlook.forget(name)
             if not len(model.queue):
                 continue
             error = self._hopeless(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
 from chiron.policy.dispatch import load_dispatcher
 from chiron.rpc.errors import ChironError, Reason
 from services.router.access import Access
+from services.router.calls import Calls
 from services.router.config import RouterConfig
 from services.router.core import CoreSettings, RouterCore
 from services.router.demand import Demand
@@ -30,6 +32,7 @@ from services.router.request import (
     Unused,
 )
 from services.router.reservations import Reservation
+from services.router.telling import Tell, Telling
 from services.router.tickets import Tickets
 from services.router.worker_load import WorkerLink
 
@@ -81,20 +84,28 @@ class Placer:
         """Called with the model after each load report of an instance."""
         self.on_report: Callable[[control_pb2.RouterReport], None] = lambda _: None
         """Called with each report before it is sent."""
+        self.calls = Calls()
+        """Models for which requests wait in vain until an instance starts: to be told at once."""
+        self._telling = Telling()
         self._known_at: float | None = self._loop.time()
         self._from_file = False
 
     # Requests.
 
-    async def place(self, request: PendingRequest, remaining_s: float | None) -> Placement:
+    async def place(
+        self, request: PendingRequest, remaining_s: float | None, tell: Tell | None = None
+    ) -> Placement:
         """Reserves a slot, waiting for one if need be.
 
         Args:
             request: new, or one that an instance has refused.
             remaining_s: time until the deadline of the caller's call, in seconds; None: it has none.
+            tell: is told what the request waits for: at once when it must wait, when that changes and each
+                second; None: nobody asks.
 
         Raises:
             ChironError: refused, or nothing came free in time.
+            Exception: whatever `tell` raises.
         """
         answer: Place | Refuse | None = None
         others: list[Instruction] = []
@@ -108,11 +119,13 @@ class Placer:
             return answer.placement
         if answer is not None:
             raise answer.error
-        return await self._wait(request, remaining_s)
+        return await self._wait(request, remaining_s, tell)
 
-    async def _wait(self, request: PendingRequest, remaining_s: float | None) -> Placement:
+    async def _wait(self, request: PendingRequest, remaining_s: float | None, tell: Tell | None) -> Placement:
         waiter: asyncio.Future[_Outcome] = self._loop.create_future()
         self._waiters[request] = waiter
+        if self._core.unserved(request.model):
+            self.calls.call(request.model)
         now = self._loop.time()
         since = request.arrived if request.resumed_at is None else request.resumed_at
         limit_s = self._config.max_queue_s - (now - since)
@@ -121,6 +134,9 @@ class Placer:
             own_s = min(own_s, request.deadline - now)
         try:
             async with asyncio.timeout(min(own_s, limit_s)):
+                if tell is not None:
+                    progress = functools.partial(self._core.progress, request)
+                    await self._telling.until(waiter, progress, tell)
                 outcome = await waiter
         except TimeoutError:
             self._give_up(request, waiter)
@@ -129,7 +145,7 @@ class Placer:
                     Reason.DEADLINE_EXCEEDED, f"no slot of {request.model!r} came free before the deadline"
                 ) from None
             raise self._core.overdue(request, self._config.max_queue_s) from None
-        except asyncio.CancelledError:
+        except BaseException:
             self._give_up(request, waiter)
             if request.late(self._loop.time()):
                 self.demand.tally(request.model, request.request_class).left_late()
@@ -192,12 +208,16 @@ class Placer:
         self.access.take_table(table)
         self._known_at, self._from_file = None, False
         self.has_table.set()
-        self.on_table()
+        self._changed()
 
     def delta(self, delta: control_pb2.RoutingDelta) -> None:
         """Takes changes from the controller. Raises EpochGapError."""
         self._perform(self._core.delta(delta, self._loop.time()))
         self.access.take_delta(delta)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._telling.changed()
         self.on_table()
 
     def restore(self, stored: router_pb2.StoredRoutingTable, age_s: float) -> None:
@@ -262,9 +282,14 @@ class Placer:
         """What to tell the controller; starts a new interval."""
         now = self._loop.time()
         report = self.demand.report(sequence, self._core.queues(), now)
+        self.calls.reported()
         report.ejected.extend(self._core.ejected(now))
         self.on_report(report)
         return report
+
+    def call(self) -> control_pb2.RouterCall:
+        """What to tell the controller between two reports."""
+        return self.calls.take(self._core.queues())
 
     async def close(self) -> None:
         """Ends the timer, the subscriptions and the connections."""

@@ -21,6 +21,7 @@ from services.router.request import PendingRequest, Placement
 from services.router.retries import Attempts, Retries
 from services.router.spans import RequestTrace
 from services.router.streams import ProxiedStream, Streams
+from services.router.telling import Tell
 
 
 class Sink(Protocol):
@@ -73,6 +74,8 @@ class Proxy:
         sink: Sink,
         trace: RequestTrace,
         attempts: Attempts | None = None,
+        *,
+        tell_progress: bool = False,
     ) -> None:
         """Streams the answer into `sink`.
 
@@ -83,6 +86,7 @@ class Proxy:
             sink: takes the answer.
             trace: of the call.
             attempts: counts what fails; None: nobody asks.
+            tell_progress: also say, before the answer, what the request waits for.
 
         Raises:
             ChironError: refused, or interrupted after the first message and not to be resumed.
@@ -90,9 +94,10 @@ class Proxy:
         """
         delivered = Delivered(message)
         attempts = attempts or self._retries.begin(first=message.attempt == 0)
+        tell = _teller(sink) if tell_progress else None
         resumes = 0
         while True:
-            placement = await self._place(request, delivered, sink)
+            placement = await self._place(request, delivered, sink, tell)
             queued_s = self._time() - request.arrived
             attempt = message.attempt + attempts.made
             trace.placed(placement, attempt, queued_s)
@@ -138,9 +143,11 @@ class Proxy:
             version = request.spec_version or placement.spec_version or delivered.spec_version
             request.resume(version, self._time())
 
-    async def _place(self, request: PendingRequest, delivered: Delivered, sink: Sink) -> Placement:
+    async def _place(
+        self, request: PendingRequest, delivered: Delivered, sink: Sink, tell: Tell | None
+    ) -> Placement:
         try:
-            return await self._placer.place(request, sink.time_remaining())
+            return await self._placer.place(request, sink.time_remaining(), tell)
         except ChironError as error:
             if delivered.begun and error.reason in _NO_PLACE:
                 text = f"the stream broke and found no instance: {error.message}"
@@ -250,6 +257,19 @@ class Proxy:
     def _default_ttft(self, model: str) -> float:
         routed = self._placer.model(model)
         return routed.slo_defaults.interactive.ttft_ms if routed is not None else 0.0
+
+
+def _teller(sink: Sink) -> Tell:
+    """Passes on what a request waits for. It is no part of the answer: what fails after it may begin anew."""
+
+    async def tell(progress: pb.Progress) -> None:
+        try:
+            await sink.write(pb.GenerateResponse(progress=[progress]).SerializeToString())
+        except Exception as error:
+            # A write fails only when the caller has gone, sometimes before the cancellation is told.
+            raise asyncio.CancelledError from error
+
+    return tell
 
 
 def _lost(placement: Placement, failed: _Failed) -> str:

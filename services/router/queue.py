@@ -103,6 +103,10 @@ class WaitingQueue:
             self.backlog.remove(request)
         return True
 
+    def in_order(self, kind: RequestClass) -> list[PendingRequest]:
+        """The waiting requests of a class, the first to go in front. O(n log n)."""
+        return sorted(self._live[kind], key=lambda request: (request.priority, request.sequence))
+
     def clear(self) -> list[PendingRequest]:
         """Takes out everything, in order."""
         taken = []

@@ -10,6 +10,7 @@ from chiron.v1 import inference_pb2 as pb
 from services.router.placer import Placer
 from services.router.request import PendingRequest
 from services.router.spans import RequestTrace
+from services.router.telling import Tell
 
 
 class Lookaside:
@@ -26,9 +27,10 @@ class Lookaside:
         request: PendingRequest,
         context: grpc.aio.ServicerContext[bytes, bytes],
         trace: RequestTrace,
-    ) -> bytes:
-        """The serialised RouteResponse. Raises ChironError when refused."""
-        placement = await self._placer.place(request, context.time_remaining())
+        tell: Tell | None = None,
+    ) -> pb.RouteResponse:
+        """The answer; `tell` is told what the request waits for. Raises ChironError when refused."""
+        placement = await self._placer.place(request, context.time_remaining(), tell)
         self._placer.access.hand_out(request, placement)
         queued_s = self._time() - request.arrived
         trace.placed(placement, message.attempt, queued_s)
@@ -49,4 +51,4 @@ class Lookaside:
             queued_ms=queued_s * 1000,
             request_id=request.request_id,
             spec_version=placement.spec_version,
-        ).SerializeToString()
+        )

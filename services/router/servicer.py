@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import NoReturn
 
 import grpc
@@ -25,6 +26,7 @@ from services.router.proxy import Proxy, WorkerStatusError
 from services.router.request import PendingRequest, request_class
 from services.router.route import Lookaside
 from services.router.spans import RequestTrace
+from services.router.telling import Tell
 
 SERVICE = "chiron.v1.InferenceService"
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -56,6 +58,7 @@ class InferenceServicer:
                 # As streams of requests, so that a call is seen before its one request is read.
                 "Generate": grpc.stream_stream_rpc_method_handler(self.generate),
                 "Route": grpc.stream_unary_rpc_method_handler(self.route),
+                "WatchRoute": grpc.stream_stream_rpc_method_handler(self.watch_route),
             },
         )
 
@@ -83,7 +86,22 @@ class InferenceServicer:
         arrived = self._time()
         await self._door.admit(context)
         try:
-            return await self._route(arrived, context)
+            return (await self._route(arrived, context, _route_request)).SerializeToString()
+        except asyncio.CancelledError:
+            self._door.cancelled(context, arrived)
+            raise
+
+    async def watch_route(self, _: object, context: Context) -> None:
+        """Answers one WatchRoute call."""
+        arrived = self._time()
+        await self._door.admit(context)
+
+        async def tell(progress: pb.Progress) -> None:
+            await _write(context, pb.WatchRouteResponse(progress=progress))
+
+        try:
+            route = await self._route(arrived, context, _watched_request, tell)
+            await _write(context, pb.WatchRouteResponse(route=route))
         except asyncio.CancelledError:
             self._door.cancelled(context, arrived)
             raise
@@ -108,7 +126,7 @@ class InferenceServicer:
             if self._placer.prefix_affinity:
                 request.prefixes = salted(request.tenant, prefix_hashes(message))
             tally = self._arrive(request, message.attempt, trace)
-            await self._proxy.run(wire, message, request, context, trace)
+            await self._proxy.run(wire, message, request, context, trace, tell_progress=message.tell_progress)
             if tally is not None:
                 tally.finished()
         except ChironError as error:
@@ -123,14 +141,21 @@ class InferenceServicer:
             self._leave()
             trace.end()
 
-    async def _route(self, arrived: float, context: Context) -> bytes:
-        trace = RequestTrace(self._tracing, f"{SERVICE}/Route", context.invocation_metadata())
+    async def _route(
+        self,
+        arrived: float,
+        context: Context,
+        decode: Callable[[bytes], pb.RouteRequest],
+        tell: Tell | None = None,
+    ) -> pb.RouteResponse:
+        method = "Route" if tell is None else "WatchRoute"
+        trace = RequestTrace(self._tracing, f"{SERVICE}/{method}", context.invocation_metadata())
         self._enter()
         tally: Tally | None = None
         request: PendingRequest | None = None
         try:
             tenant = self._placer.access.identify(context)
-            message = read(pb.RouteRequest, await _received(context))
+            message = decode(await _received(context))
             violations = check_route(message)
             if violations:
                 raise ChironError.invalid(violations)
@@ -144,7 +169,7 @@ class InferenceServicer:
             if self._placer.prefix_affinity:
                 request.prefixes = salted(request.tenant, message.prefix_hashes)
             tally = self._arrive(request, message.attempt, trace)
-            return await self._lookaside.run(message, request, context, trace)
+            return await self._lookaside.run(message, request, context, trace, tell)
         except ChironError as error:
             return await _refuse(error, context, tally, trace)
         finally:
@@ -195,6 +220,22 @@ class InferenceServicer:
         self._running -= 1
         if self._running == 0:
             self.idle.set()
+
+
+def _route_request(wire: bytes) -> pb.RouteRequest:
+    return read(pb.RouteRequest, wire)
+
+
+def _watched_request(wire: bytes) -> pb.RouteRequest:
+    return read(pb.WatchRouteRequest, wire).request
+
+
+async def _write(context: Context, message: pb.WatchRouteResponse) -> None:
+    try:
+        await context.write(message.SerializeToString())
+    except Exception as error:
+        # A write fails only when the caller has gone, sometimes before the cancellation is told.
+        raise asyncio.CancelledError from error
 
 
 async def _received(context: Context) -> bytes:

@@ -18,6 +18,7 @@ class FakeRouterController(control_pb2_grpc.ControlServiceServicer):
         self.table = control_pb2.RoutingTable(epoch=1, term=term)
         self.hellos: asyncio.Queue[control_pb2.RouterHello] = asyncio.Queue()
         self.reports: asyncio.Queue[control_pb2.RouterReport] = asyncio.Queue()
+        self.calls: asyncio.Queue[control_pb2.RouterCall] = asyncio.Queue()
         self.address = ""
         self._streams: set[asyncio.Queue[control_pb2.ConnectRouterResponse | None]] = set()
 
@@ -69,7 +70,10 @@ class FakeRouterController(control_pb2_grpc.ControlServiceServicer):
 
     async def _read(self, requests: AsyncIterator[control_pb2.ConnectRouterRequest]) -> None:
         async for request in requests:
-            self.reports.put_nowait(request.report)
+            if request.HasField("call"):
+                self.calls.put_nowait(request.call)
+            else:
+                self.reports.put_nowait(request.report)
 
 
 def routed_instance(model: str, worker: FakeWorker) -> control_pb2.RoutedInstance:

@@ -10,7 +10,7 @@ from typing import Any
 
 from chiron.cli.identity import client_tls
 from chiron.cli.runner import EXIT_BAD_START, CliError
-from chiron.client import Client, RequestClass, Slo
+from chiron.client import Client, Progress, RequestClass, Slo
 from chiron.rpc.identity import present
 from chiron.telemetry import setup_tracing
 
@@ -36,12 +36,35 @@ class GenerateOptions:
     as_json: bool
 
 
+class Waiting:
+    """Shows on stderr what the request waits for: in place on a terminal, else a line for each instance."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._said: str | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Shows it, where that is news."""
+        if self._on_terminal:
+            print(f"\r\x1b[K{progress.text}", end="", file=sys.stderr, flush=True)
+        elif progress.instance_id != self._said:
+            print(progress.text, file=sys.stderr, flush=True)
+        self._said = progress.instance_id
+
+    def over(self) -> None:
+        """The answer comes, or an error: the line is free again."""
+        if self._on_terminal and self._said is not None:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._said = None
+
+
 async def run_generate(options: GenerateOptions) -> int:
     """Prints the text to stdout; with --json one object at the end instead."""
     if options.request_class not in list(RequestClass):
         raise CliError(f"--class must be interactive or batch, not {options.request_class}", EXIT_BAD_START)
     # Nothing else runs on this loop yet, so reading stdin may block it.
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    waiting = Waiting()
     request: dict[str, Any] = {
         "model": options.model,
         "max_tokens": options.max_tokens,
@@ -50,6 +73,7 @@ async def run_generate(options: GenerateOptions) -> int:
         "request_class": options.request_class,
         "slo": Slo(options.slo_ttft_ms, options.slo_itl_ms, options.slo_deadline_s),
         "timeout_s": options.timeout_s,
+        "on_progress": waiting.show,
     }
     if options.chat:
         request["messages"] = [{"role": "user", "content": text}]
@@ -62,13 +86,17 @@ async def run_generate(options: GenerateOptions) -> int:
     except ValueError as error:
         raise CliError(str(error), EXIT_BAD_START) from error
     setup_tracing("chiron-cli")
-    async with connected as client:
-        if options.stream and not options.as_json:
-            async for chunk in client.generate(**request):
-                print(chunk.text, end="", flush=True)
-            print()
-            return 0
-        completion = await client.complete(**request)
+    try:
+        async with connected as client:
+            if options.stream and not options.as_json:
+                async for chunk in client.generate(**request):
+                    waiting.over()
+                    print(chunk.text, end="", flush=True)
+                print()
+                return 0
+            completion = await client.complete(**request)
+    finally:
+        waiting.over()
     if not options.as_json:
         print(completion.text)
         return 0

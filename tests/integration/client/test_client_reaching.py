@@ -276,3 +276,11 @@ async def test_connections_to_workers_are_bounded(router, worker):
             router.workers = [each]
             assert (await client.complete(model="toy", prompt="x")).timing.instance_id == each.name
         assert client.open_worker_channels == 2
+
+
+async def test_a_router_that_tells_nothing_of_the_wait_is_asked_as_ever(router, worker):
+    told = []
+    async with Client(router.address) as client:
+        whole = await client.complete(model="toy", prompt="x", on_progress=told.append)
+        assert (whole.attempts, client.stats.fallbacks) == (1, 0)
+    assert (len(router.routed), told) == (1, [])

@@ -7,6 +7,7 @@ import dataclasses
 from chiron.internal.v1 import control_pb2
 from chiron.store import Change, InstanceRecord, ModelRecord, NodeRecord, Snapshot
 from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.phases import OnItsWay
 from services.global_controller.registry import Registry
 from services.global_controller.routing import DELTAS_KEPT, RoutingTables, belongs_to, entries
 from tests.support.cluster_states import (
@@ -43,6 +44,13 @@ def live(node_id: str = "a") -> Registry:
 
 def routed(*records: ModelRecord | InstanceRecord, reason: str = "") -> control_pb2.RoutedModel:
     models, _ = entries(state(*records), live(), {"chat": reason} if reason else {})
+    return models["chat"]
+
+
+def on_demand(
+    *records: ModelRecord | InstanceRecord, reason: str = "", why: str = ""
+) -> control_pb2.RoutedModel:
+    models, _ = entries(state(*records), live(), {"chat": reason} if reason else {}, {"chat": why})
     return models["chat"]
 
 
@@ -85,6 +93,43 @@ class TestModels:
     def test_one_whose_place_is_about_to_come_free_is_not_failed(self) -> None:
         going = instance("i", "a", desired=STOPPED, state=DRAINING)
         assert not routed(model(version=2), going, reason="most free on a node: 0").failed
+
+    def test_one_that_starts_on_demand_is_waited_for_at_zero(self) -> None:
+        shown = on_demand(model(desired=0))
+        assert not shown.failed
+        assert shown.on_demand
+        assert shown.reason == "none of its instances runs: one starts as soon as a request waits"
+
+    def test_one_that_would_not_start_now_says_why(self) -> None:
+        shown = on_demand(model(desired=0), why="its last start failed 3 s ago: no weights")
+        assert shown.failed
+        assert shown.reason == "its last start failed 3 s ago: no weights"
+
+    def test_one_that_was_to_start_and_has_failed_or_found_no_gpu_is_not_waited_for(self) -> None:
+        failed = on_demand(model(), instance("i", "a", state=FAILED), reason="i on a failed: no weights")
+        assert (failed.failed, failed.reason) == (True, "i on a failed: no weights")
+        unplaced = on_demand(model(), reason="needs 2 GPUs on one node")
+        assert (unplaced.failed, unplaced.reason) == (True, "needs 2 GPUs on one node")
+
+    def test_it_names_what_is_coming_while_nothing_is_ready(self) -> None:
+        parts = [
+            instance("b", "a", state=LOADING),
+            instance("a", "a", state=PENDING),
+            instance("failed", "a", state=FAILED),
+            instance("going", "a", state=LOADING, desired=STOPPED),
+        ]
+        shown = routed(model(desired=3), *parts)
+        assert [(one.instance_id, one.state) for one in shown.coming] == [("a", PENDING), ("b", LOADING)]
+        assert not routed(model(desired=3), *parts, instance("ready", "a")).coming
+
+    def test_what_loads_on_a_dead_node_is_not_coming(self) -> None:
+        clock = Clock()
+        registry = Registry(5.0, clock)
+        registry.leave(registry.join("a", "s1"))
+        lost = state(model(), instance("i", "a", state=LOADING))
+        assert entries(lost, registry, {})[0]["chat"].coming
+        clock.now += 60
+        assert not entries(lost, registry, {})[0]["chat"].coming
 
     def test_a_deleted_one_is_not_routed(self) -> None:
         models, _ = entries(state(model(deleted=True, desired=0)), live(), {})
@@ -183,3 +228,27 @@ class TestEpochs:
         load = cluster_pb2.InstanceLoad(batch_size=7)
         assert tables.snapshot({"i": load}).instances[0].load.batch_size == 7
         assert not tables.snapshot({}).instances[0].HasField("load")
+
+    def test_how_far_instances_are_is_told_as_a_table_is_sent_and_makes_no_epoch(self) -> None:
+        clock = Clock()
+        starts = {"slow": 70.0, "quick": 95.0}
+
+        def when(instance_id: str) -> OnItsWay:
+            since_s = clock.now - starts[instance_id]
+            return OnItsWay(since_s, max(0.0, 40.0 - since_s))
+
+        tables = RoutingTables(TERM, when)
+        parts = [instance(name, "a", state=LOADING) for name in starts]
+        epoch = tables.epoch
+        assert tables.update(entries(state(model(desired=2), *parts), live(), {}))
+        clock.now = 105.0
+        assert not tables.update(entries(state(model(desired=2), *parts), live(), {}))
+        delta = tables.delta_after(epoch)
+        assert delta is not None
+        for shown in (delta, tables.snapshot({})):
+            coming = [(one.instance_id, one.loading_ms, one.ready_in_ms) for one in shown.models[0].coming]
+            assert coming == [("slow", 35_000, 5_000), ("quick", 10_000, 30_000)]
+        clock.now = 120.0
+        later = tables.delta_after(epoch)
+        assert later is not None
+        assert [one.ready_in_ms for one in later.models[0].coming] == [0, 15_000]

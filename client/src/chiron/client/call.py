@@ -32,6 +32,7 @@ from chiron.client.errors import (
 from chiron.client.network import Network
 from chiron.client.output import Chunk, Completion
 from chiron.client.pauses import Pauses
+from chiron.client.progress import OnProgress, tell, watch_route
 from chiron.client.request import route_request
 from chiron.client.tracing import RequestSpan, start_span
 from chiron.v1 import inference_pb2 as pb
@@ -63,8 +64,11 @@ class Call:
         timeout_s: float | None,
         metadata: dict[str, str],
         traceparent: str,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._network = network
+        self._on_progress = on_progress
+        request.tell_progress = on_progress is not None
         self._request = request
         self._timeout_s = timeout_s
         self._metadata = metadata
@@ -251,6 +255,8 @@ class Call:
                 try:
                     async for response in call:
                         now_s = time.monotonic()
+                        for progress in response.progress:
+                            tell(self._on_progress, progress)
                         for delta in response.deltas:
                             chunk = assembly.add(delta, now_s)
                             if chunk.usage is None:
@@ -302,9 +308,14 @@ class Call:
             route.elapsed_ms = self._elapsed_ms()
             route.excluded_instance_ids.extend(self._excluded)
             with self._typed_errors(lease.address, is_router=True):
-                return await lease.stub.Route(
-                    route, timeout=self._remaining_s(), metadata=self._headers(to_router=True)
-                )
+                metadata, told = self._headers(to_router=True), self._on_progress
+                if told is not None:
+                    answer = await watch_route(
+                        lease.stub, route, told, timeout_s=self._remaining_s(), metadata=metadata
+                    )
+                    if answer is not None:
+                        return answer
+                return await lease.stub.Route(route, timeout=self._remaining_s(), metadata=metadata)
 
     @contextmanager
     def _typed_errors(self, address: str = "", *, is_router: bool = False) -> Iterator[None]:

@@ -201,6 +201,7 @@ class Client:
             timeout_s=self._network.settings.timeout_s if timeout_s is None else _limit(timeout_s),
             metadata=check_metadata(options.get("metadata") or {}),
             traceparent=options.get("traceparent", ""),
+            on_progress=options.get("on_progress"),
         )
         return call, request.request_id
 

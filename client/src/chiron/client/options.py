@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Required, TypedDict
+
+from chiron.client.output import Progress
 
 
 class RequestClass(StrEnum):
@@ -154,5 +156,9 @@ class RequestOptions(SamplingOptions, total=False):
     """Gives the request up after this many seconds, all attempts together. Default: the client's."""
     metadata: Mapping[str, str]
     """More gRPC metadata to send along."""
+    on_progress: Callable[[Progress], None] | None
+    """Called with what the request waits for: at once when a router lets it wait, when that changes and each
+    second. It runs on the client's event loop, of a SyncClient in that one's thread: it must return soon, and
+    what it raises ends the request."""
     traceparent: str
     """W3C trace context of the caller, where it does not come from OpenTelemetry's current span."""

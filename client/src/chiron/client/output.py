@@ -77,6 +77,26 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What a request waits for in a router, because nothing has a place for it yet."""
+
+    text: str
+    """One line for people."""
+    position: int
+    """Its place among those of its model and class that wait in that router, from 1."""
+    waiting: int
+    """How many these are."""
+    waited_ms: float
+    """Time since it came to that router, in milliseconds."""
+    instance_id: str
+    """Where no instance serves: the one that is expected to be ready first; empty: none is on its way."""
+    loading_ms: float
+    """How long that instance has been on its way, in milliseconds."""
+    ready_in_ms: float | None
+    """Until it is expected to be ready, in milliseconds; 0: it is late. None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one choice of a stream gained."""
 

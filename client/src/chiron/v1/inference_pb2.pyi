@@ -66,6 +66,7 @@ class GenerateRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    TELL_PROGRESS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique per request, chosen by the client (1 to 128 characters of [A-Za-z0-9._:-]). Empty: the door
     makes one. A worker takes the same id twice only with a newer attempt, which ends the older one.
@@ -87,6 +88,8 @@ class GenerateRequest(_message.Message):
     """
     elapsed_ms: _builtins.float
     """Time that this request has already spent before this call, in milliseconds; counts towards TTFT."""
+    tell_progress: _builtins.bool
+    """Send GenerateResponse.progress while the request waits in a router. Workers ignore it."""
     @_builtins.property
     def prompt_token_ids(self) -> Global___TokenIds:
         """Token ids of the model's own tokenizer."""
@@ -120,10 +123,11 @@ class GenerateRequest(_message.Message):
         attempt: _builtins.int = ...,
         elapsed_ms: _builtins.float = ...,
         resume: Global___ResumeState | None = ...,
+        tell_progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "resume", b"resume", "sampling", b"sampling", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "chat", b"chat", "elapsed_ms", b"elapsed_ms", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_class", b"request_class", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "slo", b"slo", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "chat", b"chat", "elapsed_ms", b"elapsed_ms", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_class", b"request_class", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "slo", b"slo", "tell_progress", b"tell_progress", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "prompt_token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -500,20 +504,73 @@ class GenerateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DELTAS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deltas(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputDelta]: ...
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___Progress]:
+        """What the request waits for; only where asked for, and in messages without deltas. The last one counts."""
+
     def __init__(
         self,
         *,
         deltas: _abc.Iterable[Global___OutputDelta] | None = ...,
+        progress: _abc.Iterable[Global___Progress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    """What a request that has no instance waits for in a router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    WAITED_MS_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LOADING_MS_FIELD_NUMBER: _builtins.int
+    READY_IN_MS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """One line for people."""
+    position: _builtins.int
+    """Its place among those of its model and class that wait in this router, from 1, and how many these are."""
+    waiting: _builtins.int
+    waited_ms: _builtins.float
+    """Time since it came to this router, in milliseconds."""
+    instance_id: _builtins.str
+    """Where no instance serves: the one that is expected to be ready first. Empty: none is on its way."""
+    loading_ms: _builtins.float
+    """How long that instance has been on its way, in milliseconds."""
+    ready_in_ms: _builtins.float
+    """Until it is expected to be ready, in milliseconds; 0: it is late. Unset: not known."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        position: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        waited_ms: _builtins.float = ...,
+        instance_id: _builtins.str = ...,
+        loading_ms: _builtins.float = ...,
+        ready_in_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_in_ms", b"_ready_in_ms", "ready_in_ms", b"ready_in_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_in_ms", b"_ready_in_ms", "instance_id", b"instance_id", "loading_ms", b"loading_ms", "position", b"position", "ready_in_ms", b"ready_in_ms", "text", b"text", "waited_ms", b"waited_ms", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ready_in_ms: _TypeAlias = _typing.Literal["ready_in_ms"]  # noqa: Y015
+    _WhichOneofArgType__ready_in_ms: _TypeAlias = _typing.Literal["_ready_in_ms", b"_ready_in_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ready_in_ms) -> _WhichOneofReturnType__ready_in_ms | None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class OutputDelta(_message.Message):
@@ -842,3 +899,49 @@ class RouteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
+
+@_typing.final
+class WatchRouteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___RouteRequest: ...
+    def __init__(
+        self,
+        *,
+        request: Global___RouteRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRouteRequest: _TypeAlias = WatchRouteRequest  # noqa: Y015
+
+@_typing.final
+class WatchRouteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def route(self) -> Global___RouteResponse: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+        route: Global___RouteResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "progress", b"progress", "route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "progress", b"progress", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["progress", "route"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchRouteResponse: _TypeAlias = WatchRouteResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class InferenceServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_inference__pb2.RouteRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_inference__pb2.RouteResponse.FromString,
                 _registered_method=True)
+        self.WatchRoute = channel.unary_stream(
+                '/chiron.v1.InferenceService/WatchRoute',
+                request_serializer=chiron_dot_v1_dot_inference__pb2.WatchRouteRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_inference__pb2.WatchRouteResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer(object):
@@ -73,6 +78,14 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRoute(self, request, context):
+        """As Route, for a caller who wants to be told what the request waits for: Progress at once where it must wait,
+        when that changes and each second, then the route, which is the last message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +98,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Route,
                     request_deserializer=chiron_dot_v1_dot_inference__pb2.RouteRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_inference__pb2.RouteResponse.SerializeToString,
+            ),
+            'WatchRoute': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRoute,
+                    request_deserializer=chiron_dot_v1_dot_inference__pb2.WatchRouteRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_inference__pb2.WatchRouteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +160,33 @@ class InferenceService(object):
             '/chiron.v1.InferenceService/Route',
             chiron_dot_v1_dot_inference__pb2.RouteRequest.SerializeToString,
             chiron_dot_v1_dot_inference__pb2.RouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chiron.v1.InferenceService/WatchRoute',
+            chiron_dot_v1_dot_inference__pb2.WatchRouteRequest.SerializeToString,
+            chiron_dot_v1_dot_inference__pb2.WatchRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

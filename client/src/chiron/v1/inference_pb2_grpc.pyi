@@ -30,6 +30,10 @@ class InferenceServiceStub:
     """Picks an instance for one request and reserves a slot for it (lookaside): the client then calls
     Generate on that worker itself. Waits in the router's bounded queue while every instance is full.
     """
+    WatchRoute: _aio.UnaryStreamMultiCallable[_inference_pb2.WatchRouteRequest, _inference_pb2.WatchRouteResponse]
+    """As Route, for a caller who wants to be told what the request waits for: Progress at once where it must wait,
+    when that changes and each second, then the route, which is the last message.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The data path. A router serves both calls; a worker serves Generate."""
@@ -58,6 +62,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_inference_pb2.RouteResponse]:
         """Picks an instance for one request and reserves a slot for it (lookaside): the client then calls
         Generate on that worker itself. Waits in the router's bounded queue while every instance is full.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRoute(
+        self,
+        request: _inference_pb2.WatchRouteRequest,
+        context: _aio.ServicerContext[_inference_pb2.WatchRouteRequest, _abc.AsyncIterator[_inference_pb2.WatchRouteResponse]],
+    ) -> _abc.AsyncIterator[_inference_pb2.WatchRouteResponse]:
+        """As Route, for a caller who wants to be told what the request waits for: Progress at once where it must wait,
+        when that changes and each second, then the route, which is the last message.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...

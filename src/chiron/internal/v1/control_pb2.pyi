@@ -389,25 +389,80 @@ class ConnectRouterRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___RouterHello: ...
     @_builtins.property
     def report(self) -> Global___RouterReport: ...
+    @_builtins.property
+    def call(self) -> Global___RouterCall:
+        """Sent at once, between reports."""
+
     def __init__(
         self,
         *,
         hello: Global___RouterHello | None = ...,
         report: Global___RouterReport | None = ...,
+        call: Global___RouterCall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "message", b"message", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "hello", b"hello", "message", b"message", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "message", b"message", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "hello", b"hello", "message", b"message", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "report"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "report", "call"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectRouterRequest: _TypeAlias = ConnectRouterRequest  # noqa: Y015
+
+@_typing.final
+class RouterCall(_message.Message):
+    """Requests have begun to wait for a model of which this router knows no instance that serves. What arrived is in
+    the next report all the same.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingModel]: ...
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___WaitingModel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterCall: _TypeAlias = RouterCall  # noqa: Y015
+
+@_typing.final
+class WaitingModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def queued(self) -> _types_pb2.ClassCounts:
+        """Waiting in the router now."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        queued: _types_pb2.ClassCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "queued", b"queued"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingModel: _TypeAlias = WaitingModel  # noqa: Y015
 
 @_typing.final
 class RouterHello(_message.Message):
@@ -831,6 +886,8 @@ class RoutedModel(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     ROLLOUT_VERSION_FIELD_NUMBER: _builtins.int
     KEPT_VERSIONS_FIELD_NUMBER: _builtins.int
+    COMING_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec_version: _builtins.int
     reason: _builtins.str
@@ -841,6 +898,8 @@ class RoutedModel(_message.Message):
     """The version whose workers serve spec_version, as RoutedInstance.spec_version names it: a stream that one of
     them began may go on at another. 0: spec_version's own.
     """
+    on_demand: _builtins.bool
+    """Instances of it start when requests wait, also where none is wanted otherwise."""
     @_builtins.property
     def slo_defaults(self) -> _cluster_pb2.SloDefaults: ...
     @_builtins.property
@@ -850,6 +909,10 @@ class RoutedModel(_message.Message):
         """Versions of which an instance is wanted, whether it serves now or starts again: a stream that one of them began
         may wait for it.
         """
+
+    @_builtins.property
+    def coming(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComingInstance]:
+        """Where no instance is ready: those on their way, the one that is expected first in front."""
 
     def __init__(
         self,
@@ -862,14 +925,51 @@ class RoutedModel(_message.Message):
         failed: _builtins.bool = ...,
         rollout_version: _builtins.int = ...,
         kept_versions: _abc.Iterable[_builtins.int] | None = ...,
+        coming: _abc.Iterable[Global___ComingInstance] | None = ...,
+        on_demand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "failed", b"failed", "kept_versions", b"kept_versions", "name", b"name", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "coming", b"coming", "failed", b"failed", "kept_versions", b"kept_versions", "name", b"name", "on_demand", b"on_demand", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoutedModel: _TypeAlias = RoutedModel  # noqa: Y015
+
+@_typing.final
+class ComingInstance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LOADING_MS_FIELD_NUMBER: _builtins.int
+    READY_IN_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    state: _types_pb2.InstanceState.ValueType
+    """PENDING, LOADING, or SLEEPING for one that is to wake."""
+    loading_ms: _builtins.float
+    """As of this message: for how long it has been on its way, in milliseconds."""
+    ready_in_ms: _builtins.float
+    """Likewise, until it is expected to be ready, by the loads before it, in milliseconds; 0: it is late."""
+    reason: _builtins.str
+    """What stands in its way or went wrong with it before; empty: nothing."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        state: _types_pb2.InstanceState.ValueType = ...,
+        loading_ms: _builtins.float = ...,
+        ready_in_ms: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "loading_ms", b"loading_ms", "ready_in_ms", b"ready_in_ms", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComingInstance: _TypeAlias = ComingInstance  # noqa: Y015
 
 @_typing.final
 class RoutedInstance(_message.Message):

@@ -23,6 +23,7 @@ _NOT_HERE = {
     "request_class": "items of a batch are batch requests",
     "timeout_s": "the batch has a deadline",
     "metadata": "give the batch metadata instead",
+    "on_progress": "the batch itself tells how far it is",
     "traceparent": "items are worked on long after the call",
 }
 
