@@ -258,7 +258,7 @@ class Controller:
     def show(self) -> cluster_pb2.ClusterSnapshot:
         """The cluster as operators see it."""
         shown = views.cluster_snapshot(self.snapshot, self.registry, self.term, self.reasons)
-        self.fleet.add_attainment(shown.models)
+        self.fleet.add_counts(shown)
         awaited = self.registry.awaited() if self.registry.settling() else ()
         reign = standing.Reign(self.term, self._clock() - self._elected, self.registry.settling(), awaited)
         shown.controllers.extend(standing.controllers(self._seat, reign))

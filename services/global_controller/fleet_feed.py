@@ -1,8 +1,8 @@
-"""Keeps what the global autoscaler's snapshots are made from and what became of SLOs, as reports come in."""
+"""Keeps what the fleet's snapshots are made from, and what SLOs and GPU time add up to, as reports come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from chiron.internal.v1 import control_pb2
 from chiron.policy.snapshots import FleetSnapshot
@@ -14,6 +14,7 @@ from services.global_controller.config import ControllerConfig
 from services.global_controller.demand import Demand
 from services.global_controller.fleet_instances import Expected
 from services.global_controller.fleet_snapshot import Known, Told, fleet_snapshot, queued_interactive
+from services.global_controller.gpu_time import GpuTime
 from services.global_controller.phases import OnItsWay, Phases
 from services.global_controller.pulse import Pulse
 from services.global_controller.registry import Registry
@@ -29,6 +30,7 @@ class FleetFeed:
         self._phases = Phases()
         self._demand = Demand(clock())
         self._attainments = Attainments(clock())
+        self._gpu_time = GpuTime(clock())
         self.called = Pulse()
         """Beats when a router tells at once, between its reports, that requests wait where nothing serves."""
 
@@ -44,19 +46,23 @@ class FleetFeed:
         self._demand.hear_router(report, now)
         return self._attainments.hear_router(report, now)
 
-    def add_attainment(self, models: Iterable[cluster_pb2.ModelStatus]) -> None:
-        """Writes how many requests kept their SLO into what is shown of the models."""
+    def add_counts(self, shown: cluster_pb2.ClusterSnapshot) -> None:
+        """Writes how many requests kept their SLO, and the GPU time, into what is shown of the cluster."""
         now = self._clock()
-        for model in models:
+        for model in shown.models:
             model.attainment.CopyFrom(self._attainments.of(model.spec.name, now))
+            model.gpu_seconds.CopyFrom(self._gpu_time.of(model.spec.name, now))
+        shown.gpu_seconds.CopyFrom(self._gpu_time.all(now))
 
     def update(self, snapshot: Snapshot) -> None:
         """The state has changed."""
         self._phases.update(
             snapshot.models.values(), snapshot.instances.values(), self._registry.statuses(), self._clock()
         )
-        unknown = {record.instance_id for record in self._registry.unknown()}
-        instances = snapshot.instances.keys() | unknown
+        unknown = {record.instance_id: record for record in self._registry.unknown()}
+        dead = self._registry.dead(snapshot.nodes.values())
+        self._gpu_time.update({**unknown, **snapshot.instances}.values(), dead, self._clock())
+        instances = snapshot.instances.keys() | unknown.keys()
         self._demand.forget_others(instances)
         models = {name for name, model in snapshot.models.items() if not model.deleted}
         self._attainments.forget_others(instances, models)

@@ -155,3 +155,29 @@ async def test_a_controller_whose_term_has_ended_stops(world: World) -> None:
         await world.running
     assert caught.group_contains(FencedError)
     assert not (await world.store.read()).models
+
+
+async def test_the_time_for_which_gpus_are_held_is_shown_by_phase(served) -> None:
+    await served.agent("a", gpus=2)
+    await served.apply(name="chat", gpus_per_instance=2, min_instances=1)
+    shown = await eventually(lambda: _served_gpu_time(served))
+    told = shown.models[0].gpu_seconds
+    assert told.serving > 0
+    assert shown.gpu_seconds.serving == told.serving
+    assert (told.draining, told.sleeping) == (0, 0)
+    assert told.loading + told.serving <= 2 * told.over_s
+    await served.cluster.DeleteModel(cluster_pb2.DeleteModelRequest(name="chat"))
+    gone = await eventually(lambda: _without_models(served))
+    # Deleted models' time stays the cluster's.
+    assert gone.gpu_seconds.serving >= told.serving
+    assert gone.gpu_seconds.draining > 0
+
+
+async def _served_gpu_time(served) -> cluster_pb2.ClusterSnapshot | None:
+    shown = await served.snapshot()
+    return shown if shown.gpu_seconds.serving else None
+
+
+async def _without_models(served) -> cluster_pb2.ClusterSnapshot | None:
+    shown = await served.snapshot()
+    return shown if not shown.models and not shown.instances else None

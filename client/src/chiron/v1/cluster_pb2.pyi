@@ -773,6 +773,7 @@ class ModelStatus(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
     ATTAINMENT_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
     spec_version: _builtins.int
     """Each applied spec gets a higher one; a rollback returns to a lower one."""
     desired_instances: _builtins.int
@@ -790,6 +791,10 @@ class ModelStatus(_message.Message):
     def attainment(self) -> Global___Attainment:
         """Unset in the answers to changes."""
 
+    @_builtins.property
+    def gpu_seconds(self) -> Global___GpuSeconds:
+        """What its instances have held; unset in the answers to changes."""
+
     def __init__(
         self,
         *,
@@ -800,14 +805,54 @@ class ModelStatus(_message.Message):
         reason: _builtins.str = ...,
         roll: Global___RollStatus | None = ...,
         attainment: Global___Attainment | None = ...,
+        gpu_seconds: Global___GpuSeconds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "roll", b"roll", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "gpu_seconds", b"gpu_seconds", "roll", b"roll", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "desired_instances", b"desired_instances", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "desired_instances", b"desired_instances", "gpu_seconds", b"gpu_seconds", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
+
+@_typing.final
+class GpuSeconds(_message.Message):
+    """For how long instances have held GPUs since this controller began to lead, by their phase, in GPU-seconds: from
+    placement until the agent reports the GPU free. A GPU that several share counts once: for the one that is awake,
+    else for those that sleep there in equal parts. It only grows while one controller leads; what an earlier one
+    counted is lost with it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOADING_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    SLEEPING_FIELD_NUMBER: _builtins.int
+    OVER_S_FIELD_NUMBER: _builtins.int
+    loading: _builtins.float
+    serving: _builtins.float
+    """Ready, whether requests run or not."""
+    draining: _builtins.float
+    sleeping: _builtins.float
+    over_s: _builtins.float
+    """Time that these cover: since the controller began to lead, in seconds."""
+    def __init__(
+        self,
+        *,
+        loading: _builtins.float = ...,
+        serving: _builtins.float = ...,
+        draining: _builtins.float = ...,
+        sleeping: _builtins.float = ...,
+        over_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "loading", b"loading", "over_s", b"over_s", "serving", b"serving", "sleeping", b"sleeping"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuSeconds: _TypeAlias = GpuSeconds  # noqa: Y015
 
 @_typing.final
 class RollStatus(_message.Message):
@@ -1122,6 +1167,7 @@ class ClusterSnapshot(_message.Message):
     ROUTERS_FIELD_NUMBER: _builtins.int
     CONTROLLERS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Increases with each change of the cluster's state."""
     term: _builtins.int
@@ -1140,6 +1186,10 @@ class ClusterSnapshot(_message.Message):
 
     @_builtins.property
     def store(self) -> Global___StoreStatus: ...
+    @_builtins.property
+    def gpu_seconds(self) -> Global___GpuSeconds:
+        """All models' together, those that were deleted included."""
+
     def __init__(
         self,
         *,
@@ -1151,10 +1201,11 @@ class ClusterSnapshot(_message.Message):
         routers: _abc.Iterable[Global___RouterStatus] | None = ...,
         controllers: _abc.Iterable[Global___ControllerStatus] | None = ...,
         store: Global___StoreStatus | None = ...,
+        gpu_seconds: Global___GpuSeconds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_seconds", b"gpu_seconds", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers", b"controllers", "instances", b"instances", "models", b"models", "nodes", b"nodes", "revision", b"revision", "routers", b"routers", "store", b"store", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers", b"controllers", "gpu_seconds", b"gpu_seconds", "instances", b"instances", "models", b"models", "nodes", b"nodes", "revision", b"revision", "routers", b"routers", "store", b"store", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
