@@ -27,7 +27,7 @@ from services.global_controller.config import ControllerConfig
 from services.global_controller.cordons import GpuOrders
 from services.global_controller.farewell import farewell
 from services.global_controller.fleet_feed import FleetFeed
-from services.global_controller.levels import NodeIndex, desired_instance, drain_timeouts, told
+from services.global_controller.levels import NodeIndex, desired_instance, level_of, present_specs, told
 from services.global_controller.mirror import Mirror
 from services.global_controller.notice import Notice
 from services.global_controller.observe import has_left, observe_hello, observe_report
@@ -239,11 +239,11 @@ class Controller:
             )
             for record in records
         }
-        limits = drain_timeouts(snapshot)
+        specs, none = present_specs(snapshot, records), cluster_pb2.ModelSpec()
         return control_pb2.DesiredNode(
             term=self.term,
             revision=snapshot.revision,
-            instances=[desired_instance(record, limits.get(record.model, 0.0)) for record in records],
+            instances=[desired_instance(record, specs.get(record.model, none)) for record in records],
             gpu_orders=self.gpu_orders.of(link.node_id),
         )
 
@@ -342,7 +342,7 @@ class Controller:
         return told(self._nodes.of(snapshot).get(node_id, ()), self._notice)
 
     def _set_level(self, link: AgentLink, records: Sequence[InstanceRecord]) -> None:
-        level = tuple(sorted((record.instance_id, record.generation) for record in records))
+        level = level_of(self.snapshot, records)
         if level != link.level:
             link.level = level
             link.wake.beat()

@@ -9,6 +9,7 @@ from chiron.store import InstanceRecord, Snapshot
 from chiron.v1 import cluster_pb2
 from services.global_controller.fleet import is_given_up
 from services.global_controller.notice import Notice
+from services.global_controller.registry import Level
 
 
 class NodeIndex:
@@ -37,13 +38,31 @@ def told(records: Iterable[InstanceRecord], notice: Notice) -> Sequence[Instance
     return [notice.as_told(record) for record in records if not is_given_up(record)]
 
 
-def drain_timeouts(snapshot: Snapshot) -> Mapping[str, float]:
-    """Model → the time that its instances have to drain, in seconds; 0: its spec names none."""
-    return {name: model.parsed_spec().drain_timeout_s for name, model in snapshot.models.items()}
+def present_specs(
+    snapshot: Snapshot, records: Iterable[InstanceRecord]
+) -> Mapping[str, cluster_pb2.ModelSpec]:
+    """Model → its spec now, of those that the records are of."""
+    names = {record.model for record in records}
+    return {name: snapshot.models[name].parsed_spec() for name in names if name in snapshot.models}
 
 
-def desired_instance(record: InstanceRecord, drain_timeout_s: float) -> control_pb2.DesiredInstance:
-    """What an agent is told of one instance; `drain_timeout_s` 0: it uses its own."""
+def level_of(snapshot: Snapshot, records: Iterable[InstanceRecord]) -> Level:
+    """What tells whether a node's agent must hear of these instances again."""
+    models = snapshot.models
+    return tuple(
+        sorted(
+            (
+                record.instance_id,
+                record.generation,
+                models[record.model].spec_version if record.model in models else 0,
+            )
+            for record in records
+        )
+    )
+
+
+def desired_instance(record: InstanceRecord, model: cluster_pb2.ModelSpec) -> control_pb2.DesiredInstance:
+    """What an agent is told of one instance; `model` is its model's spec now."""
     return control_pb2.DesiredInstance(
         instance_id=record.instance_id,
         generation=record.generation,
@@ -52,5 +71,6 @@ def desired_instance(record: InstanceRecord, drain_timeout_s: float) -> control_
         spec_version=record.spec_version,
         role=record.role,
         gpu_indexes=record.gpu_indexes,
-        drain_timeout_s=drain_timeout_s,
+        drain_timeout_s=model.drain_timeout_s,
+        local_autoscaler=model.autoscaling.local,
     )

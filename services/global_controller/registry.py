@@ -14,8 +14,8 @@ from services.global_controller.view import Liveness, NodeView
 
 _LONGEST_SETTLING = 3
 """In liveness timeouts."""
-Level = tuple[tuple[str, int], ...]
-"""What is wanted of a node, in short: (instance id, generation), sorted."""
+Level = tuple[tuple[str, int, int], ...]
+"""What is wanted of a node, in short: (instance id, generation, its model's present spec version), sorted."""
 
 
 class Heard(NamedTuple):
@@ -24,7 +24,7 @@ class Heard(NamedTuple):
     standing: bool
     """The node has become live."""
     figures: bool
-    """A load differs from the last report's."""
+    """A load, or what a local autoscaler makes of it, differs from the last report's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +164,8 @@ class Registry:
         link.revived = False
         statuses = {one.status.instance_id: one.status for one in report.instances}
         gpus, problems = tuple(report.gpus), tuple(report.problems)
-        figures = _loads(statuses) != _loads(link.statuses) or (gpus, problems) != (link.gpus, link.problems)
+        changed = _figures(statuses) != _figures(link.statuses)
+        figures = changed or (gpus, problems) != (link.gpus, link.problems)
         link.gpus, link.problems = gpus, problems
         if not link.reported:
             self._returns(link.node_id)
@@ -320,6 +321,12 @@ def _queued(report: control_pb2.RouterReport) -> types_pb2.ClassCounts:
 
 def _loads(statuses: Mapping[str, cluster_pb2.InstanceStatus]) -> Mapping[str, cluster_pb2.InstanceLoad]:
     return {key: status.load for key, status in statuses.items()}
+
+
+def _figures(
+    statuses: Mapping[str, cluster_pb2.InstanceStatus],
+) -> Mapping[str, tuple[cluster_pb2.InstanceLoad, cluster_pb2.LocalControl]]:
+    return {key: (status.load, status.local) for key, status in statuses.items()}
 
 
 def _ejections(report: control_pb2.RouterReport) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from google.protobuf import struct_pb2
 
+from chiron.policy.local.registry import NAMES
 from chiron.requests.validation import Violation, check_slo
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.sleep_costs import sleep_violations
@@ -20,6 +21,7 @@ MOST_INSTANCES = 10_000
 """More than any cluster has GPUs for; a slip of the keyboard must not become as many records."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
+_LOCAL = re.compile(rf"|off|{'|'.join(NAMES)}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}")
 _ENGINE = re.compile(rf"vllm|sim|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}")
 IN_PLACE = (
     "min_instances",
@@ -107,6 +109,9 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
             "initial_batch_size",
             f"must be at most max_batch_size ({ceiling}), not {spec.initial_batch_size}",
         )
+    if not _LOCAL.fullmatch(spec.autoscaling.local):
+        known = ", ".join([*NAMES, "off"])
+        yield "autoscaling.local", f"must be {known} or module:Class, not {spec.autoscaling.local!r}"
     if spec.priority not in PRIORITIES:
         yield "priority", f"must be {PRIORITIES[0]} to {PRIORITIES[-1]}, not {spec.priority}"
     yield from sleep_violations(spec)

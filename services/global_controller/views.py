@@ -45,6 +45,8 @@ def instance_status(
             shown.state_age_ms = reported.state_age_ms
         shown.load_age_ms = reported.load_age_ms
         shown.load.CopyFrom(reported.load)
+        if reported.HasField("local"):
+            shown.local.CopyFrom(reported.local)
     return shown
 
 

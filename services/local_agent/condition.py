@@ -12,6 +12,7 @@ from typing import Self
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
+from services.local_agent.limits import AS_IT_IS, LimitPair
 
 _BACKOFF_MAX_S = 30.0
 _CONTROL_RETRY_S = 5.0
@@ -116,6 +117,8 @@ class Have:
     restarts: int = 0
     control_retry_at: float = 0.0
     """A worker that refused a command is not asked again before."""
+    proposed: LimitPair = AS_IT_IS
+    """Limits that the local autoscaler wants of the worker that lives."""
     complaint: str = ""
     """Which command it refused and why, until it carries one out or something else is wanted."""
 
@@ -162,12 +165,17 @@ class Have:
             last_failure="",
             control_retry_at=0.0,
             complaint="",
+            proposed=AS_IT_IS,
         ).unblocked()
 
     def told(self, heard: Heard, now: float) -> Have:
         """The worker sent statistics."""
         first_ready = self.ready_at is None and heard.state == types_pb2.INSTANCE_STATE_READY
         return replace(self, heard=heard, heard_at=now, ready_at=now if first_ready else self.ready_at)
+
+    def proposing(self, limits: LimitPair) -> Have:
+        """The local autoscaler wants these limits."""
+        return replace(self, proposed=limits)
 
     def drained(self) -> Have:
         """The worker refuses requests and has none left; it is on its way out."""

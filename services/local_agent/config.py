@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chiron.auth.settings import AuthSettings, TlsSettings
 from chiron.rpc.controllers import check_addresses
+from services.local_agent.autoscaling import check_name
 
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -67,7 +68,10 @@ class AgentConfig:
     silence_timeout_s: float = 60.0
     """A ready worker that sends no statistics for this long is restarted, in seconds."""
     statistics_interval_ms: int = 1000
-    """Time between a worker's statistics, in milliseconds."""
+    """Time between a worker's statistics, in milliseconds: the control interval of the local autoscaler."""
+    local_autoscaler: str = "model"
+    """Who sets batch sizes and step-token budgets of the workers: `model`, `reactive`, `module:Class`, or
+    `off`, which leaves them as they are. A model's `autoscaling.local` goes before this."""
     gpu_check_interval_s: float = 10.0
     """Time between two looks at the GPUs' health, in seconds."""
     cordon_after_failed_starts: int = 3
@@ -106,6 +110,10 @@ class AgentConfig:
             if not _VARIABLE.fullmatch(item):
                 raise ValueError(f"worker_env: expected NAME=VALUE, not {item!r}")
         parse_ports(self.worker_ports)
+        try:
+            check_name(self.local_autoscaler)
+        except ValueError as error:
+            raise ValueError(f"local_autoscaler: {error}, or off") from error
 
 
 _POSITIVE = (

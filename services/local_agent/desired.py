@@ -47,9 +47,11 @@ class Want:
     gpus: tuple[int, ...] = ()
     drain_timeout_s: float = 30.0
     batch_size: int = 0
-    """In requests; 0: whatever it is."""
+    """What an operator has set, in requests; 0: nothing."""
     step_token_budget: int = 0
-    """In tokens; 0: whatever it is."""
+    """Likewise, in tokens."""
+    local_autoscaler: str = ""
+    """What the model says of it; empty: nothing."""
     at_once: bool = False
     """Stop without draining."""
 
@@ -98,6 +100,7 @@ def want_of(
         drain_timeout_s=desired.drain_timeout_s if desired.drain_timeout_s > 0 else drain_timeout_s,
         batch_size=desired.batch_size,
         step_token_budget=desired.step_token_budget,
+        local_autoscaler=desired.local_autoscaler,
     )
 
 
@@ -114,6 +117,7 @@ def level_of(want: Want) -> control_pb2.DesiredInstance:
         drain_timeout_s=want.drain_timeout_s,
         batch_size=want.batch_size,
         step_token_budget=want.step_token_budget,
+        local_autoscaler=want.local_autoscaler,
     )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from chiron.internal.v1 import worker_pb2
@@ -14,16 +15,18 @@ from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import launch, steps
 from services.local_agent.adoption import Legacy
 from services.local_agent.ages import Ages
+from services.local_agent.autoscaling import Autoscaling
 from services.local_agent.commands import carry_out
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.inheritance import inherited, tally_of
 from services.local_agent.live_worker import Interrupted, LiveWorker, is_from_outside
 from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
+from services.local_agent.news import News
 from services.local_agent.process import StuckError, WorkerProcess
 from services.local_agent.starting import CannotStartNow, Surroundings, start_worker
 from services.local_agent.status import given_up_reason, status_of
-from services.local_agent.supervisor import plan
+from services.local_agent.supervisor import command, plan
 from services.local_agent.worker_link import CommandError, WorkerLink
 
 _LOG = logging.getLogger(__name__)
@@ -46,8 +49,9 @@ class Runner:
         self._rested = asyncio.Event()
         self._heard = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._reported = b""
+        self._news = News()
         self._ages = Ages()
+        self._autoscaling: Autoscaling | None = None
 
     @property
     def want(self) -> Want:
@@ -98,6 +102,8 @@ class Runner:
         """What to report now."""
         status = status_of(self._want, self._have, self._around.node_id)
         self._ages.fill(status, self._have.heard, time.monotonic())
+        if self._autoscaling is not None and self._have.process is not Process.NONE:
+            self._autoscaling.fill(status, self._want)
         return status
 
     @property
@@ -205,34 +211,35 @@ class Runner:
             self._loud()
             return
         self._have = launched
-        _LOG.info(
-            "%s: started incarnation %d as pid %d on GPUs %s",
-            want.instance_id,
-            incarnation,
-            process.pid,
-            list(want.gpus),
-        )
+        text = "%s: started incarnation %d as pid %d on GPUs %s"
+        _LOG.info(text, want.instance_id, incarnation, process.pid, list(want.gpus))
         self._follow(process, noted)
 
     def _follow(self, process: WorkerProcess, noted: WorkerNoted) -> None:
         self._noted = noted
         self._heard.clear()
+        interval_ms = self._around.config.statistics_interval_ms
+        self._autoscaling = Autoscaling(self._want.instance_id, interval_ms / 1e3)
         self._worker = LiveWorker(
             process,
             WorkerLink(self._socket, self._have.incarnation),
             self._log_file,
             log_bytes=self._around.config.worker_log_mib * 2**20,
-            statistics_interval_ms=self._around.config.statistics_interval_ms,
+            statistics_interval_ms=interval_ms,
             keys=self._around.keys,
-            on_statistics=self._on_statistics,
+            on_statistics=partial(self._on_statistics, self._autoscaling),
             on_exit=self._on_exit,
         )
 
-    def _on_statistics(self, message: worker_pb2.WatchStatisticsResponse) -> None:
+    def _on_statistics(self, scaling: Autoscaling, message: worker_pb2.WatchStatisticsResponse) -> None:
         now = time.monotonic()
         heard = Heard.of(message, now)
         before = self._have.heard
-        self._have = self._have.told(heard, now)
+        scaling.decided_by(self._want.local_autoscaler or self._around.config.local_autoscaler)
+        scaling.hear(message)
+        self._have = self._have.told(heard, now).proposing(scaling.wanted)
+        if self._have.complaint and command(self._want, self._have) is None:
+            self._have = self._have.content()
         self._heard.set()
         self._note_address(heard)
         if heard.state == types_pb2.INSTANCE_STATE_READY != before.state:
@@ -334,10 +341,7 @@ class Runner:
             self._rested.clear()
         if wake:
             self._awake.set()
-        visible = status_of(self._want, self._have, self._around.node_id)
-        self._ages.note(visible.state, time.monotonic())
-        visible.ClearField("load")
-        serialized = visible.SerializeToString(deterministic=True)
-        if serialized != self._reported:
-            self._reported = serialized
+        status = status_of(self._want, self._have, self._around.node_id)
+        self._ages.note(status.state, time.monotonic())
+        if self._news.is_news(status):
             self._around.on_change()

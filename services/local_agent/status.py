@@ -31,7 +31,7 @@ def status_of(want: Want, have: Have, node_id: str) -> cluster_pb2.InstanceStatu
         status.address = have.heard.address
         if have.heard.load is not None:
             status.load.CopyFrom(have.heard.load)
-            # No local autoscaler has judged it: the limit in force stands for what is safe.
+            # Until a local autoscaler has judged it the limit in force stands for what is safe.
             status.load.safe_batch_size = status.load.batch_size
     return status
 

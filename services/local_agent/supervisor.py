@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 from chiron.v1 import cluster_pb2, types_pb2
-from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy, Process
+from services.local_agent.condition import Failure, FailureKind, Have, Policy, Process
 from services.local_agent.desired import Goal, Want
+from services.local_agent.limits import wanted_limits
 from services.local_agent.steps import (
     CheckGpus,
     Claim,
@@ -98,14 +99,15 @@ def _with_live_worker(want: Want, have: Have, now: float, policy: Policy) -> Ste
     if now >= silent_at:
         reason = f"no statistics for {policy.silence_timeout_s:g} s (silence_timeout_s)"
         return Terminate(Failure(FailureKind.CRASH, reason))
-    step = _command(want, have.heard)
+    step = command(want, have)
     if step is None:
         return Idle(silent_at)
     return Idle(min(have.control_retry_at, silent_at)) if now < have.control_retry_at else step
 
 
-def _command(want: Want, heard: Heard) -> Step | None:
-    state = heard.state
+def command(want: Want, have: Have) -> Step | None:
+    """What the live worker is to be told next; None: it is as wanted."""
+    heard, state = have.heard, have.heard.state
     if state == types_pb2.INSTANCE_STATE_DRAINING:
         # Somebody else told it to go; its exit will be noticed.
         return None
@@ -116,6 +118,7 @@ def _command(want: Want, heard: Heard) -> Step | None:
     if want.role != heard.role:
         return SetRole(want.role)
     load = heard.load or cluster_pb2.InstanceLoad()
-    batch_size = want.batch_size if want.batch_size != load.batch_size else 0
-    budget = want.step_token_budget if want.step_token_budget != load.step_token_budget else 0
+    limits = wanted_limits(want, have.proposed)
+    batch_size = limits.batch_size if limits.batch_size != load.batch_size else 0
+    budget = limits.step_token_budget if limits.step_token_budget != load.step_token_budget else 0
     return SetLimits(batch_size, budget) if batch_size or budget else None

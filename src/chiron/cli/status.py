@@ -266,8 +266,10 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
         Column("state"),
         Column("running", rank=3),
         Column("waiting", rank=4),
-        Column("tok/s", rank=7),
-        Column("restarts", rank=8),
+        Column("safe", rank=7),
+        Column("LBP", rank=8),
+        Column("tok/s", rank=9),
+        Column("restarts", rank=10),
         Column("reason", rank=1, prose=True),
     )
     awaited = {node for one in snapshot.controllers if one.settling for node in one.awaited_nodes}
@@ -284,9 +286,11 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
             Text(state, style=_STYLES.get(state, "")),
             f"{_counts(load.running)}/{load.batch_size}",
             _counts(load.waiting),
+            str(load.safe_batch_size or ""),
+            f"{instance.local.backpressure:.2f}" if instance.local.backpressure else "",
             f"{load.tokens_per_s:.0f}",
             str(instance.restarts),
-            "; ".join(filter(None, [*reason, instance.reason])),
+            "; ".join(filter(None, [*reason, instance.reason, *_limits(instance.local)])),
         )
     return table
 
@@ -294,6 +298,20 @@ def instances_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
 def state_name(state: types_pb2.InstanceState.ValueType) -> str:
     """READY, FAILED, …"""
     return types_pb2.InstanceState.Name(state).removeprefix("INSTANCE_STATE_")
+
+
+def _limits(local: pb.LocalControl) -> list[str]:
+    """What keeps the local autoscaler from setting the limits."""
+    set_by_hand = [
+        f"{name} {value}"
+        for name, value in (
+            ("batch size", local.set_batch_size),
+            ("step tokens", local.set_step_token_budget),
+        )
+        if value
+    ]
+    held = [f"set by an operator: {', '.join(set_by_hand)}"] if set_by_hand else []
+    return [*held, f"limits held: {local.error}"] if local.error else held
 
 
 def _version(model: pb.ModelStatus) -> str:

@@ -80,6 +80,10 @@ def _check_action(action: object, models: set[str], seen: Mapping[str, str]) -> 
 def _check_common(made: Any, models: set[str]) -> None:
     if not isinstance(made.model, str) or made.model not in models:
         raise _wrong(made, "model", "one of " + ", ".join(map(repr, sorted(models))))
+    _check_reason(made)
+
+
+def _check_reason(made: Any) -> None:
     if not isinstance(made.reason, str):
         raise _wrong(made, "reason", "a str")
     if not isinstance(made.numbers, Mapping):
@@ -106,6 +110,10 @@ def check_limits(limits: object, sample: InstanceSample) -> None:
             raise PolicyError(
                 f"Limits.{field} is {one_line(value)}; it must be an int from {least} to {most}"
             )
+    try:
+        _check_reason(limits)
+    except PolicyError as error:
+        raise PolicyError(str(error).removeprefix(": ")) from None
 
 
 def check_pick(answer: object, request: DispatchRequest, instances: Sequence[InstanceView]) -> None:

@@ -121,7 +121,9 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
                 ("InstanceStatus.state",), "agent; a command of the controller counts at once", _REPORT
             ),
             "batch_size": _load("batch_size", "engine; before it has loaded, what it will start with"),
-            "safe_batch_size": _load("safe_batch_size", "agent; the batch size while it judges none"),
+            "safe_batch_size": _load(
+                "safe_batch_size", "local autoscaler; the batch size while none judges it"
+            ),
             "running_interactive": _load("running"),
             "running_batch": _load("running"),
             "waiting_interactive": _load("waiting"),

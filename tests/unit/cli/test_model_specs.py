@@ -39,7 +39,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         role = "batch"
         drain_timeout_s = 90
         roll = { hold_s = 2.5, max_unavailable = 0 }
-        autoscaling = { sleep_level = 1, sleep_host_mib = 16384, gpu_memory_share = 0.8 }
+        autoscaling = { local = "reactive", sleep_level = 1, sleep_host_mib = 16384, gpu_memory_share = 0.8 }
         engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
         adapters = { polite = "/lora/polite" }
         slo_defaults = { interactive = { ttft_ms = 500, itl_ms = 50.5 }, batch = { deadline_s = 60 } }
@@ -66,7 +66,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         "role": "ROLE_BATCH",
         "drain_timeout_s": 90.0,
         "roll": {"hold_s": 2.5, "max_unavailable": 0},
-        "autoscaling": {"sleep_level": 1, "sleep_host_mib": 16384, "gpu_memory_share": 0.8},
+        "autoscaling": {"local": "reactive", "sleep_level": 1, "sleep_host_mib": 16384, "gpu_memory_share": 0.8},
         "engine_args": {
             "max_model_len": 4096.0,
             "enforce_eager": True,
@@ -143,6 +143,14 @@ def test_the_keys_that_the_example_shows_in_comments_exist_too(tmp_path: Path) -
         (
             '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { ttft_ms = 0 } }',
             "[models.toy]: 'slo_defaults.batch.ttft_ms' must be a number > 0, not 0",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nautoscaling = { lokal = "off" }',
+            "[models.toy]: unknown key 'autoscaling.lokal'; known are ",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nautoscaling = { local = 3 }',
+            "[models.toy]: 'autoscaling': Failed to parse local field",
         ),
         (
             '[models.toy]\nengine = "sim"\nroll = { hold = 1 }',

@@ -102,6 +102,18 @@ def test_an_instance_shows_role_state_load_and_reason() -> None:
     assert "toy-b node-1 batch FAILED 0+0/0 0+0 0 5 cannot read /weights" in rows
 
 
+def test_an_instance_shows_what_its_local_autoscaler_makes_of_it() -> None:
+    cluster = snapshot()
+    one = cluster.instances[0]
+    one.load.safe_batch_size, one.local.backpressure, one.local.set_batch_size = 24, 0.876, 8
+    assert "toy-a node-0 1 mixed READY 3+2/32 0+1 24 0.88 123 0 set by an operator: batch size 8" in rendered(
+        cluster
+    )
+    one.local.error, one.local.set_step_token_budget = "it raised", 512
+    said = "set by an operator: batch size 8, step tokens 512; limits held: it raised"
+    assert any(row.endswith(said) for row in rendered(cluster))
+
+
 def test_a_model_shows_how_many_instances_are_ready_and_what_stands_in_the_way() -> None:
     assert "toy sim 1/2 1 v2 1 instance failed" in rendered(snapshot())
 

@@ -40,6 +40,11 @@ def test_the_smallest_spec_is_valid() -> None:
         ({"initial_batch_size": 257}, "initial_batch_size", "(256), not 257"),
         ({"drain_timeout_s": -1}, "drain_timeout_s", "a number >= 0, not -1"),
         ({"roll": pb.RollSettings(hold_s=math.inf)}, "roll.hold_s", "a number >= 0, not inf"),
+        (
+            {"autoscaling": pb.AutoscalingSpec(local="modle")},
+            "autoscaling.local",
+            "model, reactive, off or module:Class",
+        ),
         ({"priority": -1001}, "priority", "-1000 to 1000, not -1001"),
         ({"autoscaling": pb.AutoscalingSpec(sleep_level=3)}, "autoscaling.sleep_level", "0, 1 or 2, not 3"),
         (

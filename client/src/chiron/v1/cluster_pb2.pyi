@@ -185,10 +185,15 @@ class AutoscalingSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    LOCAL_FIELD_NUMBER: _builtins.int
     SLEEP_LEVEL_FIELD_NUMBER: _builtins.int
     SLEEP_RESIDUAL_MIB_FIELD_NUMBER: _builtins.int
     SLEEP_HOST_MIB_FIELD_NUMBER: _builtins.int
     GPU_MEMORY_SHARE_FIELD_NUMBER: _builtins.int
+    local: _builtins.str
+    """Local autoscaler of its instances: `model`, `reactive`, `off` or `module:Class`; empty: what each agent's
+    `local_autoscaler` says.
+    """
     sleep_level: _builtins.int
     """How its instances sleep: 1 keeps the weights in host memory, 2 drops them and reads them again; 0: never."""
     sleep_residual_mib: _builtins.int
@@ -206,6 +211,7 @@ class AutoscalingSpec(_message.Message):
     def __init__(
         self,
         *,
+        local: _builtins.str = ...,
         sleep_level: _builtins.int = ...,
         sleep_residual_mib: _builtins.int = ...,
         sleep_host_mib: _builtins.int = ...,
@@ -213,7 +219,7 @@ class AutoscalingSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_memory_share", b"gpu_memory_share", "sleep_host_mib", b"sleep_host_mib", "sleep_level", b"sleep_level", "sleep_residual_mib", b"sleep_residual_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_memory_share", b"gpu_memory_share", "local", b"local", "sleep_host_mib", b"sleep_host_mib", "sleep_level", b"sleep_level", "sleep_residual_mib", b"sleep_residual_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,6 +416,7 @@ class InstanceStatus(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     STATE_AGE_MS_FIELD_NUMBER: _builtins.int
     LOAD_AGE_MS_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
@@ -441,6 +448,10 @@ class InstanceStatus(_message.Message):
     @_builtins.property
     def load(self) -> Global___InstanceLoad: ...
     @_builtins.property
+    def local(self) -> Global___LocalControl:
+        """Who sets its batch size and step-token budget, and why so; unset: no worker lives, or its agent says nothing."""
+
+    @_builtins.property
     def kept(self) -> Global___Kept:
         """What it keeps in its sleep; unset: it is awake, or has not been measured yet."""
 
@@ -462,15 +473,107 @@ class InstanceStatus(_message.Message):
         spec_version: _builtins.int = ...,
         state_age_ms: _builtins.float = ...,
         load_age_ms: _builtins.float = ...,
+        local: Global___LocalControl | None = ...,
         kept: Global___Kept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "load", b"load", "local", b"local"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "kept", b"kept", "load", b"load", "load_age_ms", b"load_age_ms", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "kept", b"kept", "load", b"load", "load_age_ms", b"load_age_ms", "local", b"local", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceStatus: _TypeAlias = InstanceStatus  # noqa: Y015
+
+@_typing.final
+class LocalControl(_message.Message):
+    """What the local autoscaler makes of one worker. What is in force is in InstanceLoad. Freshness: the worker's last
+    sample, one control interval.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AUTOSCALER_FIELD_NUMBER: _builtins.int
+    BACKPRESSURE_FIELD_NUMBER: _builtins.int
+    WANTED_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    WANTED_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    ITL_SLO_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SET_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SET_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    autoscaler: _builtins.str
+    """`model`, `reactive`, `off` or `module:Class`."""
+    backpressure: _builtins.float
+    """Local backpressure: ITL over the ITL SLO, or throughput before over throughput now where that is more. Above 1
+    the limits are too large for what runs. 0: nothing to judge by.
+    """
+    wanted_batch_size: _builtins.int
+    """What the autoscaler wants, in requests and in tokens; 0: it has not decided yet."""
+    wanted_step_token_budget: _builtins.int
+    itl_slo_ms: _builtins.float
+    """Tightest ITL SLO of the requests that run, in milliseconds; 0: none has one."""
+    reason: _builtins.str
+    """One sentence, and the figures that the last decision rests on."""
+    changes: _builtins.int
+    """Times that the limits of this worker were changed since its agent knows it."""
+    set_batch_size: _builtins.int
+    """What an operator has set (SetInstanceLimits), which goes before what the autoscaler wants; 0: nothing."""
+    set_step_token_budget: _builtins.int
+    error: _builtins.str
+    """Why the last sample led to no decision, so that the limits stay as they are."""
+    max_batch_size: _builtins.int
+    """Ceilings that the engine allocated for, in requests and in tokens; 0: not known yet."""
+    max_step_token_budget: _builtins.int
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        autoscaler: _builtins.str = ...,
+        backpressure: _builtins.float = ...,
+        wanted_batch_size: _builtins.int = ...,
+        wanted_step_token_budget: _builtins.int = ...,
+        itl_slo_ms: _builtins.float = ...,
+        reason: _builtins.str = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        changes: _builtins.int = ...,
+        set_batch_size: _builtins.int = ...,
+        set_step_token_budget: _builtins.int = ...,
+        error: _builtins.str = ...,
+        max_batch_size: _builtins.int = ...,
+        max_step_token_budget: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaler", b"autoscaler", "backpressure", b"backpressure", "changes", b"changes", "error", b"error", "itl_slo_ms", b"itl_slo_ms", "max_batch_size", b"max_batch_size", "max_step_token_budget", b"max_step_token_budget", "numbers", b"numbers", "reason", b"reason", "set_batch_size", b"set_batch_size", "set_step_token_budget", b"set_step_token_budget", "wanted_batch_size", b"wanted_batch_size", "wanted_step_token_budget", b"wanted_step_token_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalControl: _TypeAlias = LocalControl  # noqa: Y015
 
 @_typing.final
 class Kept(_message.Message):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol
 
 from chiron.policy.decisions import Limits
 from chiron.policy.snapshots import InstanceSample
+
+_MEASURED = ("steps", "output_tokens", "prompt_tokens", "itl_mean_s", "itl_slo_s", "kv_usage", "preemptions")
 
 
 class LocalAutoscaler(Protocol):
@@ -30,9 +33,16 @@ class SampleError(ValueError):
 
 
 def check(sample: InstanceSample) -> None:
-    """Raise SampleError unless the interval is positive and each limit lies between 1 and its ceiling."""
-    if not sample.interval_s > 0:
+    """Raise SampleError for a figure that no engine could report.
+
+    The interval must be positive, each limit between 1 and its ceiling, and the figures that are measured
+    finite and not negative: one that is not would spoil for good what is learned by averages.
+    """
+    if not 0 < sample.interval_s < inf:
         raise SampleError("interval_s", f"must be positive, got {sample.interval_s}")
+    for field in _MEASURED:
+        if not 0 <= getattr(sample, field) < inf:
+            raise SampleError(field, f"must be a number >= 0, got {getattr(sample, field)}")
     for field, value, ceiling in (
         ("batch_size", sample.batch_size, sample.max_batch_size),
         ("step_token_budget", sample.step_token_budget, sample.max_step_token_budget),

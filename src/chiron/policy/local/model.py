@@ -88,16 +88,18 @@ class ModelAutoscaler:
                 {**fallback.numbers, "samples": learning.samples, "error": learning.error},
             )
         if sample.itl_slo_s <= 0:
-            batch_size = min(sample.batch_size, most)
-            reason = "nothing runs: the limits stay"
-            return Limits(batch_size, sample.step_token_budget, batch_size, reason, {})
+            # Not even for want of KV space: without an SLO no sample is evidence for growing again.
+            reason = "nothing that runs has an ITL SLO: the limits stay"
+            safe = min(sample.batch_size, most)
+            return Limits(sample.batch_size, sample.step_token_budget, safe, reason, {})
         grid = budgets(sample.max_step_token_budget)
         safe = largest_batch(learning, grid, sample.itl_slo_s, most)
         if is_evidence(sample):
             pair, reason = self._choose(sample, grid, most, safe)
         else:
             pair, reason = self._spare(sample, most, safe)
-        return Limits(pair.batch_size, pair.budget, safe, reason, self._numbers(sample, pair))
+        numbers = {**fallback.numbers, **self._numbers(sample, pair)}
+        return Limits(pair.batch_size, pair.budget, safe, reason, numbers)
 
     def _choose(
         self, sample: InstanceSample, grid: tuple[int, ...], most: int, safe: int

@@ -14,6 +14,8 @@ _BUILT_IN: Mapping[str, Callable[[], LocalAutoscaler]] = {
     "reactive": ReactiveAutoscaler,
     "model": ModelAutoscaler,
 }
+NAMES = tuple(sorted(_BUILT_IN))
+"""Those that come with Chiron."""
 
 
 class UnknownLocalAutoscalerError(ValueError):
@@ -29,7 +31,7 @@ def load_local(name: str = DEFAULT) -> LocalAutoscaler:
         return _BUILT_IN[name]()
     module_name, _, class_name = name.partition(":")
     if not (module_name and class_name):
-        known = ", ".join(sorted(_BUILT_IN))
+        known = ", ".join(NAMES)
         raise UnknownLocalAutoscalerError(
             f"unknown local autoscaler {name!r}: known are {known}, or module:Class"
         )
