@@ -66,7 +66,12 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         "role": "ROLE_BATCH",
         "drain_timeout_s": 90.0,
         "roll": {"hold_s": 2.5, "max_unavailable": 0},
-        "autoscaling": {"local": "reactive", "sleep_level": 1, "sleep_host_mib": 16384, "gpu_memory_share": 0.8},
+        "autoscaling": {
+            "local": "reactive",
+            "sleep_level": 1,
+            "sleep_host_mib": 16384,
+            "gpu_memory_share": 0.8,
+        },
         "engine_args": {
             "max_model_len": 4096.0,
             "enforce_eager": True,
