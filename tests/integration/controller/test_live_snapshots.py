@@ -125,6 +125,8 @@ async def cluster(served: Served, tmp_path: Path) -> AsyncIterator[Cluster]:
         gpus=GPUS,
         node_id=NODE,
         statistics_interval_ms=REPORTS_MS,
+        # The figures below are those of a batch size that stays.
+        local_autoscaler="off",
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.end)
