@@ -9,10 +9,12 @@ from pathlib import Path
 
 from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 from chiron.policy.custom import PolicyError
+from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
 from chiron.rpc.controllers import check_addresses
 from services.router.batch.settings import BatchSettings
 from services.router.health import EjectionSettings
+from services.router.queue import STARVATION_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,13 @@ class RouterConfig:
     queue_limit: int = 1024
     """Most requests of one model and class that wait in this router; more are refused with
     RESOURCE_EXHAUSTED."""
+    discipline: str = "edf"
+    """Who of those that wait with the same class and priority goes next: `edf` (earliest deadline: the first
+    token's for interactive requests, the result's for batch ones), `fcfs` (first come), `mlfq` (fewest output
+    tokens so far)."""
+    starvation_s: float = STARVATION_S
+    """An interactive request that has waited for this long, in seconds, goes before all of the same priority
+    that have not."""
     max_queue_s: float = 600.0
     """Longest wait of a request in this router, in seconds; its call's deadline and the `deadline_s` of its
     SLO may be shorter."""
@@ -104,6 +113,7 @@ class RouterConfig:
                 raise ValueError(f"{key}: must be >= 0, not {getattr(self, key):g}")
         for key in (
             "max_queue_s",
+            "starvation_s",
             "retry_pause_s",
             "eject_s",
             "eject_silence_s",
@@ -123,6 +133,10 @@ class RouterConfig:
             load_dispatcher(self.dispatcher)
         except (UnknownDispatcherError, PolicyError) as error:
             raise ValueError(f"dispatcher: {error}") from error
+        try:
+            load_discipline(self.discipline)
+        except UnknownDisciplineError as error:
+            raise ValueError(f"discipline: {error}") from error
 
     @property
     def ejection(self) -> EjectionSettings:

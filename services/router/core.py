@@ -21,7 +21,7 @@ from services.router.matching import Matching
 from services.router.outcomes import Blame
 from services.router.outlook import Outlook
 from services.router.pool import ModelPool
-from services.router.queue import WaitingQueue
+from services.router.queue import STARVATION_S, WaitingQueue
 from services.router.request import Instruction, PendingRequest, Placement, Refuse
 from services.router.reservations import Reservation, Reservations
 from services.router.table import Table
@@ -46,6 +46,8 @@ class CoreSettings:
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
     prefixes: int = 0
     """Hashes of prompts' beginnings that are remembered of each model; 0: they do not count."""
+    discipline: str = "edf"
+    starvation_s: float = STARVATION_S
     tell_models: bool = True
     """Name the models that there are to whoever asks for another one; tenants must not know all of them."""
 
@@ -327,7 +329,7 @@ class RouterCore:
         if model is None:
             settings = self._settings
             model = self._models[name] = ModelPool(
-                settings.queue_limit,
+                WaitingQueue(settings.queue_limit, settings.discipline, settings.starvation_s),
                 settings.worker_queue,
                 settings.ejection.panic_share,
                 self._reservations,

@@ -46,14 +46,15 @@ class Matching:
         """Places waiting requests in their order for as long as there is room."""
         for kind in RequestClass:
             skipped = []
-            while (request := model.queue.pop(kind)) is not None:
+            while (request := model.queue.peek(kind, now)) is not None:
                 placement = self._try(request, model, now)
+                if placement is None and not (request.excluded or request.spec_version):
+                    break
+                model.queue.remove(request)
                 if placement is not None:
                     out.append(Place(request, placement))
-                    continue
-                skipped.append(request)
-                if not (request.excluded or request.spec_version):
-                    break
+                else:
+                    skipped.append(request)
             for request in skipped:
                 model.queue.push(request, readmit=True)
 

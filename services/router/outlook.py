@@ -91,7 +91,7 @@ class Outlook:
         key = request.model, request.request_class
         known = self._places.get(key)
         if known is None or not 0 <= now - known.made_at < _PLACES_S:
-            ordered = pool.queue.in_order(request.request_class)
+            ordered = pool.queue.in_order(request.request_class, now)
             known = _Places(now, {each.sequence: place for place, each in enumerate(ordered, 1)})
             self._places[key] = known
         return known.of

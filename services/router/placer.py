@@ -60,6 +60,8 @@ class Placer:
                 retry_pause_s=config.retry_pause_s,
                 ticket_ttl_s=config.ticket_ttl_s,
                 ejection=config.ejection,
+                discipline=config.discipline,
+                starvation_s=config.starvation_s,
                 prefixes=config.prefix_index if config.prefix_affinity else 0,
                 tell_models=not config.auth.require,
             ),

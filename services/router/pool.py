@@ -36,7 +36,7 @@ class ModelPool:
 
     def __init__(
         self,
-        queue_limit: int,
+        queue: WaitingQueue,
         queue_allowance: int,
         panic_share: float,
         reservations: Reservations,
@@ -44,7 +44,7 @@ class ModelPool:
     ) -> None:
         """A pool without instances; `prefixes` are the hashes that it remembers, 0: they do not count."""
         self.affinity = Affinity(prefixes) if prefixes else None
-        self.queue = WaitingQueue(queue_limit)
+        self.queue = queue
         self.instances: dict[str, TrackedInstance] = {}
         self.service_s = 0.0
         """Time that a request keeps its slot, as the instance that told last has it; 0: unknown."""

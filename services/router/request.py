@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -81,6 +82,8 @@ class PendingRequest:
     resumed_at: float | None = None
     """When it came to go on from delivered tokens, monotonic, in seconds: it waits from then on, ahead of
     those that have not begun, and its SLO's deadline ends the wait no more. None: it begins."""
+    attained_tokens: int = 0
+    """Output tokens that it is known to have had when it came to go on."""
     spec_version: int = 0
     """Of the model's spec that a resumed stream began on; it goes to the same weights alone. 0: to any."""
 
@@ -98,9 +101,19 @@ class PendingRequest:
             return False
         return 0 < self.slo.ttft_ms < 1e3 * (now - self.arrived + self.elapsed_s)
 
-    def resume(self, spec_version: int, now: float) -> None:
+    @property
+    def due(self) -> float:
+        """What queues go by, monotonic, in seconds: an interactive request's first token, a batch request's
+        whole result; inf: nothing is promised."""
+        if self.request_class is RequestClass.BATCH:
+            return math.inf if self.deadline is None else self.deadline
+        ttft_ms = self.slo.ttft_ms
+        return self.arrived - self.elapsed_s + ttft_ms / 1e3 if ttft_ms > 0 else math.inf
+
+    def resume(self, spec_version: int, now: float, attained_tokens: int = 0) -> None:
         """From now on it looks for an instance that goes on."""
         self.resumed_at, self.spec_version = now, spec_version
+        self.attained_tokens = max(self.attained_tokens, attained_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,8 @@ class InferenceServicer:
             request = self._pending(message, arrived, estimate_prompt_tokens(message))
             request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
             if message.resume.delivered_token_ids:
-                request.resume(message.resume.origin.spec_version, arrived)
+                resumed = message.resume
+                request.resume(resumed.origin.spec_version, arrived, len(resumed.delivered_token_ids))
             self._placer.access.admit(tenant, request)
             if self._placer.prefix_affinity:
                 request.prefixes = salted(request.tenant, prefix_hashes(message))

@@ -175,7 +175,8 @@ class ItemRunner:
             patient=not claim.expire_late,
         )
         if asked.resume.delivered_token_ids:
-            request.resume(asked.resume.origin.spec_version, now)
+            resumed = asked.resume
+            request.resume(resumed.origin.spec_version, now, len(resumed.delivered_token_ids))
         return request
 
     # What is written.

@@ -47,7 +47,9 @@ class BatchQueue:
             self._starves_s = min(self._starves_s, request.arrived_s + self._starvation_s)
         else:
             self._order.push(
-                Waiting(request.request_id, request.arrived_s, request.deadline_s, attained_tokens)
+                Waiting(
+                    request.request_id, request.arrived_s, request.deadline_s, attained_tokens, request.place
+                )
             )
 
     def peek(self, now_s: float) -> Hashable | None:

@@ -25,6 +25,12 @@ class Waiting:
     """Interactive: arrival + TTFT SLO; batch: its deadline; inf: none. Same clock."""
     attained_tokens: int = 0
     """Output tokens that it has been given so far."""
+    place: int = 0
+    """Orders those that arrived at the same instant. Of equal ones, the first to be pushed is first."""
+
+
+_Entry = tuple[float, float, int, int, Waiting]
+"""By rank or arrival, arrival, place, and the number of the push."""
 
 
 class Discipline(Protocol):
@@ -60,8 +66,8 @@ class _Ordered:
         self._starvation_s = starvation_s
         self._rank = rank
         self._live: dict[Hashable, int] = {}
-        self._by_rank: list[tuple[float, float, int, Waiting]] = []
-        self._by_arrival: list[tuple[float, float, int, Waiting]] = []
+        self._by_rank: list[_Entry] = []
+        self._by_arrival: list[_Entry] = []
         self._pushed = 0
 
     def __len__(self) -> int:
@@ -74,8 +80,8 @@ class _Ordered:
         self._pushed += 1
         self._live[request.request_id] = self._pushed
         arrived = request.arrived_s
-        heapq.heappush(self._by_rank, (self._rank(request), arrived, self._pushed, request))
-        heapq.heappush(self._by_arrival, (arrived, arrived, self._pushed, request))
+        heapq.heappush(self._by_rank, (self._rank(request), arrived, request.place, self._pushed, request))
+        heapq.heappush(self._by_arrival, (arrived, arrived, request.place, self._pushed, request))
 
     def peek(self, now_s: float) -> Waiting | None:
         """See `Discipline.peek`."""
@@ -98,15 +104,13 @@ class _Ordered:
             self._by_rank = self._living(self._by_rank)
             self._by_arrival = self._living(self._by_arrival)
 
-    def _head(self, heap: list[tuple[float, float, int, Waiting]]) -> Waiting:
-        while self._live.get(heap[0][3].request_id) != heap[0][2]:
+    def _head(self, heap: list[_Entry]) -> Waiting:
+        while self._live.get(heap[0][4].request_id) != heap[0][3]:
             heapq.heappop(heap)
-        return heap[0][3]
+        return heap[0][4]
 
-    def _living(
-        self, heap: list[tuple[float, float, int, Waiting]]
-    ) -> list[tuple[float, float, int, Waiting]]:
-        living = [entry for entry in heap if self._live.get(entry[3].request_id) == entry[2]]
+    def _living(self, heap: list[_Entry]) -> list[_Entry]:
+        living = [entry for entry in heap if self._live.get(entry[4].request_id) == entry[3]]
         heapq.heapify(living)
         return living
 

@@ -160,7 +160,7 @@ LIMIT = 5
 
 @given(queue_steps)
 def test_the_queue_is_ordered_and_bounded(steps: list[tuple]) -> None:
-    queue = WaitingQueue(LIMIT)
+    queue = WaitingQueue(LIMIT, "fcfs")
     made: list[PendingRequest] = []
     waiting: list[PendingRequest] = []
     for kind, first, second in steps:

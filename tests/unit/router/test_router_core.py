@@ -433,3 +433,29 @@ def test_where_callers_are_tenants_other_models_are_not_named() -> None:
     [refused] = core.submit(PendingRequest("r", "n", RequestClass.INTERACTIVE, 0.0), 0.0)
     assert isinstance(refused, Refuse)
     assert refused.error.message == "unknown model 'n': it is not applied"
+
+
+def test_the_earliest_first_token_goes_next_whenever_it_came() -> None:
+    rig = Rig("a")
+    rig.load("a", running=1)
+    for name, ttft_ms, now in (("patient", 30_000, 0.0), ("none", 0, 1.0), ("urgent", 500, 2.0)):
+        slo = types_pb2.Slo(ttft_ms=ttft_ms) if ttft_ms else types_pb2.Slo()
+        assert rig.submit(name, now, slo=slo)[1] == []
+    # One that has spent its time elsewhere is due earlier.
+    spent = types_pb2.Slo(ttft_ms=30_000)
+    assert rig.submit("spent", 2.0, slo=spent, elapsed_s=29.9)[1] == []
+    order = []
+    for _ in range(4):
+        [(name, _)] = placed(rig.load("a", now=3.0, running=0))
+        order.append(name)
+        rig.load("a", now=3.0, running=1, started_request_ids=[name])
+        rig.load("a", now=3.0, running=1, finished_request_ids=[name])
+    assert order == ["spent", "urgent", "patient", "none"]
+
+
+def test_who_has_starved_goes_before_the_earliest_deadline() -> None:
+    rig = Rig("a")
+    rig.load("a", running=1)
+    assert rig.submit("old", 0.0)[1] == []
+    assert rig.submit("urgent", 299.0, slo=types_pb2.Slo(ttft_ms=10))[1] == []
+    assert placed(rig.load("a", now=300.0, running=0)) == [("old", "a")]
