@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from chiron.policy.decisions import Alternative
 from chiron.store import (
     ApiKeyRecord,
     Change,
@@ -19,14 +20,16 @@ from chiron.store import (
     InstanceRecord,
     Kind,
     ModelRecord,
+    Need,
     NodeRecord,
     Observed,
+    Outcome,
     Store,
     TenantRecord,
     TicketKeysRecord,
     Transaction,
 )
-from chiron.v1 import types_pb2
+from chiron.v1 import cluster_pb2, types_pb2
 
 DECISIONS_KEPT = 5
 HISTORY_KEPT = 8
@@ -56,6 +59,26 @@ def decision(number: int, model: str = "chat") -> DecisionRecord:
     return DecisionRecord(
         f"d{number}", 1_700_000_000_000, 1, "place", model, "", "", "because", {"n": number}
     )
+
+
+STARTED = cluster_pb2.OUTCOME_KIND_STARTED
+EXPLAINED = DecisionRecord(
+    "e",
+    1_700_000_000_000,
+    1,
+    "place",
+    "chat",
+    "chat-1",
+    "a",
+    "because",
+    {"n": 1.5},
+    inputs=cluster_pb2.DecisionInputs(free_gpus=3, theta=0.85).SerializeToString(deterministic=True),
+    alternatives=(Alternative("wake one", "none sleeps", {"asleep": 0.0}),),
+    cause="d1",
+    trace_parent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+    generation=4,
+    outcome=Outcome(STARTED, reason="waits for its node"),
+)
 
 
 class StoreSuite:
@@ -270,6 +293,47 @@ class StoreSuite:
         newest = [f"d{number}" for number in reversed(range(2, DECISIONS_KEPT + 2))]
         assert [one.decision_id for one in await store.decisions(limit=100)] == newest
         assert [one.decision_id for one in await store.decisions(limit=2)] == newest[:2]
+
+    async def test_a_decision_comes_back_with_all_that_explains_it(self, store: Store, term: int) -> None:
+        await store.commit(Transaction(term, decisions=(EXPLAINED,)))
+        assert await store.decisions(limit=9) == [EXPLAINED]
+
+    async def test_the_last_outcome_counts(self, store: Store, term: int) -> None:
+        await store.commit(Transaction(term, decisions=(decision(1), EXPLAINED, decision(2))))
+        first = Outcome(STARTED, milestones=(("ready", 2.5),))
+        await store.commit(Transaction(term, outcomes={"e": first}))
+        assert [one.outcome for one in await store.decisions(limit=9)] == [None, first, None]
+        done = Outcome(
+            cluster_pb2.OUTCOME_STATE_DONE, "", (("ready", 2.5),), "", Need(True, 0.9, 1.2, 1.0, 5.0)
+        )
+        await store.commit(Transaction(term, decisions=(decision(3),), outcomes={"e": done, "d1": first}))
+        outcomes = {one.decision_id: one.outcome for one in await store.decisions(limit=9)}
+        assert outcomes == {"d3": None, "d2": None, "e": done, "d1": first}
+
+    async def test_an_outcome_leaves_the_revision_alone(self, store: Store, term: int) -> None:
+        before = await store.commit(Transaction(term, puts=(MODEL,), decisions=(EXPLAINED,)))
+        assert await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="later")})) == before
+        assert (await store.decisions(limit=1))[0].outcome == Outcome(STARTED, reason="later")
+
+    async def test_an_older_term_writes_no_outcome(self, store: Store, term: int) -> None:
+        await store.commit(Transaction(term, decisions=(EXPLAINED,)))
+        await store.acquire_term()
+        with pytest.raises(FencedError):
+            await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="late")}))
+        assert await store.decisions(limit=1) == [EXPLAINED]
+
+    async def test_outcomes_go_with_their_decisions_and_of_none_that_is_gone_is_kept(
+        self, store: Store, term: int
+    ) -> None:
+        await store.commit(Transaction(term, decisions=(EXPLAINED,)))
+        await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="a"), "never": Outcome(STARTED)}))
+        for number in range(DECISIONS_KEPT):
+            late = {"e": Outcome(STARTED, reason=str(number))}
+            await store.commit(Transaction(term, decisions=(decision(number),), outcomes=late))
+        await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="z")}))
+        found = await store.decisions(limit=100)
+        assert [one.decision_id for one in found] == [f"d{n}" for n in reversed(range(DECISIONS_KEPT))]
+        assert all(one.outcome is None for one in found)
 
     async def test_decisions_of_one_model(self, store: Store, term: int) -> None:
         log = (decision(1), decision(2, "other"), decision(3))

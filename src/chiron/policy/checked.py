@@ -12,6 +12,7 @@ from typing import Any
 
 from chiron.policy.custom import FAILURES, PolicyError, class_name, failure, one_line
 from chiron.policy.decisions import (
+    Alternative,
     ChangeRole,
     FleetDecision,
     Limits,
@@ -86,13 +87,28 @@ def _check_common(made: Any, models: set[str]) -> None:
 def _check_reason(made: Any) -> None:
     if not isinstance(made.reason, str):
         raise _wrong(made, "reason", "a str")
+    _check_numbers(made, type(made).__name__)
+    if not isinstance(made.alternatives, tuple | list):
+        raise _wrong(made, "alternatives", "a tuple of chiron.policy.decisions.Alternative")
+    for number, other in enumerate(made.alternatives):
+        if not isinstance(other, Alternative):
+            raise _wrong(made, "alternatives", "a tuple of chiron.policy.decisions.Alternative")
+        where = f"{type(made).__name__}.alternatives[{number}]"
+        for field in ("action", "why_not"):
+            if not isinstance(getattr(other, field), str):
+                raise PolicyError(f": {where}.{field} is {one_line(getattr(other, field))}; it must be a str")
+        _check_numbers(other, where)
+
+
+def _check_numbers(made: Any, where: str) -> None:
     if not isinstance(made.numbers, Mapping):
-        raise _wrong(made, "numbers", "a mapping of names to numbers")
+        raise PolicyError(
+            f": {where}.numbers is {one_line(made.numbers)}; it must be a mapping of names to numbers"
+        )
     for name, number in made.numbers.items():
         if not (isinstance(name, str) and _is_finite(number)):
-            kind = type(made).__name__
             raise PolicyError(
-                f": {kind}.numbers[{one_line(name)}] is {one_line(number)}; it must be a finite int or float"
+                f": {where}.numbers[{one_line(name)}] is {one_line(number)}; it must be a finite int or float"
             )
 
 

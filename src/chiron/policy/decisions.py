@@ -1,11 +1,29 @@
-"""What autoscalers decide. Every decision carries its reason and the numbers it rests on."""
+"""What autoscalers decide: with the reason, the numbers it rests on, and what else was weighed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from chiron.policy.words import Role
+
+NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Something that was weighed and not done."""
+
+    action: str
+    """What else could have been done, e.g. `start one fewer`."""
+    why_not: str
+    """One clause, with the figures that decided."""
+    numbers: Mapping[str, float] = field(default_factory=lambda: NO_NUMBERS)
+
+    def __post_init__(self) -> None:
+        """Keeps a copy of the numbers that nobody else can change."""
+        object.__setattr__(self, "numbers", MappingProxyType(dict(self.numbers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +49,7 @@ class Start:
     count: int
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +60,7 @@ class Retire:
     instance_id: str
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +72,7 @@ class ChangeRole:
     role: Role
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,7 @@ class Wake:
     role: Role
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +95,20 @@ class Sleep:
     instance_id: str
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
 
 
 Action = Start | Retire | ChangeRole | Wake | Sleep
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEstimate:
+    """When a request group will be done with present capacity. Times are seconds from the tick."""
+
+    deadline_in_s: float
+    requests: int
+    done_in_s: float
+    """inf: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +120,10 @@ class ModelAssessment:
     """At least ibp, bbp, theta."""
     reason: str
     """Why this much and no more: one sentence."""
+    alternatives: tuple[Alternative, ...] = ()
+    """What would have been done had the figures been others, or had there been GPUs."""
+    groups: tuple[GroupEstimate, ...] = ()
+    """The request groups that are due first; none where nothing waits or nobody has estimated it."""
 
 
 @dataclass(frozen=True, slots=True)

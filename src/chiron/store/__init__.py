@@ -10,12 +10,12 @@ from chiron.store.contract import (
     Transaction,
     UnavailableError,
 )
+from chiron.store.decisions import DecisionRecord, Need, Outcome
 from chiron.store.memory import MemoryStore
 from chiron.store.records import (
     TICKET_KEYS,
     ApiKeyRecord,
     Change,
-    DecisionRecord,
     GpuRecord,
     InstanceRecord,
     Key,
@@ -44,8 +44,10 @@ __all__ = [
     "Kind",
     "MemoryStore",
     "ModelRecord",
+    "Need",
     "NodeRecord",
     "Observed",
+    "Outcome",
     "Record",
     "RefusedError",
     "Roll",

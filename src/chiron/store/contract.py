@@ -6,7 +6,8 @@ import abc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chiron.store.records import Change, DecisionRecord, Key, Record, Snapshot
+from chiron.store.decisions import DecisionRecord, Outcome
+from chiron.store.records import Change, Key, Record, Snapshot
 
 
 class ConflictError(Exception):
@@ -61,6 +62,9 @@ class Transaction:
     expect: Mapping[Key, int] = field(default_factory=dict)
     """Revision that each of these records must have; 0: it must not exist."""
     decisions: tuple[DecisionRecord, ...] = ()
+    """Their outcomes are stored with them."""
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    """Decision id → what has come of it so far; takes the place of what was stored before."""
 
 
 class Store(abc.ABC):
@@ -97,7 +101,9 @@ class Store(abc.ABC):
         - MAY raise TooLargeError, UnavailableError and RefusedError; so MAY every other method.
         - MUST raise the revision by exactly one when it puts a record (an equal one too) or deletes one that
           exists, and every record put MUST then have that revision.
-        - A transaction that changes no record MUST leave the revision alone; its decisions are stored.
+        - A transaction that changes no record MUST leave the revision alone; its decisions and outcomes are
+          stored.
+        - The outcome of a decision that is not kept MUST be ignored.
         - Deleting a record that does not exist MUST do nothing.
         """
 
@@ -114,7 +120,8 @@ class Store(abc.ABC):
     async def decisions(self, *, limit: int, model: str = "") -> Sequence[DecisionRecord]:
         """The newest decisions first, at most `limit` of those kept; of one model where `model` is given.
 
-        The log MUST be bounded, and the oldest MUST be the ones dropped.
+        Each MUST have the outcome that was stored last. The log MUST be bounded, and the oldest MUST be the
+        ones dropped, with their outcomes.
         """
 
     @abc.abstractmethod

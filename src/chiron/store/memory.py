@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from chiron.store.contract import CompactedError, ConflictError, FencedError, Store, Transaction
-from chiron.store.records import Change, DecisionRecord, Key, Snapshot
+from chiron.store.decisions import DecisionRecord
+from chiron.store.records import Change, Key, Snapshot
 
 
 def _wall_clock_ms() -> int:
@@ -66,6 +68,11 @@ class MemoryStore(Store):
             raise ValueError("a transaction writes a key twice")
         deletes = tuple(key for key in transaction.deletes if key in present)
         self._decisions.extend(transaction.decisions)
+        if transaction.outcomes:
+            for index, one in enumerate(self._decisions):
+                if one.decision_id in transaction.outcomes:
+                    outcome = transaction.outcomes[one.decision_id]
+                    self._decisions[index] = dataclasses.replace(one, outcome=outcome)
         if transaction.puts or deletes:
             change = Change(self._snapshot.revision + 1, tuple(transaction.puts), deletes)
             self._snapshot = self._snapshot.after(change)

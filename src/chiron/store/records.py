@@ -190,26 +190,6 @@ Record = ModelRecord | NodeRecord | InstanceRecord | TicketKeysRecord | TenantRe
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionRecord:
-    """One explained act of the controller."""
-
-    decision_id: str
-    time_unix_ms: int
-    """Wall clock, for people; nothing is computed from it."""
-    term: int
-    action: str
-    model: str
-    instance_id: str
-    node_id: str
-    reason: str
-    numbers: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __post_init__(self) -> None:
-        """Keeps a copy of the numbers that nobody else can change."""
-        object.__setattr__(self, "numbers", MappingProxyType(dict(self.numbers)))
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """What one transaction changed."""
 

@@ -85,7 +85,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_a_mapping(names: list[str]) -> 
     decision = DecisionRecord("d1", -5, 2, "place", "chat", "chat-1", "a", "because", numbers)
     in_order = dataclasses.replace(decision, numbers=dict(sorted(numbers.items())))
     assert encode_decisions([decision]) == encode_decisions([in_order])
-    assert decode_decisions(b"key", encode_decisions([decision])) == [decision]
+    assert decode_decisions(b"key", encode_decisions([decision]), {}) == [decision]
 
 
 def test_a_newer_schema_is_refused_naming_the_key_and_both_versions() -> None:

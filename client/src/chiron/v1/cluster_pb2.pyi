@@ -74,6 +74,57 @@ STORE_STATE_UNAVAILABLE: StoreState.ValueType  # 4
 """It does not answer."""
 Global___StoreState: _TypeAlias = StoreState  # noqa: Y015
 
+class _OutcomeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_STATE_UNSPECIFIED: _OutcomeState.ValueType  # 0
+    OUTCOME_STATE_OPEN: _OutcomeState.ValueType  # 1
+    """Under way, or what it was good for is not known yet."""
+    OUTCOME_STATE_DONE: _OutcomeState.ValueType  # 2
+    """What was decided has come about."""
+    OUTCOME_STATE_FAILED: _OutcomeState.ValueType  # 3
+    OUTCOME_STATE_OVERTAKEN: _OutcomeState.ValueType  # 4
+    """Another decision came before it had come about, or undid it."""
+
+class OutcomeState(_OutcomeState, metaclass=_OutcomeStateEnumTypeWrapper): ...
+
+OUTCOME_STATE_UNSPECIFIED: OutcomeState.ValueType  # 0
+OUTCOME_STATE_OPEN: OutcomeState.ValueType  # 1
+"""Under way, or what it was good for is not known yet."""
+OUTCOME_STATE_DONE: OutcomeState.ValueType  # 2
+"""What was decided has come about."""
+OUTCOME_STATE_FAILED: OutcomeState.ValueType  # 3
+OUTCOME_STATE_OVERTAKEN: OutcomeState.ValueType  # 4
+"""Another decision came before it had come about, or undid it."""
+Global___OutcomeState: _TypeAlias = OutcomeState  # noqa: Y015
+
+class _OutcomeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_KIND_UNSPECIFIED: _OutcomeKind.ValueType  # 0
+    OUTCOME_KIND_STARTED: _OutcomeKind.ValueType  # 1
+    OUTCOME_KIND_STOPPED: _OutcomeKind.ValueType  # 2
+    OUTCOME_KIND_SENT_TO_SLEEP: _OutcomeKind.ValueType  # 3
+    OUTCOME_KIND_WOKEN: _OutcomeKind.ValueType  # 4
+    OUTCOME_KIND_ROLE_CHANGED: _OutcomeKind.ValueType  # 5
+
+class OutcomeKind(_OutcomeKind, metaclass=_OutcomeKindEnumTypeWrapper):
+    """What a decision did to its instance."""
+
+OUTCOME_KIND_UNSPECIFIED: OutcomeKind.ValueType  # 0
+OUTCOME_KIND_STARTED: OutcomeKind.ValueType  # 1
+OUTCOME_KIND_STOPPED: OutcomeKind.ValueType  # 2
+OUTCOME_KIND_SENT_TO_SLEEP: OutcomeKind.ValueType  # 3
+OUTCOME_KIND_WOKEN: OutcomeKind.ValueType  # 4
+OUTCOME_KIND_ROLE_CHANGED: OutcomeKind.ValueType  # 5
+Global___OutcomeKind: _TypeAlias = OutcomeKind  # noqa: Y015
+
 @_typing.final
 class ModelSpec(_message.Message):
     """What should be served, and how."""
@@ -1349,6 +1400,11 @@ class Decision(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     NUMBERS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     term: _builtins.int
     action: _builtins.str
@@ -1358,11 +1414,27 @@ class Decision(_message.Message):
     node_id: _builtins.str
     reason: _builtins.str
     """One sentence."""
+    cause: _builtins.str
+    """Id of the decision that it follows from; empty: none, or one that is not kept."""
+    trace_id: _builtins.str
+    """OpenTelemetry's id of its trace, in hex; empty: tracing was off."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The figures that it rests on."""
+
+    @_builtins.property
+    def inputs(self) -> Global___DecisionInputs:
+        """What was known of the model and the nodes at that moment; unset: a decision about neither."""
+
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionAlternative]:
+        """What else was weighed, and why it was not done."""
+
+    @_builtins.property
+    def outcome(self) -> Global___DecisionOutcome:
+        """What came of it; unset: nothing is followed up."""
 
     def __init__(
         self,
@@ -1376,14 +1448,369 @@ class Decision(_message.Message):
         node_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        inputs: Global___DecisionInputs | None = ...,
+        alternatives: _abc.Iterable[Global___DecisionAlternative] | None = ...,
+        cause: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        outcome: Global___DecisionOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "outcome", b"outcome", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "decision_id", b"decision_id", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "numbers", b"numbers", "reason", b"reason", "term", b"term", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "alternatives", b"alternatives", "cause", b"cause", "decision_id", b"decision_id", "inputs", b"inputs", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "numbers", b"numbers", "outcome", b"outcome", "reason", b"reason", "term", b"term", "time", b"time", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class DecisionInputs(_message.Message):
+    """What a decision rests on. Freshness: `oldest_report_s`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FreeGpusOnEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    BATCH_ITEMS_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_PER_S_FIELD_NUMBER: _builtins.int
+    BATCH_PER_S_FIELD_NUMBER: _builtins.int
+    IBP_FIELD_NUMBER: _builtins.int
+    THETA_FIELD_NUMBER: _builtins.int
+    BBP_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    FURTHER_GROUPS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    FREE_GPUS_FIELD_NUMBER: _builtins.int
+    FREE_GPUS_ON_FIELD_NUMBER: _builtins.int
+    OLDEST_REPORT_S_FIELD_NUMBER: _builtins.int
+    LIVE_NODES_FIELD_NUMBER: _builtins.int
+    SILENT_NODES_FIELD_NUMBER: _builtins.int
+    batch_items: _builtins.int
+    """Items of the durable queues that nobody works on yet."""
+    interactive_per_s: _builtins.float
+    """Arrivals over the routers' last reports, per second."""
+    batch_per_s: _builtins.float
+    ibp: _builtins.float
+    """Interactive backpressure: demand over slots. Unset: the model has no instance."""
+    theta: _builtins.float
+    """Share of the slots that demand may take, and the number of request groups that would be late: as the
+    autoscaler saw them. Unset: it had no part in the decision.
+    """
+    bbp: _builtins.float
+    further_groups: _builtins.int
+    gpus: _builtins.int
+    """Healthy GPUs of nodes that take instances, and how many of them nobody holds."""
+    free_gpus: _builtins.int
+    oldest_report_s: _builtins.float
+    """Age of the oldest report of a live node or a router that this rests on, in seconds."""
+    live_nodes: _builtins.int
+    silent_nodes: _builtins.int
+    """Nodes on record that are not heard of."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceCount]:
+        """By role and state; those that are to stop count as DRAINING."""
+
+    @_builtins.property
+    def running(self) -> _types_pb2.ClassCounts:
+        """Requests in the model's engines, and waiting there."""
+
+    @_builtins.property
+    def waiting(self) -> _types_pb2.ClassCounts: ...
+    @_builtins.property
+    def queued(self) -> _types_pb2.ClassCounts:
+        """Waiting in the routers."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacklogGroup]:
+        """Request groups that wait, by deadline; the earliest ones alone."""
+
+    @_builtins.property
+    def free_gpus_on(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Node -> free GPUs there; those with the most alone, and only where there are any."""
+
+    def __init__(
+        self,
+        *,
+        instances: _abc.Iterable[Global___InstanceCount] | None = ...,
+        running: _types_pb2.ClassCounts | None = ...,
+        waiting: _types_pb2.ClassCounts | None = ...,
+        queued: _types_pb2.ClassCounts | None = ...,
+        batch_items: _builtins.int = ...,
+        interactive_per_s: _builtins.float = ...,
+        batch_per_s: _builtins.float = ...,
+        ibp: _builtins.float | None = ...,
+        theta: _builtins.float | None = ...,
+        bbp: _builtins.float | None = ...,
+        groups: _abc.Iterable[Global___BacklogGroup] | None = ...,
+        further_groups: _builtins.int = ...,
+        gpus: _builtins.int = ...,
+        free_gpus: _builtins.int = ...,
+        free_gpus_on: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        oldest_report_s: _builtins.float = ...,
+        live_nodes: _builtins.int = ...,
+        silent_nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bbp", b"_bbp", "_ibp", b"_ibp", "_theta", b"_theta", "bbp", b"bbp", "ibp", b"ibp", "queued", b"queued", "running", b"running", "theta", b"theta", "waiting", b"waiting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bbp", b"_bbp", "_ibp", b"_ibp", "_theta", b"_theta", "batch_items", b"batch_items", "batch_per_s", b"batch_per_s", "bbp", b"bbp", "free_gpus", b"free_gpus", "free_gpus_on", b"free_gpus_on", "further_groups", b"further_groups", "gpus", b"gpus", "groups", b"groups", "ibp", b"ibp", "instances", b"instances", "interactive_per_s", b"interactive_per_s", "live_nodes", b"live_nodes", "oldest_report_s", b"oldest_report_s", "queued", b"queued", "running", b"running", "silent_nodes", b"silent_nodes", "theta", b"theta", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bbp: _TypeAlias = _typing.Literal["bbp"]  # noqa: Y015
+    _WhichOneofArgType__bbp: _TypeAlias = _typing.Literal["_bbp", b"_bbp"]  # noqa: Y015
+    _WhichOneofReturnType__ibp: _TypeAlias = _typing.Literal["ibp"]  # noqa: Y015
+    _WhichOneofArgType__ibp: _TypeAlias = _typing.Literal["_ibp", b"_ibp"]  # noqa: Y015
+    _WhichOneofReturnType__theta: _TypeAlias = _typing.Literal["theta"]  # noqa: Y015
+    _WhichOneofArgType__theta: _TypeAlias = _typing.Literal["_theta", b"_theta"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bbp) -> _WhichOneofReturnType__bbp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ibp) -> _WhichOneofReturnType__ibp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__theta) -> _WhichOneofReturnType__theta | None: ...
+
+Global___DecisionInputs: _TypeAlias = DecisionInputs  # noqa: Y015
+
+@_typing.final
+class InstanceCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    role: _types_pb2.Role.ValueType
+    state: _types_pb2.InstanceState.ValueType
+    count: _builtins.int
+    slots: _builtins.int
+    """Requests that they run at once, together."""
+    def __init__(
+        self,
+        *,
+        role: _types_pb2.Role.ValueType = ...,
+        state: _types_pb2.InstanceState.ValueType = ...,
+        count: _builtins.int = ...,
+        slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "role", b"role", "slots", b"slots", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceCount: _TypeAlias = InstanceCount  # noqa: Y015
+
+@_typing.final
+class BacklogGroup(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEADLINE_IN_S_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    FINISH_IN_S_FIELD_NUMBER: _builtins.int
+    deadline_in_s: _builtins.float
+    """To the earliest deadline of the group, in seconds; negative: passed. Unset: none."""
+    requests: _builtins.int
+    finish_in_s: _builtins.float
+    """When its last request is expected to be done with what serves and loads, in seconds. Unset: not estimated,
+    or never.
+    """
+    def __init__(
+        self,
+        *,
+        deadline_in_s: _builtins.float | None = ...,
+        requests: _builtins.int = ...,
+        finish_in_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_in_s", b"_deadline_in_s", "_finish_in_s", b"_finish_in_s", "deadline_in_s", b"deadline_in_s", "finish_in_s", b"finish_in_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_in_s", b"_deadline_in_s", "_finish_in_s", b"_finish_in_s", "deadline_in_s", b"deadline_in_s", "finish_in_s", b"finish_in_s", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deadline_in_s: _TypeAlias = _typing.Literal["deadline_in_s"]  # noqa: Y015
+    _WhichOneofArgType__deadline_in_s: _TypeAlias = _typing.Literal["_deadline_in_s", b"_deadline_in_s"]  # noqa: Y015
+    _WhichOneofReturnType__finish_in_s: _TypeAlias = _typing.Literal["finish_in_s"]  # noqa: Y015
+    _WhichOneofArgType__finish_in_s: _TypeAlias = _typing.Literal["_finish_in_s", b"_finish_in_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_in_s) -> _WhichOneofReturnType__deadline_in_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__finish_in_s) -> _WhichOneofReturnType__finish_in_s | None: ...
+
+Global___BacklogGroup: _TypeAlias = BacklogGroup  # noqa: Y015
+
+@_typing.final
+class DecisionAlternative(_message.Message):
+    """Something that was weighed and not done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    WHY_NOT_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """E.g. `change the role of an instance`."""
+    why_not: _builtins.str
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        why_not: _builtins.str = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "numbers", b"numbers", "why_not", b"why_not"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionAlternative: _TypeAlias = DecisionAlternative  # noqa: Y015
+
+@_typing.final
+class DecisionOutcome(_message.Message):
+    """What came of a decision, as the leader has followed it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MILESTONES_FIELD_NUMBER: _builtins.int
+    REVERSED_BY_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    state: Global___OutcomeState.ValueType
+    reason: _builtins.str
+    """Why it failed or was overtaken; of an open one what it waits for."""
+    reversed_by: _builtins.str
+    """Id of the decision that overtook it, or that undid it within one load time."""
+    kind: Global___OutcomeKind.ValueType
+    @_builtins.property
+    def milestones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Milestone]:
+        """In the order in which they were reached."""
+
+    @_builtins.property
+    def need(self) -> Global___DecisionNeed:
+        """Whether the capacity was needed. Unset: not known (yet), or no capacity was added."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___OutcomeState.ValueType = ...,
+        reason: _builtins.str = ...,
+        milestones: _abc.Iterable[Global___Milestone] | None = ...,
+        reversed_by: _builtins.str = ...,
+        need: Global___DecisionNeed | None = ...,
+        kind: Global___OutcomeKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "milestones", b"milestones", "need", b"need", "reason", b"reason", "reversed_by", b"reversed_by", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionOutcome: _TypeAlias = DecisionOutcome  # noqa: Y015
+
+@_typing.final
+class Milestone(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AFTER_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """sent, received, loading, ready, routed, first_request, draining, stopped, asleep, applied or reversed."""
+    after_s: _builtins.float
+    """From the decision, in seconds."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_s", b"after_s", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Milestone: _TypeAlias = Milestone  # noqa: Y015
+
+@_typing.final
+class DecisionNeed(_message.Message):
+    """Capacity was needed when, at any report within one load time after it was ready, the requests that ran and
+    waited were more than `limit` of the slots of the other ready instances.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEEDED_FIELD_NUMBER: _builtins.int
+    PEAK_USE_FIELD_NUMBER: _builtins.int
+    PEAK_WITHOUT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    needed: _builtins.bool
+    peak_use: _builtins.float
+    """The greatest of: requests over slots of the instance itself, and requests over the others' slots. -1: there
+    were no other slots, and requests.
+    """
+    peak_without: _builtins.float
+    limit: _builtins.float
+    """Θ as the decision knew it; 1 where it knew none."""
+    window_s: _builtins.float
+    """Time over which it was watched, in seconds: the instance's own load time, 5 s to 600 s."""
+    def __init__(
+        self,
+        *,
+        needed: _builtins.bool = ...,
+        peak_use: _builtins.float = ...,
+        peak_without: _builtins.float = ...,
+        limit: _builtins.float = ...,
+        window_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "needed", b"needed", "peak_use", b"peak_use", "peak_without", b"peak_without", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionNeed: _TypeAlias = DecisionNeed  # noqa: Y015
 
 @_typing.final
 class ApplyModelRequest(_message.Message):
@@ -1838,19 +2265,27 @@ class ListDecisionsRequest(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    SINCE_S_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """0: 100."""
+    """No page has more than 500; 0: 100."""
     model: _builtins.str
     """Only this model's; empty: all."""
+    since_s: _builtins.float
+    """Only those of the last so many seconds; 0: all that are kept."""
+    before: _builtins.str
+    """Only those before this one: the last of the page before. Empty: from the newest."""
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         model: _builtins.str = ...,
+        since_s: _builtins.float = ...,
+        before: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "limit", b"limit", "model", b"model", "since_s", b"since_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1875,3 +2310,99 @@ class ListDecisionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDecisionsResponse: _TypeAlias = ListDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class WatchDecisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    newest: _builtins.int
+    """How many of those made so far to begin with, at most 500."""
+    model: _builtins.str
+    """Only this model's; empty: all."""
+    def __init__(
+        self,
+        *,
+        newest: _builtins.int = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "newest", b"newest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDecisionsRequest: _TypeAlias = WatchDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchDecisionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision: ...
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDecisionsResponse: _TypeAlias = WatchDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class GetDecisionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    """Empty: the newest."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDecisionRequest: _TypeAlias = GetDecisionRequest  # noqa: Y015
+
+@_typing.final
+class GetDecisionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
+    FOLLOWED_BY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision: ...
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """What led to it, the first cause first."""
+
+    @_builtins.property
+    def followed_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """What followed from it, the oldest first; 100 at most."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+        causes: _abc.Iterable[Global___Decision] | None = ...,
+        followed_by: _abc.Iterable[Global___Decision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "decision", b"decision", "followed_by", b"followed_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDecisionResponse: _TypeAlias = GetDecisionResponse  # noqa: Y015

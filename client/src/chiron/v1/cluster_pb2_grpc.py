@@ -97,6 +97,16 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.ListDecisionsRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.ListDecisionsResponse.FromString,
                 _registered_method=True)
+        self.GetDecision = channel.unary_unary(
+                '/chiron.v1.ClusterService/GetDecision',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.GetDecisionRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.GetDecisionResponse.FromString,
+                _registered_method=True)
+        self.WatchDecisions = channel.unary_stream(
+                '/chiron.v1.ClusterService/WatchDecisions',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.WatchDecisionsRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.WatchDecisionsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -189,6 +199,21 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDecision(self, request, context):
+        """One decision, with those that led to it and those that followed. NOT_FOUND with DECISION_NOT_FOUND when it is
+        not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDecisions(self, request, context):
+        """The newest decisions, the oldest of them first; then each new one, and each whose outcome has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -251,6 +276,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListDecisions,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.ListDecisionsRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'GetDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDecision,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.GetDecisionRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.GetDecisionResponse.SerializeToString,
+            ),
+            'WatchDecisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDecisions,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.WatchDecisionsRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.WatchDecisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -580,6 +615,60 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/ListDecisions',
             chiron_dot_v1_dot_cluster__pb2.ListDecisionsRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/GetDecision',
+            chiron_dot_v1_dot_cluster__pb2.GetDecisionRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.GetDecisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chiron.v1.ClusterService/WatchDecisions',
+            chiron_dot_v1_dot_cluster__pb2.WatchDecisionsRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.WatchDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

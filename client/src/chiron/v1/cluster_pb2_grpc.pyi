@@ -44,6 +44,12 @@ class ClusterServiceStub:
     """
     ListDecisions: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListDecisionsRequest, _cluster_pb2.ListDecisionsResponse]
     """The newest decisions first."""
+    GetDecision: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetDecisionRequest, _cluster_pb2.GetDecisionResponse]
+    """One decision, with those that led to it and those that followed. NOT_FOUND with DECISION_NOT_FOUND when it is
+    not kept.
+    """
+    WatchDecisions: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchDecisionsRequest, _cluster_pb2.WatchDecisionsResponse]
+    """The newest decisions, the oldest of them first; then each new one, and each whose outcome has changed."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """The operator's API, served by the global controller. A controller that does not lead answers UNAVAILABLE with
@@ -147,5 +153,23 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_pb2.ListDecisionsRequest, _abc.Awaitable[_cluster_pb2.ListDecisionsResponse]],
     ) -> _abc.Awaitable[_cluster_pb2.ListDecisionsResponse]:
         """The newest decisions first."""
+
+    @_abc_1.abstractmethod
+    def GetDecision(
+        self,
+        request: _cluster_pb2.GetDecisionRequest,
+        context: _aio.ServicerContext[_cluster_pb2.GetDecisionRequest, _abc.Awaitable[_cluster_pb2.GetDecisionResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.GetDecisionResponse]:
+        """One decision, with those that led to it and those that followed. NOT_FOUND with DECISION_NOT_FOUND when it is
+        not kept.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchDecisions(
+        self,
+        request: _cluster_pb2.WatchDecisionsRequest,
+        context: _aio.ServicerContext[_cluster_pb2.WatchDecisionsRequest, _abc.AsyncIterator[_cluster_pb2.WatchDecisionsResponse]],
+    ) -> _abc.AsyncIterator[_cluster_pb2.WatchDecisionsResponse]:
+        """The newest decisions, the oldest of them first; then each new one, and each whose outcome has changed."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _aio.Server) -> None: ...

@@ -465,22 +465,53 @@ class StoredDecisions(_message.Message):
 
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredDecision]: ...
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredOutcome]:
+        """What has come of decisions of that transaction. What comes later lies under a key of its own, which holds
+        no decisions and counts instead.
+        """
+
     def __init__(
         self,
         *,
         schema_version: _builtins.int = ...,
         decisions: _abc.Iterable[Global___StoredDecision] | None = ...,
+        outcomes: _abc.Iterable[Global___StoredOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "outcomes", b"outcomes", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredDecisions: _TypeAlias = StoredDecisions  # noqa: Y015
+
+@_typing.final
+class StoredOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    @_builtins.property
+    def outcome(self) -> _cluster_pb2.DecisionOutcome: ...
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+        outcome: _cluster_pb2.DecisionOutcome | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredOutcome: _TypeAlias = StoredOutcome  # noqa: Y015
 
 @_typing.final
 class StoredDecision(_message.Message):
@@ -515,6 +546,11 @@ class StoredDecision(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     NUMBERS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    TRACE_PARENT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     time_unix_ms: _builtins.int
     term: _builtins.int
@@ -523,8 +559,17 @@ class StoredDecision(_message.Message):
     instance_id: _builtins.str
     node_id: _builtins.str
     reason: _builtins.str
+    cause: _builtins.str
+    trace_parent: _builtins.str
+    """W3C traceparent of its root span; empty: tracing was off."""
+    generation: _builtins.int
+    """Generation that it gave the instance; 0: it gave none."""
     @_builtins.property
     def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def inputs(self) -> _cluster_pb2.DecisionInputs: ...
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.DecisionAlternative]: ...
     def __init__(
         self,
         *,
@@ -537,10 +582,15 @@ class StoredDecision(_message.Message):
         node_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        inputs: _cluster_pb2.DecisionInputs | None = ...,
+        alternatives: _abc.Iterable[_cluster_pb2.DecisionAlternative] | None = ...,
+        cause: _builtins.str = ...,
+        trace_parent: _builtins.str = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "decision_id", b"decision_id", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "numbers", b"numbers", "reason", b"reason", "term", b"term", "time_unix_ms", b"time_unix_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "alternatives", b"alternatives", "cause", b"cause", "decision_id", b"decision_id", "generation", b"generation", "inputs", b"inputs", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "numbers", b"numbers", "reason", b"reason", "term", b"term", "time_unix_ms", b"time_unix_ms", "trace_parent", b"trace_parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,18 @@ class BatchSupply:
             rate * max(0.0, seconds - ready_s) for ready_s, rate in self.later
         )
 
+    def time_for(self, tokens: float) -> float:
+        """Seconds until that many output tokens are made; inf: never."""
+        if tokens <= 0:
+            return 0.0
+        since_s, rate = 0.0, self.rate
+        for ready_s, more in sorted(self.later):
+            if rate > 0 and tokens <= rate * (ready_s - since_s):
+                break
+            tokens -= rate * (ready_s - since_s)
+            since_s, rate = ready_s, rate + more
+        return since_s + tokens / rate if rate > 0 else math.inf
+
 
 def batch_backpressure(groups: Sequence[GroupWork], supply: BatchSupply) -> int:
     """BBP: the number of groups whose work would be done later than it is due."""

@@ -7,9 +7,10 @@ ahead at a quantile against the tokens that spare and batch capacity make until 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chiron.policy.decisions import Alternative, GroupEstimate
 from chiron.policy.fleet.backpressure import (
     BatchSupply,
     GroupWork,
@@ -19,6 +20,7 @@ from chiron.policy.fleet.backpressure import (
 from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
+from chiron.policy.fleet.weighed import fewer_for_deadlines, leave_to_spare
 from chiron.policy.snapshots import ModelFleet
 from chiron.policy.words import RequestClass, Role
 
@@ -28,6 +30,7 @@ _PRESUMED_TOKENS_PER_SLOT_S = 10.0
 _LEARNING_WEIGHT = 60.0
 _LEARNING_LOADS = 6.0
 _FAR_LOADS = 20.0
+_GROUPS_TOLD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class BatchNeed:
     """Share of the work of the worst group that would be late, 0 to 1."""
     reason: str
     numbers: Mapping[str, float]
+    weighed: tuple[Alternative, ...] = ()
+    """What else than the missing ones."""
+    groups: tuple[GroupEstimate, ...] = ()
+    """When the first of the waiting groups will be done with present capacity."""
 
 
 def assess_batch(
@@ -62,14 +69,17 @@ def assess_batch(
     }
     if not groups:
         return BatchNeed(0, 0.0, "no batch request waits", numbers)
+    told = _estimates(model, groups, batch)
     if not fraction:
-        return BatchNeed(0, 0.0, "every group is done in time with present capacity", numbers)
+        reason = "every group is done in time with present capacity"
+        return BatchNeed(0, 0.0, reason, numbers, groups=told)
     deficit = max(
         1 - batch.tokens_by(group.due_in_s) / group.work_tokens for group in groups if group.work_tokens > 0
     )
     deficit = min(1.0, max(0.0, deficit))
     if batch.rate > 0 and fraction < settings.defer_below:
-        return BatchNeed(0, deficit, "a fraction of an instance is missing: spare capacity may do", numbers)
+        reason = "a fraction of an instance is missing: spare capacity may do"
+        return BatchNeed(0, deficit, reason, numbers, groups=told)
     soonest = min(group.due_in_s for group in groups)
     if (
         state.batch_lengths.weight < _LEARNING_WEIGHT
@@ -77,10 +87,25 @@ def assess_batch(
         and soonest > _FAR_LOADS * model.load_time_s
         and now_s - state.batch_began_s < _LEARNING_LOADS * model.load_time_s
     ):
-        return BatchNeed(0, deficit, "first requests tell how long the work is; deadlines are far", numbers)
+        reason = "first requests tell how long the work is; deadlines are far"
+        return BatchNeed(0, deficit, reason, numbers, groups=told)
     missing = math.ceil(fraction - 1e-9) if math.isfinite(fraction) else 1
     reason = f"{bbp} of {len(groups)} request groups would be late"
-    return BatchNeed(missing, deficit, reason, numbers)
+    weighed: tuple[Alternative, ...] = (fewer_for_deadlines(min(fraction, float(missing)), missing, bbp),)
+    if missing == 1:
+        weighed += (leave_to_spare(min(fraction, 1.0), settings.defer_below),)
+    return BatchNeed(missing, deficit, reason, numbers, weighed, told)
+
+
+def _estimates(
+    model: ModelFleet, groups: Sequence[GroupWork], supply: BatchSupply
+) -> tuple[GroupEstimate, ...]:
+    """When the first groups will be done: once their tokens are made, and the longest requests have ended."""
+    told = []
+    for group, work in zip(model.backlog[:_GROUPS_TOLD], groups, strict=False):
+        done_s = supply.time_for(work.work_tokens) + group.deadline_in_s - work.due_in_s
+        told.append(GroupEstimate(group.deadline_in_s, group.requests, done_s))
+    return tuple(told)
 
 
 def batch_supply(

@@ -16,6 +16,7 @@ from chiron.policy.fleet.room import Room
 from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.sleeping import Sleepers
 from chiron.policy.fleet.state import ModelState
+from chiron.policy.fleet.weighed import no_gpu, start_instead, wake
 from chiron.policy.snapshots import FleetSnapshot
 
 
@@ -47,7 +48,10 @@ class Chiron:
             for action in plan.changes
             if (action.model, action.instance_id) not in going
         ]
-        assessments = tuple(ModelAssessment(plan.model.name, plan.numbers, plan.reason) for plan in plans)
+        assessments = tuple(
+            ModelAssessment(plan.model.name, plan.numbers, plan.reason, tuple(plan.weighed), plan.groups)
+            for plan in plans
+        )
         return FleetDecision((*changes, *wakes, *starts, *leave), assessments)
 
 
@@ -73,10 +77,14 @@ def _share_out(plans: Sequence[Plan], free: FreeGpus) -> tuple[list[Action], lis
         requests = [GpuRequest(plan.model, wish.role, wish.count, wish.deficit) for plan, wish in takers]
         for (plan, wish), granted in zip(takers, grant(requests, free), strict=True):
             if granted:
-                starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers))
+                weighed = (wake(plan.supply, plan.woken), *wish.weighed)
+                if granted < wish.count:
+                    weighed += (no_gpu(wish.count - granted, wish.role, "no GPU is left for more"),)
+                starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers, weighed))
             wish.count -= granted
         waiting = [(plan, wish) for plan, wish in equals if wish.count]
         for plan, wish in waiting:
+            plan.weighed.append(no_gpu(wish.count, wish.role, "no GPU is left for them"))
             plan.reason += f". {wish.count} {wish.role.name.lower()} wait for GPUs: none is left for them"
         if waiting and priority < least_urgent:
             room = room or Room(plans, free, priority)
@@ -89,10 +97,18 @@ def _share_out(plans: Sequence[Plan], free: FreeGpus) -> tuple[list[Action], lis
 def _wake(plan: Plan, wish: Wish, free: FreeGpus) -> list[Wake]:
     """Wake what sleeps and can have its GPUs back."""
     wakes = []
+    took_s = plan.model.wake_time_s
+    weighed = (
+        start_instead(plan.model, f"what sleeps serves in about {took_s:.0f} s", took_s),
+        *wish.weighed,
+    )
     for instance in [each for each in plan.supply.sleeping if each.can_wake]:
         if not wish.count or not free.wake(instance, plan.model.gpus_per_instance):
             continue
         wish.count -= 1
         plan.supply.sleeping.remove(instance)
-        wakes.append(Wake(plan.model.name, instance.instance_id, wish.role, wish.reason, plan.numbers))
+        plan.woken += 1
+        wakes.append(
+            Wake(plan.model.name, instance.instance_id, wish.role, wish.reason, plan.numbers, weighed)
+        )
     return wakes

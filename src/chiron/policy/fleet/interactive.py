@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chiron.policy.decisions import Alternative
 from chiron.policy.fleet.arrivals import ArrivalRate
 from chiron.policy.fleet.backpressure import interactive_backpressure
 from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
 from chiron.policy.fleet.theta import Theta
+from chiron.policy.fleet.weighed import fewer_for_demand, fewer_for_growth, keep
 from chiron.policy.snapshots import ModelFleet
 from chiron.policy.words import Role
 
@@ -38,6 +40,8 @@ class InteractiveNeed:
     """Share of the demand that goes unserved without the missing ones, 0 to 1."""
     reason: str
     numbers: Mapping[str, float]
+    weighed: tuple[Alternative, ...] = ()
+    """Of what is missing: one fewer. Else: to keep what goes, and to retire one more."""
 
 
 def assess_interactive(
@@ -86,6 +90,7 @@ def assess_interactive(
     reason = _basis(theta.measured)
     if missing:
         reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
+    growing = False
     room = coming * room_share
     if ahead > room and rate:
         number = len(supply.interactive) + len(supply.loading_interactive)
@@ -93,12 +98,20 @@ def assess_interactive(
         if further > missing:
             missing = further
             reason = "arrivals will exceed the room before a new instance can be ready"
+            growing = True
     if missing or missing_now:
         needed = max(demand / target, ahead)
         deficit = 1 - supply.slots / needed if needed > supply.slots else 0.0
-        return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers)
-    surplus, why = _surplus(model, supply, state, settings, now_s, rate, queue_share)
-    return InteractiveNeed(0, 0, surplus, 0.0, f"{why}; {reason}", numbers)
+        if growing:
+            fewer = fewer_for_growth(ahead, room + (missing - 1) * each * room_share, load_s)
+        elif missing:
+            limit = room_share if taking_over else target
+            fewer = fewer_for_demand(demand, coming + (missing - 1) * each, limit, theta.value)
+        else:
+            fewer = fewer_for_demand(demand, supply.slots + (missing_now - 1) * each, target, theta.value)
+        return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers, (fewer,))
+    surplus, why, others = _surplus(model, supply, state, settings, now_s, rate, queue_share)
+    return InteractiveNeed(0, 0, surplus, 0.0, f"{why}; {reason}", numbers, others)
 
 
 def _theta(state: ModelState, settings: ChironSettings, demand: float, load_s: float) -> Theta:
@@ -140,8 +153,8 @@ def _surplus(
     now_s: float,
     rate: ArrivalRate | None,
     queue_share: float,
-) -> tuple[int, str]:
-    """Instances that may go, and why no more.
+) -> tuple[int, str, tuple[Alternative, ...]]:
+    """Instances that may go, why no more, and what else was weighed.
 
     What is left must hold the last load time's peak below the target with hysteresis, and keep below the
     target for as long as makes the change worth its cost, even if arrivals are a standard error faster. And
@@ -149,15 +162,15 @@ def _surplus(
     """
     number = len(supply.interactive)
     if not number:
-        return 0, "no interactive capacity is ready"
+        return 0, "no interactive capacity is ready", ()
     if supply.loading_interactive or now_s - state.last_added_s < 2 * model.load_time_s:
-        return 0, "cool-down: capacity has just been added"
+        return 0, "cool-down: capacity has just been added", ()
     if now_s - state.last_removed_s < model.load_time_s:
-        return 0, "cool-down: what is left takes over what went"
+        return 0, "cool-down: what is left takes over what went", ()
     if model.backlog and _busy(model, supply):
-        return 0, "batch work fills the spare slots"
+        return 0, "batch work fills the spare slots", ()
     if rate is None:
-        return 0, "too little is known to remove any"
+        return 0, "too little is known to remove any", ()
     each, load_s = supply.slots_each, model.load_time_s
     lengths = state.interactive_lengths
     requests_each = state.curve.tokens_per_s(each, _REACH) / lengths.mean
@@ -170,20 +183,42 @@ def _surplus(
     peak = state.peak_demand
     target = _theta(state, settings, peak, load_s).value * (1 + queue_share)
     surplus = 0
+    more: tuple[Alternative, ...] = ()
     for candidate in range(1, min(number, max(1, int(number * settings.retire_share))) + 1):
         left = number - candidate
         slots = target * (supply.slots - candidate * each)
         growth = max(0.0, arrivals - left * requests_each) * hold_s
         if peak > slots * (1 - settings.hysteresis) or peak + growth > slots:
+            more = (_one_more(peak, growth, slots * (1 - settings.hysteresis), slots, hold_s),)
             break
         # Fuller instances take longer for each request. Where all slots are taken, their growth has decided.
         running = state.curve.running_at(rate.settled * lengths.mean / left) if left else 0.0
         if left * min(each, running) > slots:
+            more = (_fuller(left * min(each, running), slots),)
             break
         surplus = candidate
     if surplus:
-        return surplus, f"what is left carries the demand for at least {hold_s:.0f} s"
-    return 0, f"one instance less would not carry the demand for {hold_s:.0f} s"
+        limit = target * (1 - settings.hysteresis)
+        kept = keep(peak, supply.slots - surplus * each, limit, hold_s)
+        return surplus, f"what is left carries the demand for at least {hold_s:.0f} s", (kept, *more)
+    return 0, f"one instance less would not carry the demand for {hold_s:.0f} s", more
+
+
+def _one_more(peak: float, growth: float, calm: float, slots: float, hold_s: float) -> Alternative:
+    """Why the next one may not go: what the slots that it would leave may carry is exceeded."""
+    numbers = {"peak_demand": peak, "growth": growth, "carried": slots}
+    if peak > calm:
+        why = f"the rest may carry {calm:.0f} requests after a removal, and the last peak was {peak:.0f}"
+    else:
+        why = (
+            f"{peak + growth:.0f} requests are to be expected within {hold_s:.0f} s, and {slots:.0f} may come"
+        )
+    return Alternative("retire one more", why, numbers)
+
+
+def _fuller(running: float, slots: float) -> Alternative:
+    why = f"{running:.0f} requests would run on the fuller rest, which may carry {slots:.0f}"
+    return Alternative("retire one more", why, {"running": running, "carried": slots})
 
 
 def _busy(model: ModelFleet, supply: Supply) -> bool:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from chiron.policy.decisions import ChangeRole, Retire
+from chiron.policy.decisions import Alternative, ChangeRole, GroupEstimate, Retire
 from chiron.policy.fleet.batch import BatchNeed, assess_batch
 from chiron.policy.fleet.interactive import InteractiveNeed, assess_interactive
 from chiron.policy.fleet.retire import drains_soonest
 from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
+from chiron.policy.fleet.weighed import (
+    next_candidate,
+    no_gpu,
+    open_to_batch,
+    role_change,
+    start_instead,
+)
 from chiron.policy.snapshots import ModelFleet
 from chiron.policy.words import Role
 
@@ -26,6 +33,8 @@ class Wish:
     deficit: float
     """Share of the demand that goes unserved without them, 0 to 1."""
     reason: str
+    weighed: tuple[Alternative, ...] = ()
+    """What else was weighed before."""
 
 
 @dataclass(slots=True)
@@ -40,6 +49,10 @@ class Plan:
     """Role changes: they need no GPU."""
     wishes: list[Wish] = field(default_factory=list)
     retire: list[Retire] = field(default_factory=list)
+    weighed: list[Alternative] = field(default_factory=list)
+    """What would have been done had the figures been others, or had there been GPUs."""
+    groups: tuple[GroupEstimate, ...] = ()
+    woken: int = 0
     yields: bool = False
     """Whether a more urgent model takes GPUs from it at this tick: it gets none back then."""
 
@@ -49,21 +62,26 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     supply = state.observe(model, now_s)
     interactive = assess_interactive(model, supply, state, settings, now_s)
     changes = _from_batch(model, supply, max(interactive.missing_now, interactive.missing), interactive)
-    missing = max(0, interactive.missing - len(changes))
+    changed = len(changes)
+    missing = max(0, interactive.missing - changed)
     batch = assess_batch(model, supply, state, settings, now_s)
+    opened_for_batch = 0
     # All that is closed opens before an instance is started: a larger backlog would open more of it, and
     # might so come to ask for fewer.
     while batch.missing and (opened := _to_mixed(model, supply, batch)):
         changes += opened
+        opened_for_batch += len(opened)
         batch = assess_batch(model, supply, state, settings, now_s)
     numbers = {**interactive.numbers, **batch.numbers}
     changes = [replace(change, numbers=numbers) for change in changes]
     reason = f"interactive: {interactive.reason}. batch: {batch.reason}"
-    plan = Plan(model, supply, numbers, reason, changes)
+    plan = Plan(model, supply, numbers, reason, changes, groups=batch.groups)
     if missing:
-        plan.wishes.append(Wish(Role.MIXED, missing, interactive.deficit, interactive.reason))
+        weighed = (role_change(changed, missing), *interactive.weighed)
+        plan.wishes.append(Wish(Role.MIXED, missing, interactive.deficit, interactive.reason, weighed))
     if batch.missing:
-        plan.wishes.append(Wish(Role.BATCH, batch.missing, batch.deficit, batch.reason))
+        weighed = (open_to_batch(opened_for_batch, supply), *batch.weighed)
+        plan.wishes.append(Wish(Role.BATCH, batch.missing, batch.deficit, batch.reason, weighed))
     if changes or missing:
         state.last_added_s = now_s
     _bound(plan)
@@ -75,21 +93,28 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
 def _from_batch(model: ModelFleet, supply: Supply, count: int, need: InteractiveNeed) -> list[ChangeRole]:
     """Make batch instances mixed where interactive demand lacks capacity: it may preempt there at once."""
     chosen = drains_soonest(supply.batch, min(count, len(supply.batch)))
+    if not chosen:
+        return []
+    other = next_candidate("make mixed", chosen, supply.batch)
+    weighed = (start_instead(model, "a change of role gives its slots at once", 0.0), *other, *need.weighed)
     for instance in chosen:
         supply.make_mixed(instance)
     reason = f"interactive demand needs its slots: {need.reason}"
-    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason) for i in chosen]
+    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason, alternatives=weighed) for i in chosen]
 
 
 def _to_mixed(model: ModelFleet, supply: Supply, need: BatchNeed) -> list[ChangeRole]:
     """Open interactive instances to batch work: their spare slots cost nothing."""
     closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE]
     chosen = drains_soonest(closed, need.missing)
+    if not chosen:
+        return []
+    weighed = (start_instead(model, "its spare slots are there at once", 0.0), *need.weighed)
     for instance in chosen:
         supply.interactive.remove(instance)
         supply.interactive.append(replace(instance, role=Role.MIXED))
     reason = f"its spare slots can do batch work: {need.reason}"
-    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason) for i in chosen]
+    return [ChangeRole(model.name, i.instance_id, Role.MIXED, reason, alternatives=weighed) for i in chosen]
 
 
 def _bound(plan: Plan) -> None:
@@ -99,6 +124,8 @@ def _bound(plan: Plan) -> None:
         room = max(0, model.max_instances - count)
         for wish in plan.wishes:
             if wish.count > room:
+                why = f"max_instances is {model.max_instances}, and {count} are there"
+                plan.weighed.append(no_gpu(wish.count - room, wish.role, why))
                 plan.reason += (
                     f". {wish.count - room} fewer than needed: max_instances is {model.max_instances}"
                 )
@@ -117,7 +144,7 @@ def _remove(
     """Choose who goes: batch instances when no batch request is left, the interactive surplus, the excess."""
     model, supply = plan.model, plan.supply
     may_go = supply.count - model.min_instances
-    going: dict[str, str] = {}
+    going: dict[str, tuple[str, tuple[Alternative, ...]]] = {}
     if now_s - state.batch_seen_s >= settings.batch_idle_s:
         done = [*supply.batch, *supply.loading_batch]
     elif now_s - state.batch_waited_s >= settings.batch_idle_s:
@@ -125,14 +152,24 @@ def _remove(
     else:
         done = []
     for instance in done[: max(0, may_go)]:
-        going[instance.instance_id] = "no batch request is left for it"
+        going[instance.instance_id] = (
+            "no batch request is left for it",
+            (Alternative("make it mixed", _not_for_the_least(model, supply.count - len(going) - 1)),),
+        )
     for instance in done[max(0, may_go) :]:
         reason = f"no batch request is left; it stays for min_instances {model.min_instances}"
         plan.changes.append(ChangeRole(model.name, instance.instance_id, Role.MIXED, reason, plan.numbers))
     may_go -= len(going)
-    for instance in drains_soonest(supply.interactive, max(0, min(need.surplus, may_go))):
-        going[instance.instance_id] = need.reason
+    chosen = drains_soonest(supply.interactive, max(0, min(need.surplus, may_go)))
+    weighed = (*need.weighed, *next_candidate("retire", chosen, supply.interactive))
+    for instance in chosen:
+        going[instance.instance_id] = need.reason, weighed
         state.last_removed_s = now_s
+    if need.surplus > len(chosen):
+        why = _not_for_the_least(model, supply.count - len(going))
+        plan.weighed.append(Alternative(f"retire {need.surplus - len(chosen)} more", why))
+    elif not (chosen or need.missing or need.missing_now):
+        plan.weighed += need.weighed
     if model.max_instances and supply.count - len(going) > model.max_instances:
         left = [
             i
@@ -140,5 +177,12 @@ def _remove(
             if i.instance_id not in going
         ]
         for instance in drains_soonest(left, len(left) - model.max_instances):
-            going[instance.instance_id] = f"max_instances is {model.max_instances}"
-    plan.retire = [Retire(model.name, key, reason, plan.numbers) for key, reason in going.items()]
+            going[instance.instance_id] = f"max_instances is {model.max_instances}", ()
+    plan.retire = [
+        Retire(model.name, key, reason, plan.numbers, others) for key, (reason, others) in going.items()
+    ]
+
+
+def _not_for_the_least(model: ModelFleet, left: int) -> str:
+    met = "is kept with" if left >= model.min_instances else "asks for more than"
+    return f"min_instances {model.min_instances} {met} the {left} that stay"

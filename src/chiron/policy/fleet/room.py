@@ -13,10 +13,11 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 
-from chiron.policy.decisions import Retire
+from chiron.policy.decisions import Alternative, Retire
 from chiron.policy.fleet.contention import FreeGpus
 from chiron.policy.fleet.plan import Plan
 from chiron.policy.fleet.retire import drain_cost
+from chiron.policy.fleet.weighed import let_wait
 from chiron.policy.snapshots import FleetInstance, ModelFleet
 from chiron.policy.words import Phase
 
@@ -131,21 +132,31 @@ class Room:
             "urgent_node_draining": float(node.coming),
             "urgent_node_owed": float(node.owed),
         }
+        free, coming = self._free.left(name), node.coming - node.owed
         for victim in here:
-            self._retire(victim, urgent, f"it needs {gpus} on {name}", numbers)
+            others = (let_wait(urgent, victim.plan.model, gpus, free, coming),)
+            self._retire(victim, urgent, f"it needs {gpus} on {name}", numbers, others)
         for victim in anywhere:
-            self._retire(victim, urgent, f"the budget has none left for the {gpus} that it needs", numbers)
+            why = f"the budget has none left for the {gpus} that it needs"
+            self._retire(victim, urgent, why, numbers, ())
         node.owed += gpus
         self._free.promise(gpus)
 
-    def _retire(self, victim: _Victim, urgent: ModelFleet, why: str, numbers: Mapping[str, float]) -> None:
+    def _retire(
+        self,
+        victim: _Victim,
+        urgent: ModelFleet,
+        why: str,
+        numbers: Mapping[str, float],
+        weighed: tuple[Alternative, ...],
+    ) -> None:
         plan, model = victim.plan, victim.plan.model
         reason = (
             f"contention: {urgent.name} (priority {urgent.priority}) is more urgent than {model.name} "
             f"(priority {model.priority}) and waits for GPUs: {why}"
         )
         plan.retire.append(
-            Retire(model.name, victim.instance.instance_id, reason, {**plan.numbers, **numbers})
+            Retire(model.name, victim.instance.instance_id, reason, {**plan.numbers, **numbers}, weighed)
         )
         plan.yields = True
         victim.gone = True

@@ -9,9 +9,12 @@ loading anew costs twice what knowing the future would have. While its model wis
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from chiron.policy.decisions import Retire, Sleep
+from chiron.policy.decisions import Alternative, Retire, Sleep
 from chiron.policy.fleet.plan import Plan
+from chiron.policy.fleet.weighed import retire_instead, sleep_instead
+from chiron.policy.snapshots import ModelFleet
 from chiron.policy.words import Phase
 
 
@@ -31,9 +34,11 @@ class Sleepers:
             for action in plan.retire:
                 if shared and action.instance_id in able:
                     reason = f"{action.reason}; it sleeps: another model may use its GPUs meanwhile"
-                    actions.append(Sleep(action.model, action.instance_id, reason, action.numbers))
+                    weighed = (retire_instead(plan.model), *action.alternatives)
+                    actions.append(Sleep(action.model, action.instance_id, reason, action.numbers, weighed))
                 else:
-                    actions.append(action)
+                    weighed = (*action.alternatives, sleep_instead(shared=shared))
+                    actions.append(replace(action, alternatives=weighed))
             if plan.wishes:
                 # Demand asks for instances: those that sleep are its shortest way to further ones.
                 continue
@@ -44,8 +49,24 @@ class Sleepers:
                 self._alone_since_s[instance.instance_id] = since_s
                 if now_s - since_s >= plan.model.load_time_s:
                     reason = f"nobody has used its GPUs for {now_s - since_s:.0f} s of its sleep"
-                    actions.append(Retire(plan.model.name, instance.instance_id, reason, plan.numbers))
+                    actions.append(
+                        Retire(
+                            plan.model.name,
+                            instance.instance_id,
+                            reason,
+                            plan.numbers,
+                            (_sleep_on(now_s - since_s, plan.model),),
+                        )
+                    )
         return actions
+
+
+def _sleep_on(alone_s: float, model: ModelFleet) -> Alternative:
+    why = (
+        f"its GPUs have been held for {alone_s:.0f} s for nobody, and a load takes {model.load_time_s:.0f} s"
+    )
+    numbers = {"alone_s": alone_s, "load_time_s": model.load_time_s}
+    return Alternative("let it sleep on", why, numbers)
 
 
 def _share_gpus(one: Plan, other: Plan) -> bool:

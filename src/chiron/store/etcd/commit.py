@@ -17,14 +17,23 @@ from chiron.store.contract import (
     Transaction,
     UnavailableError,
 )
+from chiron.store.decisions import Outcome
 from chiron.store.etcd.connection import Connection
+from chiron.store.etcd.decision_log import DecisionLog
 from chiron.store.etcd.head import Head, Heads
 from chiron.store.etcd.keys import Keys
 from chiron.store.etcd.leadership import Leadership
 from chiron.store.etcd.methods import TXN
 from chiron.store.etcd.terms import stored_term
 from chiron.store.etcd.txn import delete, mod_is, put, range_of
-from chiron.store.etcd.values import decode_record, encode_decisions, encode_head, encode_record
+from chiron.store.etcd.values import (
+    decode_outcomes,
+    decode_record,
+    encode_decisions,
+    encode_head,
+    encode_outcomes,
+    encode_record,
+)
 from chiron.store.records import Key
 
 _ID_BYTES = 12
@@ -52,18 +61,21 @@ class _Basis:
     leads: bool
     revisions: dict[Key, int]
     """Of the records that the transaction asks about and that exist."""
+    outcomes: dict[int, dict[str, Outcome]]
+    """What has come of the decisions whose outcomes the transaction has, by their numbers: all of their
+    transaction's."""
 
 
 class Committer:
     """Writes transactions, one at a time."""
 
     def __init__(
-        self, connection: Connection, keys: Keys, heads: Heads, *, decisions_kept: int, limits: Limits
+        self, connection: Connection, keys: Keys, heads: Heads, log: DecisionLog, limits: Limits
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._heads = heads
-        self._decisions_kept = decisions_kept
+        self._log = log
         self._limits = limits
 
     async def commit(self, transaction: Transaction, leadership: Leadership | None) -> int:
@@ -107,15 +119,24 @@ class Committer:
 
     async def _read(self, transaction: Transaction, leadership: Leadership | None) -> _Basis:
         asked = list(dict.fromkeys([*transaction.expect, *transaction.deletes]))
+        numbers = await self._log.locate(transaction.outcomes) if transaction.outcomes else {}
+        places = sorted(set(numbers.values()))
         first = [range_of(self._keys.head), range_of(self._keys.term)]
         if leadership is not None:
             first.append(range_of(leadership.key.key, keys_only=True))
         at_once = self._limits.operations - _OWN_READS
-        answers, now = await self._ranges([*first, *map(self._range_of, asked[:at_once])], 0)
-        for start in range(at_once, len(asked), at_once):
-            more = [self._range_of(key) for key in asked[start : start + at_once]]
+        reads = [self._keys.record(key) for key in asked] + [self._keys.outcomes(at) for at in places]
+        answers, now = await self._ranges([*first, *map(range_of, reads[:at_once])], 0)
+        for start in range(at_once, len(reads), at_once):
+            more = [range_of(key) for key in reads[start : start + at_once]]
             answers += (await self._ranges(more, now))[0]
-        terms, found = answers[1], answers[len(first) :]
+        terms, found = answers[1], answers[len(first) : len(first) + len(asked)]
+        outcomes: dict[int, dict[str, Outcome]] = {at: {} for at in places}
+        for at, kvs in zip(places, answers[len(first) + len(asked) :], strict=True):
+            for kv in kvs:
+                outcomes[at] = decode_outcomes(kv.key, kv.value)
+        for decision_id, at in numbers.items():
+            outcomes[at][decision_id] = transaction.outcomes[decision_id]
         return _Basis(
             head=Head.of(list(answers[0])),
             term=stored_term(terms).term,
@@ -126,10 +147,8 @@ class Committer:
                 for key, kvs in zip(asked, found, strict=True)
                 for kv in kvs
             },
+            outcomes=outcomes,
         )
-
-    def _range_of(self, key: Key) -> pb.RequestOp:
-        return range_of(self._keys.record(key))
 
     async def _ranges(
         self, operations: Sequence[pb.RequestOp], revision: int
@@ -156,7 +175,7 @@ class Committer:
             raise ValueError("a transaction writes a key twice")
         deletes = [key for key in transaction.deletes if key in present]
         changes = bool(transaction.puts or deletes)
-        if not changes and not transaction.decisions:
+        if not changes and not transaction.decisions and not basis.outcomes:
             return None, basis.head.revision
         revision = basis.head.revision + changes
         logged = basis.head.decisions + len(transaction.decisions)
@@ -165,12 +184,18 @@ class Committer:
         ]
         operations += [delete(self._keys.record(key)) for key in deletes]
         operations.append(put(self._keys.head, encode_head(revision, logged, commit_id)))
+        # What lies at a number holds that decision and older ones.
+        oldest = max(0, logged - self._log.kept + 1)
+        operations += [
+            put(self._keys.outcomes(at), encode_outcomes(outcomes))
+            for at, outcomes in basis.outcomes.items()
+            if at >= oldest
+        ]
         if transaction.decisions:
-            kept = transaction.decisions[-self._decisions_kept :]
+            kept = transaction.decisions[-self._log.kept :]
             operations.append(put(self._keys.decisions(logged), encode_decisions(kept)))
-            # What lies at a number holds that decision and older ones.
-            oldest = max(0, logged - self._decisions_kept + 1)
             operations.append(delete(self._keys.decisions(0), self._keys.decisions(oldest)))
+            self._log.logged(kept, logged)
         request = pb.TxnRequest(
             compare=[
                 mod_is(self._keys.head, basis.head.mod_revision),

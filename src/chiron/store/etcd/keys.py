@@ -5,6 +5,7 @@ from __future__ import annotations
 from chiron.store.records import Key, Kind
 
 _SEQUENCE_DIGITS = 16
+_OUTCOMES = b"+"
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -45,6 +46,16 @@ class Keys:
     def decisions(self, last: int) -> bytes:
         """Where the decisions of one transaction lie, the last of which is number `last`."""
         return self._decisions + b"%0*x" % (_SEQUENCE_DIGITS, last)
+
+    def outcomes(self, last: int) -> bytes:
+        """Where what came of those decisions lies: directly behind them, so that it goes when they go."""
+        return self.decisions(last) + _OUTCOMES
+
+    def logged_at(self, key: bytes) -> tuple[int, bool]:
+        """Number of the last decision of the transaction that a key of the log belongs to, and whether its
+        outcomes lie there."""
+        number = key.removeprefix(self._decisions)
+        return int(number.removesuffix(_OUTCOMES), 16), number.endswith(_OUTCOMES)
 
     @property
     def decisions_end(self) -> bytes:

@@ -10,10 +10,12 @@ from types import MappingProxyType
 from chiron.internal.etcd.v1 import etcd_pb2 as pb
 from chiron.internal.v1 import state_pb2
 from chiron.store.contract import CompactedError, FencedError, Store, Transaction, UnavailableError
+from chiron.store.decisions import DecisionRecord
 from chiron.store.etcd import terms
 from chiron.store.etcd.candidates import Electorate
 from chiron.store.etcd.commit import Committer, Limits
 from chiron.store.etcd.connection import Connection
+from chiron.store.etcd.decision_log import DecisionLog
 from chiron.store.etcd.head import Head, Heads
 from chiron.store.etcd.keys import Keys, range_end
 from chiron.store.etcd.leadership import Leadership
@@ -21,13 +23,12 @@ from chiron.store.etcd.methods import RANGE, TXN
 from chiron.store.etcd.past import Past
 from chiron.store.etcd.settings import EtcdSettings
 from chiron.store.etcd.txn import put
-from chiron.store.etcd.values import decode_decisions, decode_record, parse
+from chiron.store.etcd.values import decode_record, parse
 from chiron.store.etcd.watch import Batch
 from chiron.store.etcd.watch_hub import WatchHub
 from chiron.store.records import (
     ApiKeyRecord,
     Change,
-    DecisionRecord,
     InstanceRecord,
     Key,
     ModelRecord,
@@ -76,14 +77,12 @@ class EtcdStore(Store):
         self._keys = Keys(prefix)
         self._heads = Heads(connection, self._keys.head)
         self._hub = WatchHub(connection, buffered=changes_buffered)
-        self._committer = Committer(
-            connection, self._keys, self._heads, decisions_kept=decisions_kept, limits=limits or Limits()
-        )
+        self._log = DecisionLog(connection, self._keys, kept=decisions_kept, page_size=page_size)
+        self._committer = Committer(connection, self._keys, self._heads, self._log, limits or Limits())
         self.electorate = Electorate(connection, self._hub, self._keys.election)
         """Those who would lead under this prefix."""
         self.past = Past(connection, self._keys.head)
         """What etcd has shown of itself."""
-        self._decisions_kept = decisions_kept
         self._page_size = page_size
         self._clock_ms = clock_ms
         self._writing = asyncio.Lock()
@@ -141,25 +140,7 @@ class EtcdStore(Store):
 
     async def decisions(self, *, limit: int, model: str = "") -> Sequence[DecisionRecord]:
         """See Store."""
-        found: list[DecisionRecord] = []
-        seen, end = 0, self._keys.decisions_end
-        while len(found) < limit and seen < self._decisions_kept:
-            request = pb.RangeRequest(
-                key=self._keys.decisions(0),
-                range_end=end,
-                limit=self._page_size,
-                sort_order=pb.SORT_ORDER_DESCEND,
-            )
-            answer = await self._connection.call(RANGE, request, repeatable=True)
-            for kv in answer.kvs:
-                for one in reversed(decode_decisions(kv.key, kv.value)):
-                    seen += 1
-                    if seen <= self._decisions_kept and (not model or one.model == model):
-                        found.append(one)
-            if not answer.more:
-                break
-            end = answer.kvs[-1].key
-        return found[:limit]
+        return await self._log.newest(limit, model)
 
     async def probe(self) -> None:
         """Finds out whether a write succeeds, by one that changes nothing that matters.

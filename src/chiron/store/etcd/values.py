@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from chiron.internal.v1 import state_pb2
+from chiron.store.decision_wire import outcome_message, read_decision, read_outcome, stored_decision
+from chiron.store.decisions import DecisionRecord, Outcome
 from chiron.store.records import (
     ApiKeyRecord,
-    DecisionRecord,
     GpuRecord,
     InstanceRecord,
     ModelRecord,
@@ -115,37 +116,35 @@ def decode_record(key: bytes, value: bytes) -> tuple[Record, int]:
 def encode_decisions(decisions: Sequence[DecisionRecord]) -> bytes:
     """The value that holds one transaction's decisions."""
     stored = state_pb2.StoredDecisions(schema_version=SCHEMA_VERSION)
+    stored.decisions.extend(map(stored_decision, decisions))
     for one in decisions:
-        stored.decisions.add(
-            decision_id=one.decision_id,
-            time_unix_ms=one.time_unix_ms,
-            term=one.term,
-            action=one.action,
-            model=one.model,
-            instance_id=one.instance_id,
-            node_id=one.node_id,
-            reason=one.reason,
-            numbers=dict(one.numbers),
-        )
+        if one.outcome is not None:
+            stored.outcomes.add(decision_id=one.decision_id, outcome=outcome_message(one.outcome))
     return stored.SerializeToString(deterministic=True)
 
 
-def decode_decisions(key: bytes, value: bytes) -> list[DecisionRecord]:
-    """The inverse, oldest first. Raises SchemaError."""
-    return [
-        DecisionRecord(
-            decision_id=one.decision_id,
-            time_unix_ms=one.time_unix_ms,
-            term=one.term,
-            action=one.action,
-            model=one.model,
-            instance_id=one.instance_id,
-            node_id=one.node_id,
-            reason=one.reason,
-            numbers=dict(one.numbers),
-        )
-        for one in parse(state_pb2.StoredDecisions, key, value).decisions
-    ]
+def decode_decisions(key: bytes, value: bytes, later: Mapping[str, Outcome]) -> list[DecisionRecord]:
+    """The inverse, oldest first. Raises SchemaError. later: outcomes that have been written since."""
+    stored = parse(state_pb2.StoredDecisions, key, value)
+    outcomes = {**_outcomes(stored), **later}
+    return [read_decision(one, outcomes.get(one.decision_id)) for one in stored.decisions]
+
+
+def encode_outcomes(outcomes: Mapping[str, Outcome]) -> bytes:
+    """The value that holds what came of one transaction's decisions, by their ids."""
+    stored = state_pb2.StoredDecisions(schema_version=SCHEMA_VERSION)
+    for decision_id, outcome in outcomes.items():
+        stored.outcomes.add(decision_id=decision_id, outcome=outcome_message(outcome))
+    return stored.SerializeToString(deterministic=True)
+
+
+def decode_outcomes(key: bytes, value: bytes) -> dict[str, Outcome]:
+    """The inverse. Raises SchemaError."""
+    return _outcomes(parse(state_pb2.StoredDecisions, key, value))
+
+
+def _outcomes(stored: state_pb2.StoredDecisions) -> dict[str, Outcome]:
+    return {one.decision_id: read_outcome(one.outcome) for one in stored.outcomes}
 
 
 def _api_key(record: ApiKeyRecord) -> state_pb2.StoredApiKey:
