@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import (
-    DecisionRecord,
     FencedError,
     InstanceRecord,
     Record,
@@ -25,6 +24,7 @@ from chiron.v1 import cluster_pb2
 from services.global_controller import routing, standing, views
 from services.global_controller.config import ControllerConfig
 from services.global_controller.cordons import GpuOrders
+from services.global_controller.decisions.book import DecisionBook
 from services.global_controller.farewell import farewell
 from services.global_controller.fleet_feed import FleetFeed
 from services.global_controller.levels import NodeIndex, desired_instance, level_of, present_specs, told
@@ -38,7 +38,6 @@ from services.global_controller.routed_access import RoutedAccess
 from services.global_controller.seat import Seat
 from services.global_controller.store_health import StoreHealth
 from services.global_controller.ticket_keys import TicketKeyKeeper
-from services.global_controller.view import Act
 from services.global_controller.viewer import Viewer
 from services.global_controller.writer import Draft as Draft
 from services.global_controller.writer import Writer
@@ -95,10 +94,15 @@ class Controller:
         self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
         self._routed_access = RoutedAccess()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.decisions = DecisionBook(self, clock)
         self._writer = Writer(
-            store, self.mirror, self._seat.health, decide=self._decide, on_fenced=self._give_up
+            store,
+            self.mirror,
+            self._seat.health,
+            explain=self.decisions.recorder.explain,
+            on_fenced=self._give_up,
+            on_decided=self.decisions.decided,
         )
-        self._decisions_made = 0
         self._viewer = Viewer(self.registry, clock)
         self._notice = Notice(config.drain_notice_s)
         self._due: float | None = None
@@ -116,6 +120,7 @@ class Controller:
             self.term, lambda instance_id: self.fleet.on_its_way(self.snapshot, instance_id)
         )
         await self.mirror.load()
+        await self.decisions.load(self.term)
         self.registry.settle(self.snapshot.nodes)
         self._notice.begin(self.snapshot.instances.values(), self._clock())
         _log.info("term %d, revision %d", self.term, self.snapshot.revision)
@@ -127,11 +132,13 @@ class Controller:
             tasks.create_task(self._show_health())
             tasks.create_task(self._loop())
             tasks.create_task(self.ticket_keys.run())
+            tasks.create_task(self.decisions.run())
             tasks.create_task(self._watch_fatal())
 
     def close(self) -> None:
         """Ends every stream, so that the server can stop."""
         self.closing = True
+        self.decisions.close()
         self.registry.close_all()
         self._shown.beat()
 
@@ -221,6 +228,7 @@ class Controller:
         if heard.standing or starts_leaving or unknown != link.unknown:
             self._stirred.beat()
         link.unknown = unknown
+        self.decisions.look(link)
         self.gpu_orders.reported()
         self.fleet.hear_agent(report)
         if heard.standing or starts_leaving or heard.figures:
@@ -306,6 +314,7 @@ class Controller:
                 retry_at = self._clock() + _RETRY_S
             self.fleet.update(self.snapshot)
             self._publish()
+            self.decisions.look(published=True)
             if settled and not self.settled.is_set():
                 self.settled.set()
                 for router in self.registry.routers.values():
@@ -346,21 +355,6 @@ class Controller:
         if level != link.level:
             link.level = level
             link.wake.beat()
-
-    def _decide(self, act: Act) -> DecisionRecord:
-        self._decisions_made += 1
-        _log.info("%s %s: %s", act.action, act.instance_id or act.model or act.node_id, act.reason)
-        return DecisionRecord(
-            decision_id=f"{self.term}-{self._decisions_made}",
-            time_unix_ms=time.time_ns() // 1_000_000,
-            term=self.term,
-            action=act.action,
-            model=act.model,
-            instance_id=act.instance_id,
-            node_id=act.node_id,
-            reason=act.reason,
-            numbers=act.numbers,
-        )
 
     async def _watch_fatal(self) -> None:
         await self._fatal

@@ -203,11 +203,17 @@ class Work:
         self._acts.append(act)
 
     def stop(
-        self, record: InstanceRecord, reason: str, numbers: Mapping[str, float], *, action: str = "stop"
+        self,
+        record: InstanceRecord,
+        reason: str,
+        numbers: Mapping[str, float],
+        *,
+        action: str = "stop",
+        follows: str = "",
     ) -> None:
-        """Makes an instance wanted no more."""
-        stopped = stopped_copy(record)
-        self.put(stopped, Act(action, reason, record.model, record.instance_id, record.node_id, numbers))
+        """Makes an instance wanted no more. follows: see Act."""
+        act = Act(action, reason, record.model, record.instance_id, record.node_id, numbers, follows=follows)
+        self.put(stopped_copy(record), act)
 
     def explain(self, model: str, reason: str) -> None:
         """Says what keeps a model from what it should have."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from chiron.policy.placement import NodeGpus, Placement, PlacementPlan, Refusal, Want, place
 from chiron.store import InstanceRecord, ModelRecord, Observed, SpecVersion
+from services.global_controller.decisions.causes import NOTHING, of_node, of_roll
 from services.global_controller.fleet import (
     Work,
     held_gpus,
@@ -134,14 +135,17 @@ def _stop_idle_leavers(work: Work) -> None:
             useless = is_failed(record) or (is_coming(record) and not (needed and is_trusted(model, record)))
             if useless and not stalled and not is_mending(model, record):
                 reason = f"spec version {record.spec_version} was replaced before the instance served"
-                work.stop(record, reason, _versions(model, record), action="replace")
+                follows = of_roll(model.name)
+                work.stop(record, reason, _versions(model, record), action="replace", follows=follows)
         for record in fleet.draining:
             if not is_ready(record):
                 why = work.nodes[record.node_id].emptying
-                work.stop(record, f"{record.node_id} {why} and the instance does not serve", {})
+                reason = f"{record.node_id} {why} and the instance does not serve"
+                work.stop(record, reason, {}, follows=of_node(record.node_id))
         for record in fleet.sick:
             if not is_ready(record):
-                work.stop(record, f"{work.illness(record)} and the instance does not serve", {})
+                reason = f"{work.illness(record)} and the instance does not serve"
+                work.stop(record, reason, {}, follows=NOTHING)
 
 
 def _place_missing(work: Work) -> None:
@@ -217,25 +221,30 @@ def _create(
         roll=model.roll.number if model.roll.active else 0,
     )
     numbers = dict(placement.numbers) | {"desired": model.desired_instances}
-    action, reason = "place", placement.reason
+    action, reason, follows = "place", placement.reason, ""
     if replaces is not None:
-        why, more = _why_replaced(work, model, replaces)
+        why, more, follows = _why_replaced(work, model, replaces)
         action, reason = "replace", f"for {replaces.instance_id}, {why}; {placement.reason}"
         numbers |= more
-    work.put(record, Act(action, reason, model.name, instance_id, placement.node_id, numbers))
+    act = Act(action, reason, model.name, instance_id, placement.node_id, numbers, follows=follows)
+    work.put(record, act)
 
 
-def _why_replaced(work: Work, model: ModelRecord, record: InstanceRecord) -> tuple[str, dict[str, float]]:
+def _why_replaced(
+    work: Work, model: ModelRecord, record: InstanceRecord
+) -> tuple[str, dict[str, float], str]:
+    """In words, in figures, and from which decision it follows."""
     node = work.nodes.get(record.node_id)
     if node is None or node.liveness is Liveness.DEAD:
         silent_s = node.silent_s if node else 0.0
-        return f"whose node {record.node_id} has been silent for {silent_s:.1f} s", {"silent_s": silent_s}
+        why = f"whose node {record.node_id} has been silent for {silent_s:.1f} s"
+        return why, {"silent_s": silent_s}, NOTHING
     if node.emptying:
-        return f"whose node {record.node_id} {node.emptying}", {}
+        return f"whose node {record.node_id} {node.emptying}", {}, of_node(record.node_id)
     if illness := work.illness(record):
-        return f"because {illness}", {}
-    versions = _versions(model, record)
-    return f"which runs spec version {record.spec_version}, not {model.spec_version}", versions
+        return f"because {illness}", {}, NOTHING
+    why = f"which runs spec version {record.spec_version}, not {model.spec_version}"
+    return why, _versions(model, record), of_roll(model.name)
 
 
 def _make_room(work: Work, model: ModelRecord, refusal: Refusal) -> None:
@@ -262,7 +271,8 @@ def _make_room(work: Work, model: ModelRecord, refusal: Refusal) -> None:
                 f"it has the least to do ({work.load(victim)} requests), {left} go on serving"
             )
             numbers = dict(refusal.numbers) | _versions(model, victim) | roll_numbers(model, fleet)
-            work.stop(victim, reason, numbers | {"requests": work.load(victim)}, action="replace")
+            numbers["requests"] = work.load(victim)
+            work.stop(victim, reason, numbers, action="replace", follows=of_roll(model.name))
             return
     why = refusal.reason
     if fitting:

@@ -6,6 +6,7 @@ from collections import Counter
 from heapq import heapify, heappop, heapreplace
 
 from chiron.store import InstanceRecord, ModelRecord
+from services.global_controller.decisions.causes import NOTHING, of_node, of_roll
 from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, is_ready
 from services.global_controller.rolls import is_proven, is_trusted, roll_numbers, stall_reason
 from services.global_controller.view import Liveness
@@ -30,7 +31,8 @@ def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
     for record in _least_loaded(work, fleet.draining)[: len(fleet.draining) - keep]:
         where = "enough others serve" if still_needed == 0 else "no other node has GPUs for it"
         numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
-        work.stop(record, f"{record.node_id} {work.nodes[record.node_id].emptying} and {where}", numbers)
+        reason = f"{record.node_id} {work.nodes[record.node_id].emptying} and {where}"
+        work.stop(record, reason, numbers, follows=of_node(record.node_id))
 
 
 def _retire_sick(work: Work, model: ModelRecord, fleet: Fleet) -> None:
@@ -39,7 +41,8 @@ def _retire_sick(work: Work, model: ModelRecord, fleet: Fleet) -> None:
     keep = min(len(fleet.sick), max(0, model.desired_instances - ready))
     for record in _least_loaded(work, fleet.sick)[: len(fleet.sick) - keep]:
         numbers = {"desired": model.desired_instances, "ready_elsewhere": ready}
-        work.stop(record, f"{work.illness(record)} and enough others serve", numbers)
+        reason = f"{work.illness(record)} and enough others serve"
+        work.stop(record, reason, numbers, follows=NOTHING)
 
 
 def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
@@ -63,7 +66,7 @@ def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
             f"runs spec version {record.spec_version}, and {proven} instances of version "
             f"{model.spec_version} serve"
         )
-        work.stop(record, reason, numbers, action="replace")
+        work.stop(record, reason, numbers, action="replace", follows=of_roll(model.name))
 
 
 def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
@@ -129,7 +132,7 @@ def _give_up_lost(work: Work, model: ModelRecord, fleet: Fleet) -> None:
         reason = (
             f"{record.node_id} has been silent for {silent_s:.1f} s and {ready} instances serve elsewhere"
         )
-        work.stop(record, reason, numbers, action="replace")
+        work.stop(record, reason, numbers, action="replace", follows=NOTHING)
 
 
 def old_first(work: Work, model: ModelRecord, outdated: list[InstanceRecord]) -> list[InstanceRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -10,10 +11,12 @@ import grpc
 
 from chiron.rpc.errors import ChironError, Reason, abort
 from chiron.store import Snapshot
+from chiron.store.decision_wire import shown_decision
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import cluster_pb2_grpc
 from services.global_controller import operator_acts, views
 from services.global_controller.controller import Controller, Draft
+from services.global_controller.decisions.book import MOST_AT_ONCE
 from services.global_controller.roll_view import model_versions
 from services.global_controller.seat import Seat
 
@@ -135,9 +138,37 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         self, request: pb.ListDecisionsRequest, context: Context
     ) -> pb.ListDecisionsResponse:
         """The newest decisions first."""
-        limit = request.limit or DEFAULT_DECISIONS
-        found = await self._controller.store.decisions(limit=limit, model=request.model)
-        return pb.ListDecisionsResponse(decisions=map(views.decision, found))
+        if not 0 <= request.since_s < math.inf:
+            await abort(context, ChironError.invalid([("since_s", "must be a number of seconds >= 0")]))
+        limit = min(request.limit or DEFAULT_DECISIONS, MOST_AT_ONCE)
+        book = self._controller.decisions
+        try:
+            found = await book.page(
+                limit=limit, model=request.model, since_s=request.since_s, before=request.before
+            )
+        except KeyError:
+            await abort(context, _not_kept(request.before))
+        return pb.ListDecisionsResponse(decisions=map(shown_decision, found))
+
+    async def GetDecision(self, request: pb.GetDecisionRequest, context: Context) -> pb.GetDecisionResponse:
+        """One decision with what led to it and what followed."""
+        found = await self._controller.decisions.one(request.decision_id)
+        if found is None:
+            await abort(context, _not_kept(request.decision_id))
+        decision, causes, followed_by = found
+        return pb.GetDecisionResponse(
+            decision=shown_decision(decision),
+            causes=map(shown_decision, causes),
+            followed_by=map(shown_decision, followed_by),
+        )
+
+    async def WatchDecisions(
+        self, request: pb.WatchDecisionsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchDecisionsResponse]:
+        """The newest decisions, then each new one and each whose outcome changes."""
+        newest = min(request.newest, MOST_AT_ONCE)
+        async for decision in self._controller.decisions.watch(newest, request.model):
+            yield pb.WatchDecisionsResponse(decision=shown_decision(decision))
 
     async def _act(self, context: Context, build: Callable[[Snapshot], Draft | None]) -> None:
         controller = self._controller
@@ -154,3 +185,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         snapshot = self._controller.snapshot
         dead = self._controller.registry.dead(snapshot.nodes.values())
         return views.model_status(record, snapshot, dead, self._controller.reasons)
+
+
+def _not_kept(decision_id: str) -> ChironError:
+    what = f"no decision {decision_id!r} is kept" if decision_id else "no decision has been made yet"
+    return ChironError(Reason.DECISION_NOT_FOUND, what)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from chiron.policy.decisions import Alternative
 from chiron.store import InstanceRecord, ModelRecord, NodeRecord
 
 
@@ -86,6 +87,12 @@ class Act:
     instance_id: str = ""
     node_id: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
+    """What else was weighed."""
+    cause: str = ""
+    """Id of the decision that it follows from, where that is known already."""
+    follows: str = ""
+    """Else what that decision is about; see decisions.causes. Empty: the act's model."""
 
 
 @dataclass(frozen=True, slots=True)

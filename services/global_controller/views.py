@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from chiron.internal.v1 import control_pb2
-from chiron.store import DecisionRecord, InstanceRecord, ModelRecord, NodeRecord, Snapshot
+from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Snapshot
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.fleet import held_gpus, is_ready, is_stopping
 from services.global_controller.registry import Registry, waiting_items
@@ -139,19 +139,3 @@ def _batch_queue(report: control_pb2.RouterReport) -> cluster_pb2.BatchQueueStat
     return cluster_pb2.BatchQueueStatus(
         queue_id=queue.queue_id, waiting=waiting_items(report), age_ms=queue.age_ms
     )
-
-
-def decision(record: DecisionRecord) -> cluster_pb2.Decision:
-    """One decision."""
-    shown = cluster_pb2.Decision(
-        decision_id=record.decision_id,
-        term=record.term,
-        action=record.action,
-        model=record.model,
-        instance_id=record.instance_id,
-        node_id=record.node_id,
-        reason=record.reason,
-        numbers=dict(record.numbers),
-    )
-    shown.time.FromMilliseconds(record.time_unix_ms)
-    return shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
@@ -15,6 +15,7 @@ from chiron.store import (
     InstanceRecord,
     Key,
     Kind,
+    Outcome,
     Record,
     RefusedError,
     Snapshot,
@@ -27,6 +28,7 @@ from services.global_controller.mirror import Mirror
 from services.global_controller.store_health import StoreHealth
 from services.global_controller.view import Act
 
+Explain = Callable[[Sequence[Act], Snapshot, Sequence[Record]], Sequence[DecisionRecord]]
 _ATTEMPTS = 3
 _DELETED_FIRST = {Kind.INSTANCE: 0, Kind.NODE: 1}
 
@@ -38,6 +40,8 @@ class Draft:
     puts: Sequence[Record] = ()
     deletes: Sequence[Key] = ()
     acts: Sequence[Act] = field(default=())
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    """What has come of earlier decisions, by their ids."""
 
 
 class Writer:
@@ -49,7 +53,8 @@ class Writer:
         mirror: Mirror,
         health: StoreHealth,
         *,
-        decide: Callable[[Act], DecisionRecord],
+        explain: Explain,
+        on_decided: Callable[[Sequence[DecisionRecord]], None] = lambda decisions: None,
         on_fenced: Callable[[FencedError], None],
     ) -> None:
         """Writes nothing until `term` is set.
@@ -58,14 +63,16 @@ class Writer:
             store: where to.
             mirror: the state that writes rest on; it shows each one before `write` returns.
             health: told what writes meet.
-            decide: makes an act a decision on record.
+            explain: makes acts decisions, given the state before and what is written with them.
+            on_decided: called with the decisions that have been written.
             on_fenced: called when the term has ended.
         """
         self.term = 0
         self._store = store
         self._mirror = mirror
         self._health = health
-        self._decide = decide
+        self._explain = explain
+        self._on_decided = on_decided
         self._on_fenced = on_fenced
         self._writing = asyncio.Lock()
         self._most_records: int | None = None
@@ -87,7 +94,7 @@ class Writer:
             for attempt in range(_ATTEMPTS):
                 snapshot = self._mirror.snapshot
                 draft = build(snapshot)
-                if draft is None or not (draft.puts or draft.deletes or draft.acts):
+                if draft is None or not (draft.puts or draft.deletes or draft.acts or draft.outcomes):
                     return
                 if problem := self._health.refuses:
                     raise UnavailableError(problem)
@@ -133,11 +140,14 @@ class Writer:
             puts=tuple(part.puts),
             deletes=deletes,
             expect={key: snapshot.revisions.get(key, 0) for key in keys},
-            decisions=tuple(map(self._decide, part.acts)),
+            decisions=tuple(self._explain(part.acts, snapshot, part.puts)),
+            outcomes=part.outcomes,
         )
         revision = await self._store.commit(transaction)
         if part.puts or deletes:
             await self._mirror.committed(Change(revision, transaction.puts, deletes))
+        if transaction.decisions:
+            self._on_decided(transaction.decisions)
 
 
 def split(draft: Draft, most: int) -> list[Draft]:
@@ -158,7 +168,7 @@ def split(draft: Draft, most: int) -> list[Draft]:
         later = start + most < len(puts) + len(deletes)
         told = [act for act in acts if not later or not act.instance_id or act.instance_id in names]
         acts = [act for act in acts if act not in told]
-        parts.append(Draft(mine, gone, told))
+        parts.append(Draft(mine, gone, told, {} if parts else draft.outcomes))
     return parts
 
 

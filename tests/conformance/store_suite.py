@@ -312,7 +312,9 @@ class StoreSuite:
 
     async def test_an_outcome_leaves_the_revision_alone(self, store: Store, term: int) -> None:
         before = await store.commit(Transaction(term, puts=(MODEL,), decisions=(EXPLAINED,)))
-        assert await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="later")})) == before
+        assert (
+            await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="later")})) == before
+        )
         assert (await store.decisions(limit=1))[0].outcome == Outcome(STARTED, reason="later")
 
     async def test_an_older_term_writes_no_outcome(self, store: Store, term: int) -> None:
@@ -326,7 +328,9 @@ class StoreSuite:
         self, store: Store, term: int
     ) -> None:
         await store.commit(Transaction(term, decisions=(EXPLAINED,)))
-        await store.commit(Transaction(term, outcomes={"e": Outcome(STARTED, reason="a"), "never": Outcome(STARTED)}))
+        await store.commit(
+            Transaction(term, outcomes={"e": Outcome(STARTED, reason="a"), "never": Outcome(STARTED)})
+        )
         for number in range(DECISIONS_KEPT):
             late = {"e": Outcome(STARTED, reason=str(number))}
             await store.commit(Transaction(term, decisions=(decision(number),), outcomes=late))

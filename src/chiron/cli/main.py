@@ -310,6 +310,26 @@ def status(
 
 
 @app.command()
+def explain(
+    decision: Annotated[
+        str, typer.Argument(metavar="[ID]", help="A decision; none: the newest of each model.")
+    ] = "",
+    last: Annotated[
+        int | None, typer.Option(min=1, metavar="[N]", help="The newest N decisions; without a number, one.")
+    ] = None,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Those of the last 90s, 10m, 2h, …")] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Only this model's.")] = "",
+    as_json: Json = False,
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Say why the controller did what it did: what it saw, what else it weighed, and what came of it."""
+    from chiron.cli.explain import ExplainOptions, show_explanations
+    from chiron.cli.runner import execute
+
+    execute(show_explanations(ExplainOptions(controller, decision, last, since, model, as_json)))
+
+
+@app.command()
 def router(
     address: Annotated[
         str, typer.Argument(envvar="CHIRON_ROUTER", metavar="[HOST:PORT]", help="Router on this host.")
@@ -370,10 +390,14 @@ def main() -> None:
         app(args=_with_values(sys.argv[1:]))
 
 
+_LACKED = {"--etcd": "", "--last": "1"}
+"""What options stand for when no value follows them: typer knows none that may lack its value."""
+
+
 def _with_values(arguments: Sequence[str]) -> list[str]:
-    """`--etcd` with the empty value where none follows it: typer knows no option that may lack its value."""
+    """The arguments with the values that are left out."""
     return [
-        "--etcd=" if one == "--etcd" and (not after or after.startswith("-")) else one
+        f"{one}={_LACKED[one]}" if one in _LACKED and (not after or after.startswith("-")) else one
         for one, after in zip(arguments, [*arguments[1:], ""], strict=True)
     ]
 

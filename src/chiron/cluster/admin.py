@@ -143,6 +143,22 @@ class ClusterAdmin:
         )
         return response.gpu
 
+    async def decisions(
+        self, *, limit: int = 0, model: str = "", since_s: float = 0.0, before: str = ""
+    ) -> list[pb.Decision]:
+        """One page of decisions, the newest first; see ListDecisionsRequest."""
+        request = pb.ListDecisionsRequest(limit=limit, model=model, since_s=since_s, before=before)
+        response = await self._call(lambda stub, timeout: stub.ListDecisions(request, timeout=timeout))
+        return list(response.decisions)
+
+    async def decision(self, decision_id: str) -> pb.GetDecisionResponse:
+        """A decision with what led to it and what followed; empty: the newest."""
+        request = pb.GetDecisionRequest(decision_id=decision_id)
+        response: pb.GetDecisionResponse = await self._call(
+            lambda stub, timeout: stub.GetDecision(request, timeout=timeout)
+        )
+        return response
+
     async def snapshot(self) -> pb.ClusterSnapshot:
         """The whole cluster now."""
         request = pb.GetSnapshotRequest()

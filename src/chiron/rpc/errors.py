@@ -33,6 +33,7 @@ class Reason(Enum):
     MODEL_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     ADAPTER_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     NODE_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+    DECISION_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     INSTANCE_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     VERSION_NOT_FOUND = grpc.StatusCode.NOT_FOUND
     """No such version of a model's spec is kept."""

@@ -22,7 +22,7 @@ from services.global_controller.mirror import Mirror
 from services.global_controller.store_health import StoreHealth, StoreState
 from services.global_controller.view import Act
 from services.global_controller.writer import Draft, Writer, split
-from tests.support.decisions import decide
+from tests.support.decisions import explain
 from tests.support.wait import eventually
 
 STOPPED = control_pb2.DESIRED_STATE_STOPPED
@@ -68,7 +68,7 @@ class World:
         self.health = StoreHealth("memory", lambda: self.now)
         self.fenced: list[FencedError] = []
         self.writer = Writer(
-            self.store, self.mirror, self.health, decide=decide, on_fenced=self.fenced.append
+            self.store, self.mirror, self.health, explain=explain, on_fenced=self.fenced.append
         )
 
     async def start(self) -> World:
