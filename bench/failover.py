@@ -149,8 +149,13 @@ async def _when_ready(admin: ClusterAdmin, instances: int) -> cluster_pb2.Cluste
 async def _decisions(address: str) -> list[str]:
     async with open_control_channel(address) as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
-        answer = await stub.ListDecisions(cluster_pb2.ListDecisionsRequest(limit=10_000))
-        return [one.decision_id for one in answer.decisions]
+        found: list[str] = []
+        while True:
+            request = cluster_pb2.ListDecisionsRequest(limit=500, before=found[-1] if found else "")
+            page = (await stub.ListDecisions(request)).decisions
+            found += [one.decision_id for one in page]
+            if len(page) < 500:
+                return found
 
 
 async def _controller(

@@ -238,6 +238,7 @@ class Controller:
         """What the node's agent is to be told now; remembered as sent."""
         snapshot = self.snapshot
         records = self._told(snapshot, link.node_id)
+        self.decisions.follower.sent(records)
         link.sent = {
             record.instance_id: (
                 record.generation,

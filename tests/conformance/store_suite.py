@@ -303,9 +303,8 @@ class StoreSuite:
         first = Outcome(STARTED, milestones=(("ready", 2.5),))
         await store.commit(Transaction(term, outcomes={"e": first}))
         assert [one.outcome for one in await store.decisions(limit=9)] == [None, first, None]
-        done = Outcome(
-            cluster_pb2.OUTCOME_STATE_DONE, "", (("ready", 2.5),), "", Need(True, 0.9, 1.2, 1.0, 5.0)
-        )
+        need = Need(needed=True, peak_use=0.9, peak_without=1.2, limit=1.0, window_s=5.0)
+        done = Outcome(STARTED, cluster_pb2.OUTCOME_STATE_DONE, milestones=(("ready", 2.5),), need=need)
         await store.commit(Transaction(term, decisions=(decision(3),), outcomes={"e": done, "d1": first}))
         outcomes = {one.decision_id: one.outcome for one in await store.decisions(limit=9)}
         assert outcomes == {"d3": None, "d2": None, "e": done, "d1": first}

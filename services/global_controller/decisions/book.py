@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from chiron.store import (
     DecisionRecord,
-    InstanceRecord,
     Outcome,
     RefusedError,
     Snapshot,
@@ -155,7 +154,6 @@ class DecisionBook:
         self.follower.see(
             snapshot.instances,
             link.statuses if link is not None else registry.statuses(),
-            sent=lambda record: _told(registry.agents.get(record.node_id), record),
             routed=published and bool(registry.routers),
             around=self._surroundings.of,
             only=None if link is None else link.statuses,
@@ -228,11 +226,6 @@ class DecisionBook:
             del self._versions[gone]
         if decisions:
             self._told.beat()
-
-
-def _told(link: AgentLink | None, record: InstanceRecord) -> bool:
-    """Whether the node's agent has been told what is wanted of the instance now."""
-    return link is not None and link.sent.get(record.instance_id, (0, 0))[0] >= record.generation
 
 
 def _drafting(outcomes: Mapping[str, Outcome]) -> Callable[[Snapshot], Draft]:

@@ -61,11 +61,20 @@ class Follower:
                     self._note(key, followed)
             self._follow(decision, now)
 
+    def sent(self, records: Iterable[InstanceRecord]) -> None:
+        """A node's agent is being told of these."""
+        if not self._open:
+            return
+        now = self._clock()
+        for record in records:
+            for key in list(self._of_instance.get(record.instance_id, ())):
+                if self._open[key].sent(record.generation, now - self._made_s[key]):
+                    self._note(key, self._open[key])
+
     def see(
         self,
         records: Mapping[str, InstanceRecord],
         statuses: Mapping[str, cluster_pb2.InstanceStatus],
-        sent: Callable[[InstanceRecord], bool],
         routed: bool,
         around: Callable[[InstanceRecord], Around],
         only: Iterable[str] | None = None,
@@ -75,7 +84,6 @@ class Follower:
         Args:
             records: the instances on record.
             statuses: the last report of each.
-            sent: whether an instance's agent has been told what is wanted of it now.
             routed: whether routers have just been told of all there is.
             around: what its model needs elsewhere; asked for those that serve.
             only: the instances to look at; None: all.
@@ -97,7 +105,6 @@ class Follower:
                 after_s=now - self._made_s[key],
                 record=record,
                 status=statuses.get(instance_id),
-                sent=record is not None and sent(record),
                 routed=routed,
                 requests=model.requests,
                 other_slots=model.other_slots,

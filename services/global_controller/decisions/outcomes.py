@@ -63,8 +63,6 @@ class Sight:
     """None: it is on record no more."""
     status: cluster_pb2.InstanceStatus | None = None
     """Its agent's last report of it."""
-    sent: bool = False
-    """Its agent has been told."""
     routed: bool = False
     """Routers know of its present state."""
     requests: float = 0.0
@@ -101,6 +99,13 @@ class Followed:
             self._see_sleep(sight)
         else:
             self._see_role(sight)
+        return self.outcome != before
+
+    def sent(self, generation: int, after_s: float) -> bool:
+        """Takes note of what the agent is being told; True when the outcome has changed."""
+        before = self.outcome
+        if before.is_open and generation >= self.decision.generation:
+            self._reach("sent", after_s)
         return self.outcome != before
 
     def meet(self, later: DecisionRecord, after_s: float) -> bool:
@@ -254,8 +259,6 @@ class Followed:
             self.watched_until_s = min(LONGEST_WATCH_S, max(SHORTEST_WATCH_S, sight.load_time_s))
 
     def _see_command(self, sight: Sight) -> None:
-        if sight.sent:
-            self._reach("sent", sight.after_s)
         if self._taken_up(sight):
             state = sight.record.observed.state if sight.record is not None else None
             since_s = _state_age_s(sight) if state in _FOLLOWS_FROM.get(self.outcome.kind, ()) else 0.0

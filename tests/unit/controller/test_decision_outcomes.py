@@ -55,12 +55,13 @@ def at(
     status.load.batch_size = 10
     status.load.running.interactive = running
     status.load.finished_interactive.requests = finished
-    return Sight(after_s, record, status, sent=True, **fields)  # type: ignore[arg-type]
+    return Sight(after_s, record, status, **fields)  # type: ignore[arg-type]
 
 
 def test_a_start_is_followed_from_the_command_to_the_first_request_and_whether_it_was_needed() -> None:
-    followed = follow(STARTED, numbers={"theta": 0.8})
-    assert followed.see(dataclasses.replace(at(0.5, types_pb2.INSTANCE_STATE_PENDING), status=None))
+    followed = follow(STARTED, numbers={"theta": 0.8}, generation=1)
+    assert not followed.sent(0, 0.4)
+    assert followed.sent(1, 0.5)
     followed.see(at(2.0, LOADING, age_s=0.5))
     followed.see(at(9.0, READY, age_s=1.0, requests=3, other_slots=10))
     assert followed.watched_until_s == 16.0
@@ -157,7 +158,7 @@ def test_a_stop_is_followed_until_its_gpus_are_free() -> None:
     told.status.generation = 2
     followed.see(told)
     followed.see(Sight(6.0, None, load_time_s=20.0))
-    assert [name for name, _ in followed.outcome.milestones] == ["sent", "received", "draining", "stopped"]
+    assert [name for name, _ in followed.outcome.milestones] == ["received", "draining", "stopped"]
     assert followed.outcome.state == OPEN
     followed.see(Sight(22.5, None, load_time_s=20.0))
     assert followed.outcome.state == DONE
