@@ -73,4 +73,6 @@ def desired_instance(record: InstanceRecord, model: cluster_pb2.ModelSpec) -> co
         gpu_indexes=record.gpu_indexes,
         drain_timeout_s=model.drain_timeout_s,
         local_autoscaler=model.autoscaling.local,
+        batch_size=record.batch_size,
+        step_token_budget=record.step_token_budget,
     )

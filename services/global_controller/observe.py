@@ -126,6 +126,9 @@ def _unknown(node_id: str, status: cluster_pb2.InstanceStatus) -> InstanceRecord
         generation=status.generation,
         observed=_observed(status),
         served=status.state == types_pb2.INSTANCE_STATE_READY,
+        # An operator's word outlives the controller that heard it.
+        batch_size=status.local.set_batch_size,
+        step_token_budget=status.local.set_step_token_budget,
     )
 
 

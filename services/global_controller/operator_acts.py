@@ -153,17 +153,23 @@ def set_role(snapshot: Snapshot, instance_id: str, role: types_pb2.Role.ValueTyp
     """Changes what an instance takes."""
     if role not in types_pb2.Role.values() or role == types_pb2.ROLE_UNSPECIFIED:
         raise ChironError.invalid([("role", "must be interactive, mixed or batch")])
-    record = snapshot.instances.get(instance_id)
-    if record is None:
-        raise ChironError(Reason.INSTANCE_NOT_FOUND, _missing("instance", instance_id, snapshot.instances))
-    if is_stopping(record):
-        raise ChironError(Reason.BUSY, f"instance {instance_id} is being stopped")
+    record = changeable_instance(snapshot, instance_id)
     if record.role == role:
         return None
     changed = dataclasses.replace(record, role=role, generation=record.generation + 1)
     names = [types_pb2.Role.Name(one).removeprefix("ROLE_").lower() for one in (record.role, role)]
     reason = f"an operator asked for {names[1]} instead of {names[0]}"
     return Draft(puts=[changed], acts=[Act("set_role", reason, record.model, instance_id, record.node_id)])
+
+
+def changeable_instance(snapshot: Snapshot, instance_id: str) -> InstanceRecord:
+    """The instance's record, or INSTANCE_NOT_FOUND naming those there are; BUSY for one that stops."""
+    record = snapshot.instances.get(instance_id)
+    if record is None:
+        raise ChironError(Reason.INSTANCE_NOT_FOUND, _missing("instance", instance_id, snapshot.instances))
+    if is_stopping(record):
+        raise ChironError(Reason.BUSY, f"instance {instance_id} is being stopped")
+    return record
 
 
 def drain_node(snapshot: Snapshot, node_id: str, *, undo: bool) -> Draft | None:

@@ -17,6 +17,7 @@ from chiron.v1 import cluster_pb2_grpc
 from services.global_controller import operator_acts, views
 from services.global_controller.controller import Controller, Draft
 from services.global_controller.decisions.book import MOST_AT_ONCE
+from services.global_controller.instance_limits import set_instance_limits
 from services.global_controller.roll_view import model_versions
 from services.global_controller.seat import Seat
 
@@ -108,13 +109,19 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         await self._act(
             context, lambda snapshot: operator_acts.set_role(snapshot, request.instance_id, request.role)
         )
-        shown = next(
-            (one for one in self._controller.show().instances if one.instance_id == request.instance_id), None
-        )
-        if shown is None:
-            text = f"instance {request.instance_id} has just gone"
-            await abort(context, ChironError(Reason.INSTANCE_NOT_FOUND, text))
-        return pb.SetRoleResponse(instance=shown)
+        return pb.SetRoleResponse(instance=await self._instance(request.instance_id, context))
+
+    async def SetInstanceLimits(
+        self, request: pb.SetInstanceLimitsRequest, context: Context
+    ) -> pb.SetInstanceLimitsResponse:
+        """Sets an instance's limits, or gives them back to its local autoscaler."""
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            statuses = self._controller.registry.statuses()
+            return set_instance_limits(snapshot, request, statuses.get(request.instance_id))
+
+        await self._act(context, build)
+        return pb.SetInstanceLimitsResponse(instance=await self._instance(request.instance_id, context))
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         """Empties a node, or takes it back into service."""
@@ -177,6 +184,15 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         except ChironError as error:
             await abort(context, error)
         await controller.reconcile()
+
+    async def _instance(self, instance_id: str, context: Context) -> pb.InstanceStatus:
+        shown = next(
+            (one for one in self._controller.show().instances if one.instance_id == instance_id), None
+        )
+        if shown is None:
+            text = f"instance {instance_id} has just gone"
+            await abort(context, ChironError(Reason.INSTANCE_NOT_FOUND, text))
+        return shown
 
     async def _model(self, name: str, context: Context) -> pb.ModelStatus:
         record = self._controller.snapshot.models.get(name)

@@ -47,6 +47,12 @@ def instance_status(
         shown.load.CopyFrom(reported.load)
         if reported.HasField("local"):
             shown.local.CopyFrom(reported.local)
+    if shown.HasField("local") or record.batch_size or record.step_token_budget:
+        # What is set counts from when it is on record, the agent's word of it follows.
+        shown.local.set_batch_size, shown.local.set_step_token_budget = (
+            record.batch_size,
+            record.step_token_budget,
+        )
     return shown
 
 

@@ -83,11 +83,15 @@ def check_resume(request: pb.GenerateRequest, engine: Engine) -> None:
 def settle_terms(
     request: pb.GenerateRequest, ticket: worker_pb2.Ticket | None, spec: cluster_pb2.ModelSpec
 ) -> Terms:
-    """Class, priority and SLO from the ticket, else the request; what both leave open from the spec."""
+    """Class, priority and SLO from the ticket; without one from the request, the rest from the spec.
+
+    A ticket's SLO is whole: its router has the model's present defaults, the worker those of its start.
+    """
     source = request if ticket is None else ticket
     batch = source.request_class == types_pb2.REQUEST_CLASS_BATCH
     slo = types_pb2.Slo()
-    slo.CopyFrom(default_slo(spec, batch))
+    if ticket is None:
+        slo.CopyFrom(default_slo(spec, batch))
     slo.MergeFrom(source.slo)
     request_class = types_pb2.REQUEST_CLASS_BATCH if batch else types_pb2.REQUEST_CLASS_INTERACTIVE
     return Terms(

@@ -51,6 +51,8 @@ INSTANCE = InstanceRecord(
     spec=b"spec",
     spec_version=1,
     observed=Observed(types_pb2.INSTANCE_STATE_READY, "", 7, "10.0.0.1:50100", 1),
+    batch_size=8,
+    step_token_budget=512,
 )
 MODEL_KEY, NODE_KEY, INSTANCE_KEY = MODEL.key, NODE.key, INSTANCE.key
 

@@ -159,6 +159,18 @@ class ClusterAdmin:
         )
         return response
 
+    async def set_instance_limits(
+        self, instance_id: str, *, batch_size: int | None = None, step_token_budget: int | None = None
+    ) -> pb.InstanceStatus:
+        """Sets an instance's limits by hand; 0 gives one back to its local autoscaler, None leaves it."""
+        request = pb.SetInstanceLimitsRequest(
+            instance_id=instance_id, batch_size=batch_size, step_token_budget=step_token_budget
+        )
+        response: pb.SetInstanceLimitsResponse = await self._call(
+            lambda stub, timeout: stub.SetInstanceLimits(request, timeout=timeout)
+        )
+        return response.instance
+
     async def snapshot(self) -> pb.ClusterSnapshot:
         """The whole cluster now."""
         request = pb.GetSnapshotRequest()

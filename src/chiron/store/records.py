@@ -126,6 +126,10 @@ class InstanceRecord:
     """Number of the model's roll that placed it; 0: none."""
     served: bool = False
     """Whether it has ever been seen ready."""
+    batch_size: int = 0
+    """What an operator has set, in requests; 0: the local autoscaler decides."""
+    step_token_budget: int = 0
+    """Likewise, in tokens."""
 
     @property
     def key(self) -> Key:

@@ -44,3 +44,57 @@ async def test_what_a_local_autoscaler_makes_of_an_instance_is_shown(served) -> 
         return [(one.load.safe_batch_size, one.local) for one in instances] == [(24, status.local)]
 
     await eventually(shown)
+
+
+async def test_limits_set_by_hand_reach_the_agent_and_are_given_back(served) -> None:
+    agent = await served.agent("a")
+    await served.apply(name="chat", min_instances=1)
+    await agent.until(lambda agent: agent.wanted())
+    first = agent.wanted()[0]
+    request = cluster_pb2.SetInstanceLimitsRequest(instance_id=first.instance_id, batch_size=8)
+    answer = await served.cluster.SetInstanceLimits(request)
+    assert answer.instance.local.set_batch_size == 8
+    await agent.until(lambda agent: agent.wanted()[0].batch_size == 8)
+    assert (agent.wanted()[0].generation, agent.wanted()[0].step_token_budget) == (first.generation + 1, 0)
+    (made,) = await served.decisions("set_limits")
+    assert (made.instance_id, made.numbers["batch_size"]) == (first.instance_id, 8)
+    request.batch_size = 0
+    await served.cluster.SetInstanceLimits(request)
+    await agent.until(lambda agent: agent.wanted()[0].batch_size == 0)
+    assert len(await served.decisions("set_limits")) == 2
+
+
+async def test_what_takes_an_instances_place_has_limits_of_its_own(served) -> None:
+    agent = await served.agent("a")
+    await served.apply(name="chat", min_instances=1)
+    await agent.until(lambda agent: agent.wanted())
+    first = agent.wanted()[0].instance_id
+    await served.cluster.SetInstanceLimits(
+        cluster_pb2.SetInstanceLimitsRequest(instance_id=first, batch_size=8)
+    )
+    await served.apply(name="chat", min_instances=1, revision="next")
+    await agent.until(lambda agent: [one.instance_id for one in agent.wanted()] not in ([], [first]))
+    limits = {one.instance_id: one.batch_size for one in agent.wanted()}
+    assert limits.pop(first, 8) == 8
+    assert list(limits.values()) == [0]
+
+
+async def test_a_controller_that_has_forgotten_everything_learns_what_was_set_from_the_agent(served) -> None:
+    agent = await served.agent("a", obey=False)
+    agent.statuses["chat-1"] = cluster_pb2.InstanceStatus(
+        instance_id="chat-1",
+        model="chat",
+        node_id="a",
+        gpu_indexes=[0],
+        role=types_pb2.ROLE_MIXED,
+        state=READY,
+        address="127.0.0.1:1",
+        incarnation=1,
+        generation=3,
+        load=cluster_pb2.InstanceLoad(batch_size=8),
+        local=cluster_pb2.LocalControl(autoscaler="model", set_batch_size=8),
+    )
+    await agent.report()
+    await served.apply(name="chat", min_instances=1)
+    await agent.until(lambda agent: [one.instance_id for one in agent.wanted()] == ["chat-1"])
+    assert agent.wanted()[0].batch_size == 8

@@ -61,6 +61,8 @@ RECORDS: list[Record] = [
         Observed(types_pb2.INSTANCE_STATE_FAILED, "why", 1 << 60, "10.0.0.1:1", 2),
         7,
         served=True,
+        batch_size=8,
+        step_token_budget=512,
     ),
     TenantRecord("acme", b"spec"),
     ApiKeyRecord(

@@ -41,6 +41,12 @@ def test_the_tickets_word_counts() -> None:
     assert (terms.request_class, terms.itl_slo_ms, terms.elapsed_ms) == (BATCH, 3, 40)
 
 
+def test_a_tickets_slo_is_whole_whatever_the_worker_was_started_with() -> None:
+    """An operator who takes a default away must not need new workers for it."""
+    terms = settle_terms(pb.GenerateRequest(), worker_pb2.Ticket(slo=types_pb2.Slo(ttft_ms=1)), SPEC)
+    assert terms.itl_slo_ms == 0
+
+
 def test_a_request_without_id_gets_one_of_its_own() -> None:
     ids = {settle_terms(pb.GenerateRequest(), None, SPEC).request_id for _ in range(2)}
     assert len(ids) == 2

@@ -1408,7 +1408,7 @@ class Decision(_message.Message):
     decision_id: _builtins.str
     term: _builtins.int
     action: _builtins.str
-    """place, adopt, stop, scale, set_role, drain_node, apply_model, delete_model, replace, roll, sleep, wake."""
+    """place, adopt, stop, scale, set_role, set_limits, drain_node, apply_model, delete_model, replace, roll, sleep, wake, set_limits."""
     model: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -2164,6 +2164,60 @@ class SetRoleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetRoleResponse: _TypeAlias = SetRoleResponse  # noqa: Y015
+
+@_typing.final
+class SetInstanceLimitsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    batch_size: _builtins.int
+    """In requests, within the spec's ceiling; 0: back to the autoscaler. Unset: as it is."""
+    step_token_budget: _builtins.int
+    """In tokens, within what its engine allocated for; 0: back to the autoscaler. Unset: as it is."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        batch_size: _builtins.int | None = ...,
+        step_token_budget: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_step_token_budget", b"_step_token_budget", "batch_size", b"batch_size", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_step_token_budget", b"_step_token_budget", "batch_size", b"batch_size", "instance_id", b"instance_id", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__step_token_budget: _TypeAlias = _typing.Literal["step_token_budget"]  # noqa: Y015
+    _WhichOneofArgType__step_token_budget: _TypeAlias = _typing.Literal["_step_token_budget", b"_step_token_budget"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_token_budget) -> _WhichOneofReturnType__step_token_budget | None: ...
+
+Global___SetInstanceLimitsRequest: _TypeAlias = SetInstanceLimitsRequest  # noqa: Y015
+
+@_typing.final
+class SetInstanceLimitsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> Global___InstanceStatus: ...
+    def __init__(
+        self,
+        *,
+        instance: Global___InstanceStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetInstanceLimitsResponse: _TypeAlias = SetInstanceLimitsResponse  # noqa: Y015
 
 @_typing.final
 class DrainNodeRequest(_message.Message):

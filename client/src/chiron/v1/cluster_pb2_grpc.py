@@ -82,6 +82,11 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.SetRoleRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetRoleResponse.FromString,
                 _registered_method=True)
+        self.SetInstanceLimits = channel.unary_unary(
+                '/chiron.v1.ClusterService/SetInstanceLimits',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsResponse.FromString,
+                _registered_method=True)
         self.DrainNode = channel.unary_unary(
                 '/chiron.v1.ClusterService/DrainNode',
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
@@ -177,6 +182,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetInstanceLimits(self, request, context):
+        """Sets an instance's batch size and step-token budget by hand, or gives them back to its local autoscaler. Both
+        are the instance's own: one that takes its place does not have them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainNode(self, request, context):
         """Moves every instance off a node and places nothing new on it; or undoes that.
         """
@@ -261,6 +274,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetRole,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetRoleRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.SetRoleResponse.SerializeToString,
+            ),
+            'SetInstanceLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetInstanceLimits,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsResponse.SerializeToString,
             ),
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
@@ -534,6 +552,33 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/SetRole',
             chiron_dot_v1_dot_cluster__pb2.SetRoleRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.SetRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetInstanceLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/SetInstanceLimits',
+            chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

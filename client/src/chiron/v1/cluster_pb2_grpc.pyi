@@ -36,6 +36,10 @@ class ClusterServiceStub:
     """Sets how many instances of a model should run, within its minimum and maximum."""
     SetRole: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetRoleRequest, _cluster_pb2.SetRoleResponse]
     """Changes an instance's role; no request on it is aborted."""
+    SetInstanceLimits: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetInstanceLimitsRequest, _cluster_pb2.SetInstanceLimitsResponse]
+    """Sets an instance's batch size and step-token budget by hand, or gives them back to its local autoscaler. Both
+    are the instance's own: one that takes its place does not have them.
+    """
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
     """Moves every instance off a node and places nothing new on it; or undoes that."""
     SetGpuCordon: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetGpuCordonRequest, _cluster_pb2.SetGpuCordonResponse]
@@ -127,6 +131,16 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_pb2.SetRoleRequest, _abc.Awaitable[_cluster_pb2.SetRoleResponse]],
     ) -> _abc.Awaitable[_cluster_pb2.SetRoleResponse]:
         """Changes an instance's role; no request on it is aborted."""
+
+    @_abc_1.abstractmethod
+    def SetInstanceLimits(
+        self,
+        request: _cluster_pb2.SetInstanceLimitsRequest,
+        context: _aio.ServicerContext[_cluster_pb2.SetInstanceLimitsRequest, _abc.Awaitable[_cluster_pb2.SetInstanceLimitsResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.SetInstanceLimitsResponse]:
+        """Sets an instance's batch size and step-token budget by hand, or gives them back to its local autoscaler. Both
+        are the instance's own: one that takes its place does not have them.
+        """
 
     @_abc_1.abstractmethod
     def DrainNode(

@@ -300,6 +300,8 @@ class StoredInstance(_message.Message):
     OBSERVED_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -313,6 +315,9 @@ class StoredInstance(_message.Message):
     """Number of the roll that placed it; 0: none."""
     served: _builtins.bool
     """It has been seen ready."""
+    batch_size: _builtins.int
+    """What an operator has set; 0: nothing."""
+    step_token_budget: _builtins.int
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -332,10 +337,12 @@ class StoredInstance(_message.Message):
         observed: Global___StoredObserved | None = ...,
         roll: _builtins.int = ...,
         served: _builtins.bool = ...,
+        batch_size: _builtins.int = ...,
+        step_token_budget: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed", b"observed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version", "step_token_budget", b"step_token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

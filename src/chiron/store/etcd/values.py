@@ -280,6 +280,8 @@ def _instance(record: InstanceRecord) -> state_pb2.StoredInstance:
         ),
         roll=record.roll,
         served=record.served,
+        batch_size=record.batch_size,
+        step_token_budget=record.step_token_budget,
     )
 
 
@@ -298,4 +300,6 @@ def _read_instance(stored: state_pb2.StoredInstance) -> InstanceRecord:
         observed=Observed(seen.state, seen.reason, seen.incarnation, seen.address, seen.restarts),
         roll=stored.roll,
         served=stored.served,
+        batch_size=stored.batch_size,
+        step_token_budget=stored.step_token_budget,
     )
