@@ -28,6 +28,8 @@ class Delivered:
         """Whether the caller has a token, also of an earlier call."""
         self.sent = False
         """Whether this call has passed a message on."""
+        self.preemptions = request.resume.origin.preemptions
+        """How often it was preempted at the instances that have handed it back."""
         self._unread = bytearray()
         self._tokens = array("I")
         self._text_length = request.resume.delivered_text_length
@@ -70,6 +72,8 @@ class Delivered:
         self._read()
         state = pb.ResumeState(delivered_token_ids=self._tokens, delivered_text_length=self._text_length)
         state.origin.CopyFrom(self._origin)
+        if self.preemptions:
+            state.origin.preemptions = self.preemptions
         if spec_version:
             state.origin.spec_version = spec_version
         return state

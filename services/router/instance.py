@@ -134,6 +134,7 @@ class TrackedInstance:
                 kv_free_tokens=load.kv_free_tokens,
                 itl_ms=load.itl_mean_ms,
                 service_s=self.service_s or model_service_s or DEFAULT_SERVICE_S,
+                yielding=load.yielding,
             )
         return self._view
 

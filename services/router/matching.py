@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, Refusal
+from chiron.policy.giving_way import GivingWay
 from chiron.policy.words import RequestClass
 from services.router import refusals
 from services.router.pool import ModelPool
@@ -15,7 +16,7 @@ class Matching:
     """Brings the requests and the instances of a model together, and reserves the slots."""
 
     def __init__(self, dispatcher: Dispatcher, reservations: Reservations, retry_pause_s: float) -> None:
-        self._dispatcher = dispatcher
+        self._dispatcher = GivingWay(dispatcher)
         self._reservations = reservations
         self._retry_pause_s = retry_pause_s
         self.retry_at: float | None = None

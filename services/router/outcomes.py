@@ -6,7 +6,7 @@ from enum import Enum
 
 import grpc
 
-from chiron.rpc.errors import Reason, is_full, reason_of
+from chiron.rpc.errors import Reason, handed_back_after, is_full, reason_of
 
 
 class Verdict(Enum):
@@ -23,6 +23,7 @@ class Blame(Enum):
 
     NONE = "nothing"
     FULL = "it has no place now"
+    YIELDED = "it gave the place of a batch request to interactive work"
     FAULT = "it failed"
     UNREACHABLE = "it cannot be talked to"
 
@@ -42,6 +43,8 @@ _NEW_TICKET = (Reason.TICKET_EXPIRED.name, Reason.TICKET_KEY_UNKNOWN.name)
 
 def blame(verdict: Verdict, error: grpc.aio.AioRpcError) -> Blame:
     """What the end of a worker's stream that was not OK tells of the worker; `verdict` is not PASS_ON."""
+    if handed_back_after(error) is not None:
+        return Blame.YIELDED
     if reason_of(error) in (Reason.RETRY_ELSEWHERE.name, *_NEW_TICKET):
         return Blame.FULL if is_full(error) else Blame.NONE
     unreachable = verdict is Verdict.UNREACHABLE or error.code() is grpc.StatusCode.UNAVAILABLE

@@ -130,7 +130,7 @@ class Placer:
             self.calls.call(request.model)
         now = self._loop.time()
         since = request.arrived if request.resumed_at is None else request.resumed_at
-        limit_s = self._config.max_queue_s - (now - since)
+        limit_s = math.inf if request.handed_back else self._config.max_queue_s - (now - since)
         own_s = math.inf if remaining_s is None else remaining_s
         if request.deadline is not None and request.resumed_at is None and not request.patient:
             own_s = min(own_s, request.deadline - now)

@@ -12,7 +12,7 @@ from typing import Protocol
 import grpc
 
 from chiron.policy.words import RequestClass
-from chiron.rpc.errors import ChironError, Reason, reason_of
+from chiron.rpc.errors import ChironError, Reason, handed_back_after, reason_of
 from chiron.v1 import inference_pb2 as pb
 from services.router.delivered import Delivered
 from services.router.outcomes import Blame, Verdict, blame, judge
@@ -95,7 +95,7 @@ class Proxy:
         delivered = Delivered(message)
         attempts = attempts or self._retries.begin(first=message.attempt == 0)
         tell = _teller(sink) if tell_progress else None
-        resumes = 0
+        resumes, begun = 0, False
         while True:
             placement = await self._place(request, delivered, sink, tell)
             queued_s = self._time() - request.arrived
@@ -115,7 +115,7 @@ class Proxy:
                     now=self._time(),
                 ),
             )
-            if resumes:
+            if begun:
                 overlay.resume.CopyFrom(delivered.state(request.spec_version))
             # Of a field that occurs twice the last value counts, and lists add up, so that the prompt is not
             # encoded again.
@@ -129,6 +129,9 @@ class Proxy:
             if delivered.complete:
                 return  # Whoever is lost after the last message owes nothing more.
             another = attempts.another(failed.blame, progressed=delivered.progressed())
+            yielded = failed.blame is Blame.YIELDED
+            if yielded:
+                self._yielded(request, placement, delivered, failed, trace)
             if not delivered.sent:
                 if another:
                     continue
@@ -136,12 +139,27 @@ class Proxy:
             if delivered.obstacle:
                 text = f"{_lost(placement, failed)}; it cannot be resumed: {delivered.obstacle}"
                 raise ChironError(Reason.CANNOT_RESUME, text)
-            if not another or resumes == self._max_resumes:
+            if not another or (resumes == self._max_resumes and not yielded):
                 text = f"{_lost(placement, failed)}, {resumes} resumes after its beginning"
                 raise ChironError(Reason.STREAM_INTERRUPTED, text)
-            resumes += 1
+            resumes += not yielded
+            begun = True
             version = request.spec_version or placement.spec_version or delivered.spec_version
             request.resume(version, self._time())
+
+    def _yielded(
+        self,
+        request: PendingRequest,
+        placement: Placement,
+        delivered: Delivered,
+        failed: _Failed,
+        trace: RequestTrace,
+    ) -> None:
+        """An instance has handed a batch request back: it has lost nothing and waits for another slot."""
+        request.handed_back = True
+        if failed.error is not None:
+            delivered.preemptions = handed_back_after(failed.error) or 0
+        trace.handed_back(placement, delivered.preemptions)
 
     async def _place(
         self, request: PendingRequest, delivered: Delivered, sink: Sink, tell: Tell | None

@@ -86,6 +86,8 @@ class PendingRequest:
     """Output tokens that it is known to have had when it came to go on."""
     spec_version: int = 0
     """Of the model's spec that a resumed stream began on; it goes to the same weights alone. 0: to any."""
+    handed_back: bool = False
+    """Whether an instance has given it back for interactive work: it waits for as long as it must."""
 
     @property
     def promised(self) -> bool:

@@ -54,11 +54,14 @@ class Attempts:
         """Whether to try again after an instance has refused or failed the request.
 
         A full instance costs nothing: it has done no work, and the request waits until one says that it has
-        room. Other refusals count as attempts, but were no failures; failures are paid for. One that came
-        after a new token (`progressed`) is the first of its own: what goes on from there repeats no work.
+        room. Neither does one that handed the request back for interactive work. Other refusals count as
+        attempts, but were no failures; failures are paid for. One that came after a new token (`progressed`)
+        is the first of its own: what goes on from there repeats no work.
         """
         self.made += 1
         self.faults += blame in (Blame.FAULT, Blame.UNREACHABLE)
+        if blame is Blame.YIELDED:
+            return True
         if progressed:
             self.failed = 1
             return self.failed < self._retries.max_attempts

@@ -71,6 +71,14 @@ class RequestTrace:
         if self._span is not None:
             self._span.set_attribute(attributes.TTFT_MS, ttft_ms)
 
+    def handed_back(self, placement: Placement, preemptions: int) -> None:
+        """Notes that an instance gave it back for interactive work."""
+        if self._span is not None:
+            self._span.add_event(
+                "handed back",
+                {attributes.INSTANCE_ID: placement.instance_id, attributes.PREEMPTIONS: preemptions},
+            )
+
     def error(self, reason: str, message: str) -> None:
         """Notes how it failed."""
         if self._span is not None:

@@ -68,6 +68,7 @@ class Tickets:
             max_prompt_tokens=request.max_prompt_tokens,
             max_tokens=request.max_tokens,
             max_choices=request.choices,
+            deadline_in_s=request.deadline - now if request.deadline is not None else None,
             elapsed_ms=elapsed_ms,
             tenant=request.tenant,
             # Without a reading the worker refuses it as expired, and its next report brings one.

@@ -186,7 +186,7 @@ class Tracking:
         if blame is Blame.FULL:
             # Its next report tells whether there is a place; the pause is for one that reports nothing.
             instance.held_until = now + self._settings.full_pause_s
-        elif blame is not Blame.NONE and instance.load is not None:
+        elif blame in (Blame.FAULT, Blame.UNREACHABLE) and instance.load is not None:
             instance.health.failed(now, trial=trial)
             if blame is Blame.UNREACHABLE:
                 # Only a new subscription proves that it can be reached again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Terms:
     engine_priority: int
     itl_slo_ms: float
     elapsed_ms: float
+    deadline_s: float
+    """Time from now until the whole result is wanted, in seconds; infinite: no deadline."""
     tenant: str
     promise: Promise
     most_output_tokens: int
@@ -94,17 +97,26 @@ def settle_terms(
         slo.CopyFrom(default_slo(spec, batch))
     slo.MergeFrom(source.slo)
     request_class = types_pb2.REQUEST_CLASS_BATCH if batch else types_pb2.REQUEST_CLASS_INTERACTIVE
+    elapsed_ms = max(request.elapsed_ms, ticket.elapsed_ms if ticket else 0.0)
     return Terms(
         request_id=request.request_id or uuid.uuid4().hex,
         request_class=request_class,
         engine_priority=engine_priority(request_class, source.priority),
         itl_slo_ms=slo.itl_ms,
-        elapsed_ms=max(request.elapsed_ms, ticket.elapsed_ms if ticket else 0.0),
+        elapsed_ms=elapsed_ms,
+        deadline_s=_deadline_s(slo, ticket, elapsed_ms),
         tenant=ticket.tenant if ticket else "",
         # What came out of the durable queue has a deadline of its batch's, and none on its ticket.
         promise=Promise.of(slo, (slo if ticket is None else ticket.slo).deadline_s, batch=batch),
         most_output_tokens=ticket.max_tokens if ticket else 0,
     )
+
+
+def _deadline_s(slo: types_pb2.Slo, ticket: worker_pb2.Ticket | None, elapsed_ms: float) -> float:
+    """Time from now until the whole result is wanted, in seconds."""
+    if ticket is not None and ticket.HasField("deadline_in_s"):
+        return ticket.deadline_in_s
+    return slo.deadline_s - elapsed_ms / 1000 if slo.deadline_s > 0 else math.inf
 
 
 def check_target(request: pb.GenerateRequest, spec: cluster_pb2.ModelSpec) -> None:

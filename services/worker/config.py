@@ -8,6 +8,8 @@ from pathlib import Path
 
 from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 
+LONGEST_WAIT_S = 3600.0
+
 
 class RoleName(enum.Enum):
     """Which request classes an instance takes."""
@@ -15,6 +17,35 @@ class RoleName(enum.Enum):
     INTERACTIVE = "interactive"
     MIXED = "mixed"
     BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionSettings:
+    """How batch work gives way to interactive work where both run."""
+
+    enabled: bool = True
+    """Preempt batch requests for an interactive one that finds no slot or no KV cache."""
+    max_preemptions: int = 3
+    """A batch request that has been preempted this often, here or elsewhere, is spared."""
+    min_progress_tokens: int = 16
+    """A batch request with fewer output tokens since it got its slot is spared."""
+    deadline_resolution_s: float = 60.0
+    """Deadlines within the same span of this many seconds count as equal; the least progress lost decides."""
+    hand_back_s: float = 5.0
+    """Time after which a batch request that waits for its slot goes back to its router, in seconds; at most
+    an hour."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the key."""
+        for name in ("max_preemptions", "min_progress_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must not be negative, not {getattr(self, name)}")
+        if not self.deadline_resolution_s > 0:
+            raise ValueError(f"deadline_resolution_s: must be above 0, not {self.deadline_resolution_s:g}")
+        if not 0 < self.hand_back_s <= LONGEST_WAIT_S:
+            raise ValueError(
+                f"hand_back_s: must be above 0 and at most {LONGEST_WAIT_S:g}, not {self.hand_back_s:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +79,7 @@ class WorkerConfig:
     longest_hold_ms: float = 40.0
     """Longest time that a token waits to travel with others, in milliseconds; at most half the ITL SLO, and
     the first token never waits. 0: each leaves by itself."""
+    preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     reader_stall_s: float = 60.0

@@ -19,6 +19,7 @@ from services.worker.engines.registry import load_engine
 from services.worker.finished import Finished
 from services.worker.live import LiveRequest, LiveRequests, Occupancy
 from services.worker.meter import Meter
+from services.worker.mixed import MixedWork
 from services.worker.model import engine_config
 from services.worker.outbox import Spacing
 from services.worker.preemptions import OwnPreemptions
@@ -61,6 +62,7 @@ class Worker:
             on_expired=self.load_board.touch,
         )
         self.own_preemptions = OwnPreemptions()
+        self.mixed = MixedWork(config.preemption, self)
         self.saturation = Saturation()
         self.spacing = Spacing(
             config.messages_per_s, config.longest_hold_ms / 1e3, lambda: sum(self.live.slots)
@@ -108,6 +110,7 @@ class Worker:
     async def close(self) -> None:
         """Ends subscriptions and stops the engine."""
         self._reader.shutdown(wait=False, cancel_futures=True)
+        self.mixed.close()
         self.load_board.close()
         self.statistics_board.close()
         if self.engine is not None:
@@ -149,23 +152,28 @@ class Worker:
                 metadata={"attempt": str(known.attempt)},
             )
         known.cut = ChironError(Reason.ABORTED, f"superseded by attempt {attempt}")
-        await self._end([known])
+        await self.end([known])
 
     @contextlib.contextmanager
     def accept(self, request: LiveRequest) -> Iterator[None]:
         """Keeps a request live for the block.
 
         Raises ChironError (RETRY_ELSEWHERE, with the metadata FULL) when too many would wait. A request of
-        more choices than there will ever be places for is taken while nothing else is there.
+        more choices than there will ever be places for is taken while nothing else is there. Batch work that
+        gives way takes no place from an interactive request.
         """
         most = self.serving_engine().stats().batch_size + self.config.max_waiting
         taken = sum(self.live.slots)
+        if not request.batch and self.mixed.enabled:
+            taken = self.live.slots[False]
         if taken and taken + request.slots > most:
             text = f"all slots are taken and {self.config.max_waiting} or more requests wait in this worker"
             raise ChironError(Reason.RETRY_ELSEWHERE, text, metadata=FULL)
         if self.live.get(request.request_id) is not None:
             raise ChironError(Reason.DUPLICATE_REQUEST, f"request {request.request_id} is live here")
+        request.accepted_at = time.monotonic()
         self.live.add(request)
+        self.mixed.accepted(request)
         self.load_board.started(request.request_id)
         self.note_saturation()
         interrupted = False
@@ -183,7 +191,7 @@ class Worker:
     def output_seen(self, request: LiveRequest, now: float) -> None:
         """A request had output at `now`: its first makes it run, and time passes for the KV figures."""
         if not request.has_output:
-            request.has_output = True
+            self.live.begun(request)
             self.note_saturation()
         elif now < self._refresh_at:
             return
@@ -222,7 +230,7 @@ class Worker:
                 _log.warning("the client of %s took nothing for %g s", request.request_id, stall_s)
                 text = f"the client took nothing for {stall_s:g} s"
                 request.cut = ChironError(Reason.READER_STALLED, text)
-            await self._end(stalled)
+            await self.end(stalled)
 
     # -- control -----------------------------------------------------------------------------------
 
@@ -239,14 +247,25 @@ class Worker:
         return stats.batch_size, stats.step_token_budget
 
     def set_role(self, role: types_pb2.Role.ValueType) -> None:
-        """Takes another role; no live request is touched. Raises ChironError for no role."""
+        """Takes another role; what runs goes on. Raises ChironError for no role.
+
+        An interactive instance hands back at once what batch work waits in it.
+        """
         if role not in types_pb2.Role.values() or role == types_pb2.ROLE_UNSPECIFIED:
             raise ChironError.invalid([("role", f"must be interactive, mixed or batch, not {role}")])
         self.role = role
+        if role == types_pb2.ROLE_INTERACTIVE:
+            self.mixed.hand_back(0.0)
         self._changed()
 
     async def preempt(self, request_ids: Sequence[str]) -> Sequence[str]:
         """Puts running requests back into the engine's queue; returns those that ran."""
+        preempted = await self.put_back(request_ids)
+        self.mixed.mark(one for key in preempted if (one := self.live.get(key)) is not None)
+        return preempted
+
+    async def put_back(self, request_ids: Sequence[str]) -> Sequence[str]:
+        """Has the engine preempt requests and counts it; returns those that ran."""
         preempted = await self._loaded_engine().preempt(request_ids)
         ran = [request for request_id in preempted if (request := self.live.get(request_id)) is not None]
         self.own_preemptions.commanded(sum(request.slots for request in ran))
@@ -283,7 +302,7 @@ class Worker:
             for request in left:
                 reason = Reason.STREAM_INTERRUPTED if request.has_output else Reason.RETRY_ELSEWHERE
                 request.cut = ChironError(reason, text)
-            await self._end(left)
+            await self.end(left)
             return len(left)
         return 0
 
@@ -292,7 +311,7 @@ class Worker:
             raise ChironError(Reason.BUSY, f"the worker is {self.state.describe()}")
         return self.engine
 
-    async def _end(self, requests: Sequence[LiveRequest]) -> None:
+    async def end(self, requests: Sequence[LiveRequest]) -> None:
         """Ends requests whose `cut` says why; one whose reader takes nothing is cancelled after a moment."""
         if self.engine is not None:
             for request in requests:

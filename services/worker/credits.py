@@ -17,7 +17,13 @@ _AHEAD = 2
 
 
 def spare(
-    role: types_pb2.Role.ValueType, *, ready: bool, batch_size: int, taken: int, max_waiting: int
+    role: types_pb2.Role.ValueType,
+    *,
+    ready: bool,
+    batch_size: int,
+    taken: int,
+    max_waiting: int,
+    held_up: bool = False,
 ) -> int:
     """Batch requests that the worker has a use for now, over all routers.
 
@@ -27,8 +33,9 @@ def spare(
         batch_size: in requests.
         taken: slots that its requests of both classes hold or wait for.
         max_waiting: requests beyond the batch size that it lets wait.
+        held_up: interactive requests or preempted ones wait here: what comes free is theirs.
     """
-    if not ready or role == types_pb2.ROLE_INTERACTIVE:
+    if not ready or held_up or role == types_pb2.ROLE_INTERACTIVE:
         return 0
     ahead = min(_AHEAD, max_waiting) if role == types_pb2.ROLE_BATCH else 0
     return max(0, batch_size + ahead - taken)

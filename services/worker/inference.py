@@ -90,6 +90,7 @@ class InferenceServicer:
             raise ChironError.invalid([(error.field, error.description)]) from error
         # The worker may have changed while a long prompt was being read.
         engine = worker.serving_engine()
+        admission.check_role(worker.role, terms.request_class)
         check_prompt(len(prompt), ticket)
         sampling = admission.fit_context(
             request, prompt, engine.info.max_context_tokens, terms.most_output_tokens
@@ -98,6 +99,8 @@ class InferenceServicer:
         await worker.make_way(terms.request_id, request.attempt, terms.tenant)
         task = asyncio.current_task()
         assert task is not None
+        resume = request.resume if request.resume.delivered_token_ids else None
+        pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt), resume)
         live = LiveRequest(
             request_id=terms.request_id,
             attempt=request.attempt,
@@ -108,6 +111,11 @@ class InferenceServicer:
             task=task,
             tenant=terms.tenant,
             promise=terms.promise,
+            pace=pace,
+            prompt_tokens=len(prompt) + len(request.resume.delivered_token_ids),
+            deadline=arrival + terms.deadline_s,
+            resumable=not engine.resume_obstacle(sampling),
+            note=span.note,
         )
         order = EngineRequest(
             request_id=terms.request_id,
@@ -119,11 +127,9 @@ class InferenceServicer:
             adapter=request.adapter,
             trace_headers=inject(),
         )
-        resume = request.resume if request.resume.delivered_token_ids else None
-        pace = Pace(worker.meter, arrival, terms.elapsed_ms, len(prompt), resume)
         try:
             with worker.accept(live):
-                await self._stream(engine, order, live, pace, context)
+                await self._stream(engine, order, live, context)
         except asyncio.CancelledError:
             if live.cut is None:
                 if not (live.has_output or resume):
@@ -146,13 +152,17 @@ class InferenceServicer:
             self._worker.finished.broken(live.promise)
 
     async def _stream(
-        self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, context: Context
+        self, engine: Engine, order: EngineRequest, live: LiveRequest, context: Context
     ) -> None:
         """Writes what the engine yields; the engine never waits for a write."""
         spacing = self._worker.spacing
         outbox = Outbox(lambda: spacing.interval_s(live.itl_slo_ms))
-        reading = asyncio.create_task(self._read(engine, order, live, pace, outbox), name="engine output")
+        reading = asyncio.create_task(self._read(engine, order, live, outbox), name="engine output")
         try:
+            if self._worker.mixed.lacks(live, engine):
+                # The engine must know of it first, or it would give the slots to whoever waits already.
+                await asyncio.sleep(0)
+                await self._worker.mixed.make_room(live, engine)
             while (message := await outbox.take()) is not None:
                 live.writing_since = time.monotonic()
                 await context.write(message.SerializeToString())
@@ -163,11 +173,9 @@ class InferenceServicer:
             # Its end is what frees the slot.
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(
-        self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, outbox: Outbox
-    ) -> None:
+    async def _read(self, engine: Engine, order: EngineRequest, live: LiveRequest, outbox: Outbox) -> None:
         try:
-            await self._fill(engine, order, live, pace, outbox)
+            await self._fill(engine, order, live, outbox)
         except InvalidRequestError as error:
             outbox.fail(ChironError.invalid([(error.field, error.description)]))
         except EngineBusyError as error:
@@ -178,10 +186,8 @@ class InferenceServicer:
         except Exception as error:
             outbox.fail(error)
 
-    async def _fill(
-        self, engine: Engine, order: EngineRequest, live: LiveRequest, pace: Pace, outbox: Outbox
-    ) -> None:
-        worker = self._worker
+    async def _fill(self, engine: Engine, order: EngineRequest, live: LiveRequest, outbox: Outbox) -> None:
+        worker, pace = self._worker, live.pace
         delivered = len(order.delivered_token_ids)
         writer = ResponseWriter(live.slots, delivered)
         async with contextlib.aclosing(engine.generate(order)) as outputs:  # type: ignore[type-var]
@@ -189,6 +195,8 @@ class InferenceServicer:
                 if live.cut is not None:
                     raise live.cut
                 pace.add(output)
+                if live.preempted is not None and live.runs_again():
+                    worker.load_board.touch()
                 begins = not (live.has_output or delivered)
                 worker.output_seen(live, output.time)
                 for delta in writer.write(output):
@@ -196,7 +204,9 @@ class InferenceServicer:
                         delta.origin.CopyFrom(pace.origin(worker.config.spec_version))
                         begins = False
                     outbox.put(delta)
-                if not writer.complete:
+                if writer.complete:
+                    live.done = True
+                else:
                     outbox.send()
         if not writer.complete:
             raise ChironError(Reason.INTERNAL, "the engine ended its output without a finish reason")

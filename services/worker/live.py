@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from chiron.rpc.errors import ChironError
 from chiron.v1 import types_pb2
+from services.worker.meter import Meter
+from services.worker.pace import Pace
 from services.worker.promises import NO_PROMISE, Promise
+
+_IN_FLIGHT = 2
+"""Outputs that may come of steps which were under way when a request was preempted."""
+
+
+@dataclass(slots=True)
+class Preempted:
+    """A request that was put back into the engine's queue and is not known to run again."""
+
+    at: float
+    """Monotonic instant, in seconds."""
+    by: LiveRequest | None = None
+    """For whom; None: on command."""
+    outputs: int = 0
+    """Those that have come since."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,14 +48,45 @@ class LiveRequest:
     tenant: str = ""
     """Who pays; empty where tenancy is off."""
     promise: Promise = NO_PROMISE
+    pace: Pace = field(default_factory=lambda: Pace(Meter(), 0.0, 0.0, 0))
+    """How far it has come."""
+    prompt_tokens: int = 0
+    """What its engine computes before the first new token, that of earlier attempts included."""
+    accepted_at: float = 0.0
+    """Monotonic instant, in seconds."""
+    deadline: float = math.inf
+    """By which its whole result is wanted: monotonic, in seconds."""
+    resumable: bool = False
+    """Whether another instance can go on with it, once it has output."""
+    note: Callable[[str, Mapping[str, float | str]], None] = lambda _name, _numbers: None
+    """Adds an event to its trace."""
     has_output: bool = False
     answered: bool = False
     """Its answer is whole and counted, though it may not have been read yet."""
+    done: bool = False
+    """Whether its last token is there; it holds no slot and waits for its reader."""
+    preempted: Preempted | None = None
     writing_since: float | None = None
     """Monotonic second at which the present write began; None between writes."""
     cut: ChironError | None = None
     """Why the worker itself ended the request, once it has."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether it holds its slots for sure."""
+        return self.has_output and self.preempted is None and not self.done
+
+    def runs_again(self) -> bool:
+        """One more output has come of a preempted request: whether it shows that it has its slots again."""
+        preempted = self.preempted
+        if preempted is None:
+            return True
+        preempted.outputs += 1
+        if preempted.outputs <= _IN_FLIGHT:
+            return False
+        self.preempted = None
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +106,8 @@ class LiveRequests:
         self._by_id: dict[str, LiveRequest] = {}
         self.slots = [0, 0]
         """Choices of live requests: interactive, batch."""
+        self.fresh_tokens = 0
+        """Prompt tokens of the interactive ones without output, of each choice."""
         self.idle = asyncio.Event()
         """Set while there is no request."""
         self.idle.set()
@@ -78,17 +128,54 @@ class LiveRequests:
         """Takes a request in; its id must not be live."""
         self._by_id[request.request_id] = request
         self.slots[request.batch] += request.slots
+        if not (request.batch or request.has_output):
+            self.fresh_tokens += request.slots * request.prompt_tokens
         self.idle.clear()
         self.busy.set()
+
+    def begun(self, request: LiveRequest) -> None:
+        """A request has its first output."""
+        request.has_output = True
+        if not request.batch:
+            self.fresh_tokens -= request.slots * request.prompt_tokens
 
     def remove(self, request: LiveRequest) -> None:
         """Forgets a request."""
         del self._by_id[request.request_id]
         self.slots[request.batch] -= request.slots
+        if not (request.batch or request.has_output):
+            self.fresh_tokens -= request.slots * request.prompt_tokens
         request.ended.set()
         if not self._by_id:
             self.idle.set()
             self.busy.clear()
+
+    def waiting(self, *, engine_running: int, engine_waiting: int, batch_size: int) -> list[LiveRequest]:
+        """The requests that wait in the engine for a slot or for KV cache, the last to get one first.
+
+        A request whose choices partly run is among them. O(n log n) in the live requests.
+        """
+        slots = self._waiting_slots(engine_running, engine_waiting, batch_size)
+        found = []
+        for request in reversed(self._by_need()):
+            if slots <= 0:
+                break
+            slots -= request.slots
+            found.append(request)
+        return found
+
+    def _by_need(self) -> list[LiveRequest]:
+        return sorted(self._by_id.values(), key=_need)
+
+    def _waiting_slots(self, engine_running: int, engine_waiting: int, batch_size: int) -> int:
+        total = sum(self.slots)
+        unseen = self._unseen(engine_running, engine_waiting)
+        return min(total, engine_waiting + max(0, unseen - max(0, batch_size - engine_running)))
+
+    def _unseen(self, engine_running: int, engine_waiting: int) -> int:
+        """Slots of requests that the engine's figures do not have yet."""
+        fresh = sum(request.slots for request in self._by_id.values() if not request.has_output)
+        return min(fresh, max(0, sum(self.slots) - engine_running - engine_waiting))
 
     def occupancy(self, *, engine_running: int, engine_waiting: int, batch_size: int) -> Occupancy:
         """Splits the live requests by class into running and waiting.
@@ -96,16 +183,15 @@ class LiveRequests:
         The engine counts without classes, and its figures may lag behind what was accepted:
         - A request without output that the engine does not count yet runs if a slot is free, else it waits.
         - It admits by (priority, arrival), so those who wait are the last in that order, those without
-          output before those that had some.
+          output and those that were preempted before those that have their slots.
         - Requests with output that it counts no more have ended there and only wait for their reader: they
           hold no slot. The earliest are taken for those.
         """
         total = sum(self.slots)
-        fresh = sum(request.slots for request in self._by_id.values() if not request.has_output)
-        unseen = min(fresh, max(0, total - engine_running - engine_waiting))
-        waiting = min(total, engine_waiting + max(0, unseen - max(0, batch_size - engine_running)))
+        unseen = self._unseen(engine_running, engine_waiting)
+        waiting = self._waiting_slots(engine_running, engine_waiting, batch_size)
         unread = max(0, total - engine_running - engine_waiting - unseen)
-        by_need = sorted(self._by_id.values(), key=lambda request: (not request.has_output, request.priority))
+        by_need = self._by_need()
         waits = _take(reversed(by_need), waiting)
         done = _take((request for request in self._by_id.values() if request.has_output), unread)
         return Occupancy(
@@ -116,6 +202,10 @@ class LiveRequests:
             waiting=types_pb2.ClassCounts(interactive=waits[False], batch=waits[True]),
             tightest_itl_slo_ms=_tightest_slo_ms(by_need, total - waiting),
         )
+
+
+def _need(request: LiveRequest) -> tuple[bool, int]:
+    return not request.has_output or request.preempted is not None, request.priority
 
 
 def _tightest_slo_ms(requests: Iterable[LiveRequest], slots: int) -> float:

@@ -38,7 +38,12 @@ class Pace:
         self._origin = resume.origin if resume is not None and resume.HasField("origin") else None
         self.tokens = len(resume.delivered_token_ids) if resume is not None else 0
         """Output tokens so far, those of earlier attempts included."""
-        self.cached_tokens = self.preemptions = 0
+        self.slot_tokens = self.tokens
+        """Those of them that it had when it last got a slot."""
+        self.cached_tokens = 0
+        self._before = self._origin.preemptions if self._origin is not None else 0
+        self.preemptions = self._before
+        """How often it was preempted, over all attempts."""
         self.finish_reasons: list[str] = []
         """`stop`, `length` or `abort` for each choice that has ended."""
         self._queue_s = 0.0
@@ -48,7 +53,10 @@ class Pace:
         """Takes one output; tokens that one choice gained together share the time since its last."""
         now = output.time
         self._end = now
-        self.cached_tokens, self.preemptions = output.cached_prompt_tokens, output.preemptions
+        self.cached_tokens = output.cached_prompt_tokens
+        if self._before + output.preemptions != self.preemptions:
+            self.preemptions = self._before + output.preemptions
+            self.slot_tokens = self.tokens
         self._queue_s = output.queue_s
         for delta in output.deltas:
             if delta.finish_reason:
@@ -68,6 +76,11 @@ class Pace:
                 self._gaps += count
                 self._gap_max = max(self._gap_max, gap)
                 self._meter.tokens(gap, count, now)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens in its KV cache while it runs."""
+        return self._prompt_tokens + self.tokens
 
     @property
     def ttft_ms(self) -> float:

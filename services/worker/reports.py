@@ -101,6 +101,7 @@ def _load(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoadRespons
         batch_size=stats.batch_size,
         taken=sum(worker.live.slots),
         max_waiting=max_waiting,
+        held_up=occupancy.waiting.interactive > 0 or any(live.preempted for live in worker.live),
     )
     return worker_pb2.WatchLoadResponse(
         instance_id=worker.config.instance_id,
@@ -116,6 +117,7 @@ def _load(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoadRespons
         batch_credits=worker.load_board.share(subscriber, spare, int(now / credits.TURN_S)),
         batch_credit_ttl_ms=round(1e3 * credits.TTL_S),
         max_waiting=max_waiting,
+        yielding=worker.mixed.yielding(occupancy.running.batch),
     )
 
 
@@ -149,6 +151,9 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         max_context_tokens=info.max_context_tokens if info else 0,
         kv_capacity_tokens=info.kv_capacity_tokens if info else 0,
         load_ms=worker.load_ms,
+        preempted_for_interactive=worker.mixed.preempted,
+        preempted_tokens=worker.mixed.lost_tokens,
+        handed_back_requests=worker.mixed.handed_back,
     )
     worker.finished.fill(load)
     finished = [new - old for old, new in zip(begin.meter.finished, end.meter.finished, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -64,6 +64,13 @@ class RequestSpan:
             self._span.set_attribute(attributes.REQUEST_TEMPERATURE, sampling.temperature)
         if sampling.HasField("top_p"):
             self._span.set_attribute(attributes.REQUEST_TOP_P, sampling.top_p)
+
+    def note(self, name: str, numbers: Mapping[str, float | str]) -> None:
+        """Adds an event, with its numbers."""
+        if self._span.is_recording():
+            self._span.add_event(
+                name, {f"{attributes.PREEMPTION}.{key}": each for key, each in numbers.items()}
+            )
 
     def finished(self, pace: Pace) -> None:
         """The last token is out."""

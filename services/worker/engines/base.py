@@ -85,6 +85,8 @@ class EngineInfo:
     max_step_token_budget: int
     vocabulary_size: int
     """Token ids are below this."""
+    kv_block_size: int = 1
+    """Tokens of one block, of which a request holds a whole number; 1: the KV cache is not kept in blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,10 @@ class Engine(abc.ABC):
     async def preempt(self, request_ids: Sequence[str]) -> Sequence[str]:
         """Puts running requests back into the queue; they resume later with their tokens kept.
 
-        Returns those that were running.
+        Returns those that were running, once `stats` counts them as waiting. Their slots are free from the
+        next step on, for whatever waits by then: who wants one for another request submits that first. Steps
+        that are under way still yield what they compute, in at most two outputs; then nothing comes before
+        the request has a slot again.
         """
 
     @abc.abstractmethod

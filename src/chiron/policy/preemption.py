@@ -26,6 +26,8 @@ class RunningBatch:
     """How often it has been preempted so far."""
     progress_tokens: int = 0
     """Output tokens since it last got its slot."""
+    slots: int = 1
+    """Slots that its preemption frees: one for each of its choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,12 @@ class PreemptionRule:
         ]
         eligible.sort(key=self._order)
         chosen: list[RunningBatch] = []
-        blocks = 0
+        freed = blocks = 0
         for request in eligible:
-            if len(chosen) >= slots and blocks >= kv_blocks:
+            if freed >= slots and blocks >= kv_blocks:
                 break
             chosen.append(request)
+            freed += request.slots
             blocks += request.kv_blocks
         numbers = {
             "slots_needed": slots,
@@ -91,15 +94,16 @@ class PreemptionRule:
             "running": len(running),
             "eligible": len(eligible),
         }
-        if len(chosen) < slots or blocks < kv_blocks:
-            numbers |= {"slots_freed": len(chosen), "kv_blocks_freed": blocks}
+        if freed < slots or blocks < kv_blocks:
+            numbers |= {"slots_freed": freed, "kv_blocks_freed": blocks}
             return NoVictims("too few batch requests may be preempted", numbers)
         for request in tuple(chosen):
-            if len(chosen) - 1 >= slots and blocks - request.kv_blocks >= kv_blocks:
+            if freed - request.slots >= slots and blocks - request.kv_blocks >= kv_blocks:
                 chosen.remove(request)
+                freed -= request.slots
                 blocks -= request.kv_blocks
         numbers |= {
-            "slots_freed": len(chosen),
+            "slots_freed": freed,
             "kv_blocks_freed": blocks,
             "tokens_lost": sum(request.computed_tokens for request in chosen),
         }

@@ -16,6 +16,8 @@ DOMAIN = "chiron"
 FULL: Mapping[str, str] = {"full": "true"}
 """Metadata of a RETRY_ELSEWHERE whose only cause is that there is no place now: nothing is wrong there."""
 
+_HANDED_BACK = "handed_back"
+
 
 class Reason(Enum):
     """Why a call was refused or ended; the value is its gRPC status. The name travels in ErrorInfo.reason."""
@@ -219,6 +221,21 @@ def metadata_of(error: grpc.RpcError) -> Mapping[str, str]:
 def is_full(error: grpc.RpcError) -> bool:
     """Whether the server refused the call for want of a place alone."""
     return FULL.items() <= metadata_of(error).items()
+
+
+def handed_back(preemptions: int) -> Mapping[str, str]:
+    """Metadata of the end of a request that a worker gives back: interactive work has its place there.
+
+    With STREAM_INTERRUPTED it goes on elsewhere from the tokens that it has, with RETRY_ELSEWHERE it had not
+    begun. Nothing has failed. `preemptions`: how often it was preempted, over all its attempts.
+    """
+    return {_HANDED_BACK: str(preemptions)}
+
+
+def handed_back_after(error: grpc.RpcError) -> int | None:
+    """How often a request was preempted that a worker has given back; None: it ended for another reason."""
+    told = metadata_of(error).get(_HANDED_BACK, "")
+    return int(told) if told.isdecimal() else None
 
 
 def _details(

@@ -21,6 +21,8 @@ TTFT_MS = "chiron.ttft_ms"
 ITL_MEAN_MS = "chiron.itl_mean_ms"
 CACHED_TOKENS = "chiron.usage.cached_tokens"
 PREEMPTIONS = "chiron.preemptions"
+PREEMPTION = "chiron.preemption"
+"""Before the names of a preemption's own figures."""
 PLACEMENT_REASON = "chiron.placement.reason"
 
 PROVIDER_NAME = "chiron"

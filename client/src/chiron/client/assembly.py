@@ -48,6 +48,8 @@ class Assembly:
         self._request_id = request_id
         self.attempts = attempts
         """Goes into every chunk; whoever makes another attempt for the same stream counts it here."""
+        self.preemptions = 0
+        """How often workers preempted the request that have handed it back."""
         self._origin: pb.StreamOrigin | None = None
         self._choices = [_Partial() for _ in range(choices)]
         self._stopwatch = Stopwatch(started_s)
@@ -83,6 +85,8 @@ class Assembly:
             delivered_text_length=sum(map(len, choice.texts)),
             origin=self._origin,
         )
+        if self.preemptions:
+            state.origin.preemptions = self.preemptions
         if spec_version:
             state.origin.spec_version = spec_version
         return state

@@ -159,14 +159,19 @@ class Call:
             raise _delivered(CannotResume(_SEVERAL, reason="CANNOT_RESUME"), assembly) from error
         progressed = resume and tries.progressed(assembly.delivered_tokens)
         full = self._worker_refused(error) and error.metadata.get("full") == "true"
-        may = may and tries.another(progressed=progressed, full=full, resume=resume)
+        # A worker has given a batch request's place to interactive work: nothing has failed.
+        yielded = error.metadata.get("handed_back", "").isdecimal()
+        if yielded:
+            assembly.preemptions = int(error.metadata["handed_back"])
+        lost = resume and not yielded
+        may = may and tries.another(progressed=progressed, full=full or yielded, resume=lost)
         # Going on from new tokens repeats no work.
-        if may and (progressed or self._paid(error)) and await self._paused(error):
-            tries.begin(resume=resume)
+        if may and (progressed or yielded or self._paid(error)) and await self._paused(error):
+            tries.begin(resume=lost)
             stats.retries += 1
             stats.retried += tries.count == 2
             stats.resumes += resume
-            stats.resumed += resume and tries.resumes == 1
+            stats.resumed += lost and tries.resumes == 1
             if self._instance_id and self._instance_id not in self._excluded:
                 self._excluded.append(self._instance_id)
             if not resume:

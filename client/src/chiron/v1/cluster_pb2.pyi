@@ -674,6 +674,9 @@ class InstanceLoad(_message.Message):
     FINISHED_BATCH_FIELD_NUMBER: _builtins.int
     SAFE_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    PREEMPTED_FOR_INTERACTIVE_FIELD_NUMBER: _builtins.int
+    PREEMPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    HANDED_BACK_REQUESTS_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Most requests run at once now."""
     step_token_budget: _builtins.int
@@ -701,6 +704,13 @@ class InstanceLoad(_message.Message):
     """Requests that failed through the engine's fault since the worker started: what a caller is told as INTERNAL
     or that the engine died. They only grow.
     """
+    preempted_for_interactive: _builtins.int
+    """Batch requests that gave way to interactive ones since the worker started, and the tokens in their KV cache
+    that were lost with it, to be computed again. They only grow.
+    """
+    preempted_tokens: _builtins.int
+    handed_back_requests: _builtins.int
+    """Batch requests that the worker handed back since it started, because they waited too long. They only grow."""
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
     @_builtins.property
@@ -732,10 +742,13 @@ class InstanceLoad(_message.Message):
         finished_batch: Global___FinishedRequests | None = ...,
         safe_batch_size: _builtins.int = ...,
         failed_requests: _builtins.int = ...,
+        preempted_for_interactive: _builtins.int = ...,
+        preempted_tokens: _builtins.int = ...,
+        handed_back_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "failed_requests", b"failed_requests", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "failed_requests", b"failed_requests", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "handed_back_requests", b"handed_back_requests", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preempted_for_interactive", b"preempted_for_interactive", "preempted_tokens", b"preempted_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -476,22 +476,28 @@ class StreamOrigin(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     TTFT_MS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
     spec_version: _builtins.int
     """Version of the model's spec that the worker runs; 0: unknown."""
     cached_prompt_tokens: _builtins.int
     """As Usage.cached_prompt_tokens."""
     ttft_ms: _builtins.float
     """As Timing.ttft_ms."""
+    preemptions: _builtins.int
+    """How often the request was preempted in the attempts before. Set by whoever goes on with a stream that a
+    worker has handed back; workers leave it unset.
+    """
     def __init__(
         self,
         *,
         spec_version: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
         ttft_ms: _builtins.float = ...,
+        preemptions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "spec_version", b"spec_version", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "preemptions", b"preemptions", "spec_version", b"spec_version", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,7 @@ class SimEngine(Engine):
             max_batch_size=config.max_batch_size,
             max_step_token_budget=ceiling,
             vocabulary_size=vocabulary.SIZE,
+            kv_block_size=profile.block_size,
         )
         self._handles = itertools.count()
         self._streams: dict[str, Stream] = {}

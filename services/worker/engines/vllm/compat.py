@@ -7,7 +7,9 @@ from typing import Any
 
 _NAMES = (
     ("vllm.v1.core.sched.scheduler", "Scheduler", "_preempt_request"),
+    ("vllm.v1.core.sched.scheduler", "Scheduler", "get_request_counts"),
     ("vllm.v1.core.sched.async_scheduler", "AsyncScheduler", "_preempt_request"),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheManager", "usage"),
     ("vllm.v1.engine.core", "EngineCore", "__init__"),
     ("vllm.v1.engine.core_client", "AsyncMPClient", "call_utility_async"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "from_vllm_config"),
@@ -19,7 +21,13 @@ _NAMES = (
     ("vllm.sampling_params", "SamplingParams", "update_from_generation_config"),
     ("vllm.v1.metrics.loggers", "StatLoggerBase", "record"),
 )
-_SCHEDULER_ATTRIBUTES = ("running", "max_num_running_reqs", "max_num_active_reqs", "max_num_scheduled_tokens")
+_SCHEDULER_ATTRIBUTES = (
+    "running",
+    "max_num_running_reqs",
+    "max_num_active_reqs",
+    "max_num_scheduled_tokens",
+    "kv_cache_manager",
+)
 _SUPPORTED = "0.32 and 0.33"
 
 

@@ -54,6 +54,7 @@ class VllmEngine(Engine):
             max_batch_size=max_batch_size,
             max_step_token_budget=max_budget,
             vocabulary_size=config.model_config.get_vocab_size(),
+            kv_block_size=config.cache_config.block_size,
         )
         self._processes = ProcessWatch(
             [process.pid for process in llm.engine_core.resources.engine_manager.processes], self._on_death
@@ -205,7 +206,9 @@ class VllmEngine(Engine):
             for request_id in request_ids
             for internal in self._llm.output_processor.external_req_ids.get(request_id, ())
         }
-        preempted = await self._call("chiron_preempt", list(owners))
+        preempted, running, waiting, kv_usage = await self._call("chiron_preempt", list(owners))
+        # vLLM publishes figures with a step's outputs only, and the next decision is due before that.
+        self._started.statistics.set_gauges(running, waiting, kv_usage)
         return list(dict.fromkeys(owners[internal] for internal in preempted))
 
     async def sleep(self, level: int) -> None:

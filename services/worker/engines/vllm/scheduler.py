@@ -25,6 +25,7 @@ class _Tunable:
     max_num_running_reqs: int
     max_num_active_reqs: int
     max_num_scheduled_tokens: int
+    kv_cache_manager: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,8 +53,11 @@ class _Tunable:
             self.max_num_scheduled_tokens = min(step_token_budget, self.chiron_budget_ceiling)
         return self.chiron_limits()
 
-    def chiron_preempt(self, request_ids: Sequence[str]) -> list[str]:
-        """Moves running requests back to the waiting queue; returns those that were running.
+    def chiron_preempt(self, request_ids: Sequence[str]) -> tuple[list[str], int, int, float]:
+        """Moves running requests back to the waiting queue.
+
+        Returns those that were running, and the gauges of vLLM's own statistics as they are now: requests
+        that run, requests that wait, and the share of the KV cache in use.
 
         Tokens of a step in flight are still delivered: vLLM resumes a request only once they are in.
         """
@@ -65,7 +69,8 @@ class _Tunable:
         for request in victims:
             self.running.remove(request)
             self._preempt_request(request, now, **options)  # type: ignore[attr-defined]
-        return [request.request_id for request in victims]
+        running, waiting = self.get_request_counts()  # type: ignore[attr-defined]
+        return [request.request_id for request in victims], running, waiting, self.kv_cache_manager.usage
 
 
 class TunableScheduler(_Tunable, Scheduler):  # type: ignore[misc]
@@ -86,8 +91,8 @@ def _set_limits(core: Any, batch_size: int, step_token_budget: int) -> list[int]
     return limits
 
 
-def _preempt(core: Any, request_ids: list[str]) -> list[str]:
-    preempted: list[str] = core.scheduler.chiron_preempt(request_ids)
+def _preempt(core: Any, request_ids: list[str]) -> tuple[list[str], int, int, float]:
+    preempted: tuple[list[str], int, int, float] = core.scheduler.chiron_preempt(request_ids)
     return preempted
 
 

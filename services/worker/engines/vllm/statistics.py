@@ -35,5 +35,9 @@ class Statistics(StatLoggerBase):  # type: ignore[misc]
             self.cached_prompt_tokens += prompts.cached_tokens
             self.preemptions += iteration_stats.num_preempted_reqs
 
+    def set_gauges(self, running: int, waiting: int, kv_usage: float) -> None:
+        """Takes gauges that the engine core told beside its outputs; they are newer than the last record."""
+        self.running, self.waiting, self.kv_usage = running, waiting, kv_usage
+
     def log_engine_initialized(self) -> None:
         """Nothing to announce."""

@@ -62,6 +62,7 @@ class WatchLoadResponse(_message.Message):
     HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     INTERRUPTED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    YIELDING_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     role: _types_pb2.Role.ValueType
@@ -83,6 +84,8 @@ class WatchLoadResponse(_message.Message):
     """Longest time between two messages of this stream, in milliseconds; 0: the worker promises none."""
     max_waiting: _builtins.int
     """Requests beyond the batch size that the worker lets wait; further ones it refuses. Unset: not told."""
+    yielding: _builtins.int
+    """Batch requests among the running ones that give way to interactive requests as soon as these arrive."""
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
     @_builtins.property
@@ -117,10 +120,11 @@ class WatchLoadResponse(_message.Message):
         heartbeat_ms: _builtins.int = ...,
         max_waiting: _builtins.int | None = ...,
         interrupted_request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        yielding: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_waiting: _TypeAlias = _typing.Literal["max_waiting"]  # noqa: Y015
     _WhichOneofArgType__max_waiting: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting"]  # noqa: Y015
@@ -531,6 +535,7 @@ class Ticket(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     MAX_CHOICES_FIELD_NUMBER: _builtins.int
+    DEADLINE_IN_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     instance_id: _builtins.str
@@ -551,6 +556,10 @@ class Ticket(_message.Message):
     """Makes the ticket unlike any other."""
     max_choices: _builtins.int
     """Most choices; 0: no limit."""
+    deadline_in_s: _builtins.float
+    """Time from the ticket's issue until the whole result is wanted, in seconds; below 0: it is late. Batch
+    requests rank by it where they give way. Unset: no deadline.
+    """
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
     def __init__(
@@ -571,11 +580,14 @@ class Ticket(_message.Message):
         expires_at_ms: _builtins.float = ...,
         nonce: _builtins.bytes = ...,
         max_choices: _builtins.int = ...,
+        deadline_in_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_in_s", b"_deadline_in_s", "deadline_in_s", b"deadline_in_s", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "elapsed_ms", b"elapsed_ms", "expires_at_ms", b"expires_at_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "max_choices", b"max_choices", "max_prompt_tokens", b"max_prompt_tokens", "max_tokens", b"max_tokens", "model", b"model", "nonce", b"nonce", "priority", b"priority", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_in_s", b"_deadline_in_s", "attempt", b"attempt", "deadline_in_s", b"deadline_in_s", "elapsed_ms", b"elapsed_ms", "expires_at_ms", b"expires_at_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "max_choices", b"max_choices", "max_prompt_tokens", b"max_prompt_tokens", "max_tokens", b"max_tokens", "model", b"model", "nonce", b"nonce", "priority", b"priority", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deadline_in_s: _TypeAlias = _typing.Literal["deadline_in_s"]  # noqa: Y015
+    _WhichOneofArgType__deadline_in_s: _TypeAlias = _typing.Literal["_deadline_in_s", b"_deadline_in_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_in_s) -> _WhichOneofReturnType__deadline_in_s | None: ...
 
 Global___Ticket: _TypeAlias = Ticket  # noqa: Y015
