@@ -36,6 +36,8 @@ from services.router.table_file import TableFileError, TableKeeper, read_table
 
 log = logging.getLogger(__name__)
 _REACH_AGAIN_S = 1.0
+_LAST_LINES_S = 5.0
+"""How long the last lines of a recording may take to be written, in seconds."""
 
 
 class Router:
@@ -69,6 +71,7 @@ class Router:
         self._keeper: TableKeeper | None = None
         self._batch: BatchPart | None = None
         self._batch_task: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> str:
@@ -86,10 +89,13 @@ class Router:
             log.warning("%s", notice)
         controllers = Controllers(config.controller)
         link = ControllerLink(controllers, config.identity, address, config.report_interval_s, self._placer)
+        if self._placer.book is not None:
+            self._recording = asyncio.create_task(self._placer.book.run(), name="recording")
         self._tasks = [
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),
             *([self._batch_task] if self._batch_task else []),
+            *([self._recording] if self._recording else []),
             *([asyncio.create_task(self._keeper.run(), name="table on disk")] if self._keeper else []),
             asyncio.create_task(self._serve_from_first_table(), name="readiness"),
         ]
@@ -195,12 +201,19 @@ class Router:
             self._placer.refuse_waiting(ChironError(Reason.RETRY_ELSEWHERE, "this router has shut down"))
             self._streams.end_all("this router has shut down")
         await self._server.stop(1.0)
+        await self._end_recording()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._placer.close()
         if self._batch is not None:
             await self._batch.close()
+
+    async def _end_recording(self) -> None:
+        if self._recording is not None and self._placer.book is not None:
+            self._placer.book.close()
+            # A disk that does not answer keeps no router from its end.
+            await asyncio.wait((self._recording,), timeout=_LAST_LINES_S)
 
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -15,6 +15,7 @@ from chiron.rpc.controllers import check_addresses
 from services.router.batch.settings import BatchSettings
 from services.router.health import EjectionSettings
 from services.router.queue import STARVATION_S
+from services.router.recording.settings import RecordingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class RouterConfig:
     report_interval_s: float = 1.0
     """Time between demand reports to the controller, in seconds."""
     batch: BatchSettings = field(default_factory=BatchSettings)
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     drain_timeout_s: float = 30.0

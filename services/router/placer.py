@@ -19,6 +19,7 @@ from services.router.core import CoreSettings, RouterCore
 from services.router.demand import Demand
 from services.router.door import Door
 from services.router.outcomes import Blame
+from services.router.recording.book import Book
 from services.router.request import (
     Abandon,
     CloseWatch,
@@ -86,6 +87,10 @@ class Placer:
         """Called with the model after each load report of an instance."""
         self.on_report: Callable[[control_pb2.RouterReport], None] = lambda _: None
         """Called with each report before it is sent."""
+        self.book: Book | None = None
+        """Records requests; None: nobody does."""
+        if config.recording.path is not None:
+            self.book = Book(config.recording, config.identity, lambda: self._core.table.models.values())
         self.calls = Calls()
         """Models for which requests wait in vain until an instance starts: to be told at once."""
         self._telling = Telling()
@@ -264,6 +269,8 @@ class Placer:
         counts = self._core.counts()
         counts.watches = len(self._links)
         counts.untold_models = len(self.demand)
+        if self.book is not None:
+            counts.recorded, counts.not_recorded = self.book.written, self.book.left_out
         return counts
 
     def instances(self) -> list[router_pb2.RouterInstance]:
@@ -305,6 +312,8 @@ class Placer:
         now = self._loop.time()
         self.tickets.heard(load, now)
         self.access.holds.heard(load, now)
+        if self.book is not None and load.ended_requests:
+            self.book.ended(load.ended_requests)
         self._perform(self._core.load(instance_id, watch, load, now))
         if (model := self._core.model_of(instance_id)) is not None:
             self.on_load(model)
@@ -319,7 +328,11 @@ class Placer:
             match instruction:
                 case OpenWatch():
                     self._links[instruction.instance_id] = WorkerLink(
-                        instruction, self._config.identity, self._on_load, self._on_lost
+                        instruction,
+                        self._config.identity,
+                        self._on_load,
+                        self._on_lost,
+                        tell_ended=self.book is not None,
                     )
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()

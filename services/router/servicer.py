@@ -130,9 +130,14 @@ class InferenceServicer:
             await self._proxy.run(wire, message, request, context, trace, tell_progress=message.tell_progress)
             if tally is not None:
                 tally.finished()
+        except asyncio.CancelledError:
+            self._record_end(request, "cancelled")
+            raise
         except ChironError as error:
+            self._record_end(request, "refused" if error.reason in _REFUSED else "failed", error.reason.name)
             await _refuse(error, context, tally, trace)
         except WorkerStatusError as error:
+            self._record_end(request, "failed", reason_of(error.error) or error.error.code().name)
             if tally is not None:
                 # What a worker gives a reason for, it has counted itself.
                 tally.failed(missed=not reason_of(error.error))
@@ -171,12 +176,20 @@ class InferenceServicer:
                 request.prefixes = salted(request.tenant, message.prefix_hashes)
             tally = self._arrive(request, message.attempt, trace)
             return await self._lookaside.run(message, request, context, trace, tell)
+        except asyncio.CancelledError:
+            self._record_end(request, "cancelled")
+            raise
         except ChironError as error:
+            self._record_end(request, "refused" if error.reason in _REFUSED else "failed", error.reason.name)
             return await _refuse(error, context, tally, trace)
         finally:
             leave(request)
             self._leave()
             trace.end()
+
+    def _record_end(self, request: PendingRequest | None, end: str, reason: str = "") -> None:
+        if self._placer.book is not None and request is not None:
+            self._placer.book.gave_up(request.request_id, end, reason)
 
     def _pending(
         self, message: pb.GenerateRequest | pb.RouteRequest, arrived: float, prompt_tokens: int
@@ -208,6 +221,9 @@ class InferenceServicer:
         if known and attempt == 0 and not self._placer.has_ticket(request.request_id):
             # Whoever cannot use a ticket comes again under the same attempt.
             tally.arrived()
+        book = self._placer.book
+        if book is not None and known:
+            book.begin(request, attempt)
         if self._refusing:
             # Another router will say how it ended, but not that it came: there it is a retry.
             raise ChironError(Reason.RETRY_ELSEWHERE, self._refusing)

@@ -24,9 +24,18 @@ OnLost = Callable[[str, int], None]
 class WorkerLink:
     """The load subscription to one instance and the channel that carries requests to it."""
 
-    def __init__(self, order: OpenWatch, subscriber: str, on_load: OnLoad, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        order: OpenWatch,
+        subscriber: str,
+        on_load: OnLoad,
+        on_lost: OnLost,
+        *,
+        tell_ended: bool = False,
+    ) -> None:
         self._order = order
         self._subscriber = subscriber
+        self._tell_ended = tell_ended
         self._on_load = on_load
         self._on_lost = on_lost
         self._streams = 0
@@ -65,7 +74,7 @@ class WorkerLink:
     async def _watch(self) -> None:
         pause_s = _FIRST_PAUSE_S
         instance_id, watch = self._order.instance_id, self._order.watch
-        request = worker_pb2.WatchLoadRequest(subscriber=self._subscriber)
+        request = worker_pb2.WatchLoadRequest(subscriber=self._subscriber, tell_ended=self._tell_ended)
         async with open_channel(self._order.address, "worker") as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:

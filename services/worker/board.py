@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from chiron.internal.v1 import worker_pb2
 
 MOST_PENDING_IDS = 20_000
 """A subscriber that lets more ids pile up is cut off; it subscribes again and starts from the present."""
@@ -14,7 +16,10 @@ MOST_PENDING_IDS = 20_000
 class Subscriber:
     """What one subscriber has not been told yet."""
 
-    def __init__(self, live_ids: list[str], name: str = "") -> None:
+    def __init__(self, live_ids: list[str], name: str = "", *, wants_ends: bool = False) -> None:
+        self.wants_ends = wants_ends
+        """Whether it is told what ended requests came to."""
+        self.ends: list[worker_pb2.EndedRequest] = []
         self.name = name
         """Who it is; empty: somebody of its own."""
         self.started = live_ids
@@ -43,7 +48,7 @@ class Subscriber:
     @property
     def overrun(self) -> bool:
         """True when it has fallen too far behind."""
-        return len(self.started) + len(self.finished) > MOST_PENDING_IDS
+        return len(self.started) + len(self.finished) + len(self.ends) > MOST_PENDING_IDS
 
     async def news(self, after: float, within_s: float | None = None) -> bool:
         """Waits for a change, and until the monotonic instant `after`; False when there will be none.
@@ -86,9 +91,11 @@ class Board:
         self._closed = False
 
     @contextlib.contextmanager
-    def subscribe(self, live_ids: list[str], name: str = "") -> Iterator[Subscriber]:
+    def subscribe(
+        self, live_ids: list[str], name: str = "", *, wants_ends: bool = False
+    ) -> Iterator[Subscriber]:
         """A subscriber that has news at once; it begins with the ids that live."""
-        subscriber = Subscriber(live_ids, name)
+        subscriber = Subscriber(live_ids, name, wants_ends=wants_ends)
         if self._closed:
             subscriber.close()
         self._subscribers[subscriber] = None
@@ -129,6 +136,15 @@ class Board:
             if interrupted:
                 subscriber.tell(subscriber.interrupted, request_id)
             subscriber.tell(subscriber.finished, request_id)
+
+    def came_to(self, end: Callable[[], worker_pb2.EndedRequest]) -> None:
+        """A request has ended; `end` tells what it came to, and is asked where somebody wants to know."""
+        wanting = [one for one in self._subscribers if one.wants_ends and not one.overrun]
+        if wanting:
+            told = end()
+            for subscriber in wanting:
+                subscriber.ends.append(told)
+                subscriber.wake()
 
     def _shares_changed(self, subscriber: Subscriber) -> None:
         if subscriber.name:

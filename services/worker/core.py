@@ -31,7 +31,7 @@ from services.worker.tickets import TicketDesk
 REFRESH_S = 0.25
 """While tokens flow, subscribers hear at least this often how the KV cache fills."""
 _CUT_GRACE_S = 1.0
-_GIVEN_UP = (Reason.STREAM_INTERRUPTED, Reason.RETRY_ELSEWHERE, Reason.ENGINE_DEAD)
+GIVEN_UP = (Reason.STREAM_INTERRUPTED, Reason.RETRY_ELSEWHERE, Reason.ENGINE_DEAD)
 """How requests end that go on elsewhere."""
 _STALL_CHECKS = 4
 _LONG_INPUT_BYTES = 32 * 1024
@@ -180,7 +180,7 @@ class Worker:
         try:
             yield
         except ChironError as error:
-            interrupted = error.reason in _GIVEN_UP
+            interrupted = error.reason in GIVEN_UP
             raise
         finally:
             self.live.remove(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 
 import grpc
@@ -15,6 +16,7 @@ from chiron.telemetry import inject
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.worker import admission
+from services.worker.came_to import came_to
 from services.worker.core import Worker
 from services.worker.engines.base import (
     Engine,
@@ -143,6 +145,9 @@ class InferenceServicer:
         except Exception as error:
             self._broken(live, error, context)
             raise
+        finally:
+            raised = sys.exception()
+            worker.load_board.came_to(lambda: came_to(live, pace, raised, worker.config.instance_id))
         span.finished(pace)
 
     def _broken(self, live: LiveRequest, error: Exception, context: Context) -> None:

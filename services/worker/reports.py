@@ -76,6 +76,9 @@ def load_response(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoa
     load.started_request_ids.extend(started)
     load.finished_request_ids.extend(finished)
     load.interrupted_request_ids.extend(interrupted)
+    if subscriber.ends:
+        ends, subscriber.ends = subscriber.ends, []
+        load.ended_requests.extend(ends)
     return load
 
 

@@ -44,7 +44,8 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
             await abort(context, ChironError(Reason.NOT_ALLOWED, text))
         worker = self.worker
         live_ids = [live.request_id for live in worker.live]
-        with worker.load_board.subscribe(live_ids, request.subscriber) as subscriber:
+        board = worker.load_board
+        with board.subscribe(live_ids, request.subscriber, wants_ends=request.tell_ended) as subscriber:
             next_at = 0.0
             while await subscriber.news(next_at, HEARTBEAT_S):
                 if subscriber.overrun:

@@ -70,6 +70,8 @@ class FakeWorker:
         self.refuse_with: ChironError | None = None
         """Answer to every Generate, when set."""
         self._subscribers: set[asyncio.Queue[worker_pb2.WatchLoadResponse | None]] = set()
+        self.tell_ended: list[bool] = []
+        """Whether each of them asked for what ended requests came to."""
         self.subscriptions = 0
         """WatchLoad calls since the start."""
 
@@ -142,5 +144,6 @@ class _Watch(worker_pb2_grpc.WorkerServiceServicer):
     async def WatchLoad(
         self, request: worker_pb2.WatchLoadRequest, context: object
     ) -> AsyncIterator[worker_pb2.WatchLoadResponse]:
+        self._worker.tell_ended.append(request.tell_ended)
         async for load in self._worker.watch():
             yield load

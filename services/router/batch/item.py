@@ -108,6 +108,7 @@ class ItemRunner:
             if not isinstance(told, Verdict):
                 return told
             if told.then is not Then.AGAIN:
+                self._record(asked.request_id, told)
                 return self._end(item, told, restarted=restarted)
             restarted, kept = True, None
 
@@ -128,6 +129,8 @@ class ItemRunner:
             request = self._pending(claim, asked, deadline)
             trace.request(request)
             self._placer.access.admit_item(claim.lease.batch[0], request)
+            if self._placer.book is not None:
+                self._placer.book.begin_item(request, claim.lease.batch, claim.lease.index)
             if self._placer.prefix_affinity:
                 request.prefixes = salted(request.tenant, prefix_hashes(asked))
             # Of a field that occurs twice the last value counts, so that the prompt is not encoded again.
@@ -151,6 +154,13 @@ class ItemRunner:
             return told
         finally:
             trace.end()
+
+    def _record(self, request_id: str, told: Verdict) -> None:
+        book = self._placer.book
+        if book is not None and told.then is Then.LATER:
+            book.put_back(request_id)
+        elif book is not None:
+            book.gave_up(request_id, "failed", told.reason)
 
     def _pending(self, claim: Claim, asked: pb.GenerateRequest, deadline: float) -> PendingRequest:
         slo = types_pb2.Slo()

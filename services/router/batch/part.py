@@ -67,6 +67,7 @@ class BatchPart:
             weight=placer.access.batch_weight,
             tracing=tracing,
         )
+        runner.book = placer.book
         name = queue.shared_name or f"of {owner}"
         placer.on_load = runner.look
         placer.on_report = lambda report: runner.backlog.report(name, report)

@@ -29,6 +29,7 @@ from services.router.batch.recorder import Recorder
 from services.router.batch.sessions import Sessions
 from services.router.batch.settings import BatchSettings
 from services.router.demand import Demand
+from services.router.recording.book import Book
 
 log = logging.getLogger(__name__)
 _LEAST_STOP_S = 2.0
@@ -65,6 +66,8 @@ class BatchRunner:
             tracing: whether spans are exported.
         """
         self._arrivals = Arrivals(lambda model, items: demand.of(model).arrived.add_batch(items))
+        self.book: Book | None = None
+        """Records when batches came; None: nobody does."""
         self.backlog = QueueBacklog(settings, weight)
         """What waits."""
         self.estimates = Estimates(self.backlog, serving, weight)
@@ -176,6 +179,9 @@ class BatchRunner:
 
     def _on_read(self) -> None:
         self._arrivals.read(self.backlog.units)
+        if self.book is not None:
+            for unit in self.backlog.units:
+                self.book.batch(unit.batch, self.backlog.monotonic(unit.sealed))
         self.estimates.read()
         self._claiming.forget_gone()
         self._claiming.look()

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import uvloop
+from google.protobuf import json_format
 
 from chiron.policy.words import RequestClass
 from chiron.rpc.servers import open_channel
-from chiron.v1 import inference_pb2_grpc
+from chiron.v1 import cluster_pb2, inference_pb2_grpc
 from services.router.app import Router
 from services.router.config import RouterConfig
 from tests.support.fake_router_controller import FakeRouterController
@@ -99,5 +104,44 @@ def start_router(stack: AsyncExitStack, controller: FakeRouterController) -> Sta
         await eventually(router._placer.has_table.is_set)
         await running.sees(*workers)
         return running
+
+    return start
+
+
+class RealWorker:
+    """One `python -m services.worker`."""
+
+    def __init__(self, instance_id: str, process: asyncio.subprocess.Process, address: str) -> None:
+        self.instance_id = instance_id
+        self.process = process
+        self.address = address
+
+
+@pytest.fixture
+async def start_real(tmp_path: Path, stack):
+    async def start(instance_id: str, *, batch_size: int = 8) -> RealWorker:
+        spec = cluster_pb2.ModelSpec(name="m", engine="sim", gpus_per_instance=1, max_batch_size=batch_size)
+        file = tmp_path / f"{instance_id}.json"
+        file.write_text(json_format.MessageToJson(spec))
+        settings = {
+            "instance_id": instance_id,
+            "incarnation": "1",
+            "spec_file": str(file),
+            "socket": str(tmp_path / f"{instance_id}.sock"),
+            "listen": "127.0.0.1:0",
+            "require_tickets": "false",
+        }
+        arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.worker", *arguments, stdout=asyncio.subprocess.PIPE
+        )
+
+        async def stop() -> None:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+        stack.push_async_callback(stop)
+        return RealWorker(instance_id, process, json.loads(await process.stdout.readline())["address"])
 
     return start

@@ -176,6 +176,8 @@ class RouterCounts(_message.Message):
     RETRIES_REFUSED_FIELD_NUMBER: _builtins.int
     UNTOLD_MODELS_FIELD_NUMBER: _builtins.int
     TURNED_AWAY_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    NOT_RECORDED_FIELD_NUMBER: _builtins.int
     calls: _builtins.int
     """Calls under way."""
     streams: _builtins.int
@@ -195,6 +197,9 @@ class RouterCounts(_message.Message):
     """Models with counts that the controller has not been told yet."""
     turned_away: _builtins.int
     """Calls refused since the start because their client abandons too much of what it opens."""
+    recorded: _builtins.int
+    """Requests in the recording since the start, and those that were to be in it and are not."""
+    not_recorded: _builtins.int
     @_builtins.property
     def waiting(self) -> _types_pb2.ClassCounts:
         """Requests that wait for an instance."""
@@ -213,10 +218,12 @@ class RouterCounts(_message.Message):
         retries_refused: _builtins.int = ...,
         untold_models: _builtins.int = ...,
         turned_away: _builtins.int = ...,
+        recorded: _builtins.int = ...,
+        not_recorded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "lookaside", b"lookaside", "reservations", b"reservations", "retries", b"retries", "retries_refused", b"retries_refused", "started", b"started", "streams", b"streams", "turned_away", b"turned_away", "untold_models", b"untold_models", "waiting", b"waiting", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "lookaside", b"lookaside", "not_recorded", b"not_recorded", "recorded", b"recorded", "reservations", b"reservations", "retries", b"retries", "retries_refused", b"retries_refused", "started", b"started", "streams", b"streams", "turned_away", b"turned_away", "untold_models", b"untold_models", "waiting", b"waiting", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,54 +24,59 @@ _sym_db = _symbol_database.Default()
 
 from chiron.internal.v1 import auth_pb2 as chiron_dot_internal_dot_v1_dot_auth__pb2
 from chiron.v1 import cluster_pb2 as chiron_dot_v1_dot_cluster__pb2
+from chiron.v1 import inference_pb2 as chiron_dot_v1_dot_inference__pb2
 from chiron.v1 import types_pb2 as chiron_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hiron/internal/v1/worker.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"&\n\x10WatchLoadRequest\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\x8c\x04\n\x11WatchLoadResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\'\n\x07running\x18\x06 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\'\n\x07waiting\x18\x07 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x16\n\x0ekv_free_tokens\x18\x08 \x01(\x04\x12\x1b\n\x13started_request_ids\x18\t \x03(\t\x12\x1c\n\x14\x66inished_request_ids\x18\n \x03(\t\x12\x13\n\x0bitl_mean_ms\x18\x0b \x01(\x01\x12\x10\n\x08\x63lock_ms\x18\x0c \x01(\x01\x12\x15\n\rbatch_credits\x18\r \x01(\r\x12\x1b\n\x13\x62\x61tch_credit_ttl_ms\x18\x0e \x01(\r\x12\x14\n\x0cheartbeat_ms\x18\x0f \x01(\r\x12\x18\n\x0bmax_waiting\x18\x10 \x01(\rH\x00\x88\x01\x01\x12\x1f\n\x17interrupted_request_ids\x18\x11 \x03(\t\x12\x10\n\x08yielding\x18\x12 \x01(\rB\x0e\n\x0c_max_waiting\"-\n\x16WatchStatisticsRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\xe9\x03\n\x17WatchStatisticsResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12%\n\x04load\x18\x07 \x01(\x0b\x32\x17.chiron.v1.InstanceLoad\x12\x13\n\x0binterval_ms\x18\x08 \x01(\x01\x12\r\n\x05steps\x18\t \x01(\x04\x12\x15\n\routput_tokens\x18\n \x01(\x04\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x0c \x01(\x04\x12\x1b\n\x13tightest_itl_slo_ms\x18\r \x01(\x01\x12\x11\n\tsaturated\x18\x0e \x01(\x08\x12(\n\x08\x66inished\x18\x0f \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x16\n\x0emax_batch_size\x18\x10 \x01(\r\x12\x1d\n\x15max_step_token_budget\x18\x11 \x01(\r\x12\x13\n\x0bpreemptions\x18\x12 \x01(\x04\"A\n\x10SetLimitsRequest\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\x19\n\x11step_token_budget\x18\x02 \x01(\r\"B\n\x11SetLimitsResponse\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\x19\n\x11step_token_budget\x18\x02 \x01(\r\"5\n\x14SetWorkerRoleRequest\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.chiron.v1.Role\"\x17\n\x15SetWorkerRoleResponse\"%\n\x0ePreemptRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"0\n\x0fPreemptResponse\x12\x1d\n\x15preempted_request_ids\x18\x01 \x03(\t\"!\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x01\" \n\rDrainResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\r\"O\n\x0cSleepRequest\x12\r\n\x05level\x18\x01 \x01(\r\x12\x1c\n\x0f\x64rain_timeout_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_drain_timeout_s\" \n\rSleepResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\r\"\r\n\x0bWakeRequest\"\x0e\n\x0cWakeResponse\"D\n\x14SetTicketKeysRequest\x12,\n\x04keys\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\"\x17\n\x15SetTicketKeysResponse\"\x81\x03\n\x06Ticket\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\x12.\n\rrequest_class\x18\x06 \x01(\x0e\x32\x17.chiron.v1.RequestClass\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x1b\n\x03slo\x18\x08 \x01(\x0b\x32\x0e.chiron.v1.Slo\x12\x19\n\x11max_prompt_tokens\x18\t \x01(\r\x12\x12\n\nmax_tokens\x18\n \x01(\r\x12\x12\n\nelapsed_ms\x18\x0b \x01(\x01\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x15\n\rexpires_at_ms\x18\r \x01(\x01\x12\r\n\x05nonce\x18\x0e \x01(\x0c\x12\x13\n\x0bmax_choices\x18\x0f \x01(\r\x12\x1a\n\rdeadline_in_s\x18\x10 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_deadline_in_s2\xba\x06\n\rWorkerService\x12Z\n\tWatchLoad\x12$.chiron.internal.v1.WatchLoadRequest\x1a%.chiron.internal.v1.WatchLoadResponse0\x01\x12l\n\x0fWatchStatistics\x12*.chiron.internal.v1.WatchStatisticsRequest\x1a+.chiron.internal.v1.WatchStatisticsResponse0\x01\x12X\n\tSetLimits\x12$.chiron.internal.v1.SetLimitsRequest\x1a%.chiron.internal.v1.SetLimitsResponse\x12\x64\n\rSetWorkerRole\x12(.chiron.internal.v1.SetWorkerRoleRequest\x1a).chiron.internal.v1.SetWorkerRoleResponse\x12R\n\x07Preempt\x12\".chiron.internal.v1.PreemptRequest\x1a#.chiron.internal.v1.PreemptResponse\x12L\n\x05\x44rain\x12 .chiron.internal.v1.DrainRequest\x1a!.chiron.internal.v1.DrainResponse\x12L\n\x05Sleep\x12 .chiron.internal.v1.SleepRequest\x1a!.chiron.internal.v1.SleepResponse\x12I\n\x04Wake\x12\x1f.chiron.internal.v1.WakeRequest\x1a .chiron.internal.v1.WakeResponse\x12\x64\n\rSetTicketKeys\x12(.chiron.internal.v1.SetTicketKeysRequest\x1a).chiron.internal.v1.SetTicketKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hiron/internal/v1/worker.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x19\x63hiron/v1/inference.proto\x1a\x15\x63hiron/v1/types.proto\":\n\x10WatchLoadRequest\x12\x12\n\nsubscriber\x18\x01 \x01(\t\x12\x12\n\ntell_ended\x18\x1e \x01(\x08\"\xc6\x04\n\x11WatchLoadResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\'\n\x07running\x18\x06 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\'\n\x07waiting\x18\x07 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x16\n\x0ekv_free_tokens\x18\x08 \x01(\x04\x12\x1b\n\x13started_request_ids\x18\t \x03(\t\x12\x1c\n\x14\x66inished_request_ids\x18\n \x03(\t\x12\x13\n\x0bitl_mean_ms\x18\x0b \x01(\x01\x12\x10\n\x08\x63lock_ms\x18\x0c \x01(\x01\x12\x15\n\rbatch_credits\x18\r \x01(\r\x12\x1b\n\x13\x62\x61tch_credit_ttl_ms\x18\x0e \x01(\r\x12\x14\n\x0cheartbeat_ms\x18\x0f \x01(\r\x12\x18\n\x0bmax_waiting\x18\x10 \x01(\rH\x00\x88\x01\x01\x12\x1f\n\x17interrupted_request_ids\x18\x11 \x03(\t\x12\x10\n\x08yielding\x18\x12 \x01(\r\x12\x38\n\x0e\x65nded_requests\x18\x1e \x03(\x0b\x32 .chiron.internal.v1.EndedRequestB\x0e\n\x0c_max_waiting\"\xa2\x02\n\x0c\x45ndedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x37\n\x06\x65nding\x18\x03 \x01(\x0e\x32\'.chiron.internal.v1.EndedRequest.Ending\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.chiron.v1.Usage\x12!\n\x06timing\x18\x05 \x01(\x0b\x32\x11.chiron.v1.Timing\"p\n\x06\x45nding\x12\x16\n\x12\x45NDING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NDING_WHOLE\x10\x01\x12\x14\n\x10\x45NDING_CANCELLED\x10\x02\x12\x11\n\rENDING_FAILED\x10\x03\x12\x13\n\x0f\x45NDING_GIVEN_UP\x10\x04\"-\n\x16WatchStatisticsRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\xe9\x03\n\x17WatchStatisticsResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12%\n\x04load\x18\x07 \x01(\x0b\x32\x17.chiron.v1.InstanceLoad\x12\x13\n\x0binterval_ms\x18\x08 \x01(\x01\x12\r\n\x05steps\x18\t \x01(\x04\x12\x15\n\routput_tokens\x18\n \x01(\x04\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x0c \x01(\x04\x12\x1b\n\x13tightest_itl_slo_ms\x18\r \x01(\x01\x12\x11\n\tsaturated\x18\x0e \x01(\x08\x12(\n\x08\x66inished\x18\x0f \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x16\n\x0emax_batch_size\x18\x10 \x01(\r\x12\x1d\n\x15max_step_token_budget\x18\x11 \x01(\r\x12\x13\n\x0bpreemptions\x18\x12 \x01(\x04\"A\n\x10SetLimitsRequest\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\x19\n\x11step_token_budget\x18\x02 \x01(\r\"B\n\x11SetLimitsResponse\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\x19\n\x11step_token_budget\x18\x02 \x01(\r\"5\n\x14SetWorkerRoleRequest\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.chiron.v1.Role\"\x17\n\x15SetWorkerRoleResponse\"%\n\x0ePreemptRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"0\n\x0fPreemptResponse\x12\x1d\n\x15preempted_request_ids\x18\x01 \x03(\t\"!\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x01\" \n\rDrainResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\r\"O\n\x0cSleepRequest\x12\r\n\x05level\x18\x01 \x01(\r\x12\x1c\n\x0f\x64rain_timeout_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_drain_timeout_s\" \n\rSleepResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\r\"\r\n\x0bWakeRequest\"\x0e\n\x0cWakeResponse\"D\n\x14SetTicketKeysRequest\x12,\n\x04keys\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\"\x17\n\x15SetTicketKeysResponse\"\x81\x03\n\x06Ticket\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\x12.\n\rrequest_class\x18\x06 \x01(\x0e\x32\x17.chiron.v1.RequestClass\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x1b\n\x03slo\x18\x08 \x01(\x0b\x32\x0e.chiron.v1.Slo\x12\x19\n\x11max_prompt_tokens\x18\t \x01(\r\x12\x12\n\nmax_tokens\x18\n \x01(\r\x12\x12\n\nelapsed_ms\x18\x0b \x01(\x01\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x15\n\rexpires_at_ms\x18\r \x01(\x01\x12\r\n\x05nonce\x18\x0e \x01(\x0c\x12\x13\n\x0bmax_choices\x18\x0f \x01(\r\x12\x1a\n\rdeadline_in_s\x18\x10 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_deadline_in_s2\xba\x06\n\rWorkerService\x12Z\n\tWatchLoad\x12$.chiron.internal.v1.WatchLoadRequest\x1a%.chiron.internal.v1.WatchLoadResponse0\x01\x12l\n\x0fWatchStatistics\x12*.chiron.internal.v1.WatchStatisticsRequest\x1a+.chiron.internal.v1.WatchStatisticsResponse0\x01\x12X\n\tSetLimits\x12$.chiron.internal.v1.SetLimitsRequest\x1a%.chiron.internal.v1.SetLimitsResponse\x12\x64\n\rSetWorkerRole\x12(.chiron.internal.v1.SetWorkerRoleRequest\x1a).chiron.internal.v1.SetWorkerRoleResponse\x12R\n\x07Preempt\x12\".chiron.internal.v1.PreemptRequest\x1a#.chiron.internal.v1.PreemptResponse\x12L\n\x05\x44rain\x12 .chiron.internal.v1.DrainRequest\x1a!.chiron.internal.v1.DrainResponse\x12L\n\x05Sleep\x12 .chiron.internal.v1.SleepRequest\x1a!.chiron.internal.v1.SleepResponse\x12I\n\x04Wake\x12\x1f.chiron.internal.v1.WakeRequest\x1a .chiron.internal.v1.WakeResponse\x12\x64\n\rSetTicketKeys\x12(.chiron.internal.v1.SetTicketKeysRequest\x1a).chiron.internal.v1.SetTicketKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chiron.internal.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WATCHLOADREQUEST']._serialized_start=134
-  _globals['_WATCHLOADREQUEST']._serialized_end=172
-  _globals['_WATCHLOADRESPONSE']._serialized_start=175
-  _globals['_WATCHLOADRESPONSE']._serialized_end=699
-  _globals['_WATCHSTATISTICSREQUEST']._serialized_start=701
-  _globals['_WATCHSTATISTICSREQUEST']._serialized_end=746
-  _globals['_WATCHSTATISTICSRESPONSE']._serialized_start=749
-  _globals['_WATCHSTATISTICSRESPONSE']._serialized_end=1238
-  _globals['_SETLIMITSREQUEST']._serialized_start=1240
-  _globals['_SETLIMITSREQUEST']._serialized_end=1305
-  _globals['_SETLIMITSRESPONSE']._serialized_start=1307
-  _globals['_SETLIMITSRESPONSE']._serialized_end=1373
-  _globals['_SETWORKERROLEREQUEST']._serialized_start=1375
-  _globals['_SETWORKERROLEREQUEST']._serialized_end=1428
-  _globals['_SETWORKERROLERESPONSE']._serialized_start=1430
-  _globals['_SETWORKERROLERESPONSE']._serialized_end=1453
-  _globals['_PREEMPTREQUEST']._serialized_start=1455
-  _globals['_PREEMPTREQUEST']._serialized_end=1492
-  _globals['_PREEMPTRESPONSE']._serialized_start=1494
-  _globals['_PREEMPTRESPONSE']._serialized_end=1542
-  _globals['_DRAINREQUEST']._serialized_start=1544
-  _globals['_DRAINREQUEST']._serialized_end=1577
-  _globals['_DRAINRESPONSE']._serialized_start=1579
-  _globals['_DRAINRESPONSE']._serialized_end=1611
-  _globals['_SLEEPREQUEST']._serialized_start=1613
-  _globals['_SLEEPREQUEST']._serialized_end=1692
-  _globals['_SLEEPRESPONSE']._serialized_start=1694
-  _globals['_SLEEPRESPONSE']._serialized_end=1726
-  _globals['_WAKEREQUEST']._serialized_start=1728
-  _globals['_WAKEREQUEST']._serialized_end=1741
-  _globals['_WAKERESPONSE']._serialized_start=1743
-  _globals['_WAKERESPONSE']._serialized_end=1757
-  _globals['_SETTICKETKEYSREQUEST']._serialized_start=1759
-  _globals['_SETTICKETKEYSREQUEST']._serialized_end=1827
-  _globals['_SETTICKETKEYSRESPONSE']._serialized_start=1829
-  _globals['_SETTICKETKEYSRESPONSE']._serialized_end=1852
-  _globals['_TICKET']._serialized_start=1855
-  _globals['_TICKET']._serialized_end=2240
-  _globals['_WORKERSERVICE']._serialized_start=2243
-  _globals['_WORKERSERVICE']._serialized_end=3069
+  _globals['_WATCHLOADREQUEST']._serialized_start=161
+  _globals['_WATCHLOADREQUEST']._serialized_end=219
+  _globals['_WATCHLOADRESPONSE']._serialized_start=222
+  _globals['_WATCHLOADRESPONSE']._serialized_end=804
+  _globals['_ENDEDREQUEST']._serialized_start=807
+  _globals['_ENDEDREQUEST']._serialized_end=1097
+  _globals['_ENDEDREQUEST_ENDING']._serialized_start=985
+  _globals['_ENDEDREQUEST_ENDING']._serialized_end=1097
+  _globals['_WATCHSTATISTICSREQUEST']._serialized_start=1099
+  _globals['_WATCHSTATISTICSREQUEST']._serialized_end=1144
+  _globals['_WATCHSTATISTICSRESPONSE']._serialized_start=1147
+  _globals['_WATCHSTATISTICSRESPONSE']._serialized_end=1636
+  _globals['_SETLIMITSREQUEST']._serialized_start=1638
+  _globals['_SETLIMITSREQUEST']._serialized_end=1703
+  _globals['_SETLIMITSRESPONSE']._serialized_start=1705
+  _globals['_SETLIMITSRESPONSE']._serialized_end=1771
+  _globals['_SETWORKERROLEREQUEST']._serialized_start=1773
+  _globals['_SETWORKERROLEREQUEST']._serialized_end=1826
+  _globals['_SETWORKERROLERESPONSE']._serialized_start=1828
+  _globals['_SETWORKERROLERESPONSE']._serialized_end=1851
+  _globals['_PREEMPTREQUEST']._serialized_start=1853
+  _globals['_PREEMPTREQUEST']._serialized_end=1890
+  _globals['_PREEMPTRESPONSE']._serialized_start=1892
+  _globals['_PREEMPTRESPONSE']._serialized_end=1940
+  _globals['_DRAINREQUEST']._serialized_start=1942
+  _globals['_DRAINREQUEST']._serialized_end=1975
+  _globals['_DRAINRESPONSE']._serialized_start=1977
+  _globals['_DRAINRESPONSE']._serialized_end=2009
+  _globals['_SLEEPREQUEST']._serialized_start=2011
+  _globals['_SLEEPREQUEST']._serialized_end=2090
+  _globals['_SLEEPRESPONSE']._serialized_start=2092
+  _globals['_SLEEPRESPONSE']._serialized_end=2124
+  _globals['_WAKEREQUEST']._serialized_start=2126
+  _globals['_WAKEREQUEST']._serialized_end=2139
+  _globals['_WAKERESPONSE']._serialized_start=2141
+  _globals['_WAKERESPONSE']._serialized_end=2155
+  _globals['_SETTICKETKEYSREQUEST']._serialized_start=2157
+  _globals['_SETTICKETKEYSREQUEST']._serialized_end=2225
+  _globals['_SETTICKETKEYSRESPONSE']._serialized_start=2227
+  _globals['_SETTICKETKEYSRESPONSE']._serialized_end=2250
+  _globals['_TICKET']._serialized_start=2253
+  _globals['_TICKET']._serialized_end=2638
+  _globals['_WORKERSERVICE']._serialized_start=2641
+  _globals['_WORKERSERVICE']._serialized_end=3467
 # @@protoc_insertion_point(module_scope)

@@ -5,11 +5,13 @@ isort:skip_file
 
 from chiron.internal.v1 import auth_pb2 as _auth_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
+from chiron.v1 import inference_pb2 as _inference_pb2
 from chiron.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -26,16 +28,20 @@ class WatchLoadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIBER_FIELD_NUMBER: _builtins.int
+    TELL_ENDED_FIELD_NUMBER: _builtins.int
     subscriber: _builtins.str
     """Who asks, e.g. the router id."""
+    tell_ended: _builtins.bool
+    """Also send ended_requests."""
     def __init__(
         self,
         *,
         subscriber: _builtins.str = ...,
+        tell_ended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscriber", b"subscriber"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscriber", b"subscriber", "tell_ended", b"tell_ended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -63,6 +69,7 @@ class WatchLoadResponse(_message.Message):
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     INTERRUPTED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     YIELDING_FIELD_NUMBER: _builtins.int
+    ENDED_REQUESTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     role: _types_pb2.Role.ValueType
@@ -100,6 +107,10 @@ class WatchLoadResponse(_message.Message):
     def interrupted_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those of the finished ones that the worker gave up: its engine died, or its drain was over."""
 
+    @_builtins.property
+    def ended_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedRequest]:
+        """Those that have ended since the last message, in the order of their ends; only where asked for."""
+
     def __init__(
         self,
         *,
@@ -121,16 +132,79 @@ class WatchLoadResponse(_message.Message):
         max_waiting: _builtins.int | None = ...,
         interrupted_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         yielding: _builtins.int = ...,
+        ended_requests: _abc.Iterable[Global___EndedRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "ended_requests", b"ended_requests", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_waiting: _TypeAlias = _typing.Literal["max_waiting"]  # noqa: Y015
     _WhichOneofArgType__max_waiting: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_waiting) -> _WhichOneofReturnType__max_waiting | None: ...
 
 Global___WatchLoadResponse: _TypeAlias = WatchLoadResponse  # noqa: Y015
+
+@_typing.final
+class EndedRequest(_message.Message):
+    """What one accepted request came to at this worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Ending:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EndedRequest._Ending.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ENDING_UNSPECIFIED: EndedRequest._Ending.ValueType  # 0
+        ENDING_WHOLE: EndedRequest._Ending.ValueType  # 1
+        """Its answer is whole."""
+        ENDING_CANCELLED: EndedRequest._Ending.ValueType  # 2
+        """Its caller has left."""
+        ENDING_FAILED: EndedRequest._Ending.ValueType  # 3
+        ENDING_GIVEN_UP: EndedRequest._Ending.ValueType  # 4
+        """The worker gave it up; it may go on elsewhere."""
+
+    class Ending(_Ending, metaclass=_EndingEnumTypeWrapper): ...
+    ENDING_UNSPECIFIED: EndedRequest.Ending.ValueType  # 0
+    ENDING_WHOLE: EndedRequest.Ending.ValueType  # 1
+    """Its answer is whole."""
+    ENDING_CANCELLED: EndedRequest.Ending.ValueType  # 2
+    """Its caller has left."""
+    ENDING_FAILED: EndedRequest.Ending.ValueType  # 3
+    ENDING_GIVEN_UP: EndedRequest.Ending.ValueType  # 4
+    """The worker gave it up; it may go on elsewhere."""
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    attempt: _builtins.int
+    ending: Global___EndedRequest.Ending.ValueType
+    @_builtins.property
+    def usage(self) -> _inference_pb2.Usage:
+        """As its caller is told, or would be."""
+
+    @_builtins.property
+    def timing(self) -> _inference_pb2.Timing: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        ending: Global___EndedRequest.Ending.ValueType = ...,
+        usage: _inference_pb2.Usage | None = ...,
+        timing: _inference_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "ending", b"ending", "request_id", b"request_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedRequest: _TypeAlias = EndedRequest  # noqa: Y015
 
 @_typing.final
 class WatchStatisticsRequest(_message.Message):
