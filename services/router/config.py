@@ -47,6 +47,9 @@ class RouterConfig:
     starvation_s: float = STARVATION_S
     """An interactive request that has waited for this long, in seconds, goes before all of the same priority
     that have not."""
+    refuse_if_late: bool = False
+    """Whether a request that would wait in this router for longer than its SLO allows is refused at once with
+    SLO_OUT_OF_REACH and the estimate, where neither the request nor its model's `slo_defaults` say."""
     max_queue_s: float = 600.0
     """Longest wait of a request in this router, in seconds; its call's deadline and the `deadline_s` of its
     SLO may be shorter."""

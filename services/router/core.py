@@ -22,6 +22,7 @@ from services.router.outcomes import Blame
 from services.router.outlook import Outlook
 from services.router.pool import ModelPool
 from services.router.queue import STARVATION_S, WaitingQueue
+from services.router.queue_view import queue_told
 from services.router.request import Instruction, PendingRequest, Placement, Refuse
 from services.router.reservations import Reservation, Reservations
 from services.router.table import Table
@@ -132,6 +133,8 @@ class RouterCore:
             model.affinity.void(instance_id)
         model.changed()
         model.service_s = instance.service_s or model.service_s
+        model.waits.heard(instance, load, now)
+        model.waits.sample(model.instances, model.queue.count(RequestClass.INTERACTIVE), now)
         if was_serving and not instance.serving:
             self._reservations.forget(instance_id)
             self._drop_carried(instance, out)
@@ -159,6 +162,8 @@ class RouterCore:
         """A request wants an instance: placed, refused, or kept waiting (no instruction for it)."""
         out: list[Instruction] = []
         if request.sequence:
+            if (pool := self._models.get(request.model)) is not None:
+                pool.waits.returned(request)
             self._admit(request, now, out)
             return out
         for key in request.excluded_ids:
@@ -194,6 +199,7 @@ class RouterCore:
         model = self._models.get(request.model)
         if model is not None:
             model.queue.remove(request)
+            model.waits.left(request)
 
     def release(self, reservation: Reservation, now: float) -> list[Instruction]:
         """A placement will not be used, or its request has ended."""
@@ -285,6 +291,10 @@ class RouterCore:
             started=sum(one.started for one in self._instances.values()),
         )
 
+    def waits(self, now: float) -> list[router_pb2.RouterQueue]:
+        """What waits, and how long a request would that came now, by model."""
+        return [queue_told(name, pool, now) for name, pool in sorted(self._models.items()) if len(pool.queue)]
+
     def seen(self, now: float) -> list[router_pb2.RouterInstance]:
         """The instances as this router sees them, by id."""
         ejected = {one.instance_id: one for one in self.ejected(now)}
@@ -347,8 +357,12 @@ class RouterCore:
     def _admit(self, request: PendingRequest, now: float, out: list[Instruction]) -> None:
         error = self._refusal(request)
         if error is None:
-            self._matching.admit(request, self._models[request.model], now, out)
+            pool = self._models[request.model]
+            pool.waits.arrived += not request.admitted and request.request_class is RequestClass.INTERACTIVE
+            self._matching.admit(request, pool, now, out)
         else:
+            if (known := self._models.get(request.model)) is not None:
+                known.waits.left(request)
             out.append(Refuse(request, error))
 
     def _freed(self, instance_ids: Iterable[str], now: float, out: list[Instruction]) -> None:
@@ -375,11 +389,14 @@ class RouterCore:
                 continue
             error = self._hopeless(name)
             if error is not None:
-                out.extend(Refuse(request, error) for request in model.queue.clear())
+                for request in model.queue.clear():
+                    model.waits.left(request)
+                    out.append(Refuse(request, error))
             else:
                 for request in list(model.queue.resumed):
                     if (lost := stranded(request, self.table)) is not None:
                         model.queue.remove(request)
+                        model.waits.left(request)
                         out.append(Refuse(request, lost))
                 self._matching.drain(model, now, out)
 

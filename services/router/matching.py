@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
+from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal
 from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, Refusal
 from chiron.policy.giving_way import GivingWay
 from chiron.policy.words import RequestClass
+from chiron.rpc.errors import ChironError
 from services.router import refusals
 from services.router.pool import ModelPool
-from services.router.queue import QueueFullError
 from services.router.request import Exclusion, Instruction, PendingRequest, Place, Placement, Refuse
 from services.router.reservations import Reservations
+
+_ADMISSION = AdmissionPolicy(queue_limit=sys.maxsize)
+"""The queue keeps its bound itself: it has other ones for those that go on from delivered tokens."""
 
 
 class Matching:
@@ -30,18 +36,36 @@ class Matching:
             if placement is not None:
                 out.append(Place(request, placement))
                 return
-        try:
-            model.queue.push(request, readmit=request.admitted)
-        except QueueFullError:
-            waiting = len(model.queue)
-            if request.request_class is RequestClass.INTERACTIVE:
-                waiting = model.queue.count(RequestClass.INTERACTIVE)
-            refusal = refusals.queue_full(request.model, waiting, model.wait_for_queue_s(waiting))
-            out.append(Refuse(request, refusal))
-            return
+        if not request.admitted:
+            refusal = self._refusal(request, model, now)
+            if refusal is not None:
+                out.append(Refuse(request, refusal))
+                return
+        model.queue.push(request, readmit=True)
         request.admitted = True
         if not first:
             self.drain(model, now, out)
+
+    def _refusal(self, request: PendingRequest, model: ModelPool, now: float) -> ChironError | None:
+        """Why a newcomer may not wait; None: it may. Estimates nothing where nobody asks for it."""
+        full = model.queue.full(request)
+        asks = request.refuse_if_late and request.resumed_at is None
+        if not (full or asks or model.waits.wants(now)):
+            return None
+        wait = model.wait(request, now)
+        queued = model.queue.count(request.request_class)
+        if full:
+            waiting = queued if request.request_class is RequestClass.INTERACTIVE else len(model.queue)
+            return refusals.queue_full(request.model, waiting, model.wait_for_queue_s(waiting), wait)
+        budget_s = model.waits.budget_s(request, now)
+        decision = _ADMISSION.admit(
+            queued=queued, estimate=wait.estimate, budget_s=budget_s, refuse_if_late=asks
+        )
+        if isinstance(decision, AdmissionRefusal):
+            return refusals.out_of_reach(request.model, decision, wait, budget_s)
+        if model.waits.wants(now):
+            model.waits.queued(request, wait, now)
+        return None
 
     def drain(self, model: ModelPool, now: float, out: list[Instruction]) -> None:
         """Places waiting requests in their order for as long as there is room."""
@@ -93,6 +117,7 @@ class Matching:
             instance.trial = reservation
         request.admitted = True
         model.changed(instance)
+        model.waits.placed(request, now)
         if model.affinity is not None:
             model.affinity.placed(request, instance.instance_id, decision.cached_tokens)
         return Placement(

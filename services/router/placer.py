@@ -69,6 +69,8 @@ class Placer:
             load_dispatcher(config.dispatcher),
             random.Random(),
         )
+        self.refuse_if_late = config.refuse_if_late
+        """Of requests that neither say nor have it from their model."""
         self.prefix_affinity = config.prefix_affinity
         """Whether prompts' beginnings count: nobody need name them otherwise."""
         self.demand = Demand(self._loop.time())
@@ -276,6 +278,10 @@ class Placer:
     def instances(self) -> list[router_pb2.RouterInstance]:
         """The instances as this router sees them."""
         return self._core.seen(self._loop.time())
+
+    def queues(self) -> list[router_pb2.RouterQueue]:
+        """What waits, and how long."""
+        return self._core.waits(self._loop.time())
 
     def room(self, model: str) -> int:
         """Batch requests of the model that instances would take from this router now, beyond those that

@@ -11,6 +11,7 @@ from services.router.instance import DEFAULT_SERVICE_S, TrackedInstance
 from services.router.queue import WaitingQueue
 from services.router.request import PendingRequest
 from services.router.reservations import Reservations
+from services.router.waits import ModelWaits, Wait
 
 _NONE: frozenset[str] = frozenset()
 _CLOSED_ROLE = {RequestClass.INTERACTIVE: Role.BATCH, RequestClass.BATCH: Role.INTERACTIVE}
@@ -45,6 +46,7 @@ class ModelPool:
         """A pool without instances; `prefixes` are the hashes that it remembers, 0: they do not count."""
         self.affinity = Affinity(prefixes) if prefixes else None
         self.queue = queue
+        self.waits = ModelWaits()
         self.instances: dict[str, TrackedInstance] = {}
         self.service_s = 0.0
         """Time that a request keeps its slot, as the instance that told last has it; 0: unknown."""
@@ -152,6 +154,11 @@ class ModelPool:
             for key, exclusion in request.excluded.items()
             if key in self.instances and self.instances[key].incarnation == exclusion.incarnation
         }
+
+    def wait(self, request: PendingRequest, now: float) -> Wait:
+        """How long a request that came now would wait."""
+        ahead = self.queue.ahead(request)
+        return self.waits.wait(request.request_class, ahead, self.instances, now)
 
     def wait_for_queue_s(self, waiting: int) -> float:
         """Time in which `waiting` requests end, in seconds."""

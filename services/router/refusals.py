@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from chiron.internal.v1 import control_pb2
+from chiron.policy.admission import AdmissionRefusal
 from chiron.rpc.errors import ChironError, Reason
+from services.router.waits import Wait
 
 _MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0
 
@@ -41,13 +44,44 @@ def other_weights(model: control_pb2.RoutedModel, spec_version: int) -> ChironEr
     )
 
 
-def queue_full(model: str, waiting: int, wait_s: float) -> ChironError:
-    """RESOURCE_EXHAUSTED with the time after which a place is likely."""
+def queue_full(model: str, waiting: int, wait_s: float, wait: Wait) -> ChironError:
+    """RESOURCE_EXHAUSTED with the time after which a place is likely, and the wait that was expected."""
     return ChironError(
         Reason.QUEUE_FULL,
         f"every instance of {model!r} is full and {waiting} requests wait already",
         retry_after_s=min(max(wait_s, _MIN_RETRY_S), _MAX_RETRY_S),
+        metadata=_numbers(wait),
     )
+
+
+def out_of_reach(model: str, refusal: AdmissionRefusal, wait: Wait, budget_s: float) -> ChironError:
+    """RESOURCE_EXHAUSTED for who has asked not to wait in vain, with the estimate that says so."""
+    estimate = wait.estimate
+    text = (
+        f"the SLO is out of reach: a request for {model!r} would wait {estimate.mean_s:.1f} s, "
+        f"{estimate.quantile_s:.1f} s at {100 * estimate.quantile:g} %, behind {wait.ahead} others at "
+        f"{wait.tokens_per_s:.0f} tokens/s; it may wait {max(0.0, budget_s):.1f} s"
+    )
+    return ChironError(
+        Reason.SLO_OUT_OF_REACH,
+        text,
+        retry_after_s=refusal.retry_after_s,
+        metadata={**_numbers(wait), "budget_s": f"{budget_s:.3f}"},
+    )
+
+
+def _numbers(wait: Wait) -> dict[str, str]:
+    """The estimate as metadata; empty where nothing serves the queue, so that nothing is known."""
+    estimate = wait.estimate
+    if not estimate.mean_s < math.inf:
+        return {}
+    return {
+        "wait_mean_s": f"{estimate.mean_s:.3f}",
+        "wait_quantile_s": f"{estimate.quantile_s:.3f}",
+        "wait_quantile": f"{estimate.quantile:g}",
+        "requests_ahead": str(wait.ahead),
+        "tokens_per_s": f"{wait.tokens_per_s:.1f}",
+    }
 
 
 def waited_for_slot(model: str, waited_s: float) -> ChironError:

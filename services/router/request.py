@@ -68,6 +68,8 @@ class PendingRequest:
     """Time that it had spent before it arrived, in seconds."""
     deadline: float | None = None
     """Monotonic time by which its whole result is wanted, in seconds: it waits no longer. None: no limit."""
+    refuse_if_late: bool = False
+    """Whether it is refused where it would wait for longer than its SLO allows."""
     patient: bool = False
     """Whether it waits on past its deadline."""
     opener: Opener | None = None

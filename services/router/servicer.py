@@ -31,7 +31,13 @@ from services.router.telling import Tell
 SERVICE = "chiron.v1.InferenceService"
 Context = grpc.aio.ServicerContext[bytes, bytes]
 _NO_REQUEST = Prepared(ChironError(Reason.INVALID_ARGUMENT, "the call has no request"))
-_REFUSED = (Reason.QUEUE_FULL, Reason.NO_INSTANCE, Reason.MODEL_NOT_FOUND, Reason.ADAPTER_NOT_FOUND)
+_REFUSED = (
+    Reason.QUEUE_FULL,
+    Reason.SLO_OUT_OF_REACH,
+    Reason.NO_INSTANCE,
+    Reason.MODEL_NOT_FOUND,
+    Reason.ADAPTER_NOT_FOUND,
+)
 
 
 class InferenceServicer:
@@ -210,6 +216,9 @@ class InferenceServicer:
             adapter=message.adapter,
             slo=slo,
             elapsed_s=message.elapsed_ms / 1000,
+            refuse_if_late=slo.refuse_if_late
+            if slo.HasField("refuse_if_late")
+            else self._placer.refuse_if_late,
             deadline=arrived + slo.deadline_s - message.elapsed_ms / 1000 if slo.deadline_s > 0 else None,
         )
 

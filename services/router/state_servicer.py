@@ -60,5 +60,6 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
             table=self._placer.table_state(),
             counts=counts,
             instances=self._placer.instances(),
+            queues=self._placer.queues(),
             batch_queue=None if batch is None else batch.state(),
         )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 from chiron.internal.v1 import worker_pb2
 
+DONE_S = 1.0
+"""How often a subscriber hears what the worker has done since it started."""
 MOST_PENDING_IDS = 20_000
 """A subscriber that lets more ids pile up is cut off; it subscribes again and starts from the present."""
 
@@ -26,9 +28,17 @@ class Subscriber:
         self.finished: list[str] = []
         self.interrupted: list[str] = []
         """Those of the finished ones that the worker gave up."""
+        self._done_at = float("-inf")
         self._changed = asyncio.Event()
         self._changed.set()
         self._closed = False
+
+    def wants_done(self, now: float) -> bool:
+        """Whether it is to be told what the worker has done: at first, and then once a second."""
+        if now - self._done_at < DONE_S:
+            return False
+        self._done_at = now
+        return True
 
     def tell(self, ids: list[str], request_id: str) -> None:
         """Adds an id to one of its lists, unless too many pile up already."""

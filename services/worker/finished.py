@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2
 from services.worker.pace import Pace
 from services.worker.promises import NO_PROMISE, Promise
@@ -32,6 +33,7 @@ class Finished:
         sums.output_tokens_sq += usage.completion_tokens**2
         sums.prompt_tokens += usage.prompt_tokens
         sums.service_ms += pace.total_ms
+        sums.start_ms += pace.start_ms
 
     def broken(self, promise: Promise) -> None:
         """A request failed here for good."""
@@ -43,8 +45,9 @@ class Finished:
         if promise.given_up_late(since_door_ms):
             self._interactive.slo_left += 1
 
-    def fill(self, load: cluster_pb2.InstanceLoad) -> None:
+    def fill(self, load: cluster_pb2.InstanceLoad | worker_pb2.WorkDone) -> None:
         """Writes the present sums into a report."""
         load.finished_interactive.CopyFrom(self._interactive)
         load.finished_batch.CopyFrom(self._batch)
-        load.failed_requests = self.failed
+        if isinstance(load, cluster_pb2.InstanceLoad):
+            load.failed_requests = self.failed

@@ -89,7 +89,12 @@ class Pace:
             return self._origin.ttft_ms
         if self._first is None:
             return 0.0
-        return self._elapsed_ms + 1e3 * max(0.0, self._first - self._arrival)
+        return self._elapsed_ms + self.start_ms
+
+    @property
+    def start_ms(self) -> float:
+        """From the request's arrival at the worker to its first token there, in milliseconds; 0 before it."""
+        return 0.0 if self._first is None else 1e3 * max(0.0, self._first - self._arrival)
 
     @property
     def itl_mean_ms(self) -> float:

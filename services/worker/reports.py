@@ -73,6 +73,9 @@ def load_response(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoa
             state=worker.state.value,
             clock_ms=worker.tickets.clock_ms,
         )
+    if subscriber.wants_done(time.monotonic()):
+        load.done.output_tokens = _stats(worker).output_tokens
+        worker.finished.fill(load.done)
     load.started_request_ids.extend(started)
     load.finished_request_ids.extend(finished)
     load.interrupted_request_ids.extend(interrupted)

@@ -169,6 +169,7 @@ class ItemRunner:
         slo.MergeFrom(asked.slo)
         # Its deadline is the batch's, and ends no wait unless the batch says so.
         slo.ClearField("deadline_s")
+        slo.ClearField("refuse_if_late")
         now = self._time()
         request = PendingRequest(
             request_id=asked.request_id,

@@ -31,6 +31,7 @@ class GenerateOptions:
     slo_ttft_ms: float | None
     slo_itl_ms: float | None
     slo_deadline_s: float | None
+    refuse_if_late: bool | None
     timeout_s: float | None
     lookaside: bool
     as_json: bool
@@ -72,6 +73,7 @@ async def run_generate(options: GenerateOptions) -> int:
         "seed": options.seed,
         "request_class": options.request_class,
         "slo": Slo(options.slo_ttft_ms, options.slo_itl_ms, options.slo_deadline_s),
+        "refuse_if_late": options.refuse_if_late,
         "timeout_s": options.timeout_s,
         "on_progress": waiting.show,
     }

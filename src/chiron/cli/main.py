@@ -159,6 +159,13 @@ def generate(
     slo_ttft: Annotated[float | None, typer.Option(help="Time to first token, in milliseconds.")] = None,
     slo_itl: Annotated[float | None, typer.Option(help="Time between tokens, in milliseconds.")] = None,
     slo_deadline: Annotated[float | None, typer.Option(help="Until the whole result, in seconds.")] = None,
+    refuse_if_late: Annotated[
+        bool | None,
+        typer.Option(
+            "--refuse-if-late/--wait-if-late",
+            help="Whether to be refused at once where the wait is expected to exceed the SLO.",
+        ),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Most seconds that it may take.")] = None,
     lookaside: Annotated[
         bool,
@@ -186,6 +193,7 @@ def generate(
                 slo_ttft_ms=slo_ttft,
                 slo_itl_ms=slo_itl,
                 slo_deadline_s=slo_deadline,
+                refuse_if_late=refuse_if_late,
                 timeout_s=timeout,
                 lookaside=lookaside,
                 as_json=as_json,

@@ -53,8 +53,28 @@ def view(state: pb.GetRouterStateResponse) -> RenderableType:
     )
     batches = [_batch_line(state.batch_queue)] if state.HasField("batch_queue") else []
     return Group(
-        Text(f"router {state.router_id}"), _table_line(state.table), Text(held), *batches, _instances(state)
+        Text(f"router {state.router_id}"),
+        _table_line(state.table),
+        Text(held),
+        *batches,
+        *map(_queue_line, state.queues),
+        _instances(state),
     )
+
+
+def _queue_line(queue: pb.RouterQueue) -> Text:
+    waiting = queue.waiting
+    told = f"{queue.model}: {waiting.interactive}+{waiting.batch} wait"
+    for name, wait in (("interactive", queue.interactive), ("batch", queue.batch)):
+        told += f"; a new {name} request waits "
+        if wait.HasField("mean_ms"):
+            told += (
+                f"{wait.mean_ms / 1000:.1f} s, {wait.quantile_ms / 1000:.1f} s at {100 * wait.quantile:g} %, "
+                f"behind {wait.ahead} at {wait.tokens_per_s:.0f} tokens/s"
+            )
+        else:
+            told += "for an instance that serves it"
+    return Text(told)
 
 
 def _batch_line(queue: pb.RouterBatchQueue) -> Text:

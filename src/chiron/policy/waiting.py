@@ -198,7 +198,7 @@ class WaitErrors:
             )
         seen_s = weight * actual_s
         self._seen_s = min(self._seen_s + seen_s, _MOST_S)
-        share = seen_s / self._seen_s
+        share = min(1.0, seen_s / self._seen_s)
         # Against the estimate as it would have been without the ratio: many waits are under way at once, and
         # what the first of them taught must not be learned again from the others.
         relative = actual_s / estimate.mean_s * estimate.ratio

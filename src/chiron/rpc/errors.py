@@ -41,6 +41,9 @@ class Reason(Enum):
     """No such version of a model's spec is kept."""
     DUPLICATE_REQUEST = grpc.StatusCode.ALREADY_EXISTS
     QUEUE_FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
+    SLO_OUT_OF_REACH = grpc.StatusCode.RESOURCE_EXHAUSTED
+    """The wait is estimated to be longer than the SLO allows, and the caller asked to be told; the metadata
+    has the estimate."""
     NO_INSTANCE = grpc.StatusCode.UNAVAILABLE
     """No instance of the model serves, and none is on its way."""
     RETRY_ELSEWHERE = grpc.StatusCode.UNAVAILABLE

@@ -210,3 +210,13 @@ async def test_a_full_worker_is_saturated(worker: WorkerProcess) -> None:
 async def test_a_bad_interval_is_named(worker: WorkerProcess) -> None:
     error = await failure(worker.control.WatchStatistics(wpb.WatchStatisticsRequest(interval_ms=5)))
     assert violated_fields(error) == ["interval_ms"]
+
+
+async def test_routers_hear_what_a_worker_has_done(worker: WorkerProcess) -> None:
+    call = worker.inference.Generate(request(sampling={"max_tokens": 7, "ignore_eos": True}))
+    assert await read_all(call)
+    load = await worker.load_when(lambda load: load.done.finished_interactive.requests == 1)
+    done = load.done
+    assert (done.output_tokens, done.finished_interactive.output_tokens) == (7, 7)
+    assert 0 < done.finished_interactive.start_ms < done.finished_interactive.service_ms
+    assert done.finished_batch.requests == 0

@@ -38,6 +38,22 @@ def test_it_says_where_the_table_is_from_and_how_old_it_is(
     assert text in shown(state)
 
 
+def test_it_shows_what_waits_and_how_long() -> None:
+    state = table()
+    assert "wait;" not in shown(state).partition("direct streams")[2]
+    state.queues.add(
+        model="m",
+        waiting=types_pb2.ClassCounts(interactive=3, batch=1),
+        interactive=pb.RouterWait(ahead=3, tokens_per_s=120, mean_ms=6400, quantile_ms=9000, quantile=0.95),
+        batch=pb.RouterWait(ahead=4, quantile=0.95),
+    )
+    told = (
+        "m: 3+1 wait; a new interactive request waits 6.4 s, 9.0 s at 95 %, behind 3 at 120 tokens/s; "
+        "a new batch request waits for an instance that serves it"
+    )
+    assert told in shown(state)
+
+
 @pytest.mark.parametrize(
     ("queue", "text"),
     [

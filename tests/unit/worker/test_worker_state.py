@@ -70,3 +70,9 @@ async def test_what_a_subscriber_does_not_read_is_bounded() -> None:
         assert subscriber.overrun
         board.started("one more")
         assert len(subscriber.started) <= MOST_PENDING_IDS + 1
+
+
+def test_a_subscriber_hears_what_was_done_at_first_and_once_a_second() -> None:
+    with Board().subscribe([]) as subscriber:
+        asked = (10.0, 10.5, 10.99, 11.0, 11.5, 13.0, 13.1)
+        assert [subscriber.wants_done(now) for now in asked] == [True, False, False, True, False, True, False]

@@ -47,6 +47,7 @@ from chiron.client.errors import (
     QueueFull,
     ReaderStalled,
     RetryElsewhere,
+    SloOutOfReach,
     StreamInterrupted,
     TicketExpired,
     TurnedAway,
@@ -54,6 +55,7 @@ from chiron.client.errors import (
     Unavailable,
     Unimplemented,
     Violation,
+    WaitEstimate,
     WrongBatchState,
 )
 from chiron.client.options import (
@@ -141,6 +143,7 @@ __all__ = [
     "RetryElsewhere",
     "SamplingOptions",
     "Slo",
+    "SloOutOfReach",
     "Stream",
     "StreamInterrupted",
     "StructuredOutput",
@@ -158,5 +161,6 @@ __all__ = [
     "Unimplemented",
     "Usage",
     "Violation",
+    "WaitEstimate",
     "WrongBatchState",
 ]

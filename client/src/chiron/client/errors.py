@@ -86,12 +86,48 @@ class BatchExists(AlreadyExists):
     """Another batch has this id: its header or one of its items differs."""
 
 
+class WaitEstimate(NamedTuple):
+    """How long a router has estimated that a request would wait in its queue."""
+
+    mean_s: float
+    """Expected wait, in seconds."""
+    quantile_s: float
+    """The wait that is not exceeded with the probability `quantile`, in seconds."""
+    quantile: float
+    requests_ahead: int
+    """Requests that would have been served before."""
+    tokens_per_s: float
+    """Output tokens per second of the instances that serve the queue."""
+    budget_s: float | None = None
+    """Wait that the SLO leaves, in seconds; None: it was not the reason."""
+
+
 class Overloaded(ChironError):
     """A limit was reached; `.retry_after_s` tells when to come back, where known."""
+
+    @property
+    def estimate(self) -> WaitEstimate | None:
+        """The wait that the router has estimated; None where it told none."""
+        told = self.metadata
+        try:
+            return WaitEstimate(
+                mean_s=float(told["wait_mean_s"]),
+                quantile_s=float(told["wait_quantile_s"]),
+                quantile=float(told["wait_quantile"]),
+                requests_ahead=int(told["requests_ahead"]),
+                tokens_per_s=float(told["tokens_per_s"]),
+                budget_s=float(told["budget_s"]) if "budget_s" in told else None,
+            )
+        except (KeyError, ValueError):
+            return None
 
 
 class QueueFull(Overloaded):
     """The router's queue of this model is full."""
+
+
+class SloOutOfReach(Overloaded):
+    """The request asked not to wait in vain (`refuse_if_late`), and would have; `.estimate` says how long."""
 
 
 class BatchQueueFull(Overloaded):
@@ -202,6 +238,7 @@ _BY_REASON: dict[tuple[grpc.StatusCode, str], type[ChironError]] = {
     (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND"): BatchNotFound,
     (grpc.StatusCode.ALREADY_EXISTS, "BATCH_EXISTS"): BatchExists,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"): QueueFull,
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "SLO_OUT_OF_REACH"): SloOutOfReach,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "BATCH_QUEUE_FULL"): BatchQueueFull,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ABANDONED"): TurnedAway,
     (grpc.StatusCode.UNAUTHENTICATED, "TICKET_EXPIRED"): TicketExpired,

@@ -146,6 +146,9 @@ class RequestOptions(SamplingOptions, total=False):
     """Default: interactive."""
     slo: Slo | None
     """Default: the model's own."""
+    refuse_if_late: bool | None
+    """Raise SloOutOfReach at once, with the estimate, where the request would wait in the router for longer
+    than its SLO allows. Default: as the model or the router has it."""
     priority: int
     """Order within the class, -1000 to 1000: a lower value is more urgent. Default: 0."""
     adapter: str

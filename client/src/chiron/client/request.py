@@ -85,6 +85,7 @@ def build_request(**options: Unpack[RequestOptions]) -> pb.GenerateRequest:
     if slo is not None:
         for name in ("ttft_ms", "itl_ms", "deadline_s"):
             set_field(request.slo, name, getattr(slo, name), "slo.")
+    set_field(request.slo, "refuse_if_late", options.get("refuse_if_late"))
     _set_sampling(request.sampling, cast(Mapping[str, Any], options))
     if (size := request.ByteSize()) > MAX_MESSAGE_BYTES:
         raise InvalidRequest.of("request", f"is {size} bytes long; the limit is {MAX_MESSAGE_BYTES}")

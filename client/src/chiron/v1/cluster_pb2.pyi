@@ -773,6 +773,7 @@ class FinishedRequests(_message.Message):
     SLO_MET_FIELD_NUMBER: _builtins.int
     SLO_FAILED_FIELD_NUMBER: _builtins.int
     SLO_LEFT_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     output_tokens: _builtins.int
     """Tokens of all their choices."""
@@ -797,6 +798,8 @@ class FinishedRequests(_message.Message):
     the TTFT SLO had passed without a token.
     """
     slo_left: _builtins.int
+    start_ms: _builtins.float
+    """Sum of the times from each request's arrival at the worker to the first token there, in milliseconds."""
     def __init__(
         self,
         *,
@@ -811,10 +814,11 @@ class FinishedRequests(_message.Message):
         slo_met: _builtins.int = ...,
         slo_failed: _builtins.int = ...,
         slo_left: _builtins.int = ...,
+        start_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["itl_met", b"itl_met", "output_tokens", b"output_tokens", "output_tokens_sq", b"output_tokens_sq", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "service_ms", b"service_ms", "slo_failed", b"slo_failed", "slo_left", b"slo_left", "slo_met", b"slo_met", "ttft_met", b"ttft_met", "with_slo", b"with_slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["itl_met", b"itl_met", "output_tokens", b"output_tokens", "output_tokens_sq", b"output_tokens_sq", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "service_ms", b"service_ms", "slo_failed", b"slo_failed", "slo_left", b"slo_left", "slo_met", b"slo_met", "start_ms", b"start_ms", "ttft_met", b"ttft_met", "with_slo", b"with_slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63hiron/v1/types.proto\x12\tchiron.v1\"o\n\x03Slo\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06itl_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\ndeadline_s\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\n\n\x08_ttft_msB\t\n\x07_itl_msB\r\n\x0b_deadline_s\"1\n\x0b\x43lassCounts\x12\x13\n\x0binteractive\x18\x01 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\r*e\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n\x19REQUEST_CLASS_INTERACTIVE\x10\x01\x12\x17\n\x13REQUEST_CLASS_BATCH\x10\x02*R\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10ROLE_INTERACTIVE\x10\x01\x12\x0e\n\nROLE_MIXED\x10\x02\x12\x0e\n\nROLE_BATCH\x10\x03*\xf2\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTANCE_STATE_PENDING\x10\x01\x12\x1a\n\x16INSTANCE_STATE_LOADING\x10\x02\x12\x18\n\x14INSTANCE_STATE_READY\x10\x03\x12\x1b\n\x17INSTANCE_STATE_DRAINING\x10\x04\x12\x1b\n\x17INSTANCE_STATE_SLEEPING\x10\x05\x12\x1a\n\x16INSTANCE_STATE_STOPPED\x10\x06\x12\x19\n\x15INSTANCE_STATE_FAILED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63hiron/v1/types.proto\x12\tchiron.v1\"\x9f\x01\n\x03Slo\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06itl_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\ndeadline_s\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0erefuse_if_late\x18\x04 \x01(\x08H\x03\x88\x01\x01\x42\n\n\x08_ttft_msB\t\n\x07_itl_msB\r\n\x0b_deadline_sB\x11\n\x0f_refuse_if_late\"1\n\x0b\x43lassCounts\x12\x13\n\x0binteractive\x18\x01 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\r*e\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n\x19REQUEST_CLASS_INTERACTIVE\x10\x01\x12\x17\n\x13REQUEST_CLASS_BATCH\x10\x02*R\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10ROLE_INTERACTIVE\x10\x01\x12\x0e\n\nROLE_MIXED\x10\x02\x12\x0e\n\nROLE_BATCH\x10\x03*\xf2\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTANCE_STATE_PENDING\x10\x01\x12\x1a\n\x16INSTANCE_STATE_LOADING\x10\x02\x12\x18\n\x14INSTANCE_STATE_READY\x10\x03\x12\x1b\n\x17INSTANCE_STATE_DRAINING\x10\x04\x12\x1b\n\x17INSTANCE_STATE_SLEEPING\x10\x05\x12\x1a\n\x16INSTANCE_STATE_STOPPED\x10\x06\x12\x19\n\x15INSTANCE_STATE_FAILED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chiron.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTCLASS']._serialized_start=200
-  _globals['_REQUESTCLASS']._serialized_end=301
-  _globals['_ROLE']._serialized_start=303
-  _globals['_ROLE']._serialized_end=385
-  _globals['_INSTANCESTATE']._serialized_start=388
-  _globals['_INSTANCESTATE']._serialized_end=630
-  _globals['_SLO']._serialized_start=36
-  _globals['_SLO']._serialized_end=147
-  _globals['_CLASSCOUNTS']._serialized_start=149
-  _globals['_CLASSCOUNTS']._serialized_end=198
+  _globals['_REQUESTCLASS']._serialized_start=249
+  _globals['_REQUESTCLASS']._serialized_end=350
+  _globals['_ROLE']._serialized_start=352
+  _globals['_ROLE']._serialized_end=434
+  _globals['_INSTANCESTATE']._serialized_start=437
+  _globals['_INSTANCESTATE']._serialized_end=679
+  _globals['_SLO']._serialized_start=37
+  _globals['_SLO']._serialized_end=196
+  _globals['_CLASSCOUNTS']._serialized_start=198
+  _globals['_CLASSCOUNTS']._serialized_end=247
 # @@protoc_insertion_point(module_scope)

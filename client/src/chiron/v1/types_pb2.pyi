@@ -117,6 +117,7 @@ class Slo(_message.Message):
     TTFT_MS_FIELD_NUMBER: _builtins.int
     ITL_MS_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
+    REFUSE_IF_LATE_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
     """Time from arrival at the first door to the first token, in milliseconds; > 0."""
     itl_ms: _builtins.float
@@ -126,27 +127,37 @@ class Slo(_message.Message):
     duration so that clocks need not agree; the door turns it into an absolute instant. It bounds the wait
     in the router's queue; a request that runs is not cut off by it.
     """
+    refuse_if_late: _builtins.bool
+    """Refuse the request at once (RESOURCE_EXHAUSTED, reason SLO_OUT_OF_REACH) when it would have to wait in the router
+    and the wait is estimated to be longer than ttft_ms, or a batch request's deadline_s, allows. Unset in the request
+    and in the model's defaults: as the router is configured.
+    """
     def __init__(
         self,
         *,
         ttft_ms: _builtins.float | None = ...,
         itl_ms: _builtins.float | None = ...,
         deadline_s: _builtins.float | None = ...,
+        refuse_if_late: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_itl_ms", b"_itl_ms", "_ttft_ms", b"_ttft_ms", "deadline_s", b"deadline_s", "itl_ms", b"itl_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_itl_ms", b"_itl_ms", "_refuse_if_late", b"_refuse_if_late", "_ttft_ms", b"_ttft_ms", "deadline_s", b"deadline_s", "itl_ms", b"itl_ms", "refuse_if_late", b"refuse_if_late", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_itl_ms", b"_itl_ms", "_ttft_ms", b"_ttft_ms", "deadline_s", b"deadline_s", "itl_ms", b"itl_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_itl_ms", b"_itl_ms", "_refuse_if_late", b"_refuse_if_late", "_ttft_ms", b"_ttft_ms", "deadline_s", b"deadline_s", "itl_ms", b"itl_ms", "refuse_if_late", b"refuse_if_late", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
     _WhichOneofReturnType__itl_ms: _TypeAlias = _typing.Literal["itl_ms"]  # noqa: Y015
     _WhichOneofArgType__itl_ms: _TypeAlias = _typing.Literal["_itl_ms", b"_itl_ms"]  # noqa: Y015
+    _WhichOneofReturnType__refuse_if_late: _TypeAlias = _typing.Literal["refuse_if_late"]  # noqa: Y015
+    _WhichOneofArgType__refuse_if_late: _TypeAlias = _typing.Literal["_refuse_if_late", b"_refuse_if_late"]  # noqa: Y015
     _WhichOneofReturnType__ttft_ms: _TypeAlias = _typing.Literal["ttft_ms"]  # noqa: Y015
     _WhichOneofArgType__ttft_ms: _TypeAlias = _typing.Literal["_ttft_ms", b"_ttft_ms"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__itl_ms) -> _WhichOneofReturnType__itl_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refuse_if_late) -> _WhichOneofReturnType__refuse_if_late | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_ms) -> _WhichOneofReturnType__ttft_ms | None: ...
 

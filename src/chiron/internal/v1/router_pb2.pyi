@@ -46,6 +46,7 @@ class GetRouterStateResponse(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     BATCH_QUEUE_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     @_builtins.property
     def table(self) -> Global___RouterTableState: ...
@@ -57,6 +58,10 @@ class GetRouterStateResponse(_message.Message):
     def batch_queue(self) -> Global___RouterBatchQueue:
         """Unset: it works on none."""
 
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterQueue]:
+        """Of each model for which requests wait."""
+
     def __init__(
         self,
         *,
@@ -65,14 +70,91 @@ class GetRouterStateResponse(_message.Message):
         counts: Global___RouterCounts | None = ...,
         instances: _abc.Iterable[Global___RouterInstance] | None = ...,
         batch_queue: Global___RouterBatchQueue | None = ...,
+        queues: _abc.Iterable[Global___RouterQueue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "instances", b"instances", "router_id", b"router_id", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "instances", b"instances", "queues", b"queues", "router_id", b"router_id", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRouterStateResponse: _TypeAlias = GetRouterStateResponse  # noqa: Y015
+
+@_typing.final
+class RouterQueue(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def waiting(self) -> _types_pb2.ClassCounts: ...
+    @_builtins.property
+    def interactive(self) -> Global___RouterWait:
+        """How long a request of the class would wait that came now, with priority 0."""
+
+    @_builtins.property
+    def batch(self) -> Global___RouterWait: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        waiting: _types_pb2.ClassCounts | None = ...,
+        interactive: Global___RouterWait | None = ...,
+        batch: Global___RouterWait | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "interactive", b"interactive", "waiting", b"waiting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "interactive", b"interactive", "model", b"model", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterQueue: _TypeAlias = RouterQueue  # noqa: Y015
+
+@_typing.final
+class RouterWait(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AHEAD_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    MEAN_MS_FIELD_NUMBER: _builtins.int
+    QUANTILE_MS_FIELD_NUMBER: _builtins.int
+    QUANTILE_FIELD_NUMBER: _builtins.int
+    ahead: _builtins.int
+    """Requests that would go before it."""
+    tokens_per_s: _builtins.float
+    """What serves the queue now, in output tokens per second."""
+    mean_ms: _builtins.float
+    """The expected wait, and the one that is not exceeded with the probability `quantile`, in milliseconds. Unset: nothing
+    serves the queue.
+    """
+    quantile_ms: _builtins.float
+    quantile: _builtins.float
+    def __init__(
+        self,
+        *,
+        ahead: _builtins.int = ...,
+        tokens_per_s: _builtins.float = ...,
+        mean_ms: _builtins.float | None = ...,
+        quantile_ms: _builtins.float | None = ...,
+        quantile: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_ms", b"_mean_ms", "_quantile_ms", b"_quantile_ms", "mean_ms", b"mean_ms", "quantile_ms", b"quantile_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_ms", b"_mean_ms", "_quantile_ms", b"_quantile_ms", "ahead", b"ahead", "mean_ms", b"mean_ms", "quantile", b"quantile", "quantile_ms", b"quantile_ms", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean_ms: _TypeAlias = _typing.Literal["mean_ms"]  # noqa: Y015
+    _WhichOneofArgType__mean_ms: _TypeAlias = _typing.Literal["_mean_ms", b"_mean_ms"]  # noqa: Y015
+    _WhichOneofReturnType__quantile_ms: _TypeAlias = _typing.Literal["quantile_ms"]  # noqa: Y015
+    _WhichOneofArgType__quantile_ms: _TypeAlias = _typing.Literal["_quantile_ms", b"_quantile_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_ms) -> _WhichOneofReturnType__mean_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantile_ms) -> _WhichOneofReturnType__quantile_ms | None: ...
+
+Global___RouterWait: _TypeAlias = RouterWait  # noqa: Y015
 
 @_typing.final
 class RouterBatchQueue(_message.Message):

@@ -69,6 +69,7 @@ class WatchLoadResponse(_message.Message):
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     INTERRUPTED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     YIELDING_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
     ENDED_REQUESTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
@@ -108,6 +109,10 @@ class WatchLoadResponse(_message.Message):
         """Those of the finished ones that the worker gave up: its engine died, or its drain was over."""
 
     @_builtins.property
+    def done(self) -> Global___WorkDone:
+        """What it has done so far; with the first message of a stream, and then about once a second."""
+
+    @_builtins.property
     def ended_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedRequest]:
         """Those that have ended since the last message, in the order of their ends; only where asked for."""
 
@@ -132,11 +137,12 @@ class WatchLoadResponse(_message.Message):
         max_waiting: _builtins.int | None = ...,
         interrupted_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         yielding: _builtins.int = ...,
+        done: Global___WorkDone | None = ...,
         ended_requests: _abc.Iterable[Global___EndedRequest] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "done", b"done", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "ended_requests", b"ended_requests", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "done", b"done", "ended_requests", b"ended_requests", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_waiting: _TypeAlias = _typing.Literal["max_waiting"]  # noqa: Y015
     _WhichOneofArgType__max_waiting: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting"]  # noqa: Y015
@@ -205,6 +211,35 @@ class EndedRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndedRequest: _TypeAlias = EndedRequest  # noqa: Y015
+
+@_typing.final
+class WorkDone(_message.Message):
+    """Since the worker started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    FINISHED_INTERACTIVE_FIELD_NUMBER: _builtins.int
+    FINISHED_BATCH_FIELD_NUMBER: _builtins.int
+    output_tokens: _builtins.int
+    @_builtins.property
+    def finished_interactive(self) -> _cluster_pb2.FinishedRequests: ...
+    @_builtins.property
+    def finished_batch(self) -> _cluster_pb2.FinishedRequests: ...
+    def __init__(
+        self,
+        *,
+        output_tokens: _builtins.int = ...,
+        finished_interactive: _cluster_pb2.FinishedRequests | None = ...,
+        finished_batch: _cluster_pb2.FinishedRequests | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkDone: _TypeAlias = WorkDone  # noqa: Y015
 
 @_typing.final
 class WatchStatisticsRequest(_message.Message):
