@@ -75,9 +75,10 @@ class Autoscaling:
         try:
             check(sample)
             self._limits = self._policy.decide(sample)
-        except (PolicyError, SampleError) as error:
+        except Exception as error:  # Whatever it is, the worker is watched on.
             self._limits = None
-            self._held_by(one_line(error, str))
+            known = isinstance(error, PolicyError | SampleError)
+            self._held_by(one_line(error, str if known else repr))
         else:
             self._held_by("")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 from chiron.policy.decisions import Limits
 from chiron.policy.snapshots import InstanceSample
 
@@ -36,3 +38,15 @@ class Talkative:
     def decide(self, sample: InstanceSample) -> Limits:
         numbers = {f"number-{index}": float(index) for index in range(1000)}
         return Limits(sample.batch_size, sample.step_token_budget, 1, "why " * 1000, numbers)
+
+
+class Unspeakable:
+    """Answers with something that breaks whoever looks at it."""
+
+    def decide(self, sample: InstanceSample) -> Limits:
+        return Limits(sample.batch_size, sample.step_token_budget, 1, "fine", _Unreadable())  # type: ignore[arg-type]
+
+
+class _Unreadable(dict[str, float]):
+    def items(self) -> Never:
+        raise RuntimeError("these figures cannot be read")

@@ -82,12 +82,6 @@ def _check_common(made: Any, models: set[str]) -> None:
     if not isinstance(made.model, str) or made.model not in models:
         raise _wrong(made, "model", "one of " + ", ".join(map(repr, sorted(models))))
     _check_reason(made)
-
-
-def _check_reason(made: Any) -> None:
-    if not isinstance(made.reason, str):
-        raise _wrong(made, "reason", "a str")
-    _check_numbers(made, type(made).__name__)
     if not isinstance(made.alternatives, tuple | list):
         raise _wrong(made, "alternatives", "a tuple of chiron.policy.decisions.Alternative")
     for number, other in enumerate(made.alternatives):
@@ -98,6 +92,12 @@ def _check_reason(made: Any) -> None:
             if not isinstance(getattr(other, field), str):
                 raise PolicyError(f": {where}.{field} is {one_line(getattr(other, field))}; it must be a str")
         _check_numbers(other, where)
+
+
+def _check_reason(made: Any) -> None:
+    if not isinstance(made.reason, str):
+        raise _wrong(made, "reason", "a str")
+    _check_numbers(made, type(made).__name__)
 
 
 def _check_numbers(made: Any, where: str) -> None:

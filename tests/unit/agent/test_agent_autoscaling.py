@@ -180,6 +180,12 @@ def test_an_autoscaler_that_cannot_be_made_holds_the_limits(name: str, cause: st
     assert cause in told(made).error
 
 
+def test_nothing_that_a_policy_does_ends_the_watch_of_its_worker() -> None:
+    made = decided("tests.support.mistaken_local:Unspeakable", statistics(64), statistics(64))
+    assert made.wanted == LimitPair()
+    assert told(made).error == "RuntimeError('these figures cannot be read')"
+
+
 def test_statistics_that_no_engine_could_tell_hold_the_limits_and_teach_nothing() -> None:
     straight, astray = decided("model"), decided("model")
     for _ in range(8):
