@@ -1,74 +1,135 @@
 """What a router believes the engines of one model have cached of its prompts, and how right it was. Pure.
 
-It learns from its own placements, each of which computes a prompt where it sends it.
+It learns from its own placements, each of which computes a prompt where it sends it, and is corrected by the
+workers, who tell what comes into their engines' caches and leaves them, and what each prompt found there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
 
-from chiron.client.prefix import HASH_BYTES, TOKEN_ENDS
+from chiron.client.prefix import TOKEN_ENDS
+from chiron.internal.v1 import router_pb2, worker_pb2
 from chiron.policy.prefixes import PrefixIndex
 from services.router.request import PendingRequest
 
 _NONE: Mapping[str, int] = {}
-
-
-def salted(tenant: str, hashes: Sequence[bytes]) -> tuple[int, ...]:
-    """The hashes as this router keeps them: what one tenant sends never names what another one has sent.
-
-    Without tenancy there is nobody to keep apart, and nothing to compute.
-    """
-    if tenant:
-        salt = _salt(tenant)
-        hashes = [blake2b(each, digest_size=HASH_BYTES, salt=salt).digest() for each in hashes]
-    return tuple(int.from_bytes(each, "little") for each in hashes)
-
-
-@lru_cache(maxsize=4096)
-def _salt(tenant: str) -> bytes:
-    return blake2b(tenant.encode(), digest_size=16).digest()
+_MEMORY = 0.9
+"""Weight of all earlier prefills beside a new one of like size."""
+_LEAST_TOKENS = 32
+"""A prefill of fewer tokens tells of a step's time, not of the rate."""
+_SURE_TOKENS = 1000.0
+"""Hits that an instance is credited with at first."""
+_MOST_OPEN = 16_384
+"""Requests that are on their way to their first token; the oldest are given up beyond that."""
 
 
 @dataclass(slots=True)
-class HitCounts:
-    """Of placements since the start, in tokens as the callers estimate them."""
+class _Seen:
+    """What one incarnation has shown, fading."""
 
-    requests: int = 0
-    """Requests placed with hashes."""
-    prompt_tokens: int = 0
-    expected_tokens: int = 0
-    """Of them, those believed to be cached where the request was sent."""
+    tokens: float = 0.0
+    seconds: float = 0.0
+    expected: float = _SURE_TOKENS
+    found: float = _SURE_TOKENS
 
 
 class Affinity:
-    """One model's index, asked for each request and told of each placement."""
+    """One model's index, asked for each request, told of each placement and of what workers say."""
 
     def __init__(self, limit: int) -> None:
         """Believes nothing. Remembers at most `limit` hashes."""
         self.index = PrefixIndex(limit)
-        self.counts = HitCounts()
+        self._limit = limit
+        self._seen: dict[str, _Seen] = {}
+        self._open: dict[tuple[str, str], float] = {}
+        self._requests = self._prompt_tokens = self._cached_tokens = 0
+        self._expected_tokens = 0.0
 
     def cached(self, request: PendingRequest) -> Mapping[str, int]:
-        """Instance id → tokens of the request's prompt that are believed to be cached there."""
-        if not request.prefixes:
-            return _NONE
-        depths = self.index.depths(request.prefixes)
-        return {key: TOKEN_ENDS[depth - 1] for key, depth in depths.items()}
+        """Instance id → tokens of the request's prompt that are expected to be cached there.
 
-    def placed(self, request: PendingRequest, instance_id: str, cached_tokens: int) -> None:
+        What its instances found of late, measured by what was believed, is what is expected of them: an
+        engine that tells of no evictions, or caches nothing, is soon believed less.
+        """
+        depths = self.index.depths(request.prefixes)
+        request.believed = {key: TOKEN_ENDS[depth - 1] for key, depth in depths.items()}
+        if not depths:
+            return _NONE
+        expected = {}
+        for key, tokens in request.believed.items():
+            seen = self._seen.get(key)
+            likely = tokens if seen is None else int(tokens * seen.found / seen.expected)
+            if likely > 0:
+                expected[key] = likely
+        return expected
+
+    def placed(self, request: PendingRequest, instance_id: str) -> None:
         """The request is on its way to an instance."""
         if not request.prefixes:
             return
-        counts = self.counts
-        counts.requests += 1
-        counts.prompt_tokens += request.prompt_tokens
-        counts.expected_tokens += min(cached_tokens, request.prompt_tokens)
+        share = min(1.0, request.believed.get(instance_id, 0) / max(1, request.prompt_tokens))
+        self._open[instance_id, request.request_id] = share
+        if len(self._open) > _MOST_OPEN:
+            del self._open[next(iter(self._open))]
         self.index.add(instance_id, request.prefixes)
+
+    def told(self, instance_id: str, news: worker_pb2.PrefixNews) -> None:
+        """A worker tells of its engine's cache."""
+        if news.cleared:
+            self._forget(instance_id)
+        if news.cached:
+            self.index.add(instance_id, news.cached)
+        if news.gone:
+            self.index.gone(instance_id, news.gone)
+        for prefill in news.prefills:
+            self._prefilled(instance_id, prefill)
 
     def void(self, instance_id: str) -> None:
         """An instance has started anew, or is gone."""
+        self._forget(instance_id)
+        self._seen.pop(instance_id, None)
+
+    def _forget(self, instance_id: str) -> None:
         self.index.void(instance_id)
+        # What was lost with its connection is told no more.
+        for key in [key for key in self._open if key[0] == instance_id]:
+            del self._open[key]
+
+    def prefill_tokens_per_s(self, instance_id: str) -> float:
+        """Prompt tokens that it computes a second for one request; 0: unknown."""
+        seen = self._seen.get(instance_id)
+        return seen.tokens / seen.seconds if seen is not None and seen.seconds else 0.0
+
+    def state(self, model: str) -> router_pb2.RouterPrefixes:
+        """Its size and how right it was."""
+        return router_pb2.RouterPrefixes(
+            model=model,
+            remembered=len(self.index),
+            limit=self._limit,
+            requests=self._requests,
+            prompt_tokens=self._prompt_tokens,
+            expected_tokens=round(self._expected_tokens),
+            cached_tokens=self._cached_tokens,
+        )
+
+    def _prefilled(self, instance_id: str, prefill: worker_pb2.Prefill) -> None:
+        seen = self._seen.get(instance_id)
+        if seen is None:
+            seen = self._seen[instance_id] = _Seen()
+        tokens = prefill.prompt_tokens - prefill.cached_tokens
+        if tokens >= _LEAST_TOKENS and prefill.prefill_ms > 0:
+            seen.tokens = _MEMORY * seen.tokens + tokens
+            seen.seconds = _MEMORY * seen.seconds + prefill.prefill_ms / 1e3
+        share = self._open.pop((instance_id, prefill.request_id), None)
+        if share is None:
+            return
+        expected = share * prefill.prompt_tokens
+        self._requests += 1
+        self._prompt_tokens += prefill.prompt_tokens
+        self._expected_tokens += expected
+        self._cached_tokens += prefill.cached_tokens
+        if expected:
+            seen.expected = _MEMORY * seen.expected + expected
+            seen.found = _MEMORY * seen.found + min(expected, prefill.cached_tokens)

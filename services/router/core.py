@@ -129,8 +129,12 @@ class RouterCore:
         out: list[Instruction] = []
         self._tracking.count(instance, load, now, out)
         model = self._models[instance.model]
-        if model.affinity is not None and instance.incarnation != incarnation:
-            model.affinity.void(instance_id)
+        if model.affinity is not None:
+            if instance.incarnation != incarnation:
+                model.affinity.void(instance_id)
+            if load.HasField("prefixes"):
+                model.affinity.told(instance_id, load.prefixes)
+                instance.prefill_tokens_per_s = model.affinity.prefill_tokens_per_s(instance_id)
         model.changed()
         model.service_s = instance.service_s or model.service_s
         model.waits.heard(instance, load, now)
@@ -320,6 +324,14 @@ class RouterCore:
     def progress(self, request: PendingRequest, now: float) -> inference_pb2.Progress:
         """What a waiting request waits for."""
         return self._outlook.of(request, now)
+
+    def prefixes(self) -> list[router_pb2.RouterPrefixes]:
+        """What is believed of each model's prompts, and how right that was."""
+        return [
+            model.affinity.state(name)
+            for name, model in sorted(self._models.items())
+            if model.affinity is not None
+        ]
 
     def overdue(self, request: PendingRequest, waited_s: float) -> ChironError:
         """What a request is told that has waited for as long as it may."""

@@ -44,6 +44,8 @@ class TrackedInstance:
         """Times in a row that the subscription failed."""
         self.load: worker_pb2.WatchLoadResponse | None = None
         """The last report of the subscription in force; None: it is not up."""
+        self.prefill_tokens_per_s = 0.0
+        """Prompt tokens that it computes a second for one request; 0: unknown."""
         self.service_s = 0.0
         """Smoothed time from start to end of its requests, in seconds; 0: none has ended."""
         self.lookaside: dict[str, RequestClass] = {}
@@ -135,6 +137,7 @@ class TrackedInstance:
                 itl_ms=load.itl_mean_ms,
                 service_s=self.service_s or model_service_s or DEFAULT_SERVICE_S,
                 yielding=load.yielding,
+                prefill_tokens_per_s=self.prefill_tokens_per_s,
             )
         return self._view
 

@@ -119,7 +119,7 @@ class Matching:
         model.changed(instance)
         model.waits.placed(request, now)
         if model.affinity is not None:
-            model.affinity.placed(request, instance.instance_id, decision.cached_tokens)
+            model.affinity.placed(request, instance.instance_id)
         return Placement(
             instance.instance_id,
             instance.incarnation,

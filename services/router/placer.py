@@ -283,6 +283,10 @@ class Placer:
         """What waits, and how long."""
         return self._core.waits(self._loop.time())
 
+    def prefixes(self) -> list[router_pb2.RouterPrefixes]:
+        """What it believes to be cached, by model."""
+        return self._core.prefixes()
+
     def room(self, model: str) -> int:
         """Batch requests of the model that instances would take from this router now, beyond those that
         wait."""
@@ -339,6 +343,7 @@ class Placer:
                         self._on_load,
                         self._on_lost,
                         tell_ended=self.book is not None,
+                        prefixes=self.prefix_affinity,
                     )
                 case CloseWatch():
                     self._links.pop(instruction.instance_id).retire()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chiron.auth.quotas import Hold
@@ -50,6 +50,8 @@ class PendingRequest:
     prompt_tokens: int = 0
     prefixes: tuple[int, ...] = ()
     """Names of its prompt's beginnings, salted with its tenant; empty: prefixes do not count."""
+    believed: Mapping[str, int] = field(default_factory=dict)
+    """Instance id → leading prompt tokens that were believed to be cached there when it was last placed."""
     adapter: str = ""
     tenant: str = ""
     """Who pays; empty where tenancy is off."""

@@ -12,13 +12,13 @@ import grpc
 from chiron.client.prefix import prefix_hashes
 from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
+from chiron.requests.prefixes import salted
 from chiron.requests.validation import check_generate, check_route
 from chiron.rpc.errors import ChironError, Prepared, Reason, abort, reason_of
 from chiron.rpc.reading import read
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.router.access import leave
-from services.router.affinity import salted
 from services.router.demand import Tally
 from services.router.outcomes import missed
 from services.router.placer import Placer

@@ -61,5 +61,6 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
             counts=counts,
             instances=self._placer.instances(),
             queues=self._placer.queues(),
+            prefixes=self._placer.prefixes(),
             batch_queue=None if batch is None else batch.state(),
         )

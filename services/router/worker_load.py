@@ -32,8 +32,10 @@ class WorkerLink:
         on_lost: OnLost,
         *,
         tell_ended: bool = False,
+        prefixes: bool = False,
     ) -> None:
         self._order = order
+        self._prefixes = prefixes
         self._subscriber = subscriber
         self._tell_ended = tell_ended
         self._on_load = on_load
@@ -74,7 +76,9 @@ class WorkerLink:
     async def _watch(self) -> None:
         pause_s = _FIRST_PAUSE_S
         instance_id, watch = self._order.instance_id, self._order.watch
-        request = worker_pb2.WatchLoadRequest(subscriber=self._subscriber, tell_ended=self._tell_ended)
+        request = worker_pb2.WatchLoadRequest(
+            subscriber=self._subscriber, tell_ended=self._tell_ended, prefixes=self._prefixes
+        )
         async with open_channel(self._order.address, "worker") as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:

@@ -23,6 +23,7 @@ from services.worker.mixed import MixedWork
 from services.worker.model import engine_config
 from services.worker.outbox import Spacing
 from services.worker.preemptions import OwnPreemptions
+from services.worker.prefixes import PrefixBook
 from services.worker.saturation import Saturation
 from services.worker.sleep import SleepControl
 from services.worker.state import DRAINING, FAILED, LOADING, READY, WorkerState
@@ -63,6 +64,7 @@ class Worker:
         )
         self.own_preemptions = OwnPreemptions()
         self.mixed = MixedWork(config.preemption, self)
+        self.prefixes = PrefixBook(self.load_board.touch)
         self.saturation = Saturation()
         self.spacing = Spacing(
             config.messages_per_s, config.longest_hold_ms / 1e3, lambda: sum(self.live.slots)
@@ -92,6 +94,7 @@ class Worker:
             _log.error("cannot load %s: %s", spec.name, reason)
             self._fail(f"cannot load: {reason}")
             return
+        self.prefixes.follow(self.engine)
         self.load_ms = 1e3 * (time.monotonic() - self._created)
         if self.state.value == LOADING:
             self.state.move(READY)

@@ -10,6 +10,7 @@ import time
 
 import grpc
 
+from chiron.requests.prefixes import name_prompt
 from chiron.rpc.errors import ChironError, Reason, abort
 from chiron.rpc.reading import read
 from chiron.telemetry import inject
@@ -118,6 +119,7 @@ class InferenceServicer:
             deadline=arrival + terms.deadline_s,
             resumable=not engine.resume_obstacle(sampling),
             note=span.note,
+            prompt=name_prompt(request, terms.tenant) if worker.prefixes.wanted else None,
         )
         order = EngineRequest(
             request_id=terms.request_id,
@@ -127,6 +129,7 @@ class InferenceServicer:
             delivered_text_length=request.resume.delivered_text_length,
             priority=terms.engine_priority,
             adapter=request.adapter,
+            cache_salt=terms.tenant,
             trace_headers=inject(),
         )
         try:
@@ -203,6 +206,8 @@ class InferenceServicer:
                 if live.preempted is not None and live.runs_again():
                     worker.load_board.touch()
                 begins = not (live.has_output or delivered)
+                if live.prompt is not None and not live.has_output:
+                    worker.prefixes.computed(engine, order, live.prompt, pace)
                 worker.output_seen(live, output.time)
                 for delta in writer.write(output):
                     if begins:

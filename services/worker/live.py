@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from chiron.requests.prefixes import NamedPrompt
 from chiron.rpc.errors import ChironError
 from chiron.v1 import types_pb2
 from services.worker.meter import Meter
@@ -60,6 +61,8 @@ class LiveRequest:
     """Whether another instance can go on with it, once it has output."""
     note: Callable[[str, Mapping[str, float | str]], None] = lambda _name, _numbers: None
     """Adds an event to its trace."""
+    prompt: NamedPrompt | None = None
+    """Its prompt's beginnings, where anybody wants to know of them."""
     has_output: bool = False
     answered: bool = False
     """Its answer is whole and counted, though it may not have been read yet."""

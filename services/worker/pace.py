@@ -119,6 +119,13 @@ class Pace:
         return 1e3 * self._queue_s
 
     @property
+    def prefill_ms(self) -> float:
+        """From the end of the wait in the engine to the first token here, in milliseconds; 0 before it."""
+        if self._first is None:
+            return 0.0
+        return 1e3 * max(0.0, self._first - self._arrival - self._queue_s)
+
+    @property
     def total_ms(self) -> float:
         """From the request's arrival at the worker to its last output, in milliseconds."""
         return 1e3 * max(0.0, self._end - self._arrival)

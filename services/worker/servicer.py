@@ -45,7 +45,10 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
         worker = self.worker
         live_ids = [live.request_id for live in worker.live]
         board = worker.load_board
-        with board.subscribe(live_ids, request.subscriber, wants_ends=request.tell_ended) as subscriber:
+        with (
+            board.subscribe(live_ids, request.subscriber, wants_ends=request.tell_ended) as subscriber,
+            worker.prefixes.subscribe(request.prefixes) as news,
+        ):
             next_at = 0.0
             while await subscriber.news(next_at, HEARTBEAT_S):
                 if subscriber.overrun:
@@ -54,6 +57,8 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
                 next_at = time.monotonic() + WATCH_LOAD_S
                 load = reports.load_response(worker, subscriber)
                 load.heartbeat_ms = round(1e3 * HEARTBEAT_S)
+                if news is not None and news.any:
+                    load.prefixes.CopyFrom(worker.prefixes.take(news))
                 yield load
 
     async def WatchStatistics(

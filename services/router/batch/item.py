@@ -14,10 +14,10 @@ from chiron.client.prefix import prefix_hashes
 from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.policy.work_units import Taken
+from chiron.requests.prefixes import salted
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
-from services.router.affinity import salted
 from services.router.batch.answer import Answer, read_checkpoint
 from services.router.batch.settings import BatchSettings
 from services.router.batch.verdicts import Then, Verdict, verdict

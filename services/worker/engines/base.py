@@ -7,11 +7,14 @@ shows a third one. Token counts are in tokens, times in seconds of the monotonic
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from chiron.v1 import inference_pb2 as pb
+
+OnGone = Callable[[Sequence[Hashable] | None], None]
+"""Told of KV blocks, by names that are the engine's own; None: all of them."""
 
 
 class EngineError(Exception):
@@ -105,6 +108,8 @@ class EngineRequest:
     priority: int = 0
     """A lower value is more urgent; class and client priority are folded in."""
     adapter: str = ""
+    cache_salt: str = ""
+    """Requests of another salt must not find this one's prompt in the cache: the tenant."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     """W3C trace context that the engine's own span continues."""
 
@@ -193,6 +198,17 @@ class Engine(abc.ABC):
         held back for a stop string or half a character included. If they end the output already, its only
         delta has no token and the finish reason.
         """
+
+    def follow_cache(self, on_gone: OnGone) -> int:
+        """From now on `on_gone` is told which KV blocks have left the prefix cache; None: all have.
+
+        Returns the length of a block in tokens; 0: this engine does not tell of its cache.
+        """
+        return 0
+
+    def prompt_blocks(self, request: EngineRequest) -> Sequence[Hashable]:
+        """The full KV blocks of a request that has its first output, as `follow_cache` names them."""
+        return ()
 
     def resume_obstacle(self, sampling: pb.SamplingParams) -> str:
         """Why delivered tokens cannot be continued faithfully under these parameters; empty: they can."""

@@ -52,13 +52,28 @@ def view(state: pb.GetRouterStateResponse) -> RenderableType:
         f"{counts.turned_away} calls turned away"
     )
     batches = [_batch_line(state.batch_queue)] if state.HasField("batch_queue") else []
+    prefixes = [_prefix_line(one) for one in state.prefixes]
     return Group(
         Text(f"router {state.router_id}"),
         _table_line(state.table),
         Text(held),
         *batches,
         *map(_queue_line, state.queues),
+        *prefixes,
         _instances(state),
+    )
+
+
+def _prefix_line(one: pb.RouterPrefixes) -> Text:
+    what = f"prompts of {one.model}: {one.remembered} of at most {one.limit} beginnings remembered"
+    if not one.prompt_tokens:
+        return Text(what)
+    found, expected = (
+        100 * tokens / one.prompt_tokens for tokens in (one.cached_tokens, one.expected_tokens)
+    )
+    return Text(
+        f"{what}; {found:.0f} % of the tokens of {one.requests} prompts were cached where they went, "
+        f"{expected:.0f} % expected"
     )
 
 

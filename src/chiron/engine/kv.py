@@ -12,12 +12,13 @@ class BlockPool:
     goes first.
     """
 
-    __slots__ = ("_idle", "_users", "available", "total")
+    __slots__ = ("_evicted", "_idle", "_users", "available", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
         # Blocks that can be taken now: free ones and cached ones that nobody uses.
         self.available = total
+        self._evicted: list[Hashable] | None = None
         self._users: dict[Hashable, int] = {}
         self._idle: OrderedDict[Hashable, None] = OrderedDict()
 
@@ -46,6 +47,8 @@ class BlockPool:
             while len(self._idle) > available:
                 evicted, _ = self._idle.popitem(last=False)
                 del self._users[evicted]
+                if self._evicted is not None:
+                    self._evicted.append(evicted)
 
     def give_back(self, blocks: int) -> None:
         """Return private blocks."""
@@ -88,8 +91,23 @@ class BlockPool:
                 self._idle[block_hash] = None
                 self.available += 1
 
+    def follow(self) -> None:
+        """From now on evicted() tells what leaves the cache; it must be called now and then."""
+        if self._evicted is None:
+            self._evicted = []
+
+    def evicted(self) -> Sequence[Hashable]:
+        """Return the hashes that have left the cache since the last call; none unless followed."""
+        evicted = self._evicted
+        if not evicted:
+            return ()
+        self._evicted = []
+        return evicted
+
     def forget_idle(self) -> None:
         """Empty the prefix cache of all that nobody uses."""
         for block_hash in self._idle:
             del self._users[block_hash]
+        if self._evicted is not None:
+            self._evicted.extend(self._idle)
         self._idle.clear()

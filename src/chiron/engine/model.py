@@ -53,13 +53,15 @@ class EngineModel:
         """
         self.profile = profile
         self._scheduler = Scheduler(profile)
+        self.pool = self._scheduler.pool
+        """The KV cache; its counts change with the steps alone."""
         self._stepper = Stepper(profile, self._scheduler, report_emissions)
         self._lifecycle = Lifecycle(profile)
         self._block_size = profile.block_size
         self._kv_total_tokens = self._scheduler.pool.total * profile.block_size
         # Tokens of the longest request that fits.
-        drafts = self._scheduler.decoding.positions - 1
-        self._longest = min(profile.max_context_tokens, self._kv_total_tokens - drafts)
+        longest = self._kv_total_tokens + 1 - self._scheduler.decoding.positions
+        self._longest = min(profile.max_context_tokens, longest)
         self._arrivals = 0
         self.ahead = RunAhead(self._stepper)
         """Runs planned ahead, for a driver that sleeps until something happens."""

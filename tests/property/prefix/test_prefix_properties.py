@@ -10,8 +10,8 @@ from chiron.policy.affinity import DEAD_BAND_S, SHARE_BAND
 from chiron.policy.dispatch import Decision, DispatchRequest, InstanceView, LeastExpectedWait
 from chiron.policy.prefixes import PrefixIndex
 from chiron.policy.words import RequestClass, Role
+from chiron.requests.prefixes import salted
 from chiron.v1 import inference_pb2 as pb
-from services.router.affinity import salted
 
 # Lengths around the ends of blocks are what matters; the bytes in between only have to differ.
 lengths = st.one_of(st.integers(0, 3000), st.sampled_from(BLOCK_ENDS).map(lambda end: end - 1))

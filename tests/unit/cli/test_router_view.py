@@ -75,6 +75,24 @@ def test_it_shows_the_batch_queue_of_a_router_that_has_one(queue: pb.RouterBatch
     assert text in shown(state)
 
 
+def test_it_shows_how_much_of_prompts_was_cached_and_how_much_was_expected() -> None:
+    state = table()
+    state.prefixes.add(model="quiet", limit=100)
+    state.prefixes.add(
+        model="m",
+        remembered=12,
+        limit=100,
+        requests=3,
+        prompt_tokens=1000,
+        expected_tokens=700,
+        cached_tokens=650,
+    )
+    text = shown(state)
+    assert "prompts of quiet: 0 of at most 100 beginnings remembered\n" in text
+    assert "prompts of m: 12 of at most 100 beginnings remembered; 65 % of the tokens of 3 prompts" in text
+    assert "were cached where they went, 70 % expected" in text
+
+
 def test_it_shows_what_is_held_and_which_instances_are_ejected() -> None:
     state = table()
     state.counts.MergeFrom(

@@ -7,8 +7,8 @@ import pytest
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import LeastExpectedWait
 from chiron.policy.words import RequestClass
+from chiron.requests.prefixes import salted
 from chiron.v1 import types_pb2
-from services.router.affinity import salted
 from services.router.config import RouterConfig
 from services.router.core import CoreSettings, RouterCore
 from services.router.request import PendingRequest, Place
@@ -107,3 +107,94 @@ def test_switched_off_nothing_is_remembered() -> None:
 def test_an_index_without_room_is_no_setting() -> None:
     with pytest.raises(ValueError, match="prefix_index: must be >= 1, not 0"):
         RouterConfig(prefix_index=0)
+
+
+NAMES = salted("", CHAIN)
+
+
+def report(core: RouterCore, instance_id: str, **news: object) -> None:
+    """A load message with news of the cache; one request more runs on `a` than on `b`."""
+    message = load(instance_id)
+    message.running.interactive = int(instance_id == "a")
+    message.prefixes.CopyFrom(worker_pb2.PrefixNews(**news))  # type: ignore[arg-type]
+    core.load(instance_id, "_ab".index(instance_id), message, 0.0)
+
+
+def test_what_its_engine_has_dropped_is_no_longer_believed() -> None:
+    core = make()
+    place(core, "first")
+    report(core, "a", gone=NAMES[2:])
+    assert place(core, "shorter").placement.decision.cached_tokens == 128
+    report(core, "a", gone=NAMES)
+    report(core, "b", gone=NAMES)
+    assert place(core, "again").placement.instance_id == "b"
+
+
+def test_what_another_router_had_computed_is_believed() -> None:
+    core = make()
+    report(core, "a", cleared=True, cached=NAMES)
+    found = place(core, "first").placement
+    assert (found.instance_id, found.decision.cached_tokens) == ("a", 256)
+
+
+def test_a_subscription_that_begins_anew_voids_what_was_believed() -> None:
+    core = make()
+    place(core, "first")
+    report(core, "a", cleared=True)
+    assert place(core, "again").placement.instance_id == "b"
+
+
+def prefill(request_id: str, cached: int, prefill_ms: float = 0.0, prompt: int = 256) -> worker_pb2.Prefill:
+    return worker_pb2.Prefill(
+        request_id=request_id, prompt_tokens=prompt, cached_tokens=cached, prefill_ms=prefill_ms
+    )
+
+
+def test_an_engine_that_finds_nothing_is_believed_less_and_less() -> None:
+    core = make()
+    place(core, "first")
+    believed = []
+    for number in range(40):
+        core.load("a", 1, load("a"), 0.0)
+        found = place(core, str(number)).placement
+        believed.append(found.decision.cached_tokens)
+        report(core, found.instance_id, prefills=[prefill(str(number), 0)])
+    assert believed[0] == 256
+    assert believed == sorted(believed, reverse=True)
+    # It is still measured by what stands to reason, so that it can win trust again.
+    assert believed[-1] < 16
+    state = core.prefixes()[0]
+    assert (state.requests, state.cached_tokens) == (40, 0)
+    assert state.expected_tokens == state.prompt_tokens == 40 * 256
+
+
+def test_trust_returns_with_hits() -> None:
+    core = make()
+    place(core, "first")
+    for number in range(80):
+        core.load("a", 1, load("a"), 0.0)
+        found = place(core, str(number)).placement
+        report(core, found.instance_id, prefills=[prefill(str(number), 0 if number < 40 else 256)])
+    core.load("a", 1, load("a"), 0.0)
+    assert place(core, "last").placement.decision.cached_tokens > 240
+
+
+def test_the_rate_of_prefill_is_learned_from_what_had_to_be_computed() -> None:
+    core = make()
+    report(core, "a", prefills=[prefill("x", 56, prefill_ms=100.0), prefill("tiny", 250, prefill_ms=100.0)])
+    [a, b] = core._models["m"].views()
+    assert a.prefill_tokens_per_s == pytest.approx(2000.0)
+    assert b.prefill_tokens_per_s == 0.0
+
+
+def test_what_is_placed_and_never_heard_of_again_takes_no_memory_for_good(monkeypatch) -> None:
+    monkeypatch.setattr("services.router.affinity._MOST_OPEN", 10)
+    core = make()
+    for number in range(30):
+        place(core, str(number))
+    affinity = core._models["m"].affinity
+    assert affinity is not None
+    assert len(affinity._open) == 10
+    report(core, "a", cleared=True)
+    report(core, "b", cleared=True)
+    assert not affinity._open

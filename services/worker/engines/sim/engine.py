@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 
 from chiron.engine import (
     ContextExceededError,
@@ -28,8 +28,10 @@ from services.worker.engines.base import (
     EngineRequest,
     EngineStats,
     InvalidRequestError,
+    OnGone,
 )
 from services.worker.engines.sim import chat, language, vocabulary
+from services.worker.engines.sim.cache import CacheWatch
 from services.worker.engines.sim.choice import Choice
 from services.worker.engines.sim.clock import Clock, MonotonicClock
 from services.worker.engines.sim.settings import SimSettings, parse_settings
@@ -76,6 +78,7 @@ class SimEngine(Engine):
         self._streams: dict[str, Stream] = {}
         self._by_handle: dict[int, Stream] = {}
         self._output_tokens = self._prompt_tokens = self._cached_tokens = 0
+        self._cache = CacheWatch(self._model.pool)
         self._work = asyncio.Event()
         self._death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._driver: asyncio.Task[None] | None = None
@@ -131,6 +134,16 @@ class SimEngine(Engine):
             span.end()
             self._forget(stream)
 
+    def follow_cache(self, on_gone: OnGone) -> int:
+        """See `Engine.follow_cache`."""
+        self._cache.follow(on_gone)
+        return self._profile.block_size
+
+    def prompt_blocks(self, request: EngineRequest) -> Sequence[Hashable]:
+        """See `Engine.prompt_blocks`."""
+        stream = self._streams.get(request.request_id)
+        return stream.blocks if stream is not None else ()
+
     def resume_obstacle(self, sampling: pb.SamplingParams) -> str:
         """Only several choices: all else is a function of the tokens so far, whoever wrote them."""
         return "it has several choices" if sampling.n > 1 else ""
@@ -182,6 +195,7 @@ class SimEngine(Engine):
         now = self._clock.now()
         try:
             self._model.sleep(now, level)
+            self._cache.tell()
         except EngineStateError as error:
             raise EngineBusyError(str(error)) from error
         if level == 1:
@@ -230,8 +244,10 @@ class SimEngine(Engine):
         choices = self._choices(request)
         prompt, delivered = request.prompt_token_ids, request.delivered_token_ids
         tokens = [*prompt, *delivered]
-        hashes = language.block_hashes(self._start_state(request.adapter), tokens, self._profile.block_size)
-        stream = Stream(request.request_id, choices, len(tokens), self._clock.now())
+        # The salt changes what blocks are called, and nothing of what the model says.
+        state = language.absorb_all(self._start_state(request.adapter), request.cache_salt.encode())
+        hashes = language.block_hashes(state, tokens, self._profile.block_size)
+        stream = Stream(request.request_id, choices, len(tokens), self._clock.now(), hashes)
         if delivered:
             for choice in choices.values():
                 end = choice.resume(delivered, request.delivered_text_length)
@@ -302,6 +318,7 @@ class SimEngine(Engine):
                     await self._work.wait()
                     end = self._clock.now()
                     continue
+                self._cache.tell()
                 self._note_admissions(outcome, begin)
                 end = begin + outcome.duration_s
                 await self._clock.sleep_until(end)

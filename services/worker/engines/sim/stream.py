@@ -12,13 +12,20 @@ class Stream:
     """One request: its choices, and its unread output merged into one and so bounded by max_tokens."""
 
     def __init__(
-        self, request_id: str, choices: dict[int, Choice], prompt_tokens: int, arrival: float
+        self,
+        request_id: str,
+        choices: dict[int, Choice],
+        prompt_tokens: int,
+        arrival: float,
+        blocks: tuple[int, ...],
     ) -> None:
         self.request_id = request_id
         self.choices = choices
         """Engine model's handle → the choice that runs under it."""
         self.prompt_tokens = prompt_tokens
         self.arrival = arrival
+        self.blocks = blocks
+        """Names of its full KV blocks."""
         self.queue_s: float | None = None
         self.cached_prompt_tokens = 0
         self.preemptions = 0

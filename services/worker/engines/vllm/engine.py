@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any, Self
 
 from chiron.v1 import inference_pb2 as pb
@@ -21,7 +21,9 @@ from services.worker.engines.base import (
     EngineRequest,
     EngineStats,
     InvalidRequestError,
+    OnGone,
 )
+from services.worker.engines.vllm.cache import block_names
 from services.worker.engines.vllm.liveness import ProcessWatch
 from services.worker.engines.vllm.outputs import OutputReader
 from services.worker.engines.vllm.prompts import PromptTokenizer, load_template
@@ -59,6 +61,9 @@ class VllmEngine(Engine):
         self._processes = ProcessWatch(
             [process.pid for process in llm.engine_core.resources.engine_manager.processes], self._on_death
         )
+        self._block_tokens: int = config.cache_config.block_size
+        if started.cache is not None:
+            started.cache.start()
         # Ends when the engine core reports its own death, e.g. of one of its GPU processes.
         llm._run_output_handler()
         llm.output_handler.add_done_callback(self._output_handler_done)
@@ -146,8 +151,11 @@ class VllmEngine(Engine):
             known = ", ".join(self._adapters) or "none"
             raise InvalidRequestError("adapter", f"unknown adapter {request.adapter!r}; there are: {known}")
         sampling = remaining(request.sampling, len(request.delivered_token_ids))
+        prompt = {"type": "token", "prompt_token_ids": with_delivered(request)}
+        if request.cache_salt:
+            prompt["cache_salt"] = request.cache_salt
         stream: AsyncGenerator[Any, None] = self._llm.generate(
-            {"type": "token", "prompt_token_ids": with_delivered(request)},
+            prompt,
             sampling_params(sampling, self._info.vocabulary_size),
             request.request_id,
             lora_request=adapter,
@@ -161,6 +169,18 @@ class VllmEngine(Engine):
         seam = Seam(self._llm, request, params, reader.surplus)
         reader.resume(with_delivered(request), seam.decoded, seam.released)
         return seam
+
+    def follow_cache(self, on_gone: OnGone) -> int:
+        """See `Engine.follow_cache`."""
+        if self._started.cache is None:
+            return 0
+        self._started.cache.follow(on_gone)
+        return self._block_tokens
+
+    def prompt_blocks(self, request: EngineRequest) -> Sequence[Hashable]:
+        """See `Engine.prompt_blocks`."""
+        tokens = with_delivered(request)
+        return block_names(tokens, self._block_tokens, request.adapter, request.cache_salt)
 
     def resume_obstacle(self, sampling: pb.SamplingParams) -> str:
         """Several choices, and what of the past only the engine knew; see `seam`."""
@@ -311,6 +331,8 @@ class VllmEngine(Engine):
 async def _discard(started: StartedVllm) -> None:
     """Stops vLLM's processes and frees what it holds."""
     await asyncio.to_thread(started.llm.shutdown)
+    if started.cache is not None:
+        await started.cache.close()
     started.failure.close()
     # Freed now rather than when the interpreter ends, where vLLM's destructor fails.
     started.llm = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from services.worker.engines.base import EngineConfig, EngineLoadError
 from services.worker.engines.vllm.arguments import engine_arguments
+from services.worker.engines.vllm.cache import CacheWatch
 from services.worker.engines.vllm.compat import IncompatibleVllmError, check_client, check_vllm
 from services.worker.engines.vllm.failure_log import FailureLog
 from services.worker.engines.vllm.weights import find_weights
@@ -32,6 +33,8 @@ class StartedVllm:
     """The statistics that it feeds."""
     failure: FailureLog
     """Why one of its processes ended."""
+    cache: CacheWatch | None
+    """What leaves its prefix cache; None: it caches no prefixes, or its KV events go where the spec says."""
 
 
 def start_vllm(config: EngineConfig) -> StartedVllm:
@@ -46,8 +49,15 @@ def start_vllm(config: EngineConfig) -> StartedVllm:
     failure = FailureLog(os.environ)
     try:
         check_vllm()
-        started = _create(engine_arguments(config, os.environ), config, failure)
-        check_client(started.llm)
+        arguments = engine_arguments(config, os.environ)
+        cache = _watch_cache(arguments)
+        try:
+            started = _create(arguments, config, failure, cache)
+            check_client(started.llm)
+        except BaseException:
+            if cache is not None:
+                cache.discard()
+            raise
     except EngineLoadError:
         failure.close()
         raise
@@ -63,7 +73,22 @@ def start_vllm(config: EngineConfig) -> StartedVllm:
     return started
 
 
-def _create(arguments: dict[str, Any], config: EngineConfig, failure: FailureLog) -> StartedVllm:
+def _watch_cache(arguments: dict[str, Any]) -> CacheWatch | None:
+    """Has the engine core publish its KV events, unless the spec has it publish them elsewhere."""
+    from vllm.config import KVEventsConfig
+
+    if not arguments["enable_prefix_caching"] or "kv_events_config" in arguments:
+        return None
+    cache = CacheWatch()
+    arguments["kv_events_config"] = KVEventsConfig(
+        enable_kv_cache_events=True, publisher="zmq", endpoint=cache.endpoint
+    )
+    return cache
+
+
+def _create(
+    arguments: dict[str, Any], config: EngineConfig, failure: FailureLog, cache: CacheWatch | None
+) -> StartedVllm:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -86,6 +111,7 @@ def _create(arguments: dict[str, Any], config: EngineConfig, failure: FailureLog
         ),
         statistics=statistics,
         failure=failure,
+        cache=cache,
     )
 
 

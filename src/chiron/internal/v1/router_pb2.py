@@ -28,7 +28,7 @@ from chiron.v1 import cluster_pb2 as chiron_dot_v1_dot_cluster__pb2
 from chiron.v1 import types_pb2 as chiron_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hiron/internal/v1/router.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a chiron/internal/v1/control.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\x17\n\x15GetRouterStateRequest\"\xb5\x02\n\x16GetRouterStateResponse\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x33\n\x05table\x18\x02 \x01(\x0b\x32$.chiron.internal.v1.RouterTableState\x12\x30\n\x06\x63ounts\x18\x03 \x01(\x0b\x32 .chiron.internal.v1.RouterCounts\x12\x35\n\tinstances\x18\x04 \x03(\x0b\x32\".chiron.internal.v1.RouterInstance\x12\x39\n\x0b\x62\x61tch_queue\x18\x05 \x01(\x0b\x32$.chiron.internal.v1.RouterBatchQueue\x12/\n\x06queues\x18\x06 \x03(\x0b\x32\x1f.chiron.internal.v1.RouterQueue\"\xa9\x01\n\x0bRouterQueue\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07waiting\x18\x02 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x33\n\x0binteractive\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.RouterWait\x12-\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.RouterWait\"\x8f\x01\n\nRouterWait\x12\r\n\x05\x61head\x18\x01 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x02 \x01(\x01\x12\x14\n\x07mean_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bquantile_ms\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08quantile\x18\x05 \x01(\x01\x42\n\n\x08_mean_msB\x0e\n\x0c_quantile_ms\"}\n\x10RouterBatchQueue\x12\x0e\n\x06queued\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\r\n\x05units\x18\x04 \x01(\r\x12\x18\n\x0bread_age_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_read_age_ms\"\x83\x01\n\x10RouterTableState\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06models\x18\x03 \x01(\r\x12\x11\n\tinstances\x18\x04 \x01(\r\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x01\x12\x11\n\tfrom_file\x18\x06 \x01(\x08\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\"\xa0\x02\n\x0cRouterCounts\x12\r\n\x05\x63\x61lls\x18\x01 \x01(\r\x12\x0f\n\x07streams\x18\x02 \x01(\r\x12\'\n\x07waiting\x18\x03 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x14\n\x0creservations\x18\x04 \x01(\r\x12\x11\n\tlookaside\x18\x05 \x01(\r\x12\x0f\n\x07started\x18\x06 \x01(\r\x12\x0f\n\x07watches\x18\x07 \x01(\r\x12\x0f\n\x07retries\x18\x08 \x01(\x04\x12\x17\n\x0fretries_refused\x18\t \x01(\x04\x12\x15\n\runtold_models\x18\n \x01(\r\x12\x13\n\x0bturned_away\x18\x0b \x01(\x04\x12\x10\n\x08recorded\x18\x1e \x01(\x04\x12\x14\n\x0cnot_recorded\x18\x1f \x01(\x04\"\xe3\x01\n\x0eRouterInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x10\n\x08reserved\x18\x06 \x01(\r\x12\x15\n\rbatch_credits\x18\x07 \x01(\r\x12+\n\x07\x65jected\x18\x08 \x01(\x0b\x32\x1a.chiron.v1.EjectedInstance\"\xa4\x01\n\x12StoredRoutingTable\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x17\n\x0fwritten_unix_ms\x18\x02 \x01(\x03\x12/\n\x05table\x18\x03 \x01(\x0b\x32 .chiron.internal.v1.RoutingTable\x12,\n\x04keys\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys2x\n\rRouterService\x12g\n\x0eGetRouterState\x12).chiron.internal.v1.GetRouterStateRequest\x1a*.chiron.internal.v1.GetRouterStateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hiron/internal/v1/router.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a chiron/internal/v1/control.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\x17\n\x15GetRouterStateRequest\"\xeb\x02\n\x16GetRouterStateResponse\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x33\n\x05table\x18\x02 \x01(\x0b\x32$.chiron.internal.v1.RouterTableState\x12\x30\n\x06\x63ounts\x18\x03 \x01(\x0b\x32 .chiron.internal.v1.RouterCounts\x12\x35\n\tinstances\x18\x04 \x03(\x0b\x32\".chiron.internal.v1.RouterInstance\x12\x39\n\x0b\x62\x61tch_queue\x18\x05 \x01(\x0b\x32$.chiron.internal.v1.RouterBatchQueue\x12/\n\x06queues\x18\x06 \x03(\x0b\x32\x1f.chiron.internal.v1.RouterQueue\x12\x34\n\x08prefixes\x18\x07 \x03(\x0b\x32\".chiron.internal.v1.RouterPrefixes\"\xa9\x01\n\x0bRouterQueue\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07waiting\x18\x02 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x33\n\x0binteractive\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.RouterWait\x12-\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.RouterWait\"\x8f\x01\n\nRouterWait\x12\r\n\x05\x61head\x18\x01 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x02 \x01(\x01\x12\x14\n\x07mean_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bquantile_ms\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08quantile\x18\x05 \x01(\x01\x42\n\n\x08_mean_msB\x0e\n\x0c_quantile_ms\"\x9b\x01\n\x0eRouterPrefixes\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nremembered\x18\x02 \x01(\r\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x06 \x01(\x04\x12\x15\n\rcached_tokens\x18\x07 \x01(\x04\"}\n\x10RouterBatchQueue\x12\x0e\n\x06queued\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07session\x18\x03 \x01(\x04\x12\r\n\x05units\x18\x04 \x01(\r\x12\x18\n\x0bread_age_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_read_age_ms\"\x83\x01\n\x10RouterTableState\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06models\x18\x03 \x01(\r\x12\x11\n\tinstances\x18\x04 \x01(\r\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x01\x12\x11\n\tfrom_file\x18\x06 \x01(\x08\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\"\xa0\x02\n\x0cRouterCounts\x12\r\n\x05\x63\x61lls\x18\x01 \x01(\r\x12\x0f\n\x07streams\x18\x02 \x01(\r\x12\'\n\x07waiting\x18\x03 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x14\n\x0creservations\x18\x04 \x01(\r\x12\x11\n\tlookaside\x18\x05 \x01(\r\x12\x0f\n\x07started\x18\x06 \x01(\r\x12\x0f\n\x07watches\x18\x07 \x01(\r\x12\x0f\n\x07retries\x18\x08 \x01(\x04\x12\x17\n\x0fretries_refused\x18\t \x01(\x04\x12\x15\n\runtold_models\x18\n \x01(\r\x12\x13\n\x0bturned_away\x18\x0b \x01(\x04\x12\x10\n\x08recorded\x18\x1e \x01(\x04\x12\x14\n\x0cnot_recorded\x18\x1f \x01(\x04\"\xe3\x01\n\x0eRouterInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x10\n\x08reserved\x18\x06 \x01(\r\x12\x15\n\rbatch_credits\x18\x07 \x01(\r\x12+\n\x07\x65jected\x18\x08 \x01(\x0b\x32\x1a.chiron.v1.EjectedInstance\"\xa4\x01\n\x12StoredRoutingTable\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x17\n\x0fwritten_unix_ms\x18\x02 \x01(\x03\x12/\n\x05table\x18\x03 \x01(\x0b\x32 .chiron.internal.v1.RoutingTable\x12,\n\x04keys\x18\x04 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys2x\n\rRouterService\x12g\n\x0eGetRouterState\x12).chiron.internal.v1.GetRouterStateRequest\x1a*.chiron.internal.v1.GetRouterStateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETROUTERSTATEREQUEST']._serialized_start=168
   _globals['_GETROUTERSTATEREQUEST']._serialized_end=191
   _globals['_GETROUTERSTATERESPONSE']._serialized_start=194
-  _globals['_GETROUTERSTATERESPONSE']._serialized_end=503
-  _globals['_ROUTERQUEUE']._serialized_start=506
-  _globals['_ROUTERQUEUE']._serialized_end=675
-  _globals['_ROUTERWAIT']._serialized_start=678
-  _globals['_ROUTERWAIT']._serialized_end=821
-  _globals['_ROUTERBATCHQUEUE']._serialized_start=823
-  _globals['_ROUTERBATCHQUEUE']._serialized_end=948
-  _globals['_ROUTERTABLESTATE']._serialized_start=951
-  _globals['_ROUTERTABLESTATE']._serialized_end=1082
-  _globals['_ROUTERCOUNTS']._serialized_start=1085
-  _globals['_ROUTERCOUNTS']._serialized_end=1373
-  _globals['_ROUTERINSTANCE']._serialized_start=1376
-  _globals['_ROUTERINSTANCE']._serialized_end=1603
-  _globals['_STOREDROUTINGTABLE']._serialized_start=1606
-  _globals['_STOREDROUTINGTABLE']._serialized_end=1770
-  _globals['_ROUTERSERVICE']._serialized_start=1772
-  _globals['_ROUTERSERVICE']._serialized_end=1892
+  _globals['_GETROUTERSTATERESPONSE']._serialized_end=557
+  _globals['_ROUTERQUEUE']._serialized_start=560
+  _globals['_ROUTERQUEUE']._serialized_end=729
+  _globals['_ROUTERWAIT']._serialized_start=732
+  _globals['_ROUTERWAIT']._serialized_end=875
+  _globals['_ROUTERPREFIXES']._serialized_start=878
+  _globals['_ROUTERPREFIXES']._serialized_end=1033
+  _globals['_ROUTERBATCHQUEUE']._serialized_start=1035
+  _globals['_ROUTERBATCHQUEUE']._serialized_end=1160
+  _globals['_ROUTERTABLESTATE']._serialized_start=1163
+  _globals['_ROUTERTABLESTATE']._serialized_end=1294
+  _globals['_ROUTERCOUNTS']._serialized_start=1297
+  _globals['_ROUTERCOUNTS']._serialized_end=1585
+  _globals['_ROUTERINSTANCE']._serialized_start=1588
+  _globals['_ROUTERINSTANCE']._serialized_end=1815
+  _globals['_STOREDROUTINGTABLE']._serialized_start=1818
+  _globals['_STOREDROUTINGTABLE']._serialized_end=1982
+  _globals['_ROUTERSERVICE']._serialized_start=1984
+  _globals['_ROUTERSERVICE']._serialized_end=2104
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,7 @@ class GetRouterStateResponse(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     BATCH_QUEUE_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
     router_id: _builtins.str
     @_builtins.property
     def table(self) -> Global___RouterTableState: ...
@@ -62,6 +63,10 @@ class GetRouterStateResponse(_message.Message):
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterQueue]:
         """Of each model for which requests wait."""
 
+    @_builtins.property
+    def prefixes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterPrefixes]:
+        """By model; empty: prefix affinity is off."""
+
     def __init__(
         self,
         *,
@@ -71,10 +76,11 @@ class GetRouterStateResponse(_message.Message):
         instances: _abc.Iterable[Global___RouterInstance] | None = ...,
         batch_queue: Global___RouterBatchQueue | None = ...,
         queues: _abc.Iterable[Global___RouterQueue] | None = ...,
+        prefixes: _abc.Iterable[Global___RouterPrefixes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "instances", b"instances", "queues", b"queues", "router_id", b"router_id", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "counts", b"counts", "instances", b"instances", "prefixes", b"prefixes", "queues", b"queues", "router_id", b"router_id", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +161,51 @@ class RouterWait(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quantile_ms) -> _WhichOneofReturnType__quantile_ms | None: ...
 
 Global___RouterWait: _TypeAlias = RouterWait  # noqa: Y015
+
+@_typing.final
+class RouterPrefixes(_message.Message):
+    """What a router believes of the beginnings of one model's prompts. The counts are of what it has placed since the start
+    and has heard the first token of.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REMEMBERED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    remembered: _builtins.int
+    """Beginnings that it remembers, and the most that it may."""
+    limit: _builtins.int
+    requests: _builtins.int
+    """Requests whose prompts have beginnings."""
+    prompt_tokens: _builtins.int
+    """Their tokens, as the workers count them."""
+    expected_tokens: _builtins.int
+    """Those of them that it believed to be cached where it sent them, and that the engines did find in their caches."""
+    cached_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        remembered: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        expected_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "expected_tokens", b"expected_tokens", "limit", b"limit", "model", b"model", "prompt_tokens", b"prompt_tokens", "remembered", b"remembered", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterPrefixes: _TypeAlias = RouterPrefixes  # noqa: Y015
 
 @_typing.final
 class RouterBatchQueue(_message.Message):

@@ -29,19 +29,23 @@ class WatchLoadRequest(_message.Message):
 
     SUBSCRIBER_FIELD_NUMBER: _builtins.int
     TELL_ENDED_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
     subscriber: _builtins.str
     """Who asks, e.g. the router id."""
     tell_ended: _builtins.bool
     """Also send ended_requests."""
+    prefixes: _builtins.bool
+    """Whether it wants to know which beginnings of prompts are cached."""
     def __init__(
         self,
         *,
         subscriber: _builtins.str = ...,
         tell_ended: _builtins.bool = ...,
+        prefixes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscriber", b"subscriber", "tell_ended", b"tell_ended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "subscriber", b"subscriber", "tell_ended", b"tell_ended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -70,6 +74,7 @@ class WatchLoadResponse(_message.Message):
     INTERRUPTED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     YIELDING_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
     ENDED_REQUESTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
@@ -113,6 +118,10 @@ class WatchLoadResponse(_message.Message):
         """What it has done so far; with the first message of a stream, and then about once a second."""
 
     @_builtins.property
+    def prefixes(self) -> Global___PrefixNews:
+        """What the engine has cached of prompts; set where the subscriber wants it and there is some."""
+
+    @_builtins.property
     def ended_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedRequest]:
         """Those that have ended since the last message, in the order of their ends; only where asked for."""
 
@@ -138,11 +147,12 @@ class WatchLoadResponse(_message.Message):
         interrupted_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         yielding: _builtins.int = ...,
         done: Global___WorkDone | None = ...,
+        prefixes: Global___PrefixNews | None = ...,
         ended_requests: _abc.Iterable[Global___EndedRequest] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "done", b"done", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "done", b"done", "max_waiting", b"max_waiting", "prefixes", b"prefixes", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "done", b"done", "ended_requests", b"ended_requests", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting", "batch_credit_ttl_ms", b"batch_credit_ttl_ms", "batch_credits", b"batch_credits", "batch_size", b"batch_size", "clock_ms", b"clock_ms", "done", b"done", "ended_requests", b"ended_requests", "finished_request_ids", b"finished_request_ids", "heartbeat_ms", b"heartbeat_ms", "incarnation", b"incarnation", "instance_id", b"instance_id", "interrupted_request_ids", b"interrupted_request_ids", "itl_mean_ms", b"itl_mean_ms", "kv_free_tokens", b"kv_free_tokens", "max_waiting", b"max_waiting", "prefixes", b"prefixes", "role", b"role", "running", b"running", "started_request_ids", b"started_request_ids", "state", b"state", "waiting", b"waiting", "yielding", b"yielding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_waiting: _TypeAlias = _typing.Literal["max_waiting"]  # noqa: Y015
     _WhichOneofArgType__max_waiting: _TypeAlias = _typing.Literal["_max_waiting", b"_max_waiting"]  # noqa: Y015
@@ -240,6 +250,80 @@ class WorkDone(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkDone: _TypeAlias = WorkDone  # noqa: Y015
+
+@_typing.final
+class PrefixNews(_message.Message):
+    """What has become of the engine's KV cache since the last message of a stream, by the names of prompts' beginnings:
+    RouteRequest.prefix_hashes with the tenant's salt, as little-endian numbers. Each list has at most 2,048 entries.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLEARED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    PREFILLS_FIELD_NUMBER: _builtins.int
+    cleared: _builtins.bool
+    """All that was told before is void: it is the first message, the cache was emptied, or too much has changed."""
+    @_builtins.property
+    def cached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """In the cache now; after `cleared`, the most recently used first."""
+
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """In the cache no more."""
+
+    @_builtins.property
+    def prefills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prefill]:
+        """Requests that have their first token since."""
+
+    def __init__(
+        self,
+        *,
+        cleared: _builtins.bool = ...,
+        cached: _abc.Iterable[_builtins.int] | None = ...,
+        gone: _abc.Iterable[_builtins.int] | None = ...,
+        prefills: _abc.Iterable[Global___Prefill] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cleared", b"cleared", "gone", b"gone", "prefills", b"prefills"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixNews: _TypeAlias = PrefixNews  # noqa: Y015
+
+@_typing.final
+class Prefill(_message.Message):
+    """How a prompt was computed. Requests that go on from delivered tokens are not told of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFILL_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    prompt_tokens: _builtins.int
+    cached_tokens: _builtins.int
+    """Those of them that the engine found in its cache."""
+    prefill_ms: _builtins.float
+    """From the first step that ran the request to its first token, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        prefill_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prefill_ms", b"prefill_ms", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prefill: _TypeAlias = Prefill  # noqa: Y015
 
 @_typing.final
 class WatchStatisticsRequest(_message.Message):
