@@ -10,12 +10,15 @@ import time
 from chiron.auth.settings import off_notice
 from chiron.config import ConfigError
 from chiron.internal.v1 import control_pb2_grpc
+from chiron.policy.custom import PolicyError
+from chiron.policy.fleet import UnknownAutoscalerError, load_autoscaler
 from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.store import RefusedError, UnavailableError
 from chiron.store.etcd import EtcdStore, RestoredError, SchemaError
 from chiron.v1 import access_pb2_grpc, cluster_pb2_grpc
 from services.global_controller.access_servicer import AccessServicer
+from services.global_controller.autoscaler_config import OFF
 from services.global_controller.candidacy import Candidacy
 from services.global_controller.config import ControllerConfig
 from services.global_controller.control_servicer import ControlServicer
@@ -40,6 +43,7 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     Raises BindError, ConfigError when the store refuses this controller, and FencedError when another one
     takes over the memory store's term.
     """
+    _check_policy(config)
     store = open_store(config.store, config.decisions_kept)
     health = StoreHealth(config.store.kind.value, time.monotonic)
     seat = Seat(config.advertise, health)
@@ -81,6 +85,16 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(_STOP_GRACE_S)
         await store.close()
+
+
+def _check_policy(config: ControllerConfig) -> None:
+    """Raises ConfigError when the autoscaler's policy cannot be made."""
+    if config.autoscaler.policy == OFF:
+        return
+    try:
+        load_autoscaler(config.autoscaler.policy, config.autoscaler.chiron)
+    except (UnknownAutoscalerError, PolicyError) as error:
+        raise ConfigError(f"[controller] autoscaler.policy: {error}") from error
 
 
 async def _campaign(config: ControllerConfig, store: EtcdStore, seat: Seat) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
 from chiron.rpc.controllers import check_addresses
+from services.global_controller.autoscaler_config import AutoscalerConfig
 from services.global_controller.store_config import StoreConfig, StoreKind
 
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::", "[::]"})
@@ -44,6 +45,7 @@ class ControllerConfig:
     drain_notice_s: float = 2.0
     """Time for which routers know that an instance will stop before its node is told, in seconds: what they
     have sent there finds it open. As long as a ticket may stay unused."""
+    autoscaler: AutoscalerConfig = field(default_factory=AutoscalerConfig)
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     store: StoreConfig = field(default_factory=StoreConfig)

@@ -22,6 +22,7 @@ from chiron.store import (
 )
 from chiron.v1 import cluster_pb2
 from services.global_controller import routing, standing, views
+from services.global_controller.autoscaling import Autoscaling
 from services.global_controller.config import ControllerConfig
 from services.global_controller.cordons import GpuOrders
 from services.global_controller.decisions.book import DecisionBook
@@ -38,6 +39,7 @@ from services.global_controller.routed_access import RoutedAccess
 from services.global_controller.seat import Seat
 from services.global_controller.store_health import StoreHealth
 from services.global_controller.ticket_keys import TicketKeyKeeper
+from services.global_controller.view import ClusterView
 from services.global_controller.viewer import Viewer
 from services.global_controller.writer import Draft as Draft
 from services.global_controller.writer import Writer
@@ -103,7 +105,8 @@ class Controller:
             on_fenced=self._give_up,
             on_decided=self.decisions.decided,
         )
-        self._viewer = Viewer(self.registry, clock)
+        self._viewer = Viewer(self.registry, clock, gpu_budget=config.autoscaler.gpu_budget)
+        self.autoscaling = Autoscaling(self)
         self._notice = Notice(config.drain_notice_s)
         self._due: float | None = None
         """When the last pass would decide otherwise though nothing else changes; monotonic, in seconds."""
@@ -131,6 +134,7 @@ class Controller:
             tasks.create_task(self.mirror.follow())
             tasks.create_task(self._show_health())
             tasks.create_task(self._loop())
+            tasks.create_task(self.autoscaling.run())
             tasks.create_task(self.ticket_keys.run())
             tasks.create_task(self.decisions.run())
             tasks.create_task(self._watch_fatal())
@@ -155,6 +159,18 @@ class Controller:
 
         await self.write(draft)
 
+    def now(self) -> float:
+        """Monotonic time, in seconds."""
+        return self._clock()
+
+    def view(self, snapshot: Snapshot) -> ClusterView:
+        """The cluster as the reconciler sees it now."""
+        return self._viewer.view(snapshot, hold_s=self.config.roll_hold_s)
+
+    def assessed(self) -> None:
+        """The autoscaler has looked at the cluster."""
+        self._shown.beat()
+
     async def reconcile(self) -> None:
         """One pass: decides and writes."""
         reasons: dict[str, str] = {}
@@ -163,7 +179,7 @@ class Controller:
         def build(snapshot: Snapshot) -> Draft:
             nonlocal reasons
             plan = reconcile(
-                self._viewer.view(snapshot, hold_s=self.config.roll_hold_s),
+                self.view(snapshot),
                 lambda model: f"{model}-{secrets.token_hex(3)}",
             )
             reasons = dict(plan.reasons)
@@ -266,7 +282,9 @@ class Controller:
 
     def show(self) -> cluster_pb2.ClusterSnapshot:
         """The cluster as operators see it."""
-        shown = views.cluster_snapshot(self.snapshot, self.registry, self.term, self.reasons)
+        shown = views.cluster_snapshot(
+            self.snapshot, self.registry, self.term, self.reasons, self.autoscaling.status
+        )
         self.fleet.add_counts(shown)
         awaited = self.registry.awaited() if self.registry.settling() else ()
         reign = standing.Reign(self.term, self._clock() - self._elected, self.registry.settling(), awaited)
@@ -277,6 +295,7 @@ class Controller:
     def router_reported(self, link: RouterLink, report: control_pb2.RouterReport) -> None:
         """A router has reported."""
         counted = self.fleet.hear_router(report)
+        self.autoscaling.router_reported(report)
         if self.registry.hear_router(link, report) or counted:
             self._shown.beat()
 

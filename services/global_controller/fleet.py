@@ -167,6 +167,17 @@ class Work:
         known = [record for records in self._by_model.values() for record in records.values()]
         return node_gpus(self.view.nodes, (*known, *self.view.unknown))
 
+    def budget_left(self) -> int | None:
+        """GPUs that may still be taken, below 0 where more are held than may be; None: all that are there."""
+        if not self.view.gpu_budget:
+            return None
+        known = [record for records in self._by_model.values() for record in records.values()]
+        return self.view.gpu_budget - sum(
+            len(held_gpus(record))
+            for record in (*known, *self.view.unknown)
+            if self.liveness(record.node_id) is not Liveness.DEAD
+        )
+
     def used_gpus(self) -> set[tuple[str, int]]:
         """(node, GPU index) of every GPU that instances on record hold."""
         return {

@@ -25,6 +25,7 @@ class FleetFeed:
 
     def __init__(self, config: ControllerConfig, registry: Registry, clock: Callable[[], float]) -> None:
         self._presumed = Expected(config.presumed_load_time_s, config.presumed_wake_time_s)
+        self._gpu_budget = config.autoscaler.gpu_budget
         self._registry = registry
         self._clock = clock
         self._phases = Phases()
@@ -102,5 +103,6 @@ class FleetFeed:
             phases=self._phases,
             traffic=self._demand.take(queued_interactive(models, routers)),
             presumed=self._presumed,
+            gpu_budget=self._gpu_budget,
         )
         return fleet_snapshot(known, self._clock())

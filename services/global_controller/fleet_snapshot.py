@@ -55,6 +55,8 @@ class Known:
     """By model."""
     presumed: Expected
     """Of a model of which nothing has been measured."""
+    gpu_budget: int = 0
+    """Most GPUs that may be held; 0: no limit."""
 
 
 def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
@@ -71,7 +73,7 @@ def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
             if node.live and not node.draining
         },
         gpu_types={name: kind for name, node in known.nodes.items() if (kind := gpu_type(node.record))},
-        gpu_budget=no_live_source(FleetSnapshot, "gpu_budget", int),
+        gpu_budget=known.gpu_budget,
     )
 
 

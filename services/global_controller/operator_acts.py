@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from chiron.rpc.errors import ChironError, Reason
 from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Record, Roll, Snapshot, SpecVersion
 from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.bounds import is_autoscaled
 from services.global_controller.controller import Draft
 from services.global_controller.fleet import is_current, is_failed, is_stopping, stopped_copy
+from services.global_controller.model_roles import with_change, with_desired
 from services.global_controller.rolls import start_roll
 from services.global_controller.specs import (
     MOST_INSTANCES,
@@ -141,11 +143,15 @@ def scale_model(snapshot: Snapshot, name: str, instances: int) -> Draft | None:
         what = f"must be {spec.min_instances} to {most} as the spec of {name} says, not {instances}"
         raise ChironError.invalid([("instances", what)])
     again = _retry_failed(snapshot, name)
-    if instances == model.desired_instances and not again:
+    stays = not is_autoscaled(model) or model.autoscaling.pinned_instances == instances
+    if instances == model.desired_instances and stays and not again:
         return None
     numbers = {"from": model.desired_instances, "to": instances, "failed": len(again)}
     reason = f"an operator asked for {instances} instances instead of {model.desired_instances}"
-    scaled = dataclasses.replace(model, desired_instances=instances)
+    scaled = with_desired(model, instances)
+    if is_autoscaled(model):
+        scaled = pinned(scaled, instances)
+        reason += ": it stays so until it is given back to the autoscaler"
     return Draft(puts=[scaled, *again], acts=[Act("scale", reason, name, numbers=numbers)])
 
 
@@ -155,11 +161,64 @@ def set_role(snapshot: Snapshot, instance_id: str, role: types_pb2.Role.ValueTyp
         raise ChironError.invalid([("role", "must be interactive, mixed or batch")])
     record = changeable_instance(snapshot, instance_id)
     if record.role == role:
-        return None
-    changed = dataclasses.replace(record, role=role, generation=record.generation + 1)
+        if record.role_pinned:
+            return None
+        return Draft(puts=[dataclasses.replace(record, role_pinned=True)])
+    changed = dataclasses.replace(record, role=role, generation=record.generation + 1, role_pinned=True)
+    puts: list[Record] = [changed]
+    if (model := snapshot.models.get(record.model)) is not None and not model.deleted:
+        puts.append(with_change(model, record.role, role))
     names = [types_pb2.Role.Name(one).removeprefix("ROLE_").lower() for one in (record.role, role)]
     reason = f"an operator asked for {names[1]} instead of {names[0]}"
-    return Draft(puts=[changed], acts=[Act("set_role", reason, record.model, instance_id, record.node_id)])
+    return Draft(puts=puts, acts=[Act("set_role", reason, record.model, instance_id, record.node_id)])
+
+
+def give_back_role(snapshot: Snapshot, instance_id: str) -> Draft | None:
+    """Lets the autoscaler change an instance's role again."""
+    record = snapshot.instances.get(instance_id)
+    if record is None:
+        raise ChironError(Reason.INSTANCE_NOT_FOUND, _missing("instance", instance_id, snapshot.instances))
+    if not record.role_pinned:
+        return None
+    act = Act("set_role", "its role is the autoscaler's again", record.model, instance_id, record.node_id)
+    return Draft(puts=[dataclasses.replace(record, role_pinned=False)], acts=[act])
+
+
+def give_back_count(snapshot: Snapshot, name: str) -> Draft | None:
+    """Lets the autoscaler set the number of instances again."""
+    model = live_model(snapshot, name)
+    _need_autoscaling(model)
+    if model.autoscaling.pinned_instances is None:
+        return None
+    act = Act("scale", "the number of instances is the autoscaler's again", name)
+    return Draft(puts=[pinned(model, None)], acts=[act])
+
+
+def set_autoscaling(snapshot: Snapshot, name: str, *, paused: bool, reason: str) -> Draft | None:
+    """Suspends the autoscaler's acts on a model, or lets it act again."""
+    model = live_model(snapshot, name)
+    _need_autoscaling(model)
+    orders = dataclasses.replace(
+        model.autoscaling, paused=paused, pause_reason=" ".join(reason.split()) if paused else ""
+    )
+    if orders == model.autoscaling:
+        return None
+    why = f"an operator asked for it{f': {orders.pause_reason}' if orders.pause_reason else ''}"
+    act = Act("pause" if paused else "resume", why, name, numbers={"desired": model.desired_instances})
+    return Draft(puts=[dataclasses.replace(model, autoscaling=orders)], acts=[act])
+
+
+def pinned(model: ModelRecord, instances: int | None) -> ModelRecord:
+    """The model with its number of instances set by an operator; None: by the autoscaler."""
+    return dataclasses.replace(
+        model, autoscaling=dataclasses.replace(model.autoscaling, pinned_instances=instances)
+    )
+
+
+def _need_autoscaling(model: ModelRecord) -> None:
+    if not is_autoscaled(model):
+        text = f"{model.name} is not autoscaled: its spec does not set autoscaling.enabled"
+        raise ChironError.invalid([("name", text)])
 
 
 def changeable_instance(snapshot: Snapshot, instance_id: str) -> InstanceRecord:

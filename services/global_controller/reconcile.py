@@ -24,6 +24,7 @@ from services.global_controller.fleet import (
     is_ready,
     is_stopping,
 )
+from services.global_controller.model_roles import Role, RoleSeats
 from services.global_controller.retire import old_first, retire
 from services.global_controller.rolls import (
     earlier_version,
@@ -152,10 +153,12 @@ def _place_missing(work: Work) -> None:
     wants: dict[int, list[Want]] = defaultdict(list)
     wanted: dict[str, tuple[ModelRecord, SpecVersion]] = {}
     short: dict[str, int] = {}
+    seats: dict[str, RoleSeats] = {}
     for model in work.live_models():
         fleet = work.fleet(model)
         lack = missing(work, model, fleet)
         short[model.name] = lack.short
+        seats[model.name] = RoleSeats(model, lack.held)
         on_nodes = Counter(record.node_id for record in (*fleet.fresh, *fleet.outdated))
         priority = model.parsed_spec().priority
         versions = [(model.name, model.version, lack.new)]
@@ -166,12 +169,13 @@ def _place_missing(work: Work) -> None:
             gpus = version.parsed_spec().gpus_per_instance
             wants[priority].append(Want(name, gpus, count, on_nodes))
             wanted[name] = model, version
-    plan = _place_by_priority(work.capacity(), wants)
+    plan = _place_by_priority(work.capacity(), wants, work.budget_left())
     leaving = {model.name: _leaving(work, model) for model in work.live_models()}
     for placement in plan.placements:
         model, version = wanted[placement.model]
-        replaces = leaving[model.name].pop(0) if leaving[model.name] else None
-        _create(work, model, version, placement, replaces)
+        role = seats[model.name].take()
+        replaces = _whom(leaving[model.name], role)
+        _create(work, model, version, placement, role, replaces)
     for refusal in plan.refusals:
         model, version = wanted[refusal.model]
         if short[model.name] == 0:
@@ -181,12 +185,16 @@ def _place_missing(work: Work) -> None:
             work.explain(model.name, f"{text}: {refusal.reason}")
 
 
-def _place_by_priority(nodes: Sequence[NodeGpus], wants: Mapping[int, Sequence[Want]]) -> PlacementPlan:
+def _place_by_priority(
+    nodes: Sequence[NodeGpus], wants: Mapping[int, Sequence[Want]], budget_left: int | None
+) -> PlacementPlan:
     """Places what is most urgent first; models of equal priority take turns."""
     placements: list[Placement] = []
     refusals: list[Refusal] = []
     for _, wanted in sorted(wants.items()):
-        plan = place(nodes, wanted)
+        plan = place(nodes, wanted, budget_left=budget_left)
+        if budget_left is not None:
+            budget_left -= sum(len(one.gpu_indexes) for one in plan.placements)
         placements += plan.placements
         refusals += plan.refusals
         taken: dict[str, set[int]] = defaultdict(set)
@@ -201,11 +209,20 @@ def _leaving(work: Work, model: ModelRecord) -> list[InstanceRecord]:
     return [*fleet.lost, *fleet.draining, *fleet.sick, *fleet.outdated]
 
 
+def _whom(leaving: list[InstanceRecord], role: Role) -> InstanceRecord | None:
+    """Who is replaced by an instance of this role: one of the same role, if there is one."""
+    found = next((one for one in leaving if one.role == role), leaving[0] if leaving else None)
+    if found is not None:
+        leaving.remove(found)
+    return found
+
+
 def _create(
     work: Work,
     model: ModelRecord,
     version: SpecVersion,
     placement: Placement,
+    role: Role,
     replaces: InstanceRecord | None,
 ) -> None:
     instance_id = work.fresh_id(model.name)
@@ -214,11 +231,12 @@ def _create(
         model=model.name,
         node_id=placement.node_id,
         gpu_indexes=placement.gpu_indexes,
-        role=model.parsed_spec().role,
+        role=role,
         spec=version.spec,
         spec_version=version.rollout_version,
         observed=Observed(reason="waits for its node to start it"),
         roll=model.roll.number if model.roll.active else 0,
+        role_pinned=replaces is not None and replaces.role_pinned and replaces.role == role,
     )
     numbers = dict(placement.numbers) | {"desired": model.desired_instances}
     action, reason, follows = "place", placement.reason, ""

@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heapreplace
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.decisions.causes import NOTHING, of_node, of_roll
 from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, is_ready
+from services.global_controller.model_roles import beyond_wanted
 from services.global_controller.rolls import is_proven, is_trusted, roll_numbers, stall_reason
 from services.global_controller.view import Liveness
 
@@ -70,8 +71,8 @@ def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
 
 
 def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
-    """Victims in order: failed, not yet serving, on trial, node out of touch, least loaded, from the fullest
-    node.
+    """Victims in order: failed, not yet serving, on trial, node out of touch, of a role of which too many
+    run, least loaded, from the fullest node.
 
     Together with the old instances of a roll, one more may run than is wanted; with those that a stalled roll
     keeps, none, and what has failed stays to be seen.
@@ -88,11 +89,13 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
     if any(work.liveness(record.node_id) is Liveness.JOINING for record in present):
         return
     on_node = Counter(record.node_id for record in fleet.fresh)
+    beyond = beyond_wanted(model, (*fleet.fresh, *fleet.outdated))
 
-    def rank(record: InstanceRecord) -> tuple[int, bool, int, int, str]:
+    def rank(record: InstanceRecord) -> tuple[int, bool, bool, int, int, str]:
         state = 0 if is_failed(record) else 1 if is_coming(record) else 2 + is_proven(work, model, record)
         in_touch = work.liveness(record.node_id) is Liveness.LIVE
-        return state, in_touch, work.load(record), -on_node[record.node_id], record.instance_id
+        spared = beyond[record.role] <= 0
+        return state, in_touch, spared, work.load(record), -on_node[record.node_id], record.instance_id
 
     records = {record.instance_id: record for record in present}
     ranks = [rank(record) for record in present]
@@ -118,6 +121,7 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
         }
         reason = f"{len(ranks) + 1} instances where {wanted} should run; {choice}"
         on_node[victim.node_id] -= 1
+        beyond[victim.role] -= 1
         work.stop(victim, reason, numbers)
 
 
@@ -137,10 +141,13 @@ def _give_up_lost(work: Work, model: ModelRecord, fleet: Fleet) -> None:
 
 def old_first(work: Work, model: ModelRecord, outdated: list[InstanceRecord]) -> list[InstanceRecord]:
     """Instances of other versions in the order in which they go: what does not serve, versions that never
-    proved themselves, the least loaded."""
+    proved themselves, roles of which too many run, the least loaded."""
+    fleet = work.fleet(model)
+    beyond = beyond_wanted(model, (*fleet.fresh, *fleet.outdated))
 
-    def rank(record: InstanceRecord) -> tuple[bool, bool, int, str]:
-        return is_ready(record), is_trusted(model, record), work.load(record), record.instance_id
+    def rank(record: InstanceRecord) -> tuple[bool, bool, bool, int, str]:
+        spared = beyond[record.role] <= 0
+        return is_ready(record), is_trusted(model, record), spared, work.load(record), record.instance_id
 
     return sorted(outdated, key=rank)
 

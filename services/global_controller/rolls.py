@@ -33,6 +33,8 @@ class Missing:
     """Instances of the version before to place."""
     earlier: SpecVersion | None
     """The version before."""
+    held: tuple[InstanceRecord, ...] = ()
+    """What is there of that to which these are to be added: it says which roles are missing."""
 
 
 def start_roll(
@@ -155,22 +157,25 @@ def missing(work: Work, model: ModelRecord, fleet: Fleet) -> Missing:
     fresh = fleet.fresh
     if stalled and earlier is not None:
         fresh = [record for record in fresh if not is_failed(record)]
-    held = len(fresh) + len(fleet.outdated)
+    held = [*fresh, *fleet.outdated]
     if work.view.settling:
         # A leaving agent has said itself that its instances end; that is no matter of who is yet to join.
         staying = [record for record in fleet.draining if not work.nodes[record.node_id].leaving]
-        held += len(staying) + len(fleet.lost) + len(fleet.sick)
-    short = max(0, model.desired_instances - held)
+        held += [*staying, *fleet.lost, *fleet.sick]
+    short = max(0, model.desired_instances - len(held))
+    # The next step of a roll has a role that the new version lacks.
+    there = tuple(held if short else fresh)
     proven = [is_proven(work, model, record) for record in fresh]
     if earlier is None or (not stalled and (any(proven) or not fleet.outdated)):
         step = not short and not stalled and all(proven) and _has_room_for_a_step(work, model, fleet)
-        return Missing(short, short + step, 0, earlier)
+        return Missing(short, short + step, 0, earlier, there)
     if stalled:
-        return Missing(short, 0, short, earlier)
+        return Missing(short, 0, short, earlier, there)
     if short:
         step = not fresh
-        return Missing(short, int(step), short - step, earlier)
-    return Missing(0, int(not fresh and _has_room_for_a_step(work, model, fleet)), 0, earlier)
+        return Missing(short, int(step), short - step, earlier, there)
+    step = not fresh and _has_room_for_a_step(work, model, fleet)
+    return Missing(0, int(step), 0, earlier, there)
 
 
 def roll_numbers(model: ModelRecord, fleet: Fleet) -> dict[str, float]:

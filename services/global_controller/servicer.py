@@ -99,16 +99,24 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
     async def ScaleModel(self, request: pb.ScaleModelRequest, context: Context) -> pb.ScaleModelResponse:
         """Sets how many instances should run."""
-        await self._act(
-            context, lambda snapshot: operator_acts.scale_model(snapshot, request.name, request.instances)
-        )
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            if request.auto:
+                return operator_acts.give_back_count(snapshot, request.name)
+            return operator_acts.scale_model(snapshot, request.name, request.instances)
+
+        await self._act(context, build)
         return pb.ScaleModelResponse(model=await self._model(request.name, context))
 
     async def SetRole(self, request: pb.SetRoleRequest, context: Context) -> pb.SetRoleResponse:
         """Changes an instance's role."""
-        await self._act(
-            context, lambda snapshot: operator_acts.set_role(snapshot, request.instance_id, request.role)
-        )
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            if request.auto:
+                return operator_acts.give_back_role(snapshot, request.instance_id)
+            return operator_acts.set_role(snapshot, request.instance_id, request.role)
+
+        await self._act(context, build)
         return pb.SetRoleResponse(instance=await self._instance(request.instance_id, context))
 
     async def SetInstanceLimits(
@@ -122,6 +130,18 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
         await self._act(context, build)
         return pb.SetInstanceLimitsResponse(instance=await self._instance(request.instance_id, context))
+
+    async def SetAutoscaling(
+        self, request: pb.SetAutoscalingRequest, context: Context
+    ) -> pb.SetAutoscalingResponse:
+        """Suspends the autoscaler's acts on a model, or lets it act again."""
+        await self._act(
+            context,
+            lambda snapshot: operator_acts.set_autoscaling(
+                snapshot, request.model, paused=request.paused, reason=request.reason
+            ),
+        )
+        return pb.SetAutoscalingResponse(model=await self._model(request.model, context))
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         """Empties a node, or takes it back into service."""
@@ -200,7 +220,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             await abort(context, ChironError(Reason.MODEL_NOT_FOUND, f"model {name!r} has just gone"))
         snapshot = self._controller.snapshot
         dead = self._controller.registry.dead(snapshot.nodes.values())
-        return views.model_status(record, snapshot, dead, self._controller.reasons)
+        autoscale = self._controller.autoscaling.status(record)
+        return views.model_status(record, snapshot, dead, self._controller.reasons, autoscale)
 
 
 def _not_kept(decision_id: str) -> ChironError:

@@ -12,6 +12,7 @@ from google.protobuf import struct_pb2
 from chiron.policy.local.registry import NAMES
 from chiron.requests.validation import Violation, check_slo
 from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.schedules import check_schedules
 from services.global_controller.sleep_costs import sleep_violations
 
 DEFAULT_MAX_BATCH_SIZE = 256
@@ -112,6 +113,7 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
     if not _LOCAL.fullmatch(spec.autoscaling.local):
         known = ", ".join([*NAMES, "off"])
         yield "autoscaling.local", f"must be {known} or module:Class, not {spec.autoscaling.local!r}"
+    yield from check_schedules(spec)
     if spec.priority not in PRIORITIES:
         yield "priority", f"must be {PRIORITIES[0]} to {PRIORITIES[-1]}, not {spec.priority}"
     yield from sleep_violations(spec)

@@ -6,6 +6,7 @@ import dataclasses
 
 from chiron.rpc.errors import ChironError, Reason
 from chiron.store import ModelRecord, Roll, SpecVersion
+from services.global_controller.model_roles import with_desired
 from services.global_controller.specs import clamp_instances
 
 VERSIONS_KEPT = 5
@@ -36,17 +37,22 @@ def pointed_at(model: ModelRecord, version: SpecVersion, roll: Roll) -> ModelRec
     others = [one for one in kept_versions(model) if one.spec_version != version.spec_version]
     kept = others[:VERSIONS_KEPT]
     kept += [one for one in others[VERSIONS_KEPT:] if one.spec_version == roll.from_version][:1]
-    return dataclasses.replace(
+    pointed = dataclasses.replace(
         model,
         spec=version.spec,
         spec_version=version.spec_version,
         rollout_version=version.rollout_version,
         applied_unix_ms=version.applied_unix_ms,
-        desired_instances=clamp_instances(model.desired_instances, version.parsed_spec()),
         newest_version=max(model.newest_version, model.spec_version, version.spec_version),
         history=tuple(kept),
         roll=roll,
     )
+    spec = version.parsed_spec()
+    pinned = model.autoscaling.pinned_instances
+    if pinned is not None:
+        orders = dataclasses.replace(model.autoscaling, pinned_instances=clamp_instances(pinned, spec))
+        pointed = dataclasses.replace(pointed, autoscaling=orders)
+    return with_desired(pointed, clamp_instances(model.desired_instances, spec))
 
 
 def version_to_return_to(model: ModelRecord, asked: int) -> SpecVersion:

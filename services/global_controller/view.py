@@ -73,6 +73,8 @@ class ClusterView:
     """By instance id; one that is not there has just become ready or is not."""
     hold_s: float = 0.0
     """Time for which a new version's instance must stay ready, in seconds, where the model says nothing."""
+    gpu_budget: int = 0
+    """Most GPUs that instances may hold; 0: no limit."""
     settling: bool = False
     """Not every node has had the time to join this controller: nothing is stopped or replaced."""
 

@@ -17,7 +17,9 @@ _log = logging.getLogger(__name__)
 class Viewer:
     """Remembers what only a series of views shows: how long instances are ready, which nodes have changed."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float], *, gpu_budget: int = 0) -> None:
+        """`gpu_budget`: see ClusterView."""
+        self._gpu_budget = gpu_budget
         self._registry = registry
         self._clock = clock
         self._health = HealthBook()
@@ -46,6 +48,7 @@ class Viewer:
             load={key: _requests(load) for key, load in registry.loads().items()},
             health=self._health.take(registry.statuses(), self._clock()),
             hold_s=hold_s,
+            gpu_budget=self._gpu_budget,
             settling=registry.settling(),
         )
 

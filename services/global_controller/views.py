@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Snapshot
@@ -39,6 +39,7 @@ def instance_status(
         address=record.observed.address,
         restarts=record.observed.restarts,
         spec_version=record.spec_version,
+        role_pinned=record.role_pinned,
     )
     if reported is not None:
         if reported.state == shown.state:
@@ -57,11 +58,15 @@ def instance_status(
 
 
 def model_status(
-    record: ModelRecord, snapshot: Snapshot, dead: Collection[str], reasons: Mapping[str, str]
+    record: ModelRecord,
+    snapshot: Snapshot,
+    dead: Collection[str],
+    reasons: Mapping[str, str],
+    autoscale: cluster_pb2.AutoscaleStatus | None = None,
 ) -> cluster_pb2.ModelStatus:
     """One model; what was last heard of nodes that are `dead` counts as ready no more.
 
-    `reasons` are the last reconciling pass's.
+    `reasons` are the last reconciling pass's, `autoscale` how the autoscaler stands with it.
     """
     instances = [one for one in snapshot.instances.values() if one.model == record.name]
     ready = sum(
@@ -75,6 +80,7 @@ def model_status(
         ready_instances=ready,
         reason=reasons.get(record.name, ""),
         roll=roll_status(record, instances),
+        autoscale=autoscale,
     )
 
 
@@ -107,9 +113,13 @@ def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatu
 
 
 def cluster_snapshot(
-    snapshot: Snapshot, registry: Registry, term: int, reasons: Mapping[str, str]
+    snapshot: Snapshot,
+    registry: Registry,
+    term: int,
+    reasons: Mapping[str, str],
+    autoscale: Callable[[ModelRecord], cluster_pb2.AutoscaleStatus | None] = lambda _: None,
 ) -> cluster_pb2.ClusterSnapshot:
-    """Everything, sorted by name."""
+    """Everything, sorted by name. `autoscale`: how the autoscaler stands with a model."""
     statuses = registry.statuses()
     dead = registry.dead(snapshot.nodes.values())
     known = sorted(snapshot.instances.values(), key=lambda one: (one.model, one.instance_id))
@@ -118,7 +128,7 @@ def cluster_snapshot(
         revision=snapshot.revision,
         term=term,
         models=[
-            model_status(model, snapshot, dead, reasons)
+            model_status(model, snapshot, dead, reasons, autoscale(model))
             for _, model in sorted(snapshot.models.items())
             if not model.deleted
         ],

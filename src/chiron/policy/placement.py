@@ -75,11 +75,13 @@ class PlacementPlan:
     refusals: tuple[Refusal, ...]
 
 
-def place(nodes: Sequence[NodeGpus], wants: Sequence[Want]) -> PlacementPlan:
+def place(
+    nodes: Sequence[NodeGpus], wants: Sequence[Want], *, budget_left: int | None = None
+) -> PlacementPlan:
     """Places the wanted instances on free healthy GPUs of live nodes that are not draining.
 
     The result depends only on the arguments' contents, not on their order. An instance is refused only when
-    no usable node has enough free GPUs left.
+    no usable node has enough free GPUs left, or when it would take more than the `budget_left`, in GPUs.
     """
     usable = {node.node_id: node for node in nodes if node.live and not node.draining}
     free = {node_id: sorted(node.healthy - node.used) for node_id, node in usable.items()}
@@ -92,12 +94,17 @@ def place(nodes: Sequence[NodeGpus], wants: Sequence[Want]) -> PlacementPlan:
     while turns:
         turn = turns.popleft()
         want = turn.want
+        if budget_left is not None and want.gpus > budget_left:
+            refusals.append(_beyond_budget(want, turn.left, budget_left))
+            continue
         node_id = turn.best()
         if node_id is None:
             refusals.append(_refusal(nodes, free, want, turn.left))
             continue
         there, candidates = turn.there.get(node_id, 0), fitting.count(want.gpus)
         placements.append(_placement(want, node_id, free[node_id], there, candidates))
+        if budget_left is not None:
+            budget_left -= want.gpus
         taken = set(placements[-1].gpu_indexes)
         before = len(free[node_id])
         free[node_id] = [index for index in free[node_id] if index not in taken]
@@ -199,6 +206,11 @@ def _neighbours(free: list[int], count: int) -> tuple[int, ...]:
             runs.append([index])
     enough = [run for run in runs if len(run) >= count]
     return tuple(min(enough, key=len)[:count] if enough else free[:count])
+
+
+def _beyond_budget(want: Want, missing: int, left: int) -> Refusal:
+    reason = f"needs {_count(want.gpus, 'GPU')}; the GPU budget allows {max(0, left)} more"
+    return Refusal(want.model, missing, reason, {"gpus": want.gpus, "missing": missing, "budget_left": left})
 
 
 def _refusal(nodes: Sequence[NodeGpus], free: Mapping[str, list[int]], want: Want, missing: int) -> Refusal:

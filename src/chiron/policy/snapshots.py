@@ -201,5 +201,4 @@ class FleetSnapshot:
     gpu_types: Mapping[str, str] = field(default_factory=dict)
     """Node → the type of its GPUs; a node that is not listed has the type "". Fixed while a node lives."""
     gpu_budget: int = 0
-    """Most GPUs that may be held at once; 0: no limit but the cluster's size. No live source: the controller
-    has no budget but the GPUs that have joined."""
+    """Most GPUs that may be held at once; 0: no limit but the cluster's size."""

@@ -205,7 +205,7 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "gpu_types": Live(
                 ("Gpu.name",), "agent; the name that all GPUs of a node bear", "nodes' last reports"
             ),
-            "gpu_budget": NoLiveSource(0, "the controller has no budget but the GPUs that have joined"),
+            "gpu_budget": Live((), "operator, in the controller's configuration", "fixed"),
         },
     }
 )

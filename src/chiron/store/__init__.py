@@ -15,6 +15,7 @@ from chiron.store.memory import MemoryStore
 from chiron.store.records import (
     TICKET_KEYS,
     ApiKeyRecord,
+    AutoscalingOrders,
     Change,
     GpuRecord,
     InstanceRecord,
@@ -33,6 +34,7 @@ from chiron.store.rolls import Roll, SpecVersion
 __all__ = [
     "TICKET_KEYS",
     "ApiKeyRecord",
+    "AutoscalingOrders",
     "Change",
     "CompactedError",
     "ConflictError",

@@ -27,6 +27,20 @@ Key = tuple[Kind, str]
 """Kind and id (a model's name, a node's or an instance's id)."""
 
 
+RoleCounts = tuple[tuple[types_pb2.Role.ValueType, int], ...]
+"""(role, instances), sorted, none of them 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscalingOrders:
+    """What operators have said to the autoscaler about a model."""
+
+    paused: bool = False
+    pause_reason: str = ""
+    pinned_instances: int | None = None
+    """The number of instances that an operator has set; None: the autoscaler sets it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
     """A model that was applied, or the tombstone of one that was deleted."""
@@ -48,6 +62,9 @@ class ModelRecord:
     history: tuple[SpecVersion, ...] = ()
     """Other versions of the spec, the newest first."""
     roll: Roll = field(default_factory=Roll)
+    other_roles: RoleCounts = ()
+    """Of the desired instances, those with another role than the spec's."""
+    autoscaling: AutoscalingOrders = field(default_factory=AutoscalingOrders)
 
     @property
     def key(self) -> Key:
@@ -130,6 +147,8 @@ class InstanceRecord:
     """What an operator has set, in requests; 0: the local autoscaler decides."""
     step_token_budget: int = 0
     """Likewise, in tokens."""
+    role_pinned: bool = False
+    """An operator has set its role: the autoscaler leaves it."""
 
     @property
     def key(self) -> Key:

@@ -16,6 +16,7 @@ from chiron.rpc.servers import Server, open_channel
 from chiron.store import MemoryStore
 from chiron.v1 import cluster_pb2, cluster_pb2_grpc
 from services.global_controller.app import SERVICES
+from services.global_controller.autoscaler_config import AutoscalerConfig
 from services.global_controller.config import ControllerConfig
 from services.global_controller.control_servicer import ControlServicer
 from services.global_controller.controller import Controller
@@ -54,7 +55,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(timeout_s: float = TIMEOUT_S) -> AsyncIterator[Served]:
+async def serving(
+    timeout_s: float = TIMEOUT_S, *, autoscaler: AutoscalerConfig | None = None, load_time_s: float = 30.0
+) -> AsyncIterator[Served]:
     config = ControllerConfig(
         listen="127.0.0.1:0",
         report_interval_ms=100,
@@ -62,6 +65,8 @@ async def serving(timeout_s: float = TIMEOUT_S) -> AsyncIterator[Served]:
         decisions_kept=200,
         roll_hold_s=0.1,
         drain_notice_s=0.3,
+        presumed_load_time_s=load_time_s,
+        autoscaler=autoscaler or AutoscalerConfig(),
     )
     store = MemoryStore(decisions_kept=200)
     controller = Controller(config, store)

@@ -39,7 +39,11 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         role = "batch"
         drain_timeout_s = 90
         roll = { hold_s = 2.5, max_unavailable = 0 }
-        autoscaling = { local = "reactive", sleep_level = 1, sleep_host_mib = 16384, gpu_memory_share = 0.8 }
+        autoscaling.enabled = true
+        autoscaling.local = "reactive"
+        autoscaling.sleep_level = 1
+        autoscaling.sleep_host_mib = 16384
+        autoscaling.gpu_memory_share = 0.8
         engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
         adapters = { polite = "/lora/polite" }
         slo_defaults = { interactive = { ttft_ms = 500, itl_ms = 50.5 }, batch = { deadline_s = 60 } }
@@ -71,6 +75,7 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
             "sleep_level": 1,
             "sleep_host_mib": 16384,
             "gpu_memory_share": 0.8,
+            "enabled": True,
         },
         "engine_args": {
             "max_model_len": 4096.0,

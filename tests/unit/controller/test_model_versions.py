@@ -81,7 +81,7 @@ IN_PLACE = {
     "priority": -3,
     "drain_timeout_s": 60.0,
     "roll": pb.RollSettings(hold_s=1),
-    "autoscaling": pb.AutoscalingSpec(local="reactive"),
+    "autoscaling": pb.AutoscalingSpec(local="reactive", enabled=True),
 }
 WITH_NEW_WORKERS = {
     "weights": "/w",

@@ -10,6 +10,7 @@ from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import control_pb2, state_pb2
 from chiron.store import (
     ApiKeyRecord,
+    AutoscalingOrders,
     DecisionRecord,
     GpuRecord,
     InstanceRecord,
@@ -46,6 +47,8 @@ RECORDS: list[Record] = [
         newest_version=4,
         history=(SpecVersion(b"newer", 4, 4, 1_700_000_000_001), SpecVersion(b"", 2, 2)),
         roll=Roll(7, cluster_pb2.ROLL_STATE_STALLED, 4, 3, True, "chat-1 failed"),
+        other_roles=((types_pb2.ROLE_INTERACTIVE, 1), (types_pb2.ROLE_BATCH, 2)),
+        autoscaling=AutoscalingOrders(paused=True, pause_reason="load test", pinned_instances=0),
     ),
     NodeRecord("a", "10.0.0.1", (GpuRecord(1, "GPU-1", "A100", 80 << 30, False, "XID 79"),), "0.1.0", True),
     InstanceRecord(
@@ -63,6 +66,7 @@ RECORDS: list[Record] = [
         served=True,
         batch_size=8,
         step_token_budget=512,
+        role_pinned=True,
     ),
     TenantRecord("acme", b"spec"),
     ApiKeyRecord(

@@ -22,6 +22,43 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _AutoscaleState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AutoscaleStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AutoscaleState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTOSCALE_STATE_UNSPECIFIED: _AutoscaleState.ValueType  # 0
+    AUTOSCALE_STATE_ACTIVE: _AutoscaleState.ValueType  # 1
+    """What it decides is carried out."""
+    AUTOSCALE_STATE_ADVISORY: _AutoscaleState.ValueType  # 2
+    """What it decides is recorded and shown alone."""
+    AUTOSCALE_STATE_PAUSED: _AutoscaleState.ValueType  # 3
+    """An operator has suspended its acts on this model."""
+    AUTOSCALE_STATE_PINNED: _AutoscaleState.ValueType  # 4
+    """An operator has set the number of instances; roles may still change."""
+    AUTOSCALE_STATE_HOLDING: _AutoscaleState.ValueType  # 5
+    """Nothing goes for now; the reason says why. What is missing is still added."""
+    AUTOSCALE_STATE_OFF: _AutoscaleState.ValueType  # 6
+    """The controller runs no autoscaler."""
+
+class AutoscaleState(_AutoscaleState, metaclass=_AutoscaleStateEnumTypeWrapper): ...
+
+AUTOSCALE_STATE_UNSPECIFIED: AutoscaleState.ValueType  # 0
+AUTOSCALE_STATE_ACTIVE: AutoscaleState.ValueType  # 1
+"""What it decides is carried out."""
+AUTOSCALE_STATE_ADVISORY: AutoscaleState.ValueType  # 2
+"""What it decides is recorded and shown alone."""
+AUTOSCALE_STATE_PAUSED: AutoscaleState.ValueType  # 3
+"""An operator has suspended its acts on this model."""
+AUTOSCALE_STATE_PINNED: AutoscaleState.ValueType  # 4
+"""An operator has set the number of instances; roles may still change."""
+AUTOSCALE_STATE_HOLDING: AutoscaleState.ValueType  # 5
+"""Nothing goes for now; the reason says why. What is missing is still added."""
+AUTOSCALE_STATE_OFF: AutoscaleState.ValueType  # 6
+"""The controller runs no autoscaler."""
+Global___AutoscaleState: _TypeAlias = AutoscaleState  # noqa: Y015
+
 class _RollState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -237,6 +274,8 @@ class AutoscalingSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOCAL_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    SCHEDULED_MINIMUMS_FIELD_NUMBER: _builtins.int
     SLEEP_LEVEL_FIELD_NUMBER: _builtins.int
     SLEEP_RESIDUAL_MIB_FIELD_NUMBER: _builtins.int
     SLEEP_HOST_MIB_FIELD_NUMBER: _builtins.int
@@ -244,6 +283,10 @@ class AutoscalingSpec(_message.Message):
     local: _builtins.str
     """Local autoscaler of its instances: `model`, `reactive`, `off` or `module:Class`; empty: what each agent's
     `local_autoscaler` says.
+    """
+    enabled: _builtins.bool
+    """Whether the global autoscaler sets how many instances of which role run, between the minimum and the
+    maximum. Otherwise that is an operator's.
     """
     sleep_level: _builtins.int
     """How its instances sleep: 1 keeps the weights in host memory, 2 drops them and reads them again; 0: never."""
@@ -259,10 +302,16 @@ class AutoscalingSpec(_message.Message):
     """Share of each GPU's memory that an instance takes while it is awake, above 0 to 1. 0: 0.92, or what engine_args
     names as gpu_memory_utilization.
     """
+    @_builtins.property
+    def scheduled_minimums(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledMinimum]:
+        """Times at which the minimum is higher."""
+
     def __init__(
         self,
         *,
         local: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+        scheduled_minimums: _abc.Iterable[Global___ScheduledMinimum] | None = ...,
         sleep_level: _builtins.int = ...,
         sleep_residual_mib: _builtins.int = ...,
         sleep_host_mib: _builtins.int = ...,
@@ -270,11 +319,50 @@ class AutoscalingSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_memory_share", b"gpu_memory_share", "local", b"local", "sleep_host_mib", b"sleep_host_mib", "sleep_level", b"sleep_level", "sleep_residual_mib", b"sleep_residual_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "gpu_memory_share", b"gpu_memory_share", "local", b"local", "scheduled_minimums", b"scheduled_minimums", "sleep_host_mib", b"sleep_host_mib", "sleep_level", b"sleep_level", "sleep_residual_mib", b"sleep_residual_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AutoscalingSpec: _TypeAlias = AutoscalingSpec  # noqa: Y015
+
+@_typing.final
+class ScheduledMinimum(_message.Message):
+    """A minimum that counts at certain times, by the wall clock of a time zone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    BEGINS_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MIN_INSTANCES_FIELD_NUMBER: _builtins.int
+    begins: _builtins.str
+    """HH:MM, both empty: the whole day. An end that is not after the start is on the next day."""
+    ends: _builtins.str
+    time_zone: _builtins.str
+    """A name of the tz database, e.g. Europe/Berlin; empty: UTC."""
+    min_instances: _builtins.int
+    """Fewest instances meanwhile; what is lower than the model's own minimum changes nothing."""
+    @_builtins.property
+    def days(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """mon, tue, wed, thu, fri, sat, sun: the days on which it begins. Empty: every day."""
+
+    def __init__(
+        self,
+        *,
+        days: _abc.Iterable[_builtins.str] | None = ...,
+        begins: _builtins.str = ...,
+        ends: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        min_instances: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "days", b"days", "ends", b"ends", "min_instances", b"min_instances", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduledMinimum: _TypeAlias = ScheduledMinimum  # noqa: Y015
 
 @_typing.final
 class RollSettings(_message.Message):
@@ -468,6 +556,7 @@ class InstanceStatus(_message.Message):
     STATE_AGE_MS_FIELD_NUMBER: _builtins.int
     LOAD_AGE_MS_FIELD_NUMBER: _builtins.int
     LOCAL_FIELD_NUMBER: _builtins.int
+    ROLE_PINNED_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
@@ -492,6 +581,8 @@ class InstanceStatus(_message.Message):
     """Time for which it has been in this state when the agent reported, in milliseconds."""
     load_age_ms: _builtins.float
     """Time since the worker told `load` when the agent reported, in milliseconds; 0 without a load."""
+    role_pinned: _builtins.bool
+    """An operator has set its role: the autoscaler leaves it."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """GPUs that it holds or is to get; none once it has FAILED."""
@@ -525,11 +616,12 @@ class InstanceStatus(_message.Message):
         state_age_ms: _builtins.float = ...,
         load_age_ms: _builtins.float = ...,
         local: Global___LocalControl | None = ...,
+        role_pinned: _builtins.bool = ...,
         kept: Global___Kept | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "load", b"load", "local", b"local"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "kept", b"kept", "load", b"load", "load_age_ms", b"load_age_ms", "local", b"local", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "incarnation", b"incarnation", "instance_id", b"instance_id", "kept", b"kept", "load", b"load", "load_age_ms", b"load_age_ms", "local", b"local", "model", b"model", "node_id", b"node_id", "reason", b"reason", "restarts", b"restarts", "role", b"role", "role_pinned", b"role_pinned", "spec_version", b"spec_version", "state", b"state", "state_age_ms", b"state_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -944,6 +1036,7 @@ class ModelStatus(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
     ATTAINMENT_FIELD_NUMBER: _builtins.int
+    AUTOSCALE_FIELD_NUMBER: _builtins.int
     GPU_SECONDS_FIELD_NUMBER: _builtins.int
     spec_version: _builtins.int
     """Each applied spec gets a higher one; a rollback returns to a lower one."""
@@ -963,6 +1056,10 @@ class ModelStatus(_message.Message):
         """Unset in the answers to changes."""
 
     @_builtins.property
+    def autoscale(self) -> Global___AutoscaleStatus:
+        """How the global autoscaler stands with it; unset: its spec does not enable autoscaling."""
+
+    @_builtins.property
     def gpu_seconds(self) -> Global___GpuSeconds:
         """What its instances have held; unset in the answers to changes."""
 
@@ -976,11 +1073,12 @@ class ModelStatus(_message.Message):
         reason: _builtins.str = ...,
         roll: Global___RollStatus | None = ...,
         attainment: Global___Attainment | None = ...,
+        autoscale: Global___AutoscaleStatus | None = ...,
         gpu_seconds: Global___GpuSeconds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "gpu_seconds", b"gpu_seconds", "roll", b"roll", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "autoscale", b"autoscale", "gpu_seconds", b"gpu_seconds", "roll", b"roll", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "desired_instances", b"desired_instances", "gpu_seconds", b"gpu_seconds", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attainment", b"attainment", "autoscale", b"autoscale", "desired_instances", b"desired_instances", "gpu_seconds", b"gpu_seconds", "ready_instances", b"ready_instances", "reason", b"reason", "roll", b"roll", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1024,6 +1122,93 @@ class GpuSeconds(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuSeconds: _TypeAlias = GpuSeconds  # noqa: Y015
+
+@_typing.final
+class AutoscaleStatus(_message.Message):
+    """What the global autoscaler found of a model at its last tick. Figures are 0 before the first one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATE_FIELD_NUMBER: _builtins.int
+    IBP_FIELD_NUMBER: _builtins.int
+    BBP_FIELD_NUMBER: _builtins.int
+    THETA_FIELD_NUMBER: _builtins.int
+    WANTED_INTERACTIVE_FIELD_NUMBER: _builtins.int
+    WANTED_MIXED_FIELD_NUMBER: _builtins.int
+    WANTED_BATCH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    TICK_AGE_MS_FIELD_NUMBER: _builtins.int
+    PINNED_INSTANCES_FIELD_NUMBER: _builtins.int
+    MIN_INSTANCES_FIELD_NUMBER: _builtins.int
+    state: Global___AutoscaleState.ValueType
+    ibp: _builtins.float
+    """Interactive and batch backpressure, and the largest share of interactive slots that demand may take."""
+    bbp: _builtins.float
+    theta: _builtins.float
+    wanted_interactive: _builtins.int
+    """Instances that it wants, by role; those that it may not ask for, because an operator pinned their number
+    or paused it, included.
+    """
+    wanted_mixed: _builtins.int
+    wanted_batch: _builtins.int
+    reason: _builtins.str
+    """One sentence: why this many, and what keeps them from being so many."""
+    tick_age_ms: _builtins.float
+    """Time since the last tick, in milliseconds."""
+    pinned_instances: _builtins.int
+    """The number that an operator has set."""
+    min_instances: _builtins.int
+    """Fewest instances now: the spec's minimum, or a scheduled one."""
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Everything that the assessment rests on."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___AutoscaleState.ValueType = ...,
+        ibp: _builtins.float = ...,
+        bbp: _builtins.float = ...,
+        theta: _builtins.float = ...,
+        wanted_interactive: _builtins.int = ...,
+        wanted_mixed: _builtins.int = ...,
+        wanted_batch: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        tick_age_ms: _builtins.float = ...,
+        pinned_instances: _builtins.int | None = ...,
+        min_instances: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pinned_instances", b"_pinned_instances", "pinned_instances", b"pinned_instances"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pinned_instances", b"_pinned_instances", "bbp", b"bbp", "ibp", b"ibp", "min_instances", b"min_instances", "numbers", b"numbers", "pinned_instances", b"pinned_instances", "reason", b"reason", "state", b"state", "theta", b"theta", "tick_age_ms", b"tick_age_ms", "wanted_batch", b"wanted_batch", "wanted_interactive", b"wanted_interactive", "wanted_mixed", b"wanted_mixed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pinned_instances: _TypeAlias = _typing.Literal["pinned_instances"]  # noqa: Y015
+    _WhichOneofArgType__pinned_instances: _TypeAlias = _typing.Literal["_pinned_instances", b"_pinned_instances"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned_instances) -> _WhichOneofReturnType__pinned_instances | None: ...
+
+Global___AutoscaleStatus: _TypeAlias = AutoscaleStatus  # noqa: Y015
 
 @_typing.final
 class RollStatus(_message.Message):
@@ -1425,7 +1610,9 @@ class Decision(_message.Message):
     decision_id: _builtins.str
     term: _builtins.int
     action: _builtins.str
-    """place, adopt, stop, scale, set_role, set_limits, drain_node, apply_model, delete_model, replace, roll, sleep, wake, set_limits."""
+    """place, adopt, stop, scale, set_role, set_limits, drain_node, apply_model, delete_model, replace, roll, sleep,
+    wake, pause, resume; the autoscaler's: start, retire, change_role, give_up, advised.
+    """
     model: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -2104,17 +2291,22 @@ class ScaleModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     instances: _builtins.int
+    """Of a model that is autoscaled the number stays until it is given back."""
+    auto: _builtins.bool
+    """Give the number back to the autoscaler; `instances` is not looked at."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         instances: _builtins.int = ...,
+        auto: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "instances", b"instances", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2146,17 +2338,22 @@ class SetRoleRequest(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     role: _types_pb2.Role.ValueType
+    """The autoscaler leaves it until it is given back."""
+    auto: _builtins.bool
+    """Give the role back to the autoscaler; `role` is not looked at."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         role: _types_pb2.Role.ValueType = ...,
+        auto: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "instance_id", b"instance_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2235,6 +2432,52 @@ class SetInstanceLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetInstanceLimitsResponse: _TypeAlias = SetInstanceLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SetAutoscalingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    paused: _builtins.bool
+    reason: _builtins.str
+    """Why, for whoever sees it."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "paused", b"paused", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutoscalingRequest: _TypeAlias = SetAutoscalingRequest  # noqa: Y015
+
+@_typing.final
+class SetAutoscalingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___ModelStatus: ...
+    def __init__(
+        self,
+        *,
+        model: Global___ModelStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutoscalingResponse: _TypeAlias = SetAutoscalingResponse  # noqa: Y015
 
 @_typing.final
 class DrainNodeRequest(_message.Message):

@@ -87,6 +87,11 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsResponse.FromString,
                 _registered_method=True)
+        self.SetAutoscaling = channel.unary_unary(
+                '/chiron.v1.ClusterService/SetAutoscaling',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingResponse.FromString,
+                _registered_method=True)
         self.DrainNode = channel.unary_unary(
                 '/chiron.v1.ClusterService/DrainNode',
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
@@ -190,6 +195,13 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAutoscaling(self, request, context):
+        """Suspends the autoscaler's acts on a model, or lets it act again. It goes on judging and showing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainNode(self, request, context):
         """Moves every instance off a node and places nothing new on it; or undoes that.
         """
@@ -279,6 +291,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetInstanceLimits,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsResponse.SerializeToString,
+            ),
+            'SetAutoscaling': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAutoscaling,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingResponse.SerializeToString,
             ),
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
@@ -579,6 +596,33 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/SetInstanceLimits',
             chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.SetInstanceLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAutoscaling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/SetAutoscaling',
+            chiron_dot_v1_dot_cluster__pb2.SetAutoscalingRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.SetAutoscalingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class ClusterServiceStub:
     """Sets an instance's batch size and step-token budget by hand, or gives them back to its local autoscaler. Both
     are the instance's own: one that takes its place does not have them.
     """
+    SetAutoscaling: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetAutoscalingRequest, _cluster_pb2.SetAutoscalingResponse]
+    """Suspends the autoscaler's acts on a model, or lets it act again. It goes on judging and showing."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
     """Moves every instance off a node and places nothing new on it; or undoes that."""
     SetGpuCordon: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetGpuCordonRequest, _cluster_pb2.SetGpuCordonResponse]
@@ -141,6 +143,14 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets an instance's batch size and step-token budget by hand, or gives them back to its local autoscaler. Both
         are the instance's own: one that takes its place does not have them.
         """
+
+    @_abc_1.abstractmethod
+    def SetAutoscaling(
+        self,
+        request: _cluster_pb2.SetAutoscalingRequest,
+        context: _aio.ServicerContext[_cluster_pb2.SetAutoscalingRequest, _abc.Awaitable[_cluster_pb2.SetAutoscalingResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.SetAutoscalingResponse]:
+        """Suspends the autoscaler's acts on a model, or lets it act again. It goes on judging and showing."""
 
     @_abc_1.abstractmethod
     def DrainNode(

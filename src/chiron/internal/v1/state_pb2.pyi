@@ -150,6 +150,8 @@ class StoredModel(_message.Message):
     NEWEST_VERSION_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     ROLL_FIELD_NUMBER: _builtins.int
+    OTHER_ROLES_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec: _builtins.bytes
     """The serialised ModelSpec."""
@@ -167,6 +169,12 @@ class StoredModel(_message.Message):
 
     @_builtins.property
     def roll(self) -> Global___StoredRoll: ...
+    @_builtins.property
+    def other_roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredRoleCount]:
+        """Of the wanted instances, those with another role than the spec's."""
+
+    @_builtins.property
+    def autoscaling(self) -> Global___StoredAutoscaling: ...
     def __init__(
         self,
         *,
@@ -180,14 +188,67 @@ class StoredModel(_message.Message):
         newest_version: _builtins.int = ...,
         history: _abc.Iterable[Global___StoredSpecVersion] | None = ...,
         roll: Global___StoredRoll | None = ...,
+        other_roles: _abc.Iterable[Global___StoredRoleCount] | None = ...,
+        autoscaling: Global___StoredAutoscaling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["roll", b"roll"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "roll", b"roll"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_unix_ms", b"applied_unix_ms", "deleted", b"deleted", "desired_instances", b"desired_instances", "history", b"history", "name", b"name", "newest_version", b"newest_version", "roll", b"roll", "rollout_version", b"rollout_version", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_unix_ms", b"applied_unix_ms", "autoscaling", b"autoscaling", "deleted", b"deleted", "desired_instances", b"desired_instances", "history", b"history", "name", b"name", "newest_version", b"newest_version", "other_roles", b"other_roles", "roll", b"roll", "rollout_version", b"rollout_version", "spec", b"spec", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredModel: _TypeAlias = StoredModel  # noqa: Y015
+
+@_typing.final
+class StoredRoleCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    role: _types_pb2.Role.ValueType
+    instances: _builtins.int
+    def __init__(
+        self,
+        *,
+        role: _types_pb2.Role.ValueType = ...,
+        instances: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredRoleCount: _TypeAlias = StoredRoleCount  # noqa: Y015
+
+@_typing.final
+class StoredAutoscaling(_message.Message):
+    """What operators have said to the autoscaler."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSED_FIELD_NUMBER: _builtins.int
+    PAUSE_REASON_FIELD_NUMBER: _builtins.int
+    PINNED_INSTANCES_FIELD_NUMBER: _builtins.int
+    paused: _builtins.bool
+    pause_reason: _builtins.str
+    pinned_instances: _builtins.int
+    def __init__(
+        self,
+        *,
+        paused: _builtins.bool = ...,
+        pause_reason: _builtins.str = ...,
+        pinned_instances: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pinned_instances", b"_pinned_instances", "pinned_instances", b"pinned_instances"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pinned_instances", b"_pinned_instances", "pause_reason", b"pause_reason", "paused", b"paused", "pinned_instances", b"pinned_instances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pinned_instances: _TypeAlias = _typing.Literal["pinned_instances"]  # noqa: Y015
+    _WhichOneofArgType__pinned_instances: _TypeAlias = _typing.Literal["_pinned_instances", b"_pinned_instances"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned_instances) -> _WhichOneofReturnType__pinned_instances | None: ...
+
+Global___StoredAutoscaling: _TypeAlias = StoredAutoscaling  # noqa: Y015
 
 @_typing.final
 class StoredSpecVersion(_message.Message):
@@ -302,6 +363,7 @@ class StoredInstance(_message.Message):
     SERVED_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    ROLE_PINNED_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -318,6 +380,8 @@ class StoredInstance(_message.Message):
     batch_size: _builtins.int
     """What an operator has set; 0: nothing."""
     step_token_budget: _builtins.int
+    role_pinned: _builtins.bool
+    """An operator has set its role."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -339,10 +403,11 @@ class StoredInstance(_message.Message):
         served: _builtins.bool = ...,
         batch_size: _builtins.int = ...,
         step_token_budget: _builtins.int = ...,
+        role_pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed", b"observed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "role_pinned", b"role_pinned", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version", "step_token_budget", b"step_token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

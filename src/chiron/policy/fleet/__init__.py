@@ -7,7 +7,7 @@ each module says what is reconstructed.
 from chiron.policy.fleet.chiron import Chiron
 from chiron.policy.fleet.paper import ChironPaper
 from chiron.policy.fleet.protocol import GlobalAutoscaler
-from chiron.policy.fleet.registry import UnknownAutoscalerError, load_autoscaler
+from chiron.policy.fleet.registry import UnknownAutoscalerError, autoscaler_names, load_autoscaler
 from chiron.policy.fleet.settings import ChironSettings
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "ChironSettings",
     "GlobalAutoscaler",
     "UnknownAutoscalerError",
+    "autoscaler_names",
     "load_autoscaler",
 ]

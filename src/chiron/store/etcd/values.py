@@ -10,6 +10,7 @@ from chiron.store.decision_wire import outcome_message, read_decision, read_outc
 from chiron.store.decisions import DecisionRecord, Outcome
 from chiron.store.records import (
     ApiKeyRecord,
+    AutoscalingOrders,
     GpuRecord,
     InstanceRecord,
     ModelRecord,
@@ -198,6 +199,14 @@ def _model(record: ModelRecord) -> state_pb2.StoredModel:
             rollback_on_failure=record.roll.rollback_on_failure,
             reason=record.roll.reason,
         ),
+        other_roles=[
+            state_pb2.StoredRoleCount(role=role, instances=count) for role, count in record.other_roles
+        ],
+        autoscaling=state_pb2.StoredAutoscaling(
+            paused=record.autoscaling.paused,
+            pause_reason=record.autoscaling.pause_reason,
+            pinned_instances=record.autoscaling.pinned_instances,
+        ),
     )
 
 
@@ -223,7 +232,14 @@ def _read_model(stored: state_pb2.StoredModel) -> ModelRecord:
             rollback_on_failure=stored.roll.rollback_on_failure,
             reason=stored.roll.reason,
         ),
+        other_roles=tuple((one.role, one.instances) for one in stored.other_roles),
+        autoscaling=_read_orders(stored.autoscaling),
     )
+
+
+def _read_orders(stored: state_pb2.StoredAutoscaling) -> AutoscalingOrders:
+    pinned = stored.pinned_instances if stored.HasField("pinned_instances") else None
+    return AutoscalingOrders(stored.paused, stored.pause_reason, pinned)
 
 
 def _node(record: NodeRecord) -> state_pb2.StoredNode:
@@ -282,6 +298,7 @@ def _instance(record: InstanceRecord) -> state_pb2.StoredInstance:
         served=record.served,
         batch_size=record.batch_size,
         step_token_budget=record.step_token_budget,
+        role_pinned=record.role_pinned,
     )
 
 
@@ -302,4 +319,5 @@ def _read_instance(stored: state_pb2.StoredInstance) -> InstanceRecord:
         served=stored.served,
         batch_size=stored.batch_size,
         step_token_budget=stored.step_token_budget,
+        role_pinned=stored.role_pinned,
     )
