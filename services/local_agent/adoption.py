@@ -14,11 +14,14 @@ from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import procfs
 from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, want_of
 from services.local_agent.gpus import Inventory
+from services.local_agent.launch import socket_path
 from services.local_agent.memory import Memory, Tally, WorkerNoted
 from services.local_agent.procfs import FoundWorker
 from services.local_agent.records import StateDir
+from services.local_agent.worker_link import WorkerLink
 
 _LOG = logging.getLogger(__name__)
+_FIRST_WORD_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,21 @@ def take_stock(
         want = _reconstructed(newest, noted, drain_timeout_s)
         stock.instances.append(Legacy(want, noted, on_record=False))
     return stock
+
+
+async def look_closer(legacy: Legacy, socket_dir: Path) -> Legacy:
+    """The same, with what the worker alone can say where it is not on record: that it sleeps."""
+    if legacy.on_record or legacy.worker is None:
+        return legacy
+    link = WorkerLink(socket_path(socket_dir, legacy.want.instance_id), legacy.worker.incarnation)
+    try:
+        asleep = await link.state(_FIRST_WORD_S) == types_pb2.INSTANCE_STATE_SLEEPING
+    finally:
+        await link.close()
+    if not asleep:
+        return legacy
+    want, worker = replace(legacy.want, goal=Goal.SLEEPING), replace(legacy.worker, asleep=True)
+    return replace(legacy, want=want, worker=worker)
 
 
 def _survivor(

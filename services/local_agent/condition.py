@@ -30,6 +30,12 @@ class Policy:
     load_timeout_s: float = 1800.0
     silence_timeout_s: float = 60.0
 
+    def retries(self, kind: FailureKind) -> int:
+        """Failures in a row after which another worker is started."""
+        if kind is FailureKind.ASLEEP:
+            return 0
+        return self.max_load_retries if kind is FailureKind.LOAD else self.max_restarts
+
     def backoff_s(self, failures: int) -> float:
         """Wait before the restart that follows the given number of failures in a row (>= 1), in seconds."""
         return min(_BACKOFF_MAX_S, self.restart_backoff_s * 2.0 ** min(failures - 1, 30))
@@ -41,6 +47,8 @@ class FailureKind(Enum):
     CRASH = "crash"
     LOAD = "load"
     """The engine said that it cannot load."""
+    ASLEEP = "asleep"
+    """It was to sleep: nobody waits for another worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,15 @@ class Heard:
         """What a worker's statistics say; a worker that has failed tells no load."""
         load = message.load if message.HasField("load") else None
         return cls(message.state, message.reason, message.role, message.address, load, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a worker keeps in its sleep, in bytes."""
+
+    gpu_bytes: int
+    """Of the GPU of which it keeps most."""
+    host_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +138,17 @@ class Have:
     """Limits that the local autoscaler wants of the worker that lives."""
     complaint: str = ""
     """Which command it refused and why, until it carries one out or something else is wanted."""
+    slept: bool = False
+    """The worker has answered that it sleeps, and has not been told to wake since."""
+    slept_at: float = 0.0
+    freed: bool = False
+    """It has been seen to keep no more of its GPUs than it may."""
+    kept: Kept | None = None
+    """What it keeps; None: not measured yet."""
+    dozing: bool = False
+    """It sleeps, and others may own its GPUs in the ledger."""
+    reclaimed: bool = False
+    """It sleeps, and has its GPUs again, on which others may still compute."""
 
     def claimed(self, gpus: tuple[int, ...]) -> Have:
         """The ledger granted the GPUs. Who computes on them is to be seen."""
@@ -132,7 +160,7 @@ class Have:
 
     def released(self) -> Have:
         """The GPUs went back to the ledger."""
-        return replace(self, gpus=None, clear=False, occupied="")
+        return replace(self, gpus=None, clear=False, occupied="", dozing=False)
 
     def stopped_by(self, reason: str, until: float = math.inf) -> Have:
         """It cannot be started before something is released, or before a monotonic time, in seconds."""
@@ -166,6 +194,10 @@ class Have:
             control_retry_at=0.0,
             complaint="",
             proposed=AS_IT_IS,
+            slept=False,
+            freed=False,
+            kept=None,
+            reclaimed=False,
         ).unblocked()
 
     def told(self, heard: Heard, now: float) -> Have:
@@ -176,6 +208,31 @@ class Have:
     def proposing(self, limits: LimitPair) -> Have:
         """The local autoscaler wants these limits."""
         return replace(self, proposed=limits)
+
+    def fell_asleep(self, now: float) -> Have:
+        """The worker answers that it sleeps. What it keeps of its GPUs is to be seen."""
+        heard = replace(self.heard, state=types_pb2.INSTANCE_STATE_SLEEPING)
+        seen = replace(self, heard=heard, heard_at=now, slept=True, slept_at=now, freed=False, kept=None)
+        return replace(seen, occupied="", look_at=0.0, reclaimed=False)
+
+    def measured(self, kept: Kept, too_much: str, now: float) -> Have:
+        """What the sleeper keeps; `too_much`: why others cannot have its GPUs yet, empty: they can."""
+        return replace(self, kept=kept, freed=not too_much, occupied=too_much, look_at=now + _LOOK_AGAIN_S)
+
+    def dozes(self) -> Have:
+        """Its GPUs are others' to own."""
+        return replace(self, dozing=True, occupied="").unblocked()
+
+    def reclaims(self) -> Have:
+        """The ledger granted a sleeper its GPUs again. Who computes on them is to be seen."""
+        have = replace(self, dozing=False, reclaimed=True, clear=False, occupied="", look_at=0.0)
+        return replace(have, slept=False, freed=False, kept=None).unblocked()
+
+    def waking(self, now: float) -> Have:
+        """The worker is told to wake: a start like any other, until it is ready again."""
+        heard = replace(self.heard, state=types_pb2.INSTANCE_STATE_LOADING)
+        seen = replace(self, heard=heard, heard_at=now, started_at=now, ready_at=None)
+        return replace(seen, slept=False, freed=False, kept=None, reclaimed=False)
 
     def drained(self) -> Have:
         """The worker refuses requests and has none left; it is on its way out."""
@@ -204,12 +261,16 @@ class Have:
             clear=False,
             occupied="",
             look_at=0.0,
+            slept=False,
+            freed=False,
+            kept=None,
+            reclaimed=False,
         )
         if failure is None:
             return have
         stable = self.ready_at is not None and now - self.ready_at >= policy.stable_after_s
         failures = 1 if stable else self.failures + 1
-        limit = policy.max_load_retries if failure.kind is FailureKind.LOAD else policy.max_restarts
+        limit = policy.retries(failure.kind)
         return replace(
             have,
             failures=failures,

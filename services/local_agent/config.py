@@ -72,6 +72,8 @@ class AgentConfig:
     local_autoscaler: str = "model"
     """Who sets batch sizes and step-token budgets of the workers: `model`, `reactive`, `module:Class`, or
     `off`, which leaves them as they are. A model's `autoscaling.local` goes before this."""
+    sleep_host_memory_gib: float = -1.0
+    """Host memory that sleeping instances may take on this node, in GiB; -1: half of what the host has."""
     gpu_check_interval_s: float = 10.0
     """Time between two looks at the GPUs' health, in seconds."""
     cordon_after_failed_starts: int = 3
@@ -101,6 +103,11 @@ class AgentConfig:
         for key in _POSITIVE:
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}: must be above 0, not {getattr(self, key)}")
+        if self.sleep_host_memory_gib < 0 and self.sleep_host_memory_gib != -1:
+            raise ValueError(
+                "sleep_host_memory_gib: must be -1 (half of the host's memory) or more, "
+                f"not {self.sleep_host_memory_gib:g}"
+            )
         if self.silence_timeout_s * 1000 < 2 * self.statistics_interval_ms:
             raise ValueError(
                 "silence_timeout_s: must be at least twice statistics_interval_ms, "

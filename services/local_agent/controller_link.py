@@ -147,6 +147,7 @@ class ControllerLink:
                 applied_revision=self._node.applied_revision,
                 leaving=self._node.leaving,
                 problems=self._node.problems,
+                sleep_host_bytes=self._node.sleep_host_bytes,
             )
             await write(call, control_pb2.ConnectAgentRequest(report=report))
             if closing:

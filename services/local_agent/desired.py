@@ -10,6 +10,7 @@ from enum import Enum
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2, types_pb2
 
+_RESIDUAL_BYTES = 4096 * 2**20
 _INSTANCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 
 
@@ -54,6 +55,10 @@ class Want:
     """What the model says of it; empty: nothing."""
     at_once: bool = False
     """Stop without draining."""
+    sleep_level: int = 1
+    """What its worker does with the weights when it sleeps, as its engine defines."""
+    sleep_residual_bytes: int = _RESIDUAL_BYTES
+    """Most memory of each GPU that it may keep in its sleep, so that others can have the GPU."""
 
     def restarts_afresh(self, earlier: Want) -> bool:
         """True when this asks for another worker than `earlier` did, so that its failures count no more."""
@@ -101,6 +106,8 @@ def want_of(
         batch_size=desired.batch_size,
         step_token_budget=desired.step_token_budget,
         local_autoscaler=desired.local_autoscaler,
+        sleep_level=desired.sleep_level or 1,
+        sleep_residual_bytes=desired.sleep_residual_bytes or _RESIDUAL_BYTES,
     )
 
 
@@ -118,6 +125,8 @@ def level_of(want: Want) -> control_pb2.DesiredInstance:
         batch_size=want.batch_size,
         step_token_budget=want.step_token_budget,
         local_autoscaler=want.local_autoscaler,
+        sleep_level=want.sleep_level,
+        sleep_residual_bytes=want.sleep_residual_bytes,
     )
 
 

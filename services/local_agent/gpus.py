@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pynvml
 
 from chiron.config import ConfigError
-from services.local_agent.nvml import illness, occupant, uncorrected_errors, watch_events
+from services.local_agent.nvml import Residue, illness, occupant, residue, uncorrected_errors, watch_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,14 @@ class Inventory(Protocol):
     def read(self) -> Sequence[GpuState]:
         """Looks at every GPU. May block for some milliseconds."""
 
-    def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
+    def occupants(self, indexes: Sequence[int], besides: Collection[int] = ()) -> Mapping[int, str]:
         """Which of these GPUs are not free, and why: processes compute on them, or none can tell.
 
-        May block for some milliseconds.
+        Processes `besides` which one looks may be there. May block for some milliseconds.
         """
+
+    def kept(self, indexes: Sequence[int], pids: Collection[int]) -> Mapping[int, Residue]:
+        """How much of each GPU's memory these processes have. May block for some milliseconds."""
 
     def watch(self, on_event: Callable[[int, str], None]) -> None:
         """Calls back, from a thread of its own, with index and text when a GPU tells of a fault."""
@@ -65,9 +68,13 @@ class DeclaredGpus:
         """The declared GPUs, always healthy."""
         return self._gpus
 
-    def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
+    def occupants(self, indexes: Sequence[int], besides: Collection[int] = ()) -> Mapping[int, str]:
         """None: nobody can look."""
         return {}
+
+    def kept(self, indexes: Sequence[int], pids: Collection[int]) -> Mapping[int, Residue]:
+        """Nothing: their worker's word counts."""
+        return {index: Residue(0) for index in indexes}
 
     def watch(self, on_event: Callable[[int, str], None]) -> None:
         """Nothing happens to them."""
@@ -113,12 +120,18 @@ class NvmlGpus:
         """XID errors that are the GPU's own, and double-bit memory errors, as NVML tells of them."""
         watch_events(self._handles, on_event)
 
-    def occupants(self, indexes: Sequence[int]) -> Mapping[int, str]:
+    def occupants(self, indexes: Sequence[int], besides: Collection[int] = ()) -> Mapping[int, str]:
         """By NVML's list of compute processes, which includes those of other containers."""
         # One that is gone since the last start has nobody on it; its health says so.
-        present = [index for index in indexes if index < len(self._handles)]
-        found = {index: occupant(self._handles[index]) for index in present}
+        found = {index: occupant(self._handles[index], besides) for index in self._present(indexes)}
         return {index: why for index, why in found.items() if why}
+
+    def kept(self, indexes: Sequence[int], pids: Collection[int]) -> Mapping[int, Residue]:
+        """By NVML's list of compute processes; where that does not tell, by the whole GPU's figure."""
+        return {index: residue(self._handles[index], pids) for index in self._present(indexes)}
+
+    def _present(self, indexes: Sequence[int]) -> list[int]:
+        return [index for index in indexes if index < len(self._handles)]
 
     def visible_devices(self, indexes: Sequence[int]) -> str:
         """UUIDs: CUDA numbers devices in another order than NVML."""

@@ -31,14 +31,17 @@ def inherited(legacy: Legacy, last_words: str, now: float, policy: Policy) -> Ha
         if worker.address:
             heard = Heard(types_pb2.INSTANCE_STATE_READY, "", legacy.want.role, worker.address)
             have = have.told(heard, now)
-        return have
+        return replace(have.fell_asleep(now), freed=True).dozes() if worker.asleep else have
     waits = "waits for the controller's word"
     if (died := legacy.died) is not None:
         have = replace(have.launched(died.incarnation, died.spec_version, now), process=Process.NONE)
         reason = "it ended while no agent watched" + (f": {last_words}" if last_words else "")
         expected = legacy.want.goal is Goal.STOPPED
-        have = have.gone(None if expected else Failure(FailureKind.CRASH, reason), now, policy)
+        kind = FailureKind.ASLEEP if legacy.want.goal is Goal.SLEEPING else FailureKind.CRASH
+        have = have.gone(None if expected else Failure(kind, reason), now, policy)
         waits += f"; its worker is gone: {reason}"
+    elif legacy.want.goal is Goal.SLEEPING and not have.gave_up:
+        have = have.gone(Failure(FailureKind.ASLEEP, "no worker of it is left"), now, policy)
     return have.stopped_by(waits, now + _CONTROLLER_FIRST_S)
 
 

@@ -26,7 +26,7 @@ def is_from_outside(how: str) -> bool:
 
 
 class Interrupted(Exception):
-    """The worker exited, or the agent is in a hurry, before a command was answered."""
+    """The worker exited, or something else is wanted at once, before a command was answered."""
 
 
 class LiveWorker:
@@ -54,19 +54,19 @@ class LiveWorker:
         self._exit = asyncio.create_task(self._follow_exit())
         self._log_check = asyncio.create_task(self._bound_log(log_bytes))
 
-    async def unless_interrupted(self, command: Awaitable[T], hurry: asyncio.Event) -> T:
-        """The command's answer. Raises Interrupted when the worker exits or the hurry begins before."""
+    async def unless_interrupted(self, command: Awaitable[T], *events: asyncio.Event) -> T:
+        """The command's answer. Raises Interrupted where the worker exits or an event is set first."""
         task = asyncio.ensure_future(command)
-        hurried = asyncio.ensure_future(hurry.wait())
+        others = [asyncio.ensure_future(event.wait()) for event in events]
         try:
-            await asyncio.wait({task, self._exit, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, self._exit, *others}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise Interrupted
             return task.result()
         finally:
-            task.cancel()
-            hurried.cancel()
-            await asyncio.gather(task, hurried, return_exceptions=True)
+            for one in (task, *others):
+                one.cancel()
+            await asyncio.gather(task, *others, return_exceptions=True)
 
     async def stop(self, grace_s: float, hurry: asyncio.Event) -> None:
         """Ends every process of it; SIGKILL follows SIGTERM at once in a hurry. Raises StuckError."""

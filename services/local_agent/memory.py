@@ -48,6 +48,8 @@ class WorkerNoted:
     """Clock ticks since boot; guards against a reused pid."""
     address: str = ""
     """host:port at which it serves, once it has been ready."""
+    asleep: bool = False
+    """It sleeps, and others may own its GPUs: on record before they may, and no more before it is woken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2
-from services.local_agent import launch
-from services.local_agent.adoption import Legacy, Stock, take_stock
+from services.local_agent import launch, residues
+from services.local_agent.adoption import Legacy, Stock, look_closer, take_stock
 from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig, parse_ports
 from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, level_of, want_of
@@ -24,6 +24,7 @@ from services.local_agent.journal_file import JournalFile
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.memory import Forgotten, Wanted, WorkerNoted
 from services.local_agent.process import StuckError, WorkerProcess
+from services.local_agent.procfs import memory_bytes
 from services.local_agent.records import StateDir
 from services.local_agent.runner import Runner
 from services.local_agent.starting import Surroundings
@@ -68,6 +69,9 @@ class Node:
         self._state = state
         self._on_change = on_change
         self.state_id = state.identity()
+        share = config.sleep_host_memory_gib
+        self.sleep_host_bytes = int(share * 2**30) if share >= 0 else memory_bytes() // 2
+        """Host memory that sleepers may take."""
         self._applied = (0, 0)
         self._postponed: control_pb2.DesiredNode | None = None
         self._listed: frozenset[str] = frozenset()
@@ -195,11 +199,11 @@ class Node:
             self._config.drain_timeout_s,
         )
         self._journal.note(*map(Forgotten, stock.dropped))
-        for legacy in stock.instances:
-            worker = legacy.worker
-            if worker and (held := self._around.gpus.claim(worker.instance_id, worker.gpus)):
-                _LOG.error("%s: its worker runs on GPUs of others: %s", worker.instance_id, dict(held))
-                stock.strays.append(worker)
+        sockets = self._around.socket_dir
+        for legacy in await asyncio.gather(*(look_closer(one, sockets) for one in stock.instances)):
+            if legacy.worker and (held := residues.hold(legacy.want, legacy.worker, self._around)):
+                _LOG.error("%s: its worker runs on GPUs of others: %s", legacy.want.instance_id, held)
+                stock.strays.append(legacy.worker)
                 legacy = replace(legacy, worker=None)
             self._inherit(legacy)
         await asyncio.to_thread(self._remove_dead_sockets, stock)

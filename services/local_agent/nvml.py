@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pynvml
@@ -15,15 +16,51 @@ _XIDS_OF_APPLICATIONS = frozenset({13, 31, 43, 45, 68, 109})
 """Raised by what a program does wrong, not by the GPU; Kubernetes' device plugin passes over the same."""
 
 
-def occupant(handle: Any) -> str:
-    """Who computes on a GPU; empty when nobody does, or the device keeps no such list."""
+@dataclass(frozen=True, slots=True)
+class Residue:
+    """Memory of one GPU that somebody has."""
+
+    used_bytes: int
+    others_too: bool = False
+    """Nobody can tell whose it is: all that is used of the GPU."""
+    problem: str = ""
+    """Why it is not known."""
+
+
+def residue(handle: Any, pids: Collection[int]) -> Residue:
+    """How much of a GPU's memory these processes have.
+
+    In a container NVML may know them by other numbers, or not how much each one has.
+    """
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        theirs = [process.usedGpuMemory for process in processes if process.pid in pids]
+        told = None not in theirs and (theirs or not processes)
+    except pynvml.NVMLError_NotSupported:
+        theirs, told = [], False
+    except pynvml.NVMLError as error:
+        return Residue(0, problem=f"NVML cannot tell who uses it: {error}")
+    if told:
+        return Residue(sum(theirs))
+    try:
+        return Residue(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used), others_too=True)
+    except pynvml.NVMLError as error:
+        return Residue(0, problem=f"NVML: {error}")
+
+
+def occupant(handle: Any, besides: Collection[int] = ()) -> str:
+    """Who else computes on a GPU; empty when nobody does, or the device keeps no such list."""
     try:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError_NotSupported:
         return ""
     except pynvml.NVMLError as error:
         return f"NVML cannot tell who uses it: {error}"
-    return ", ".join(f"process {process.pid}{_name_of(process.pid)} computes on it" for process in processes)
+    return ", ".join(
+        f"process {process.pid}{_name_of(process.pid)} computes on it"
+        for process in processes
+        if process.pid not in besides
+    )
 
 
 def _name_of(pid: int) -> str:

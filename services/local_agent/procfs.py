@@ -8,6 +8,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _GONE = frozenset("ZX")
+_RESIDENT = ("RssAnon:", "RssShmem:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,25 @@ def session_members(session: int) -> list[ProcessStat]:
     """Every live process of a session, in whatever process group. Reads all of /proc: some milliseconds."""
     found = (stat_of(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdigit())
     return [stat for stat in found if stat is not None and stat.session == session]
+
+
+def resident_bytes(session: int) -> int:
+    """Memory that the processes of a session have for themselves or share, files aside, in bytes."""
+    total = 0
+    for member in session_members(session):
+        try:
+            lines = (_PROC / str(member.pid) / "status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        figures = [line.split() for line in lines if line.startswith(_RESIDENT)]
+        total += sum(int(figure[1]) * 1024 for figure in figures)
+    return total
+
+
+def memory_bytes() -> int:
+    """The host's memory."""
+    text = (_PROC / "meminfo").read_text()
+    return int(text[text.index("MemTotal:") :].split()[1]) * 1024
 
 
 def workers_below(instances: Path) -> Iterator[FoundWorker]:

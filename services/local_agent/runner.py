@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
-from services.local_agent import launch, steps
+from services.local_agent import launch, residues, steps
 from services.local_agent.adoption import Legacy
 from services.local_agent.ages import Ages
 from services.local_agent.autoscaling import Autoscaling
@@ -20,14 +20,16 @@ from services.local_agent.commands import carry_out
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.inheritance import inherited, tally_of
+from services.local_agent.journal import JournalError
 from services.local_agent.live_worker import Interrupted, LiveWorker, is_from_outside
 from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
 from services.local_agent.news import News
 from services.local_agent.process import StuckError, WorkerProcess
 from services.local_agent.starting import CannotStartNow, Surroundings, start_worker
 from services.local_agent.status import given_up_reason, status_of
-from services.local_agent.supervisor import command, plan
+from services.local_agent.supervisor import as_wanted, plan
 from services.local_agent.worker_link import CommandError, WorkerLink
+from services.local_agent.worker_record import WorkerRecord
 
 _LOG = logging.getLogger(__name__)
 _AFTER_ERROR_S = 5.0
@@ -43,9 +45,10 @@ class Runner:
         self._have = Have()
         self._around = around
         self._worker: LiveWorker | None = None
-        self._noted: WorkerNoted | None = None
+        self._record: WorkerRecord | None = None
         self._awake = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._turned = asyncio.Event()
         self._rested = asyncio.Event()
         self._heard = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -69,6 +72,8 @@ class Runner:
             self._have = self._have.wanted_afresh()
         if want != self._want:
             self._have = self._have.content()
+        if want.goal is not self._want.goal:
+            self._turned.set()
         self._want = want
         if want.at_once:
             self._hurry.set()
@@ -125,6 +130,7 @@ class Runner:
 
     async def _run(self) -> None:
         while True:
+            self._turned.clear()
             step = plan(self._want, self._have, time.monotonic(), self._around.policy)
             try:
                 await self._execute(step)
@@ -151,6 +157,15 @@ class Runner:
                 await self._drain(timeout_s)
             case steps.Terminate(failure):
                 await self._terminate(failure)
+            case steps.MeasureSleeper(gpus):
+                await self._measure(gpus)
+            case steps.Doze():
+                await self._doze()
+            case steps.Reclaim(gpus):
+                why_not = residues.reclaim(self._want.instance_id, gpus, self._around)
+                self._have = self._have.stopped_by(why_not) if why_not else self._have.reclaims()
+            case steps.WakeUp():
+                await self._wake(step)
             case _:
                 await self._command(step)
 
@@ -165,16 +180,12 @@ class Runner:
         self._awake.clear()
 
     def _claim(self, gpus: tuple[int, ...]) -> None:
-        held = self._around.gpus.claim(self._want.instance_id, gpus)
-        if held:
-            text = ", ".join(f"GPU {index} is still held by {holder}" for index, holder in held.items())
-            self._have = self._have.stopped_by(text)
-        else:
-            self._have = self._have.claimed(gpus)
+        held = residues.claim(self._want.instance_id, gpus, self._around)
+        self._have = self._have.stopped_by(held) if held else self._have.claimed(gpus)
 
     async def _check_gpus(self, gpus: tuple[int, ...]) -> None:
-        occupants = await asyncio.to_thread(self._around.inventory.occupants, gpus)
-        occupied = "; ".join(f"GPU {index} is not free: {why}" for index, why in occupants.items())
+        session = None if self._worker is None else self._worker.process.pid
+        occupied = await residues.occupied(gpus, session, self._around)
         if occupied and occupied != self._have.occupied:
             _LOG.warning("%s: %s", self._want.instance_id, occupied)
         self._have = self._have.looked_at(occupied, time.monotonic())
@@ -216,7 +227,7 @@ class Runner:
         self._follow(process, noted)
 
     def _follow(self, process: WorkerProcess, noted: WorkerNoted) -> None:
-        self._noted = noted
+        self._record = WorkerRecord(noted, self._around.journal)
         self._heard.clear()
         interval_ms = self._around.config.statistics_interval_ms
         self._autoscaling = Autoscaling(self._want.instance_id, interval_ms / 1e3)
@@ -238,10 +249,11 @@ class Runner:
         scaling.decided_by(self._want.local_autoscaler or self._around.config.local_autoscaler)
         scaling.hear(message)
         self._have = self._have.told(heard, now).proposing(scaling.wanted)
-        if self._have.complaint and command(self._want, self._have) is None:
+        if self._have.complaint and as_wanted(self._want, self._have):
             self._have = self._have.content()
         self._heard.set()
-        self._note_address(heard)
+        if self._record is not None and heard.state == types_pb2.INSTANCE_STATE_READY:
+            self._record.note_address(heard.address)
         if heard.state == types_pb2.INSTANCE_STATE_READY != before.state:
             self._around.health.start_succeeded(self._have.gpus or (), self._model)
         if (before.state, before.role) != (heard.state, heard.role):
@@ -249,13 +261,6 @@ class Runner:
             role = launch.role_name(heard.role)
             _LOG.info("%s: %s, role %s %s", self._want.instance_id, state, role, heard.reason)
         self._changed()
-
-    def _note_address(self, heard: Heard) -> None:
-        """Puts on record that the worker serves, so that a successor of this agent can say so at once."""
-        if self._noted is None or self._noted.address or heard.state != types_pb2.INSTANCE_STATE_READY:
-            return
-        self._noted = replace(self._noted, address=heard.address)
-        self._around.journal.note(self._noted)
 
     def _on_exit(self, reason: str) -> None:
         self._have = self._have.exited(reason)
@@ -285,7 +290,7 @@ class Runner:
             _LOG.error("%s: its GPUs stay taken: %s", self._want.instance_id, error)
             return
         await worker.unfollow()
-        self._worker = self._noted = None
+        self._worker = self._record = None
         self._around.ports.release(self._want.instance_id)
         if failure is not None and self._have.ready_at is None and not is_from_outside(failure.reason):
             self._around.health.start_failed(self._have.gpus or (), self._model, failure.reason)
@@ -296,11 +301,47 @@ class Runner:
         self._loud()
         self._around.on_release()
 
+    async def _measure(self, gpus: tuple[int, ...]) -> None:
+        session = self._live().process.pid
+        kept, too_much = await residues.measure(self._want, gpus, session, self._around)
+        if too_much and too_much != self._have.occupied:
+            _LOG.warning("%s: %s", self._want.instance_id, too_much)
+        self._have = self._have.measured(kept, too_much, time.monotonic())
+
+    async def _doze(self) -> None:
+        if not await self._on_record(asleep=True):
+            return
+        # Whatever has happened meanwhile: others may have the GPUs of a worker that sleeps, and of no other.
+        if self._have.freed and self._have.process is Process.ALIVE and self._want.goal is Goal.SLEEPING:
+            sleeper = residues.sleeper_of(self._want, self._have.gpus or (), self._live().process.pid)
+            self._around.gpus.doze(self._want.instance_id, sleeper)
+            self._have = self._have.dozes()
+            self._around.on_release()
+
+    async def _wake(self, step: steps.WakeUp) -> None:
+        # On record first: whoever takes this agent's place must count it as awake.
+        if await self._on_record(asleep=False):
+            self._have = self._have.waking(time.monotonic())
+            await self._command(step)
+
+    async def _on_record(self, *, asleep: bool) -> bool:
+        """Puts on record whether others may own the worker's GPUs; False: it could not be, try later."""
+        if self._record is not None:
+            try:
+                await self._record.write_asleep(asleep)
+            except JournalError as error:
+                self._have = self._have.refused(str(error), time.monotonic())
+                return False
+        return True
+
     async def _command(self, step: steps.Step) -> None:
         worker = self._live()
+        events = [self._hurry]
+        if isinstance(step, steps.PutToSleep | steps.WakeUp):
+            events.append(self._turned)
         try:
-            change = await worker.unless_interrupted(carry_out(worker.link, step), self._hurry)
-            self._have = self._have.told(change(self._have.heard), time.monotonic()).content()
+            change = await worker.unless_interrupted(carry_out(worker.link, step, self._want), *events)
+            self._have = change(self._have, time.monotonic()).content()
         except Interrupted:
             pass
         except CommandError as error:

@@ -33,6 +33,8 @@ def status_of(want: Want, have: Have, node_id: str) -> cluster_pb2.InstanceStatu
             status.load.CopyFrom(have.heard.load)
             # Until a local autoscaler has judged it the limit in force stands for what is safe.
             status.load.safe_batch_size = status.load.batch_size
+        if have.kept is not None:
+            status.kept.gpu_bytes, status.kept.host_bytes = have.kept.gpu_bytes, have.kept.host_bytes
     return status
 
 
@@ -57,6 +59,13 @@ def _state_of(want: Want, have: Have) -> tuple[types_pb2.InstanceState.ValueType
         return types_pb2.INSTANCE_STATE_PENDING, f"the worker failed: {have.heard.reason}"
     if have.heard.state == types_pb2.INSTANCE_STATE_UNSPECIFIED:
         return types_pb2.INSTANCE_STATE_LOADING, ""
+    if have.dozing:
+        return types_pb2.INSTANCE_STATE_SLEEPING, have.blocked or have.complaint
+    if have.slept or have.heard.state == types_pb2.INSTANCE_STATE_SLEEPING:
+        # It is awake for others as long as it owns its GPUs.
+        if want.goal is Goal.SLEEPING:
+            return types_pb2.INSTANCE_STATE_DRAINING, have.occupied or have.complaint
+        return types_pb2.INSTANCE_STATE_LOADING, have.occupied or have.complaint
     return have.heard.state, have.heard.reason or have.complaint
 
 

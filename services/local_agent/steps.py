@@ -70,7 +70,26 @@ class SetLimits:
 
 @dataclass(frozen=True, slots=True)
 class PutToSleep:
-    """Take the weights off the GPU; a worker with requests refuses and is asked again later."""
+    """Let running requests finish, then take the weights off the GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSleeper:
+    """See what a sleeper keeps of its GPUs and of host memory."""
+
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Doze:
+    """Leave a sleeper's GPUs to others in the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """Take a sleeper's GPUs again in the ledger."""
+
+    gpus: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +98,5 @@ class WakeUp:
 
 
 Command = SetRole | SetLimits | PutToSleep | WakeUp
-Step = Idle | Claim | CheckGpus | Release | Launch | Drain | Terminate | Command
+Swap = MeasureSleeper | Doze | Reclaim
+Step = Idle | Claim | CheckGpus | Release | Launch | Drain | Terminate | Swap | Command

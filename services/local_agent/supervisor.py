@@ -15,10 +15,10 @@ from services.local_agent.limits import wanted_limits
 from services.local_agent.steps import (
     CheckGpus,
     Claim,
+    Command,
     Drain,
     Idle,
     Launch,
-    PutToSleep,
     Release,
     SetLimits,
     SetRole,
@@ -26,6 +26,7 @@ from services.local_agent.steps import (
     Terminate,
     WakeUp,
 )
+from services.local_agent.swapping import sleep_on, wake_up
 
 _LOADING = frozenset(
     {
@@ -50,7 +51,7 @@ def plan(want: Want, have: Have, now: float, policy: Policy) -> Step:
         return _without_process(want, have, now)
     if have.process is Process.EXITED:
         expected = have.leaving or want.goal is Goal.STOPPED
-        return Terminate(None if expected else _failure(have, have.exit_reason))
+        return Terminate(None if expected else _failure(want, have, have.exit_reason))
     if have.leaving:
         return Terminate(None)
     other = want.spec_version not in (0, have.spec_version) or have.gpus != want.gpus
@@ -58,33 +59,42 @@ def plan(want: Want, have: Have, now: float, policy: Policy) -> Step:
         drains = have.heard.state in _DRAINABLE and not want.at_once
         return Drain(want.drain_timeout_s) if drains else Terminate(None)
     if have.heard.state == types_pb2.INSTANCE_STATE_FAILED:
-        return Terminate(_failure(have, have.heard.reason))
+        return Terminate(_failure(want, have, have.heard.reason))
     if have.heard.state in _LOADING:
         limit = policy.load_timeout_s
         if now < have.started_at + limit:
             return Idle(have.started_at + limit)
-        return Terminate(Failure(FailureKind.LOAD, f"not ready within {limit:g} s (load_timeout_s)"))
+        reason = f"not ready within {limit:g} s (load_timeout_s)"
+        return Terminate(Failure(_kind(want, FailureKind.LOAD), reason))
     return _with_live_worker(want, have, now, policy)
 
 
-def _failure(have: Have, reason: str) -> Failure:
+def _failure(want: Want, have: Have, reason: str) -> Failure:
     said_so = have.heard.state == types_pb2.INSTANCE_STATE_FAILED
     kind = FailureKind.LOAD if said_so and have.ready_at is None else FailureKind.CRASH
-    return Failure(
-        kind, (have.heard.reason if said_so else "") or reason or "the worker failed for no stated reason"
-    )
+    said = have.heard.reason if said_so else ""
+    return Failure(_kind(want, kind), said or reason or "the worker failed for no stated reason")
+
+
+def _kind(want: Want, kind: FailureKind) -> FailureKind:
+    return FailureKind.ASLEEP if want.goal is Goal.SLEEPING else kind
 
 
 def _without_process(want: Want, have: Have, now: float) -> Step:
     if want.goal is Goal.STOPPED or have.gave_up:
-        return Idle() if have.gpus is None else _when_clear(Release(), have.gpus, have, now)
-    if have.gpus is not None and have.gpus != want.gpus:
-        return _when_clear(Release(), have.gpus, have, now)
+        return Idle() if have.gpus is None else _give_back(have.gpus, have, now)
+    if have.gpus is not None and (have.gpus != want.gpus or have.dozing):
+        return _give_back(have.gpus, have, now)
     if now < have.retry_at:
         return Idle(have.retry_at)
     if have.blocked and now < have.blocked_until:
         return Idle(have.blocked_until if have.blocked_until < math.inf else None)
     return Claim(want.gpus) if have.gpus is None else _when_clear(Launch(), have.gpus, have, now)
+
+
+def _give_back(gpus: tuple[int, ...], have: Have, now: float) -> Step:
+    # Who computes on the GPUs of a sleeper that has ended may be their owner.
+    return Release() if have.dozing else _when_clear(Release(), gpus, have, now)
 
 
 def _when_clear(step: Step, gpus: tuple[int, ...], have: Have, now: float) -> Step:
@@ -98,27 +108,39 @@ def _with_live_worker(want: Want, have: Have, now: float, policy: Policy) -> Ste
     silent_at = have.heard_at + policy.silence_timeout_s
     if now >= silent_at:
         reason = f"no statistics for {policy.silence_timeout_s:g} s (silence_timeout_s)"
-        return Terminate(Failure(FailureKind.CRASH, reason))
-    step = command(want, have)
-    if step is None:
-        return Idle(silent_at)
-    return Idle(min(have.control_retry_at, silent_at)) if now < have.control_retry_at else step
+        return Terminate(Failure(_kind(want, FailureKind.CRASH), reason))
+    step = _next(want, have, now)
+    if isinstance(step, Idle):
+        return Idle(silent_at if step.until is None else min(step.until, silent_at))
+    if isinstance(step, Command) and now < have.control_retry_at:
+        return Idle(min(have.control_retry_at, silent_at))
+    return step
 
 
-def command(want: Want, have: Have) -> Step | None:
-    """What the live worker is to be told next; None: it is as wanted."""
-    heard, state = have.heard, have.heard.state
-    if state == types_pb2.INSTANCE_STATE_DRAINING:
-        # Somebody else told it to go; its exit will be noticed.
-        return None
-    if state == types_pb2.INSTANCE_STATE_SLEEPING:
-        return WakeUp() if want.goal is Goal.RUNNING else None
+def as_wanted(want: Want, have: Have) -> bool:
+    """Whether the live worker serves, and is to be told nothing."""
+    serves = have.heard.state == types_pb2.INSTANCE_STATE_READY and want.goal is Goal.RUNNING
+    return serves and not have.dozing and isinstance(_adjust(want, have), Idle)
+
+
+def _next(want: Want, have: Have, now: float) -> Step:
+    heard = have.heard
+    if heard.state == types_pb2.INSTANCE_STATE_DRAINING:
+        # Somebody else told it to go, and its exit will be noticed; or it was about to sleep and serves on.
+        return Idle()
     if want.goal is Goal.SLEEPING:
-        return PutToSleep()
-    if want.role != heard.role:
+        return sleep_on(have, now)
+    if have.dozing or heard.state == types_pb2.INSTANCE_STATE_SLEEPING:
+        step = wake_up(want, have)
+        return _when_clear(step, want.gpus, have, now) if have.reclaimed and step == WakeUp() else step
+    return _adjust(want, have)
+
+
+def _adjust(want: Want, have: Have) -> Step:
+    if want.role != have.heard.role:
         return SetRole(want.role)
-    load = heard.load or cluster_pb2.InstanceLoad()
+    load = have.heard.load or cluster_pb2.InstanceLoad()
     limits = wanted_limits(want, have.proposed)
     batch_size = limits.batch_size if limits.batch_size != load.batch_size else 0
     budget = limits.step_token_budget if limits.step_token_budget != load.step_token_budget else 0
-    return SetLimits(batch_size, budget) if batch_size or budget else None
+    return SetLimits(batch_size, budget) if batch_size or budget else Idle()

@@ -21,7 +21,6 @@ _LOG = logging.getLogger(__name__)
 _COMMAND_TIMEOUT_S = 10.0
 _WAKE_TIMEOUT_S = 300.0
 _RECONNECT_S = 0.2
-_SLEEP_LEVEL = 1
 _OPTIONS = [
     # The socket appears some seconds after the process; a refused attempt on it costs next to nothing.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -97,14 +96,29 @@ class WorkerLink:
             (await _answer(self._stub.Preempt(request, timeout=_COMMAND_TIMEOUT_S))).preempted_request_ids
         )
 
-    async def sleep(self) -> None:
-        """Takes the weights off the GPU and keeps them in host memory. Raises CommandError."""
-        request = worker_pb2.SleepRequest(level=_SLEEP_LEVEL)
-        await _answer(self._stub.Sleep(request, timeout=_WAKE_TIMEOUT_S))
+    async def sleep(self, level: int, drain_timeout_s: float) -> int:
+        """Returns once the weights are off the GPU, with the number of requests that were cut off.
+
+        Cancelled while it drains, the worker serves on. Raises CommandError.
+        """
+        request = worker_pb2.SleepRequest(level=level, drain_timeout_s=drain_timeout_s)
+        timeout_s = drain_timeout_s + _WAKE_TIMEOUT_S
+        return (await _answer(self._stub.Sleep(request, timeout=timeout_s))).aborted
 
     async def wake(self) -> None:
         """Returns when the worker serves again. Raises CommandError."""
         await _answer(self._stub.Wake(worker_pb2.WakeRequest(), timeout=_WAKE_TIMEOUT_S))
+
+    async def state(self, timeout_s: float) -> types_pb2.InstanceState.ValueType | None:
+        """What the worker says of itself now; None: nothing within the time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                call = self._stub.WatchStatistics(worker_pb2.WatchStatisticsRequest(), wait_for_ready=True)
+                async for message in call:
+                    return message.state
+        except (TimeoutError, grpc.aio.AioRpcError):
+            pass
+        return None
 
     async def close(self) -> None:
         """Ends every call and the connection."""

@@ -2,8 +2,8 @@
 
     CHIRON_TEST_NVML=FILE python -m tests.support.nvml_agent [--set key=value]...
 
-The file holds a list of GPUs: `uuid`, `processes` (pids), `ecc` (uncorrected errors), `lost`, `remap_failed`,
-`pages_pending`, and `xids` (told once each).
+The file holds a list of GPUs: `uuid`, `processes` (pids), `memory` (of each in bytes, by pid as text), `used`
+(bytes), `ecc` (uncorrected errors), `lost`, `remap_failed`, `pages_pending`, and `xids` (told once each).
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ def gpu(handle: int) -> dict[str, Any]:
 def memory_info(handle: int) -> SimpleNamespace:
     if gpu(handle).get("lost"):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
-    return SimpleNamespace(total=80 << 30)
+    return SimpleNamespace(total=80 << 30, used=gpu(handle).get("used", 0))
 
 
 def processes(handle: int) -> list[SimpleNamespace]:
-    return [SimpleNamespace(pid=pid) for pid in gpu(handle).get("processes", [])]
+    memory = gpu(handle).get("memory", {})
+    return [
+        SimpleNamespace(pid=pid, usedGpuMemory=memory.get(str(pid)))
+        for pid in gpu(handle).get("processes", [])
+    ]
 
 
 def wait_for_event(events: dict[int, int], timeout_ms: int) -> SimpleNamespace:

@@ -2,16 +2,20 @@
 
 The model's engine_args say what happens: `crash` (text: printed before exit status 3), `fail_load` (text),
 `load_time_s`, `refuse_limits`, `drain_time_s`, `ignore_sigterm`, `engine_core` (a child that outlives it and
-ignores SIGTERM). Takes the arguments of `services.worker`.
+ignores SIGTERM), `sleep_time_s`, `wake_time_s`, `crash_on_wake`, and `diary` (a file to which it adds a line
+when it begins to own its GPU and when it has left it: time, what, instance). Takes the arguments of
+`services.worker`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, settings: dict[str, str], arguments: dict[str, Any]) -> None:
         self._arguments = arguments
         self._changed = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._under_way: asyncio.Task[None] | None = None
         self._now = worker_pb2.WatchStatisticsResponse(
             instance_id=settings["instance_id"],
             incarnation=int(settings["incarnation"]),
@@ -83,12 +89,45 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         return worker_pb2.DrainResponse(aborted=1 if wanted > request.timeout_s else 0)
 
     async def Sleep(self, request: worker_pb2.SleepRequest, context: object) -> worker_pb2.SleepResponse:
-        self.become(types_pb2.INSTANCE_STATE_SLEEPING)
+        await asyncio.shield(self._one_after_the_other(self._fall_asleep()))
         return worker_pb2.SleepResponse()
 
     async def Wake(self, request: worker_pb2.WakeRequest, context: object) -> worker_pb2.WakeResponse:
-        self.become(types_pb2.INSTANCE_STATE_READY)
+        await asyncio.shield(self._one_after_the_other(self._wake_up()))
         return worker_pb2.WakeResponse()
+
+    def note(self, what: str) -> None:
+        """Adds to the diary that it owns its GPU from now on, or that it has left it."""
+        if diary := self._arguments.get("diary"):
+            with Path(diary).open("a") as file:
+                file.write(f"{time.monotonic()} {what} {self._now.instance_id}\n")
+
+    def _one_after_the_other(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        async def turn() -> None:
+            async with self._turn:
+                await work
+
+        self._under_way = asyncio.create_task(turn())
+        return self._under_way
+
+    async def _fall_asleep(self) -> None:
+        if self._now.state == types_pb2.INSTANCE_STATE_SLEEPING:
+            return
+        self.become(types_pb2.INSTANCE_STATE_DRAINING)
+        await asyncio.sleep(float(self._arguments.get("sleep_time_s", 0)))
+        self.note("leaves")
+        self.become(types_pb2.INSTANCE_STATE_SLEEPING)
+
+    async def _wake_up(self) -> None:
+        if self._now.state == types_pb2.INSTANCE_STATE_READY:
+            return
+        self.note("owns")
+        self.become(types_pb2.INSTANCE_STATE_LOADING)
+        if "crash_on_wake" in self._arguments:
+            print(self._arguments["crash_on_wake"], file=sys.stderr, flush=True)
+            os._exit(3)
+        await asyncio.sleep(float(self._arguments.get("wake_time_s", 0)))
+        self.become(types_pb2.INSTANCE_STATE_READY)
 
 
 async def serve(settings: dict[str, str], arguments: dict[str, Any]) -> None:
@@ -97,6 +136,7 @@ async def serve(settings: dict[str, str], arguments: dict[str, Any]) -> None:
         signal.SIGTERM, (lambda: None) if arguments.get("ignore_sigterm") else stop.set
     )
     worker = ScriptedWorker(settings, arguments)
+    worker.note("owns")
     server = Server(["chiron.internal.v1.WorkerService"])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server.grpc)
     server.bind_unix(Path(settings["socket"]))

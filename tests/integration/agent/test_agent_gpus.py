@@ -25,6 +25,8 @@ PENDING = types_pb2.INSTANCE_STATE_PENDING
 DRAINING = types_pb2.INSTANCE_STATE_DRAINING
 FAILED = types_pb2.INSTANCE_STATE_FAILED
 STOPPED = types_pb2.INSTANCE_STATE_STOPPED
+SLEEPING = types_pb2.INSTANCE_STATE_SLEEPING
+LOADING = types_pb2.INSTANCE_STATE_LOADING
 
 
 class Gpus:
@@ -257,3 +259,50 @@ async def test_a_model_that_never_works_is_to_blame_itself(
     await controller.until("toy-1", FAILED)
     await asyncio.sleep(0)
     assert gpu(controller, 0).healthy
+
+
+async def test_a_gpu_is_free_for_others_once_its_sleeper_keeps_no_more_than_it_may(
+    agent: Start, controller: FakeController, gpus: Gpus
+) -> None:
+    process = await agent()
+    controller.send([toy_level("a")])
+    await controller.until("a", READY)
+    pid = process.records()["a"].pid
+    gpus.set(0, processes=[pid], memory={str(pid): 6 << 30})
+    sleep, mib = control_pb2.DESIRED_STATE_SLEEPING, 2**20
+    controller.send(
+        [toy_level("a", state=sleep, generation=2, sleep_residual_bytes=512 * mib), toy_level("b")]
+    )
+    much = "6144 MiB of GPU 0 are in use, 512 MiB may be (autoscaling.sleep_residual_mib)"
+    await controller.until_reason("a", much)
+    assert (await controller.until("a", DRAINING)).reason == much
+    assert (await controller.until("b", PENDING)).reason == "GPU 0 is still held by a"
+    gpus.set(0, memory={str(pid): 300 * mib})
+    assert (await controller.until("a", SLEEPING)).kept.gpu_bytes == 300 * mib
+    await controller.until("b", READY)
+
+    # A stranger is no sleeper.
+    stopped = stopped_level("b")
+    controller.send([toy_level("a", state=sleep, generation=2), stopped])
+    await controller.until("b", STOPPED)
+    gpus.set(0, processes=[pid, 1], memory={str(pid): 300 * mib})
+    controller.send([toy_level("a", generation=3), stopped])
+    await controller.until_reason("a", "GPU 0 is not free: process 1 computes on it")
+    await controller.until("a", LOADING)
+    gpus.set(0, processes=[pid])
+    await controller.until("a", READY)
+
+
+async def test_where_nvml_does_not_tell_processes_apart_the_whole_gpu_counts(
+    agent: Start, controller: FakeController, gpus: Gpus
+) -> None:
+    process = await agent()
+    controller.send([toy_level("a")])
+    await controller.until("a", READY)
+    pid, mib = process.records()["a"].pid, 2**20
+    gpus.set(0, processes=[pid], used=900 * mib)
+    sleep = control_pb2.DESIRED_STATE_SLEEPING
+    controller.send([toy_level("a", state=sleep, generation=2, sleep_residual_bytes=800 * mib)])
+    await controller.until_reason("a", "900 MiB of GPU 0 are in use, 800 MiB may be")
+    gpus.set(0, used=700 * mib)
+    assert (await controller.until("a", SLEEPING)).kept.gpu_bytes == 700 * mib

@@ -8,7 +8,7 @@ import pytest
 
 from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent import steps
-from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy, Process
+from services.local_agent.condition import Failure, FailureKind, Have, Heard, Kept, Policy, Process
 from services.local_agent.desired import Goal, Want
 from services.local_agent.status import status_of
 from services.local_agent.supervisor import plan
@@ -160,7 +160,8 @@ def test_a_stop_while_loading_needs_no_drain() -> None:
 def test_a_sleeper_wakes_when_it_should_run_and_rests_when_it_should_sleep() -> None:
     asleep = READY.told(heard(types_pb2.INSTANCE_STATE_SLEEPING), NOW)
     assert step(WANT, asleep) == steps.WakeUp()
-    assert step(replace(WANT, goal=Goal.SLEEPING), asleep) == steps.Idle(NOW + 20)
+    rests = asleep.fell_asleep(NOW).measured(Kept(5, 7), "", NOW).dozes()
+    assert step(replace(WANT, goal=Goal.SLEEPING), rests) == steps.Idle(NOW + 20)
 
 
 def test_a_worker_that_someone_else_drains_is_left_to_exit() -> None:
