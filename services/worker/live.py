@@ -26,6 +26,8 @@ class Preempted:
     """Monotonic instant, in seconds."""
     by: LiveRequest | None = None
     """For whom; None: on command."""
+    times: int = 1
+    """How often it has been preempted with this one; its outputs may tell so later."""
     outputs: int = 0
     """Those that have come since."""
 

@@ -145,7 +145,7 @@ class MixedWork:
                 numbers: dict[str, float | str] = {
                     "for": request.request_id,
                     "tokens_lost": computed[one.request_id],
-                    "preemptions": one.pace.preemptions,
+                    "preemptions": one.preempted.times if one.preempted else one.pace.preemptions,
                 }
                 one.note("preempted for an interactive request", numbers)
         return len(ran) == len(victims)
@@ -157,7 +157,7 @@ class MixedWork:
         now = time.monotonic()
         for one in requests:
             if not one.done:
-                one.preempted = Preempted(now, by)
+                one.preempted = Preempted(now, by, one.pace.preemptions + 1)
         self._look_at(now + self._settings.hand_back_s)
 
     def accepted(self, request: LiveRequest) -> None:
@@ -210,7 +210,7 @@ class MixedWork:
     def _give_up(self, requests: list[LiveRequest], now: float) -> None:
         for one in requests:
             waited_s = now - (self._since(one) or now)
-            preemptions = one.pace.preemptions
+            preemptions = max(one.pace.preemptions, one.preempted.times if one.preempted else 0)
             reason = Reason.STREAM_INTERRUPTED if one.has_output else Reason.RETRY_ELSEWHERE
             text = f"handed back after {waited_s:.1f} s without a slot: interactive work has the instance"
             one.cut = ChironError(reason, text, metadata=handed_back(preemptions))

@@ -126,6 +126,29 @@ class ControlSuite:
         await _close(holder)
         assert (await reader).outputs[-1].preemptions == 0
 
+    async def test_one_that_waits_before_the_preemption_gets_the_slot(self, engine: Engine) -> None:
+        await engine.set_limits(batch_size=1)
+        batch = make_request(engine, "batch", max_tokens=300, priority=10, **GREEDY)
+        stream, reading = engine.generate(batch), Reading()
+        reading.add(await anext(stream))
+        reader = asyncio.create_task(drain(stream, reading))
+        urgent = make_request(engine, "urgent", max_tokens=60, priority=-10, **GREEDY)
+        other = asyncio.create_task(drain(engine.generate(urgent)))
+        await eventually(lambda: occupancy(engine) == (1, 1))
+        before = len(reading.outputs)
+        assert list(await engine.preempt([batch.request_id])) == [batch.request_id]
+        stats = engine.stats()
+        assert (stats.running, stats.waiting) in ((0, 2), (1, 1)), "one of them waits, or both"
+        last = (await other).outputs[-1].time
+        in_flight = [output for output in reading.outputs[before:] if output.time <= last]
+        assert len(in_flight) <= 2, "only what was under way came of it"
+        await reader
+        assert len(reading.only.tokens) == 300
+        assert reading.outputs[-1].time > last, "it resumed afterwards"
+
+    async def test_the_kv_cache_holds_whole_blocks(self, engine: Engine) -> None:
+        assert 1 <= engine.info.kv_block_size <= engine.info.kv_capacity_tokens
+
     async def test_counters_only_grow_and_count_tokens(self, engine: Engine) -> None:
         before = engine.stats()
         request = make_request(engine, "count me", max_tokens=30, **GREEDY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -24,6 +24,8 @@ class ReceivedSpan:
     parent_id: str
     """Empty for a root."""
     attributes: dict[str, Any]
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name → attributes of the last one of that name."""
 
 
 class OtlpReceiver:
@@ -60,6 +62,7 @@ def _span(service: str, span: Any) -> ReceivedSpan:
         span_id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),
         attributes={a.key: _value(a.value) for a in span.attributes},
+        events={event.name: {a.key: _value(a.value) for a in event.attributes} for event in span.events},
     )
 
 

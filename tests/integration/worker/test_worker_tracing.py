@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from chiron.telemetry import attributes
+from chiron.v1 import types_pb2
 from tests.support.otlp import ReceivedSpan, otlp_receiver
 from tests.support.worker_process import failure, read_all, request, worker_process
 
@@ -57,6 +58,33 @@ async def test_a_refusal_is_a_span_with_its_reason(tmp_path: Path) -> None:
                 await receiver.received(1)
         (span,) = receiver.spans
         assert span.attributes["error.type"] == "MODEL_NOT_FOUND"
+
+
+async def test_who_gave_way_for_whom_is_in_both_traces(tmp_path: Path) -> None:
+    async with otlp_receiver() as receiver:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        spec = {**SPEC, "maxBatchSize": 1}
+        async with worker_process(tmp_path, spec, environ=environ) as worker:
+            await worker.until()
+            work = request(
+                request_id="work", request_class=types_pb2.REQUEST_CLASS_BATCH, sampling={"max_tokens": 200}
+            )
+            batch = worker.inference.Generate(work)
+            for _ in range(20):
+                await batch.read()
+            await read_all(worker.inference.Generate(request(request_id="urgent")))
+            await read_all(batch)
+            async with asyncio.timeout(10):
+                await receiver.received(4)
+    # A worker's own spans have its id; the engine's do not.
+    own = [span for span in receiver.spans if attributes.INSTANCE_ID in span.attributes]
+    events = {span.attributes[attributes.RESPONSE_ID]: span.events for span in own}
+    chosen = events["urgent"]["batch work gives way"]
+    assert chosen["chiron.preemption.reason"] == "latest deadline, then least progress lost"
+    assert chosen["chiron.preemption.slots_needed"] == chosen["chiron.preemption.slots_freed"] == 1
+    gone = events["work"]["preempted for an interactive request"]
+    assert gone["chiron.preemption.for"] == "urgent"
+    assert gone["chiron.preemption.tokens_lost"] == chosen["chiron.preemption.tokens_lost"] > 20
 
 
 def _facts(span: ReceivedSpan) -> dict[str, object]:

@@ -6,6 +6,7 @@ import pytest
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy.dispatch import LeastExpectedWait
+from chiron.policy.giving_way import REASON
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import Reason
 from chiron.v1 import types_pb2
@@ -459,3 +460,25 @@ def test_who_has_starved_goes_before_the_earliest_deadline() -> None:
     assert rig.submit("old", 0.0)[1] == []
     assert rig.submit("urgent", 299.0, slo=types_pb2.Slo(ttft_ms=10))[1] == []
     assert placed(rig.load("a", now=300.0, running=0)) == [("old", "a")]
+
+
+def test_an_interactive_request_gets_the_slot_of_batch_work_that_yields() -> None:
+    rig = Rig("a", "b")
+    busy = types_pb2.ClassCounts(batch=1)
+    rig.load("a", running=1)
+    rig.core.load("b", rig.watches["b"], load_of("b", running=busy, yielding=1), 0.0)
+    _, out = rig.submit("urgent")
+    [placed] = [each for each in out if isinstance(each, Place)]
+    assert placed.placement.instance_id == "b"
+    assert placed.placement.decision.reason.startswith(REASON)
+    # It is on its way there: the next one finds nothing that yields.
+    _, out = rig.submit("second")
+    assert not out
+    _, out = rig.submit("work", request_class=RequestClass.BATCH)
+    assert not out
+
+
+def load_of(key: str, **fields: object) -> worker_pb2.WatchLoadResponse:
+    return worker_pb2.WatchLoadResponse(
+        instance_id=key, incarnation=1, role=types_pb2.ROLE_MIXED, state=READY, batch_size=1, **fields
+    )

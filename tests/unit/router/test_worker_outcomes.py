@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
-from services.router.outcomes import Verdict, judge
+from chiron.rpc.errors import ChironError, Reason, handed_back, handed_back_after
+from services.router.outcomes import Blame, Verdict, blame, judge
+from services.router.retries import Retries
 
 CODE = grpc.StatusCode
 
@@ -31,3 +34,29 @@ CODE = grpc.StatusCode
 def test_verdicts(code: grpc.StatusCode, reason: str, before: Verdict, after: Verdict) -> None:
     assert judge(code, reason, delivered=False) is before
     assert judge(code, reason, delivered=True) is after
+
+
+def ended(error: ChironError) -> grpc.aio.AioRpcError:
+    status = rpc_status.to_status(error.to_status())
+    return grpc.aio.AioRpcError(
+        error.reason.code, grpc.aio.Metadata(), grpc.aio.Metadata(*status.trailing_metadata), error.message
+    )
+
+
+@pytest.mark.parametrize("reason", [Reason.STREAM_INTERRUPTED, Reason.RETRY_ELSEWHERE])
+def test_what_was_handed_back_tells_nothing_of_the_instance(reason: Reason) -> None:
+    back = ended(ChironError(reason, "handed back", metadata=handed_back(2)))
+    assert handed_back_after(back) == 2
+    for delivered in (False, True):
+        verdict = judge(back.code(), reason.name, delivered=delivered)
+        assert blame(verdict, back) is Blame.YIELDED
+    lost = ended(ChironError(reason, "lost"))
+    assert handed_back_after(lost) is None
+    assert blame(Verdict.INTERRUPTED, lost) is not Blame.YIELDED
+
+
+async def test_a_request_that_is_handed_back_pays_nothing_however_often() -> None:
+    attempts = Retries(max_attempts=1, share=0.0, floor_per_s=0.0).begin(first=True)
+    assert all(attempts.another(Blame.YIELDED, progressed=turn % 2 == 0) for turn in range(10))
+    assert (attempts.made, attempts.failed, attempts.faults) == (10, 0, 0)
+    assert not attempts.another(Blame.FAULT)

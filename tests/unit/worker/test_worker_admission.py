@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from chiron.internal.v1 import worker_pb2
@@ -39,6 +41,15 @@ def test_the_tickets_word_counts() -> None:
     claims = pb.GenerateRequest(request_id="r", priority=-1000, slo=types_pb2.Slo(itl_ms=9999), elapsed_ms=10)
     terms = settle_terms(claims, ticket, SPEC)
     assert (terms.request_class, terms.itl_slo_ms, terms.elapsed_ms) == (BATCH, 3, 40)
+
+
+def test_a_deadline_is_a_duration_from_now() -> None:
+    own = settle_terms(pb.GenerateRequest(slo=types_pb2.Slo(deadline_s=60), elapsed_ms=15_000), None, SPEC)
+    assert own.deadline_s == 45
+    assert settle_terms(pb.GenerateRequest(), None, SPEC).deadline_s == math.inf
+    # Of an item of the batch queue: its ticket's SLO has none, and it may be late.
+    late = worker_pb2.Ticket(request_class=BATCH, deadline_in_s=-3.0)
+    assert settle_terms(pb.GenerateRequest(), late, SPEC).deadline_s == -3
 
 
 def test_a_tickets_slo_is_whole_whatever_the_worker_was_started_with() -> None:

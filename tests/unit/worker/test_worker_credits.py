@@ -90,3 +90,10 @@ async def test_without_news_the_heartbeat_comes() -> None:
     with Board().subscribe([], "a") as a:
         await a.news(0.0)
         assert await a.news(0.0, within_s=0.01)
+
+
+@pytest.mark.parametrize("role", [MIXED, BATCH])
+def test_no_credit_while_interactive_or_preempted_work_waits(role: types_pb2.Role.ValueType) -> None:
+    figures = {"ready": True, "batch_size": 8, "taken": 2, "max_waiting": 256}
+    assert spare(role, **figures, held_up=False) >= 6
+    assert spare(role, **figures, held_up=True) == 0
