@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +12,7 @@ import pytest_asyncio
 
 from chiron.rpc.errors import handed_back_after, reason_of
 from chiron.v1 import inference_pb2 as pb
+from chiron.testing.models import random_llama
 from chiron.v1 import types_pb2
 from tests.support.wait import eventually
 from tests.support.worker_here import WorkerHere, worker_here
@@ -23,15 +23,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BATCH = types_pb2.REQUEST_CLASS_BATCH
 SLOTS = 4
 BLOCK = 32
-_TRIES = 5
+_TRIES = 3
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def here(tmp_path_factory: pytest.TempPathFactory, random_llama: Path) -> AsyncIterator[WorkerHere]:
+async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WorkerHere]:
+    folder = tmp_path_factory.mktemp("worker")
+    # Its steps take long against the turns of this process, in which other processes may hold it up.
+    weights = random_llama(folder / "model", hidden_size=512, layers=8)
     spec = {
         "name": "toy",
         "engine": "vllm",
-        "weights": str(random_llama),
+        "weights": str(weights),
         "maxBatchSize": SLOTS,
         "engineArgs": {
             "dtype": "float32",
@@ -43,7 +46,6 @@ async def here(tmp_path_factory: pytest.TempPathFactory, random_llama: Path) -> 
             "max_model_len": 512,
         },
     }
-    folder = tmp_path_factory.mktemp("worker")
     settings = {"min_progress_tokens": 4, "hand_back_s": 2.0}
     async with worker_here(folder, spec, within_s=120.0, **settings) as found:
         yield found
@@ -97,20 +99,19 @@ async def test_an_interactive_request_waits_two_steps_at_most_for_batch_work(
     words, question = (60, 60) if scarce == "slots" else (250, 210)
     names = [f"{scarce}{index}" for index in range(slots)]
     alone = await asyncio.gather(
-        *(Stream(here, ask(name, words=words, tokens=60, request_class=BATCH)).task for name in names)
+        *(Stream(here, ask(name, words=words, tokens=40, request_class=BATCH)).task for name in names)
     )
     before, taken = here.worker.mixed.preempted, []
     for index in range(_TRIES):
         await Stream(here, ask(f"{scarce}-empty-{index}", words=question, tokens=2)).task
-        streams = await full_of_batch_work(here, names, words, 60)
+        streams = await full_of_batch_work(here, names, words, 40)
         await Stream(here, ask(f"{scarce}-busy-{index}", words=question, tokens=2)).task
         assert not any(stream.task.done() for stream in streams), "batch work was under way"
         assert await asyncio.gather(*(stream.task for stream in streams)) == alone
         assert here.worker.mixed.preempted == before + index + 1
         busy, empty = (here.steps_to_first_token[f"{scarce}-{kind}-{index}"] for kind in ("busy", "empty"))
         taken.append(busy - empty)
-    # A step takes as long as two turns of this process, which other processes may hold up.
-    assert sorted(taken)[_TRIES // 2] <= 2
+    assert max(taken) <= 2, taken
 
 
 async def test_a_change_of_role_under_load_loses_nothing(here: WorkerHere) -> None:
