@@ -157,6 +157,8 @@ class Proxy:
     ) -> None:
         """An instance has handed a batch request back: it has lost nothing and waits for another slot."""
         request.handed_back = True
+        if self._placer.book is not None:
+            self._placer.book.handed_back(request.request_id)
         if failed.error is not None:
             delivered.preemptions = handed_back_after(failed.error) or 0
         trace.handed_back(placement, delivered.preemptions)

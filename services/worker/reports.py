@@ -64,6 +64,9 @@ def load_response(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoa
     started, finished, interrupted = subscriber.take()
     try:
         load = _load(worker, subscriber)
+        if subscriber.wants_done(time.monotonic()):
+            load.done.output_tokens = _stats(worker).output_tokens
+            worker.finished.fill(load.done)
     except Exception as error:
         worker.cannot_report(error)
         load = worker_pb2.WatchLoadResponse(
@@ -73,9 +76,6 @@ def load_response(worker: Worker, subscriber: Subscriber) -> worker_pb2.WatchLoa
             state=worker.state.value,
             clock_ms=worker.tickets.clock_ms,
         )
-    if subscriber.wants_done(time.monotonic()):
-        load.done.output_tokens = _stats(worker).output_tokens
-        worker.finished.fill(load.done)
     load.started_request_ids.extend(started)
     load.finished_request_ids.extend(finished)
     load.interrupted_request_ids.extend(interrupted)

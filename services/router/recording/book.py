@@ -114,8 +114,17 @@ class Book:
             if one.ending == worker_pb2.EndedRequest.ENDING_WHOLE:
                 self._write(record)
             else:
-                record.resumes += one.ending == worker_pb2.EndedRequest.ENDING_GIVEN_UP
-                record.due = self._time() + _SETTLE_S
+                given_up = one.ending == worker_pb2.EndedRequest.ENDING_GIVEN_UP
+                record.resumes += given_up
+                if not (given_up and record.handed_back):
+                    record.due = self._time() + _SETTLE_S
+
+    def handed_back(self, request_id: str) -> None:
+        """An instance has given it back for interactive work, and this router has another go on with it."""
+        record = self._pending.get(request_id)
+        if record is not None:
+            record.handed_back = True
+            record.due = self._time() + _UNKNOWN_S
 
     def gave_up(self, request_id: str, end: str, reason: str = "") -> None:
         """This router ends a request: `refused`, `failed` or `cancelled`, for a reason of the error table."""

@@ -37,6 +37,8 @@ class Record:
     """Monotonic time at which it is written with what is known, in seconds."""
     end: str = "unknown"
     reason: str = ""
+    handed_back: bool = False
+    """Whether it waits in this router to go on elsewhere, for as long as that takes."""
 
 
 def header(started: str, router_id: str, models: Iterable[control_pb2.RoutedModel]) -> str:

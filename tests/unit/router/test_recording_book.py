@@ -110,6 +110,25 @@ async def test_a_resumed_stream_is_one_request(book: Book, tmp_path: Path) -> No
     assert line["resumes"] == 2
 
 
+@pytest.mark.parametrize("told_first", [True, False])
+async def test_what_was_handed_back_is_written_when_it_has_gone_on_elsewhere(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_first: bool
+) -> None:
+    book.begin(request("r", request_class=RequestClass.BATCH), 0)
+    end = ended("r", Ended.ENDING_GIVEN_UP, output=2)
+    if told_first:
+        book.ended([end])
+    book.handed_back("r")
+    if not told_first:
+        book.ended([end])
+    later = book._time() + 20 * book_module._SETTLE_S
+    monkeypatch.setattr(book, "_time", lambda: later)
+    assert await told(book, tmp_path) == []
+    book.ended([ended("r", output=8)])
+    [line] = await told(book, tmp_path)
+    assert (line["end"], line["output"]) == ("ok", 8)
+
+
 async def test_refused_ones_are_written_at_once_others_once_they_have_settled(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
