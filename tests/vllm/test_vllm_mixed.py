@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from chiron.rpc.errors import handed_back_after, reason_of
-from chiron.v1 import inference_pb2 as pb
 from chiron.testing.models import random_llama
+from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from tests.support.wait import eventually
 from tests.support.worker_here import WorkerHere, worker_here
