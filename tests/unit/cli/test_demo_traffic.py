@@ -6,18 +6,40 @@ from types import SimpleNamespace
 from typing import Any
 
 from chiron.cli.demo.figures import Figures
-from chiron.cli.demo.traffic import Load, Traffic
-from chiron.client import ProtocolError, StreamInterrupted
-from tests.support.wait import eventually
+from chiron.cli.demo.plan import Ask, Backlog, Plan
+from chiron.cli.demo.traffic import Traffic, prompt
+from chiron.client import BatchNotFound, ProtocolError, StreamInterrupted
+from chiron.client.batch.records import BatchProgress
 
-LOAD = Load("batch", rate_per_s=400.0, prompt_words=(2, 2), output_tokens=(3, 3), most_outstanding=1000)
+ASKS = tuple(Ask(0.001 * number, 5 + number, 3) for number in range(20))
+
+
+class FakeBatches:
+    """Ends each batch with the progress that the test gives."""
+
+    def __init__(self, end: BatchProgress | Exception) -> None:
+        self.submitted: list[tuple[list[dict[str, Any]], float]] = []
+        self._end = end
+
+    async def submit(self, items: list[dict[str, Any]], *, deadline_s: float) -> SimpleNamespace:
+        self.submitted.append((items, deadline_s))
+        return SimpleNamespace(batch_id="b", progress=BatchProgress())
+
+    async def watch(self, batch_id: str) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(batch_id=batch_id, progress=BatchProgress(queued=len(self.submitted[0][0])))
+        if isinstance(self._end, Exception):
+            raise self._end
+        yield SimpleNamespace(batch_id=batch_id, progress=self._end)
 
 
 class FakeClient:
     """Answers each request as the test says; remembers what was asked."""
 
-    def __init__(self, answer: Callable[[], AsyncIterator[Any]]) -> None:
+    def __init__(
+        self, answer: Callable[[], AsyncIterator[Any]], end: BatchProgress | Exception | None = None
+    ) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.batch = FakeBatches(end or BatchProgress())
         self._answer = answer
 
     def generate(self, **request: Any) -> AsyncIterator[Any]:
@@ -30,12 +52,14 @@ def chunk(tokens: int, attempts: int = 1) -> SimpleNamespace:
 
 
 async def run(
-    answer: Callable[[], AsyncIterator[Any]], *, load: Load = LOAD, seed: int = 0
+    answer: Callable[[], AsyncIterator[Any]],
+    plan: Plan | None = None,
+    end: Any = None,
+    settle_s: float = 30.0,
 ) -> tuple[Figures, FakeClient]:
-    figures, client = Figures(), FakeClient(answer)
-    traffic = Traffic(client, "toy", load, figures, seed)  # type: ignore[arg-type]
-    await traffic.run(0.1)
-    assert client.asked
+    figures, client = Figures(ttft_slo_ms=5000, itl_slo_ms=5000), FakeClient(answer, end)
+    traffic = Traffic(client, "toy", plan or Plan(ASKS, ()), figures)  # type: ignore[arg-type]
+    await traffic.run(settle_s)
     return figures, client
 
 
@@ -62,43 +86,36 @@ async def short() -> AsyncIterator[Any]:
     yield chunk(2)
 
 
-async def test_whole_answers_count_as_finished_and_second_attempts_as_retried() -> None:
-    figures, client = await run(whole)
-    count = figures.counts["batch"]
+async def never() -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield chunk(3)
 
-    assert count.requests == count.finished == count.retried == len(client.asked)
-    assert figures.tokens == 3 * count.requests
-    assert len(figures.ttft_ms["batch"]) == count.requests
+
+async def test_every_ask_of_the_plan_is_sent_and_whole_answers_finish() -> None:
+    figures, client = await run(whole)
+    counts = figures.interactive
+
+    assert [len(asked["prompt_token_ids"]) for asked in client.asked] == [ask.prompt_tokens for ask in ASKS]
+    assert counts.requests == counts.finished == counts.met == counts.retried == len(ASKS)
+    assert figures.tokens == 3 * len(ASKS)
     assert figures.errors == []
 
 
-async def test_the_seed_alone_decides_what_is_asked() -> None:
-    _, first = await run(whole, seed=5)
-    _, again = await run(whole, seed=5)
-    _, other = await run(whole, seed=6)
-
-    assert [request["prompt"] for request in first.asked] == [request["prompt"] for request in again.asked]
-    assert [request["prompt"] for request in first.asked] != [request["prompt"] for request in other.asked]
-
-
-async def test_a_stream_that_is_cut_is_interrupted_and_an_error() -> None:
-    figures, client = await run(cut)
-    count = figures.counts["batch"]
-
-    assert count.failed == count.interrupted == count.requests == len(figures.errors) == len(client.asked)
-    assert set(figures.errors) == {"interrupted: gone"}
-
-
 async def test_a_stream_whose_attempts_grow_after_its_first_token_was_resumed() -> None:
-    assert (await run(whole))[0].total("resumed") > 0
-    assert (await run(second_attempt))[0].total("resumed") == 0
+    assert (await run(whole))[0].interactive.resumed == len(ASKS)
+    assert (await run(second_attempt))[0].interactive.resumed == 0
+
+
+async def test_a_stream_that_is_cut_has_failed() -> None:
+    figures, _ = await run(cut)
+
+    assert figures.interactive.failed == len(figures.errors) == len(ASKS)
+    assert figures.interactive.met == 0
 
 
 async def test_a_gap_in_the_tokens_is_an_error() -> None:
     figures, _ = await run(gap)
 
-    assert figures.counts["batch"].interrupted == 0
-    assert figures.counts["batch"].failed == figures.counts["batch"].requests
     assert "PROTOCOLERROR: token 2 is missing" in figures.errors
 
 
@@ -108,21 +125,39 @@ async def test_an_answer_that_is_too_short_is_an_error() -> None:
     assert set(figures.errors) == {"asked for 3 tokens and got 2"}
 
 
-async def test_arrivals_beyond_the_bound_are_shed_and_counted() -> None:
-    release = asyncio.Event()
+async def test_what_does_not_end_in_time_is_an_error_and_has_missed() -> None:
+    figures, _ = await run(never, settle_s=0.05)
 
-    async def held() -> AsyncIterator[Any]:
-        await release.wait()
-        yield chunk(3)
+    assert figures.interactive.outstanding == len(ASKS)
+    assert "not everything had ended" in figures.errors[0]
 
-    load = Load("batch", 400.0, (2, 2), (3, 3), most_outstanding=2)
-    figures, client = Figures(), FakeClient(held)
-    traffic = Traffic(client, "toy", load, figures, 0)  # type: ignore[arg-type]
-    running = asyncio.create_task(traffic.run(0.1))
-    await eventually(lambda: figures.counts["batch"].shed, what="an arrival beyond the bound")
 
-    assert len(client.asked) == figures.counts["batch"].requests == 2
+async def test_a_batch_is_handed_in_whole_and_its_ends_are_counted() -> None:
+    items = (Ask(0.0, 7, 4), Ask(0.0, 9, 5), Ask(0.0, 3, 6), Ask(0.0, 3, 6))
+    end = BatchProgress(succeeded=3, late=1, expired=1)
+    figures, client = await run(whole, Plan((), (Backlog(0.0, 60.0, items),)), end)
 
-    release.set()
-    await running
-    assert figures.counts["batch"].outstanding == 0
+    ((sent, deadline_s),) = client.batch.submitted
+    assert deadline_s == 60.0
+    assert [(len(item["prompt_token_ids"]), item["max_tokens"]) for item in sent] == [
+        (ask.prompt_tokens, ask.output_tokens) for ask in items
+    ]
+    counts = figures.batches
+    assert (counts.items, counts.succeeded, counts.late, counts.failed) == (4, 3, 1, 1)
+    assert figures.errors == ["1 items of a batch did not succeed"]
+
+
+async def test_a_batch_that_is_lost_has_failed_whole() -> None:
+    figures, _ = await run(
+        whole, Plan((), (Backlog(0.0, 60.0, (Ask(0.0, 1, 1),) * 3),)), BatchNotFound("no batch b")
+    )
+
+    assert figures.batches.failed == 3
+    assert "no batch b" in figures.errors[0]
+
+
+def test_prompts_have_the_length_they_should_and_begin_unlike_each_other() -> None:
+    made = [prompt(number, 40) for number in range(400)]
+
+    assert {len(ids) for ids in made} == {40}
+    assert len({ids[0] for ids in made}) == 400

@@ -38,7 +38,7 @@ def test_unknown_profile_names_itself_and_those_there_are():
 
 
 def test_every_registered_profile_bears_its_registry_name():
-    assert profile_names() == ("llama3-70b@4xa100", "llama3-8b@a100", "toy")
+    assert profile_names() == ("demo", "llama3-70b@4xa100", "llama3-8b@a100", "toy")
     assert [get_profile(name).name for name in profile_names()] == list(profile_names())
 
 

@@ -5,108 +5,102 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class ClassCount:
-    """Requests of one class, by how they ended."""
+class Interactive:
+    """What became of the interactive requests."""
 
+    ttft_slo_ms: float
+    itl_slo_ms: float
     requests: int = 0
     """Sent."""
     finished: int = 0
     failed: int = 0
     """Ended with an error, interrupted streams included."""
-    interrupted: int = 0
-    """Cut after their first token, and not resumed."""
+    met: int = 0
+    """Finished with a TTFT and a mean ITL within their SLOs."""
     resumed: int = 0
     """Cut after their first token, and went on elsewhere."""
     retried: int = 0
     """Needed more than one attempt."""
-    shed: int = 0
-    """Not sent, because too many were outstanding already."""
+    ttft_ms: array[float] = field(default_factory=lambda: array("d"))
+    """From each request's planned arrival to its first token at the client, in milliseconds."""
+    itl_ms: array[float] = field(default_factory=lambda: array("d"))
+    """Each request's mean time between tokens as they arrived at the client, in milliseconds."""
 
     @property
     def outstanding(self) -> int:
         """Sent and not ended."""
         return self.requests - self.finished - self.failed
 
+    @property
+    def attainment(self) -> float | None:
+        """Share of all that were sent which met their SLOs; None of none."""
+        return self.met / self.requests if self.requests else None
+
+    def finish(self, ttft_ms: float, itl_mean_ms: float) -> None:
+        """Counts a request that was answered whole."""
+        self.finished += 1
+        self.met += ttft_ms <= self.ttft_slo_ms and itl_mean_ms <= self.itl_slo_ms
+        self.ttft_ms.append(ttft_ms)
+        self.itl_ms.append(itl_mean_ms)
+
+
+@dataclass(slots=True)
+class Batches:
+    """What became of the batches' items."""
+
+    items: int = 0
+    """Handed in."""
+    succeeded: int = 0
+    failed: int = 0
+    """Ended in another way."""
+    late: int = 0
+    """Of those that succeeded: recorded after the deadline."""
+
+    @property
+    def deadlines_met(self) -> float | None:
+        """Share of the items whose result was there by their deadline; None of none."""
+        return (self.succeeded - self.late) / self.items if self.items else None
+
 
 class Figures:
-    """Counts per class, and latencies over both."""
+    """All that is measured."""
 
-    def __init__(self) -> None:
-        self.counts = {"interactive": ClassCount(), "batch": ClassCount()}
-        self.ttft_ms = {"interactive": array("d"), "batch": array("d")}
-        """From a request's arrival to its first token at the client, in milliseconds."""
-        self.itl_ms = array("d")
-        """For each token after the first of its stream, the time since the one before, in milliseconds.
-        Tokens that travel together share the time since the last delivery evenly."""
+    def __init__(self, *, ttft_slo_ms: float, itl_slo_ms: float) -> None:
+        self.interactive = Interactive(ttft_slo_ms, itl_slo_ms)
+        self.batches = Batches()
         self.tokens = 0
-        """Output tokens delivered."""
+        """Output tokens delivered to interactive readers."""
         self.errors: list[str] = []
-        """Failures, interrupted streams included; the first hundred."""
+        """Failures; the first hundred."""
 
     def failure(self, text: str) -> None:
         """Keeps the text of a failure."""
         if len(self.errors) < 100:
             self.errors.append(text)
 
-    def total(self, field: str) -> int:
-        """A count over both classes."""
-        return sum(getattr(count, field) for count in self.counts.values())
-
-    def summary(self, duration_s: float) -> dict[str, object]:
-        """The figures of the JSON line; latencies in milliseconds."""
-        ttft = [*self.ttft_ms["interactive"], *self.ttft_ms["batch"]]
+    def summary(self) -> dict[str, object]:
+        """The client's part of the JSON line; latencies in milliseconds."""
+        interactive, batches = self.interactive, self.batches
         return {
-            "requests": self.total("requests"),
-            "failed": self.total("failed"),
-            "interrupted": self.total("interrupted"),
-            "resumed": self.total("resumed"),
-            "retried": self.total("retried"),
-            "shed": self.total("shed"),
-            "ttft_p50_ms": percentile(ttft, 50),
-            "ttft_p99_ms": percentile(ttft, 99),
-            "itl_p50_ms": percentile(self.itl_ms, 50),
-            "itl_p99_ms": percentile(self.itl_ms, 99),
+            "interactive_attainment": _rounded(interactive.attainment),
+            "batch_deadlines_met": _rounded(batches.deadlines_met),
+            "failed": interactive.failed + batches.failed,
+            "resumed": interactive.resumed,
+            "retried": interactive.retried,
+            "requests": interactive.requests,
+            "batch_items": batches.items,
+            "ttft_p50_ms": percentile(interactive.ttft_ms, 50),
+            "ttft_p99_ms": percentile(interactive.ttft_ms, 99),
+            "itl_p50_ms": percentile(interactive.itl_ms, 50),
+            "itl_p99_ms": percentile(interactive.itl_ms, 99),
+            "ttft_slo_ms": interactive.ttft_slo_ms,
+            "itl_slo_ms": interactive.itl_slo_ms,
             "tokens": self.tokens,
-            "tokens_per_s": round(self.tokens / duration_s, 1) if duration_s > 0 else None,
-            "duration_s": round(duration_s, 2),
-            **{
-                kind: {
-                    **asdict(count),
-                    "ttft_p50_ms": percentile(self.ttft_ms[kind], 50),
-                    "ttft_p99_ms": percentile(self.ttft_ms[kind], 99),
-                }
-                for kind, count in self.counts.items()
-            },
         }
-
-
-class StreamMeter:
-    """Times one stream's tokens into the figures."""
-
-    def __init__(self, figures: Figures, kind: str, arrived: float) -> None:
-        """`arrived` is the request's arrival, in seconds on any clock that `delivered` shares."""
-        self._figures = figures
-        self._kind = kind
-        self._last = arrived
-        self.tokens = 0
-        """Delivered on this stream."""
-
-    def delivered(self, tokens: int, now: float) -> None:
-        """Counts the tokens of a chunk that came `now`; a chunk without tokens changes nothing."""
-        if not tokens:
-            return
-        gap_ms = (now - self._last) * 1000
-        if self.tokens:
-            self._figures.itl_ms.extend([gap_ms / tokens] * tokens)
-        else:
-            self._figures.ttft_ms[self._kind].append(gap_ms)
-        self._last = now
-        self.tokens += tokens
-        self._figures.tokens += tokens
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -115,3 +109,8 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
         return None
     rank = max(1, math.ceil(percent / 100 * len(values)))
     return round(sorted(values)[rank - 1], 2)
+
+
+def _rounded(share: float | None) -> float | None:
+    # Downwards, so that a goal that was missed never reads as met.
+    return None if share is None else math.floor(share * 1e4) / 1e4

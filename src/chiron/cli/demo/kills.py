@@ -1,10 +1,10 @@
-"""Kills workers under load, and once the controller that leads and an agent, and sees them come back."""
+"""Kills a worker under load, and with it the controller that leads and an agent, and sees them come back."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from chiron.cluster import LocalCluster
@@ -16,6 +16,8 @@ RETURN_S = 60.0
 """Time that a victim has to come back."""
 SUPERVISOR_S = 1.0
 """Time after which a killed service is started again, as a supervisor on its host would."""
+_LOOKS, _LOOK_S = 20, 0.25
+"""How often it looks for a worker that answers somebody, and the pause before it looks again, in seconds."""
 
 
 @dataclass(slots=True)
@@ -26,13 +28,13 @@ class Losses:
     agents: int = 0
     leaders: int = 0
     restarted: int = 0
-    """Killed workers whose instance became ready again, in a new incarnation."""
+    """Killed workers whose instance became ready again, in a new incarnation, or was not wanted any more."""
     recovered: int = 0
     """Killed agents and leaders after which every node was connected again."""
 
 
 class Killer:
-    """SIGKILL for one ready worker at a time, and for the leader and an agent along with one of them."""
+    """SIGKILL for a worker that answers, and for the leader and an agent along with it."""
 
     def __init__(
         self, cluster: LocalCluster, model: str, seed: int, say: Callable[[str], None], *, leader: bool
@@ -45,25 +47,10 @@ class Killer:
         self._leader = leader
         self.losses = Losses()
 
-    async def run(self, *, first_s: float, every_s: float | None, control_s: float, until_s: float) -> None:
-        """Kills workers, and the control plane once.
-
-        Args:
-            first_s: seconds until the first worker is killed.
-            every_s: seconds between workers; None: one.
-            control_s: seconds after which the next worker takes the leader and an agent along.
-            until_s: seconds after which nobody is killed any more.
-        """
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        due = first_s
-        while due < until_s:
-            await asyncio.sleep(start + due - loop.time())
-            control = not self.losses.agents and loop.time() - start >= control_s
-            await self._kill_one(along=await self._control_victims() if control else ())
-            if every_s is None:
-                return
-            due = max(due + every_s, loop.time() - start)
+    async def run(self, at_s: float) -> None:
+        """Kills a worker that is answering, an agent, and the leader where it may go, `at_s` from now."""
+        await asyncio.sleep(at_s)
+        await self._kill_one(along=await self._control_victims())
 
     async def _control_victims(self) -> list[str]:
         """The leader's service, where it may go, and an agent's."""
@@ -78,7 +65,7 @@ class Killer:
             ]
         return [*victims, self._random.choice(self._cluster.nodes)]
 
-    async def _kill_one(self, along: Iterable[str]) -> None:
+    async def _kill_one(self, along: Collection[str]) -> None:
         """Kills a worker that is answering somebody, and these services with it."""
         victim = await self._busy_worker()
         if victim is None:
@@ -97,16 +84,14 @@ class Killer:
         leaders = [name for name in along if name not in agents]
         self.losses.agents += len(agents)
         self.losses.leaders += len(leaders)
-        if along:
-            await asyncio.sleep(SUPERVISOR_S)
-            for name in along:
-                await self._cluster.start_again(name)
+        await asyncio.sleep(SUPERVISOR_S)
+        for name in along:
+            await self._cluster.start_again(name)
         try:
             async with asyncio.timeout(RETURN_S):
-                if along:
-                    await self._cluster.wait_for(self._connected)
-                    self.losses.recovered += len(agents) + len(leaders)
-                    self._say(f"all nodes are connected again after {_since(killed_at)}")
+                await self._cluster.wait_for(self._connected)
+                self.losses.recovered += len(agents) + len(leaders)
+                self._say(f"all nodes are connected again after {_since(killed_at)}")
                 await self._cluster.wait_for(lambda seen: _is_back(seen, victim))
         except TimeoutError:
             self._say(f"not everything came back within {RETURN_S:g} s")
@@ -115,22 +100,17 @@ class Killer:
         self._say(f"worker {victim.instance_id} serves again after {_since(killed_at)}")
 
     async def _busy_worker(self) -> WorkerProcess | None:
-        """A worker that runs requests; one that is merely ready where none does within a few reports."""
+        """The worker with the most streams; one that is merely ready where none has any for a while."""
         ready: list[WorkerProcess] = []
-        for _ in range(5):
+        for _ in range(_LOOKS):
             snapshot = await self._cluster.admin.snapshot()
             serving = {one.instance_id: one for one in snapshot.instances if is_serving(one, self._model)}
             workers = await asyncio.to_thread(self._cluster.workers)
             ready = [worker for worker in workers if worker.instance_id in serving]
-            busy = [
-                worker
-                for worker in ready
-                if serving[worker.instance_id].load.running.interactive
-                or serving[worker.instance_id].load.running.batch
-            ]
-            if busy:
-                return self._random.choice(busy)
-            await asyncio.sleep(1.0)
+            streams = {worker.pid: serving[worker.instance_id].load.running.interactive for worker in ready}
+            if any(streams.values()):
+                return max(ready, key=lambda worker: streams[worker.pid])
+            await asyncio.sleep(_LOOK_S)
         return self._random.choice(ready) if ready else None
 
     def _connected(self, snapshot: pb.ClusterSnapshot) -> bool:
@@ -146,11 +126,12 @@ def is_serving(instance: pb.InstanceStatus, model: str) -> bool:
 
 
 def _is_back(snapshot: pb.ClusterSnapshot, victim: WorkerProcess) -> bool:
-    return any(
-        instance.instance_id == victim.instance_id
-        and instance.incarnation != victim.incarnation
-        and is_serving(instance, victim.model)
-        for instance in snapshot.instances
+    """Whether the instance serves again, or is none that should."""
+    found = [one for one in snapshot.instances if one.instance_id == victim.instance_id]
+    leaving = (types_pb2.INSTANCE_STATE_DRAINING, types_pb2.INSTANCE_STATE_STOPPED)
+    return all(
+        one.state in leaving or (one.incarnation != victim.incarnation and is_serving(one, victim.model))
+        for one in found
     )
 
 

@@ -1,96 +1,117 @@
-"""Open-loop traffic: requests arrive when a Poisson process says so, however slow the answers are."""
+"""Sends what the plan asks, when the plan says so: an open loop, however slow the answers are."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from dataclasses import dataclass
-from typing import Literal
 
-from chiron.cli.demo.figures import Figures, StreamMeter
-from chiron.client import ChironError, Client, Slo, StreamInterrupted
+from chiron.cli.demo.figures import Figures
+from chiron.cli.demo.plan import Ask, Backlog, Plan
+from chiron.client import ChironError, Client
+from chiron.client.batch.records import Batch
 
-_WORDS = ("router", "worker", "agent", "controller", "slot", "batch", "token", "prompt", "deadline", "queue")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The traffic of one request class."""
-
-    kind: Literal["interactive", "batch"]
-    rate_per_s: float
-    """Mean arrivals per second."""
-    prompt_words: tuple[int, int]
-    """Fewest and most words of a prompt; uniform."""
-    output_tokens: tuple[int, int]
-    """Fewest and most output tokens; uniform."""
-    most_outstanding: int
-    """Arrivals beyond it are shed, and counted."""
+_FIRST_TOKEN_ID, _TOKEN_IDS = 300, 500
+"""Prompts are runs of token ids, each begun elsewhere: their lengths are exact, and they share no prefix."""
 
 
-INTERACTIVE = Load("interactive", 10.0, (5, 60), (16, 64), most_outstanding=200)
-BATCH = Load("batch", 3.0, (50, 200), (64, 160), most_outstanding=200)
-
-
-@dataclass(slots=True)
 class Traffic:
-    """Sends one load through the SDK and fills in the figures."""
+    """One run of a plan against a cluster."""
 
-    client: Client
-    model: str
-    load: Load
-    figures: Figures
-    seed: int
+    def __init__(self, client: Client, model: str, plan: Plan, figures: Figures) -> None:
+        self._client = client
+        self._model = model
+        self._plan = plan
+        self._figures = figures
 
-    async def run(self, duration_s: float) -> None:
-        """Sends for `duration_s` seconds and returns when the last answer has come."""
-        # Arrivals and lengths come from a stream of this class's own, so that one does not shift the other.
-        source = random.Random(f"{self.load.kind}-{self.seed}")
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        end = due + duration_s
-        count = self.figures.counts[self.load.kind]
-        async with asyncio.TaskGroup() as requests:
-            while True:
-                due += source.expovariate(self.load.rate_per_s)
-                prompt = " ".join(source.choices(_WORDS, k=source.randint(*self.load.prompt_words)))
-                tokens = source.randint(*self.load.output_tokens)
-                if due >= end:
-                    return
-                await asyncio.sleep(due - loop.time())
-                if count.outstanding >= self.load.most_outstanding:
-                    count.shed += 1
-                    continue
-                count.requests += 1
-                requests.create_task(self._request(prompt, tokens, due))
-
-    async def _request(self, prompt: str, max_tokens: int, arrived: float) -> None:
-        loop = asyncio.get_running_loop()
-        count, figures = self.figures.counts[self.load.kind], self.figures
-        meter, attempts = StreamMeter(figures, self.load.kind, arrived), 1
-        begun: int | None = None
+    async def run(self, settle_s: float) -> None:
+        """Sends everything; returns when the last answer has come, or is overdue by `settle_s` seconds."""
+        start = asyncio.get_running_loop().time()
+        last_s = max(
+            [backlog.at_s + backlog.deadline_s for backlog in self._plan.backlogs]
+            + [ask.at_s for ask in self._plan.interactive[-1:]]
+        )
         try:
-            async for chunk in self.client.generate(
-                model=self.model,
-                prompt=prompt,
-                max_tokens=max_tokens,
+            async with asyncio.timeout(last_s + settle_s), asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._interactive(start))
+                for backlog in self._plan.backlogs:
+                    tasks.create_task(self._backlog(backlog, start))
+        except TimeoutError:
+            self._figures.failure(f"not everything had ended {settle_s:g} s after its time")
+
+    async def _interactive(self, start: float) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as requests:
+            for number, ask in enumerate(self._plan.interactive):
+                await asyncio.sleep(start + ask.at_s - loop.time())
+                self._figures.interactive.requests += 1
+                requests.create_task(self._request(number, ask, start + ask.at_s))
+
+    async def _request(self, number: int, ask: Ask, arrived: float) -> None:
+        loop = asyncio.get_running_loop()
+        counts, figures = self._figures.interactive, self._figures
+        attempts, begun, tokens = 1, None, 0
+        first = last = arrived
+        try:
+            async for chunk in self._client.generate(
+                model=self._model,
+                prompt_token_ids=prompt(number, ask.prompt_tokens),
+                max_tokens=ask.output_tokens,
                 ignore_eos=True,
-                request_class=self.load.kind,
-                slo=Slo(ttft_ms=1000, itl_ms=200) if self.load.kind == "interactive" else Slo(deadline_s=120),
             ):
                 attempts = chunk.attempts
-                begun = begun or attempts
-                meter.delivered(len(chunk.token_ids), loop.time())
-        except StreamInterrupted as error:
-            count.failed += 1
-            count.interrupted += 1
-            figures.failure(f"interrupted: {error}")
+                if chunk.token_ids:
+                    last = loop.time()
+                    first = last if not tokens else first
+                    begun = begun or attempts
+                    tokens += len(chunk.token_ids)
         except ChironError as error:
-            count.failed += 1
+            counts.failed += 1
             figures.failure(f"{error.reason}: {error}")
-        else:
-            count.finished += 1
-            count.retried += attempts > 1
-            count.resumed += begun is not None and attempts > begun
-            if meter.tokens != max_tokens:
-                figures.failure(f"asked for {max_tokens} tokens and got {meter.tokens}")
+            return
+        finally:
+            figures.tokens += tokens
+        counts.retried += attempts > 1
+        counts.resumed += begun is not None and attempts > begun
+        counts.finish((first - arrived) * 1e3, (last - first) * 1e3 / max(1, tokens - 1))
+        if tokens != ask.output_tokens:
+            figures.failure(f"asked for {ask.output_tokens} tokens and got {tokens}")
+
+    async def _backlog(self, backlog: Backlog, start: float) -> None:
+        counts, figures = self._figures.batches, self._figures
+        await asyncio.sleep(start + backlog.at_s - asyncio.get_running_loop().time())
+        counts.items += len(backlog.items)
+        try:
+            batch = await self._client.batch.submit(
+                [
+                    {
+                        "model": self._model,
+                        "prompt_token_ids": prompt(number, ask.prompt_tokens),
+                        "max_tokens": ask.output_tokens,
+                        "ignore_eos": True,
+                    }
+                    for number, ask in enumerate(backlog.items, len(self._plan.interactive))
+                ],
+                deadline_s=backlog.deadline_s,
+            )
+            async for seen in self._client.batch.watch(batch.batch_id):
+                batch = seen
+        except ChironError as error:
+            figures.failure(f"a batch of {len(backlog.items)}: {error.reason}: {error}")
+            counts.failed += len(backlog.items)
+            return
+        self._ended(batch)
+
+    def _ended(self, batch: Batch) -> None:
+        counts, progress = self._figures.batches, batch.progress
+        counts.succeeded += progress.succeeded
+        counts.late += progress.late
+        others = progress.ended - progress.succeeded
+        counts.failed += others
+        if others:
+            self._figures.failure(f"{others} items of a batch did not succeed")
+
+
+def prompt(number: int, tokens: int) -> list[int]:
+    """Token ids of a prompt of this length, unlike other numbers' from the first token on."""
+    return [
+        _FIRST_TOKEN_ID + (number * 37 + place * (1 + number % 11)) % _TOKEN_IDS for place in range(tokens)
+    ]
