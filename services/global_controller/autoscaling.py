@@ -33,6 +33,7 @@ from services.global_controller.bounds import Bounds, bounds_now, is_autoscaled
 from services.global_controller.carrying_out import carry_out
 from services.global_controller.failed_starts import FailedStarts
 from services.global_controller.fleet import is_failed, is_stopping
+from services.global_controller.on_demand import VainWaits
 from services.global_controller.restraint import (
     Restraint,
     late_telemetry,
@@ -78,6 +79,8 @@ class Autoscaling:
         self._adviser: CheckedAutoscaler | None = None
         """Decides as if operators kept nothing, while they keep something."""
         self._failed = FailedStarts()
+        self._vain = VainWaits()
+        self._told_on_demand: Mapping[str, str] = {}
         self._assessed: dict[str, Assessed] = {}
         self._advised: dict[str, tuple[Counter[str], float]] = {}
         self._trouble = ""
@@ -111,8 +114,32 @@ class Autoscaling:
             ):
                 self._stirred.set()
 
+    def on_demand(self) -> Mapping[str, str]:
+        """The autoscaled models → why no instance would start if requests waited; empty: one would."""
+        if self.off:
+            return {}
+        models = self._controller.snapshot.models
+        return {name: self._unstartable(model) for name, model in models.items() if is_autoscaled(model)}
+
+    def _unstartable(self, model: ModelRecord) -> str:
+        said, now = self._operators(model), self._controller.now()
+        return (
+            said.nothing
+            or said.count
+            or self._trouble
+            or self._failed.last(model.name, now)
+            or self._vain.why(model.name, now)
+        )
+
     async def tick(self) -> None:
         """Decides and writes once."""
+        await self._tick()
+        on_demand = self.on_demand()
+        if on_demand != self._told_on_demand:
+            self._told_on_demand = on_demand
+            self._controller.look_again()
+
+    async def _tick(self) -> None:
         controller = self._controller
         if controller.registry.settling():
             return
@@ -152,6 +179,7 @@ class Autoscaling:
 
     def _keep_only(self, models: Mapping[str, ModelRecord]) -> None:
         self._failed.forget_others(models)
+        self._vain.forget_others(models)
         self._assessed = {name: one for name, one in self._assessed.items() if name in models}
         self._advised = {name: one for name, one in self._advised.items() if name in models}
 
@@ -226,6 +254,8 @@ class Autoscaling:
         fleets = {model.name: model for model in seen.models}
         found = {one.model: one for one in advice.assessments}
         for name, restraint in restraints.items():
+            undone = [why for action, why in void if action.model == name]
+            self._vain.look(seen, name, found.get(name), undone)
             self._assessed[name] = Assessed(
                 at_s=seen.now_s,
                 found=found.get(name),

@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import (
@@ -90,8 +90,6 @@ class Controller:
         self._shown = Pulse()
         self.mirror = Mirror(store, self._stirred, self._shown)
         self.tables = routing.RoutingTables(0)
-        self.on_demand: Mapping[str, str] = {}
-        """Models of which an instance starts when requests wait → why none would now; empty: one would."""
         self._nodes = NodeIndex()
         self.ticket_keys = TicketKeyKeeper(self, config.ticket_key_period_s)
         self._routed_access = RoutedAccess()
@@ -286,6 +284,7 @@ class Controller:
             self.snapshot, self.registry, self.term, self.reasons, self.autoscaling.status
         )
         self.fleet.add_counts(shown)
+        shown.time.GetCurrentTime()
         awaited = self.registry.awaited() if self.registry.settling() else ()
         reign = standing.Reign(self.term, self._clock() - self._elected, self.registry.settling(), awaited)
         shown.controllers.extend(standing.controllers(self._seat, reign))
@@ -302,8 +301,12 @@ class Controller:
     def router_called(self, link: RouterLink, call: control_pb2.RouterCall) -> None:
         """A router tells at once that requests wait where nothing serves."""
         self.registry.hear_call(link, call)
-        self.fleet.called.beat()
+        self.autoscaling.router_reported(link.report)
         self._shown.beat()
+
+    def look_again(self) -> None:
+        """Something has changed that is in no record."""
+        self._stirred.beat()
 
     def routers_changed(self) -> None:
         """A router has come or gone."""
@@ -362,7 +365,7 @@ class Controller:
         )
         for link in self.registry.agents.values():
             self._set_level(link, self._told(self.snapshot, link.node_id))
-        entries = routing.entries(self.snapshot, self.registry, self.reasons, self.on_demand)
+        entries = routing.entries(self.snapshot, self.registry, self.reasons, self.autoscaling.on_demand())
         if self.tables.update(entries, self._routed_access.of(self.snapshot)):
             for router in self.registry.routers.values():
                 router.wake.beat()

@@ -55,9 +55,18 @@ class FailedStarts:
 
     def pause(self, name: str, now: float) -> str:
         """Why none of the model is to be started now; empty: one may."""
-        known = self._models.get(name)
-        if known is None or now >= known.until_s or not known.in_a_row:
+        known = self._paused(name, now)
+        if known is None:
             return ""
         starts = "the last start" if known.in_a_row == 1 else f"{known.in_a_row} starts in a row"
         verb = "has" if known.in_a_row == 1 else "have"
         return f"{starts} {verb} failed, the next one comes in {known.until_s - now:.0f} s: {known.why}"
+
+    def last(self, name: str, now: float) -> str:
+        """What failed last, while none of the model is to be started for that; else empty."""
+        known = self._paused(name, now)
+        return known.why if known is not None else ""
+
+    def _paused(self, name: str, now: float) -> _Model | None:
+        known = self._models.get(name)
+        return known if known is not None and known.in_a_row and now < known.until_s else None

@@ -16,7 +16,6 @@ from services.global_controller.fleet_instances import Expected
 from services.global_controller.fleet_snapshot import Known, Told, fleet_snapshot, queued_interactive
 from services.global_controller.gpu_time import GpuTime
 from services.global_controller.phases import OnItsWay, Phases
-from services.global_controller.pulse import Pulse
 from services.global_controller.registry import Registry
 
 
@@ -32,8 +31,6 @@ class FleetFeed:
         self._demand = Demand(clock())
         self._attainments = Attainments(clock())
         self._gpu_time = GpuTime(clock())
-        self.called = Pulse()
-        """Beats when a router tells at once, between its reports, that requests wait where nothing serves."""
 
     def hear_agent(self, report: control_pb2.AgentReport) -> None:
         """An agent has reported."""

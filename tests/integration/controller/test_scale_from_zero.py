@@ -1,7 +1,4 @@
-"""A model that starts on demand: routers hold what comes, one load serves all, a failed one ends all waits.
-
-The controller runs in this process, because the test is what starts instances; all others are processes.
-"""
+"""A model that starts on demand: routers hold what comes, one load serves all, all hear of one that fails."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from chiron.cluster.process import ServiceProcess
 from chiron.internal.v1 import router_pb2, router_pb2_grpc
 from chiron.rpc.servers import open_channel
 from chiron.v1 import cluster_pb2
+from services.global_controller import on_demand
 from tests.integration.controller.conftest import Served
 from tests.support.agent_process import AgentProcess
 from tests.support.wait import eventually
@@ -33,28 +31,19 @@ class Cluster:
     served: Served
     routers: list[str]
 
-    async def apply(self, name: str, **engine_args: object) -> None:
+    async def apply(self, name: str, gpus: int = 1, **engine_args: object) -> None:
         """Applies a model of which none runs and one starts when requests wait."""
-        self.served.controller.on_demand = {**self.served.controller.on_demand, name: ""}
         arguments = struct_pb2.Struct()
         arguments.update(engine_args)  # type: ignore[arg-type]
-        await self.served.apply(name=name, max_batch_size=8, engine_args=arguments)
+        await self.served.apply(
+            name=name,
+            gpus_per_instance=gpus,
+            max_batch_size=64,
+            engine_args=arguments,
+            autoscaling=cluster_pb2.AutoscalingSpec(enabled=True),
+        )
         for router in self.routers:
             await eventually(lambda router=router: _models(router))
-
-    def waiting(self, name: str) -> int:
-        """Requests for a model that wait in all routers, by what they have told."""
-        controller = self.served.controller
-        models = controller.fleet.take(controller.snapshot).models
-        return next((one.traffic.queued_interactive for one in models if one.name == name), 0)
-
-    async def start_when_called(self, name: str) -> None:
-        """Does what an autoscaler would: one instance as soon as anything waits."""
-        called = self.served.controller.fleet.called
-        seen = called.count
-        while not self.waiting(name):
-            seen = await called.after(seen)
-        await self.served.cluster.ScaleModel(cluster_pb2.ScaleModelRequest(name=name, instances=1))
 
 
 @pytest.fixture
@@ -105,7 +94,6 @@ def in_order(told: list[Progress]) -> None:
 
 async def test_one_load_serves_all_who_wait_at_every_router(cluster: Cluster) -> None:
     await cluster.apply("toy", load_time_s=LOAD_S)
-    starter = asyncio.create_task(cluster.start_when_called("toy"))
     told: list[list[Progress]] = []
 
     def ask(client: Client) -> asyncio.Task[Completion]:
@@ -137,7 +125,6 @@ async def test_one_load_serves_all_who_wait_at_every_router(cluster: Cluster) ->
         leaver.cancel()
         completions = await asyncio.gather(*asked)
         text = await blocking
-        await starter
         await asyncio.gather(leaver, return_exceptions=True)
 
     assert len(completions) == 20
@@ -155,7 +142,6 @@ async def test_one_load_serves_all_who_wait_at_every_router(cluster: Cluster) ->
 
 async def test_a_load_that_fails_tells_everybody_why(cluster: Cluster) -> None:
     await cluster.apply("toy", fail_load="the weights are torn")
-    starter = asyncio.create_task(cluster.start_when_called("toy"))
     async with (
         Client(cluster.routers[0], max_attempts=1) as lookaside,
         Client(cluster.routers[1], lookaside=False, max_attempts=1) as proxied,
@@ -167,4 +153,13 @@ async def test_a_load_that_fails_tells_everybody_why(cluster: Cluster) -> None:
         for one in asked:
             with pytest.raises(NoInstance, match="the weights are torn"):
                 await one
-    await starter
+
+
+async def test_a_model_for_which_there_is_no_gpu_keeps_nobody_waiting(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand, "_PATIENCE_S", 0.5)
+    await cluster.apply("wide", gpus=3)
+    async with Client(cluster.routers[0], max_attempts=1) as client:
+        with pytest.raises(NoInstance, match="GPU"):
+            await client.complete(model="wide", prompt="a b c", max_tokens=4, timeout_s=30)

@@ -1524,6 +1524,7 @@ class ClusterSnapshot(_message.Message):
     CONTROLLERS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Increases with each change of the cluster's state."""
     term: _builtins.int
@@ -1546,6 +1547,10 @@ class ClusterSnapshot(_message.Message):
     def gpu_seconds(self) -> Global___GpuSeconds:
         """All models' together, those that were deleted included."""
 
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When this was put together, by the controller's wall clock."""
+
     def __init__(
         self,
         *,
@@ -1558,10 +1563,11 @@ class ClusterSnapshot(_message.Message):
         controllers: _abc.Iterable[Global___ControllerStatus] | None = ...,
         store: Global___StoreStatus | None = ...,
         gpu_seconds: Global___GpuSeconds | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_seconds", b"gpu_seconds", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_seconds", b"gpu_seconds", "store", b"store", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers", b"controllers", "gpu_seconds", b"gpu_seconds", "instances", b"instances", "models", b"models", "nodes", b"nodes", "revision", b"revision", "routers", b"routers", "store", b"store", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers", b"controllers", "gpu_seconds", b"gpu_seconds", "instances", b"instances", "models", b"models", "nodes", b"nodes", "revision", b"revision", "routers", b"routers", "store", b"store", "term", b"term", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
