@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chiron.client import CannotResume, Client, OneOf
+from chiron.client import CannotResume, Client, OneOf, Slo
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.v1 import types_pb2
 from tests.support.cutting_worker import Cuts, CuttingWorker
@@ -177,3 +177,26 @@ async def test_a_drain_that_runs_out_of_time_hands_its_streams_over(router, work
             assert stream[:-1] == whole[:-1]
         assert direct.stats.resumed > 0
         assert direct.stats.failed == proxied.stats.failed == 0
+
+
+@MODES
+async def test_a_stream_that_went_on_elsewhere_counts_once_towards_its_slo(
+    router, cuts, workers, lookaside
+) -> None:
+    async with Client(router.address, lookaside=lookaside) as client:
+        for slo in (Slo(ttft_ms=60_000, itl_ms=60_000), Slo(ttft_ms=1e-6)):
+            cuts.at = [5]
+            await read(client, **PLAIN, slo=slo)
+            assert not cuts.at, "the stream was cut"
+
+    async def told() -> list[int]:
+        counts = [0, 0, 0, 0]
+        for worker in workers:
+            sums = (await worker.until()).load.finished_interactive
+            mine = (sums.with_slo, sums.slo_met, sums.slo_failed, sums.slo_left)
+            counts = [a + b for a, b in zip(counts, mine, strict=True)]
+        return counts
+
+    for worker in workers:
+        await worker.idle()
+    assert await told() == [2, 1, 0, 0]
