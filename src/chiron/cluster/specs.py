@@ -129,8 +129,11 @@ def _slo_defaults(defaults: pb.SloDefaults, table: Mapping[str, Any], where: str
             continue
         path = f"slo_defaults.{kind}"
         values = _table(table[kind], path, where)
-        _only(values, _SLO_KEYS, where, f"{path}.")
+        _only(values, (*_SLO_KEYS, "refuse_if_late"), where, f"{path}.")
         for key, value in values.items():
+            if key == "refuse_if_late":
+                target.refuse_if_late = _flag(value, f"{path}.{key}", where)
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
                 raise ConfigError(f"{where}: '{path}.{key}' must be a number > 0, not {value!r}")
@@ -172,6 +175,10 @@ def _count(value: Any, key: str, where: str, *, least: int = 0, most: int = _MOS
         return isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
 
     return int(_typed(value, valid, f"a whole number from {least} to {most}", key, where))
+
+
+def _flag(value: Any, key: str, where: str) -> bool:
+    return bool(_typed(value, lambda v: isinstance(v, bool), "true or false", key, where))
 
 
 def _seconds(value: Any, key: str, where: str) -> float:

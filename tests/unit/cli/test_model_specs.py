@@ -46,7 +46,8 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
         autoscaling.gpu_memory_share = 0.8
         engine_args = { max_model_len = 4096, enforce_eager = true, nested = { a = [1, 2] } }
         adapters = { polite = "/lora/polite" }
-        slo_defaults = { interactive = { ttft_ms = 500, itl_ms = 50.5 }, batch = { deadline_s = 60 } }
+        slo_defaults.interactive = { ttft_ms = 500, itl_ms = 50.5, refuse_if_late = true }
+        slo_defaults.batch = { deadline_s = 60 }
         """,
     )
 
@@ -83,7 +84,10 @@ def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
             "nested": {"a": [1.0, 2.0]},
         },
         "adapters": [{"name": "polite", "path": "/lora/polite"}],
-        "slo_defaults": {"interactive": {"ttft_ms": 500.0, "itl_ms": 50.5}, "batch": {"deadline_s": 60.0}},
+        "slo_defaults": {
+            "interactive": {"ttft_ms": 500.0, "itl_ms": 50.5, "refuse_if_late": True},
+            "batch": {"deadline_s": 60.0},
+        },
     }
 
 
@@ -148,7 +152,12 @@ def test_the_keys_that_the_example_shows_in_comments_exist_too(tmp_path: Path) -
         ),
         (
             '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { ttft = 1 } }',
-            "[models.toy]: unknown key 'slo_defaults.batch.ttft'; known are deadline_s, itl_ms, ttft_ms",
+            "[models.toy]: unknown key 'slo_defaults.batch.ttft'; known are deadline_s, itl_ms, "
+            "refuse_if_late, ttft_ms",
+        ),
+        (
+            '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { refuse_if_late = 1 } }',
+            "[models.toy]: 'slo_defaults.batch.refuse_if_late' must be true or false, not 1",
         ),
         (
             '[models.toy]\nengine = "sim"\nslo_defaults = { batch = { ttft_ms = 0 } }',
