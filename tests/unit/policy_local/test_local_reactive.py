@@ -80,3 +80,32 @@ def test_spare_slots_never_grow_the_batch_size_but_a_missed_slo_shrinks_it() -> 
 def test_an_impossible_sample_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(SampleError, match=field):
         ReactiveAutoscaler().decide(sample(**{field: value}))
+
+
+def test_a_looser_slo_frees_the_batch_size_that_a_tighter_one_held_down() -> None:
+    """At a batch size that stays, throughput stays too: compared with it, nothing would ever grow again."""
+    autoscaler = ReactiveAutoscaler(PLAIN)
+    for _ in range(3):
+        held = autoscaler.decide(sample(batch_size=10, output_tokens=500, itl_mean_s=0.02, itl_slo_s=0.02))
+    assert held.batch_size == 10
+    # LBP = 20 / 200 = 0.1.
+    freed = autoscaler.decide(sample(batch_size=10, output_tokens=500, itl_mean_s=0.02, itl_slo_s=0.2))
+    assert (freed.batch_size, freed.numbers["lbp_smoothed"]) == (15, pytest.approx(0.1))
+
+
+def test_an_slo_that_is_hardly_looser_is_the_same_regime() -> None:
+    autoscaler = ReactiveAutoscaler(PLAIN)
+    for slo_s in (0.02, 0.02, 0.025):
+        limits = autoscaler.decide(sample(batch_size=10, output_tokens=500, itl_mean_s=0.02, itl_slo_s=slo_s))
+    assert limits.numbers["lbp"] == 1.0
+
+
+@pytest.mark.parametrize(("ceiling", "expected"), [(1024, 2), (1, 1)])
+def test_a_batch_of_one_can_grow(ceiling: int, expected: int) -> None:
+    only = sample(batch_size=1, max_batch_size=ceiling, running_interactive=1, itl_mean_s=0.01, itl_slo_s=0.1)
+    assert ReactiveAutoscaler(ReactiveGains()).decide(only).batch_size == expected
+
+
+def test_a_batch_of_one_stays_where_little_speaks_for_growth() -> None:
+    only = sample(batch_size=1, running_interactive=1, itl_mean_s=0.095, itl_slo_s=0.1)
+    assert ReactiveAutoscaler(ReactiveGains()).decide(only).batch_size == 1

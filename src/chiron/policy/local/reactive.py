@@ -9,6 +9,10 @@ from chiron.policy.local.base import check, clamp, is_evidence, untried_safe
 from chiron.policy.snapshots import InstanceSample
 
 
+LOOSER = 1.5
+"""An ITL SLO so many times the one before is another regime."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReactiveGains:
     """How strongly backpressure moves the batch size: reconstructed, the paper names no values."""
@@ -32,13 +36,16 @@ class ReactiveAutoscaler:
     throughput by itself, and to count that as backpressure would shrink without end, so the interval after
     one is not compared: after a shrink for throughput's sake its ratio is 1; after one for the ITL's sake,
     as in the very first interval, LBP is ITL / ITL SLO alone, or the batch size could not recover from having
-    shrunk too far. A batch size that demand does not fill is never raised. The step-token budget stays.
+    shrunk too far; nor is the first interval under a looser SLO compared, because a throughput that a tighter
+    one held down is no reason to stay there. A batch size too small for a share of it to be a request grows by
+    one. A batch size that demand does not fill is never raised. The step-token budget stays.
     """
 
     def __init__(self, gains: ReactiveGains | None = None) -> None:
         self._gains = gains or ReactiveGains()
         self._previous: tuple[float, int] | None = None
         self._lbp: float | None = None
+        self._slo_s = 0.0
 
     def decide(self, sample: InstanceSample) -> Limits:
         """See `LocalAutoscaler.decide`."""
@@ -46,6 +53,9 @@ class ReactiveAutoscaler:
         if sample.itl_slo_s <= 0 or sample.itl_mean_s <= 0:
             self._previous = None
             return _limits(sample, sample.batch_size, "no token to judge by: the batch size stays", {})
+        if sample.itl_slo_s > LOOSER * self._slo_s > 0:
+            self._previous = self._lbp = None
+        self._slo_s = sample.itl_slo_s
         itl_share = sample.itl_mean_s / sample.itl_slo_s
         evidence = is_evidence(sample)
         lbp = max(itl_share, self._throughput_ratio(sample)) if evidence else itl_share
@@ -59,6 +69,8 @@ class ReactiveAutoscaler:
         self._lbp = lbp if self._lbp is None else self._lbp + gains.smoothing * (lbp - self._lbp)
         change = max(-gains.most_change, min(gains.most_change, gains.gain * (1 - self._lbp)))
         target = clamp(sample.batch_size * (1 + change), sample.max_batch_size)
+        if change >= gains.most_change / 2:
+            target = min(sample.max_batch_size, max(target, sample.batch_size + 1))
         if not evidence:
             target = min(target, sample.batch_size)
         numbers["lbp_smoothed"] = self._lbp
