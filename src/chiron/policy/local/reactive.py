@@ -8,7 +8,6 @@ from chiron.policy.decisions import Limits
 from chiron.policy.local.base import check, clamp, is_evidence, untried_safe
 from chiron.policy.snapshots import InstanceSample
 
-
 LOOSER = 1.5
 """An ITL SLO so many times the one before is another regime."""
 
@@ -37,7 +36,7 @@ class ReactiveAutoscaler:
     one is not compared: after a shrink for throughput's sake its ratio is 1; after one for the ITL's sake,
     as in the very first interval, LBP is ITL / ITL SLO alone, or the batch size could not recover from having
     shrunk too far; nor is the first interval under a looser SLO compared, because a throughput that a tighter
-    one held down is no reason to stay there. A batch size too small for a share of it to be a request grows by
+    one held down is no reason to stay there. A batch size of which a share is less than a request grows by
     one. A batch size that demand does not fill is never raised. The step-token budget stays.
     """
 
