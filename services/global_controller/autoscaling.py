@@ -169,7 +169,12 @@ class Autoscaling:
         why = self._trouble
         if self._controller.registry.settling():
             why = "the controller waits for the nodes on record to report"
-        restraint = self._operators(model) if assessed is None else assessed.restraint
+        restraint = said = self._operators(model)
+        if assessed is not None:
+            # What operators have said since counts already.
+            restraint = dataclasses.replace(
+                assessed.restraint, nothing=said.nothing, state=said.state, count=said.count
+            )
         return autoscale_status(model, assessed, restraint, age_s=age_s, off=self.off, trouble=why)
 
     def _new_decider(self) -> CheckedAutoscaler | None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from chiron.cli.access_commands import certs_app, keys_app, tenants_app
+from chiron.cli.autoscaling_commands import add_instance_commands, add_model_commands
 from chiron.cli.batch.commands import app as batch_app
 from chiron.cli.instance_commands import instances_app
 from chiron.cli.options import CONTROLLER, ROUTER, Controller, Json, Router
@@ -23,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-models_app = typer.Typer(help="Apply, list, roll back and delete models.", no_args_is_help=True)
+models_app = typer.Typer(help="Apply, list, scale, roll back and delete models.", no_args_is_help=True)
+add_model_commands(models_app)
+add_instance_commands(instances_app)
 app.add_typer(models_app, name="models")
 nodes_app = typer.Typer(help="List nodes; take GPUs out of use and back.", no_args_is_help=True)
 app.add_typer(nodes_app, name="nodes")

@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from chiron.cli.autoscaling_table import autoscaling_tables
 from chiron.cli.fitting import Column, FittingTable
 from chiron.cli.runner import CliError
 from chiron.cluster import AdminError, ClusterAdmin
@@ -113,6 +114,7 @@ def tables(snapshot: pb.ClusterSnapshot) -> RenderableType:
         controllers_table(snapshot),
         store_table(snapshot.store),
         models_table(snapshot.models),
+        *autoscaling_tables(snapshot.models),
         *attainment_tables(snapshot.models),
         nodes_table(snapshot),
         routers_table(snapshot.routers),

@@ -16,7 +16,7 @@ from chiron.rpc.errors import Reason, reason_of
 from chiron.rpc.identity import present
 from chiron.rpc.servers import open_control_channel
 from chiron.v1 import cluster_pb2 as pb
-from chiron.v1 import cluster_pb2_grpc
+from chiron.v1 import cluster_pb2_grpc, types_pb2
 
 T = TypeVar("T")
 
@@ -158,6 +158,32 @@ class ClusterAdmin:
             lambda stub, timeout: stub.GetDecision(request, timeout=timeout)
         )
         return response
+
+    async def set_autoscaling(self, name: str, *, paused: bool, reason: str = "") -> pb.ModelStatus:
+        """Suspends the autoscaler's acts on a model, or lets it act again."""
+        request = pb.SetAutoscalingRequest(model=name, paused=paused, reason=reason)
+        response: pb.SetAutoscalingResponse = await self._call(
+            lambda stub, timeout: stub.SetAutoscaling(request, timeout=timeout)
+        )
+        return response.model
+
+    async def scale_model(self, name: str, instances: int, *, auto: bool = False) -> pb.ModelStatus:
+        """Sets how many instances a model has; `auto`: gives the number back to the autoscaler."""
+        request = pb.ScaleModelRequest(name=name, instances=instances, auto=auto)
+        response: pb.ScaleModelResponse = await self._call(
+            lambda stub, timeout: stub.ScaleModel(request, timeout=timeout)
+        )
+        return response.model
+
+    async def set_role(
+        self, instance_id: str, role: types_pb2.Role.ValueType, *, auto: bool = False
+    ) -> pb.InstanceStatus:
+        """Sets an instance's role; `auto`: gives it back to the autoscaler."""
+        request = pb.SetRoleRequest(instance_id=instance_id, role=role, auto=auto)
+        response: pb.SetRoleResponse = await self._call(
+            lambda stub, timeout: stub.SetRole(request, timeout=timeout)
+        )
+        return response.instance
 
     async def set_instance_limits(
         self, instance_id: str, *, batch_size: int | None = None, step_token_budget: int | None = None

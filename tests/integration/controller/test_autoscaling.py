@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from chiron.cli import autoscaling as commands
+from chiron.cli.runner import CliError
+from chiron.cluster import AdminError
 from chiron.internal.v1 import control_pb2
 from chiron.policy.fleet import ChironSettings
 from chiron.policy.words import Role
@@ -260,7 +263,7 @@ async def test_while_routers_say_nothing_nothing_goes_and_what_is_missing_comes(
         await becomes(served, mixed=1)
 
 
-async def test_chiron_adds_instances_under_a_burst() -> None:
+async def test_chiron_adds_instances_under_a_burst_and_takes_them_away_after_its_hold() -> None:
     settings = ChironSettings(min_hold_s=0.3, theta_warmup_loads=1e6)
     config = AutoscalerConfig(interval_s=TICK_S, chiron=settings)
     async with serving(autoscaler=config, load_time_s=0.2) as served:
@@ -285,6 +288,9 @@ async def test_chiron_adds_instances_under_a_burst() -> None:
         [start, *_] = await served.decisions("start")
         assert start.numbers["demand"] == 6
         assert start.numbers["theta"] == 0.85
+        waiting = 0
+        await becomes(served, mixed=1)
+        assert {one.numbers["demand"] for one in await served.decisions("retire")} == {0}
 
 
 async def test_a_model_at_none_gets_its_first_instance_at_once_when_requests_wait() -> None:
@@ -299,3 +305,37 @@ async def test_a_model_at_none_gets_its_first_instance_at_once_when_requests_wai
             chat=control_pb2.ModelDemand(model="chat", queued=types_pb2.ClassCounts(interactive=3))
         )
         await becomes(served, mixed=1)
+
+
+async def test_operators_commands_reach_the_autoscaler(capsys: pytest.CaptureFixture[str]) -> None:
+    async with autoscaled() as (served, _):
+        await apply(served, max_instances=4)
+        await becomes(served, mixed=1)
+        [one] = (await served.snapshot()).instances
+        role = one.instance_id
+        await commands.pause(served.address, "chat", paused=True, reason="tests")
+        await commands.pause(served.address, "chat", paused=False)
+        await commands.scale(served.address, "chat", 1, auto=False)
+        await commands.scale(served.address, "chat", None, auto=True)
+        await commands.set_role(served.address, role, "batch", auto=False)
+        await commands.set_role(served.address, role, None, auto=True)
+        lines = capsys.readouterr().out.splitlines()
+        # On a busy machine the router's reports may be late, and then nothing goes.
+        assert lines.pop(1).replace("holding", "active") == "chat: active, 1 of 1 instances ready"
+        assert lines == [
+            "chat: paused, 1 of 1 instances ready",
+            "chat: 1 of 1 instances ready, until `--auto` gives the number back",
+            "chat: 1 of 1 instances ready, set by the autoscaler",
+            f"{role}: batch, set by an operator",
+            f"{role}: batch, set by the autoscaler",
+        ]
+        for mistake in (
+            commands.scale(served.address, "chat", None, auto=False),
+            commands.set_role(served.address, role, "both", auto=False),
+            commands.set_role(served.address, role, "batch", auto=True),
+        ):
+            with pytest.raises(CliError):
+                await mistake
+        await apply(served, name="other", enabled=False)
+        with pytest.raises(AdminError, match="other is not autoscaled: its spec does not"):
+            await commands.pause(served.address, "other", paused=True)

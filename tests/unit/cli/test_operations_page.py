@@ -13,9 +13,10 @@ import typer
 from chiron.cli.main import app
 from chiron.cluster import read_models
 from chiron.v1 import cluster_pb2 as pb
-from services.global_controller.specs import IN_PLACE
+from services.global_controller.specs import IN_PLACE, check_spec
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^\$ chiron (.*)$", PAGE, re.MULTILINE) + re.findall(r"`chiron ([^`]*)`", PAGE)
 
 
@@ -38,13 +39,20 @@ def test_the_table_of_fields_is_complete_and_true() -> None:
     }
 
 
-def test_the_example_reads(tmp_path: Path) -> None:
-    [example] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    file = tmp_path / "models.toml"
-    file.write_text(example)
-    [spec] = read_models(file)
+def test_the_examples_read(tmp_path: Path) -> None:
+    [spec, scaled] = (read_example(tmp_path, one) for one in EXAMPLES)
     assert (spec.roll.hold_s, spec.roll.HasField("max_unavailable"), spec.roll.max_unavailable) == (
         30,
         True,
         0,
     )
+    assert scaled.autoscaling.enabled
+    assert [one.min_instances for one in scaled.autoscaling.scheduled_minimums] == [3]
+    assert check_spec(spec) == check_spec(scaled) == []
+
+
+def read_example(tmp_path: Path, example: str) -> pb.ModelSpec:
+    file = tmp_path / "models.toml"
+    file.write_text(example)
+    [spec] = read_models(file)
+    return spec

@@ -281,3 +281,23 @@ def test_slo_attainment_is_shown_by_model_and_class_once_something_has_ended() -
         "toy interactive - 100 % of 10 99.9 % of 2000 1 TTFT, 1 ITL",
         "toy batch - - 0 % of 7 4 deadline, 2 refused, 1 failed",
     ]
+
+
+def test_the_autoscaler_s_view_of_a_model_is_shown_once_its_spec_asks_for_it() -> None:
+    cluster = snapshot()
+    assert not [line for line in rendered(cluster) if "IBP" in line]
+    told = cluster.models[0].autoscale
+    told.MergeFrom(
+        pb.AutoscaleStatus(
+            state=pb.AUTOSCALE_STATE_PINNED,
+            ibp=0.914,
+            theta=0.85,
+            bbp=2,
+            wanted_mixed=3,
+            wanted_batch=1,
+            tick_age_ms=400,
+            reason="wanted 4, an operator pinned 5",
+        )
+    )
+    rows = [" ".join(line.replace("│", " ").split()) for line in rendered(cluster)]
+    assert "toy pinned 0.91 0.85 2 3 mixed, 1 batch 0.4 s ago wanted 4, an operator pinned 5" in rows

@@ -170,7 +170,7 @@ def _surplus(
     if model.backlog and _busy(model, supply):
         return 0, "batch work fills the spare slots", ()
     if rate is None:
-        return 0, "too little is known to remove any", ()
+        return *_unasked(number, model, state, settings, now_s), ()
     each, load_s = supply.slots_each, model.load_time_s
     lengths = state.interactive_lengths
     requests_each = state.curve.tokens_per_s(each, _REACH) / lengths.mean
@@ -219,6 +219,16 @@ def _one_more(peak: float, growth: float, calm: float, slots: float, hold_s: flo
 def _fuller(running: float, slots: float) -> Alternative:
     why = f"{running:.0f} requests would run on the fuller rest, which may carry {slots:.0f}"
     return Alternative("retire one more", why, {"running": running, "carried": slots})
+
+
+def _unasked(
+    number: int, model: ModelFleet, state: ModelState, settings: ChironSettings, now_s: float
+) -> tuple[int, str]:
+    """Let all go that nobody has asked for, where too few requests have ended to tell what one takes."""
+    quiet_s = now_s - state.asked_s
+    if quiet_s < max(settings.min_hold_s, settings.payback * model.load_time_s):
+        return 0, "too little is known to remove any"
+    return number, f"no interactive request has come for {quiet_s:.0f} s"
 
 
 def _busy(model: ModelFleet, supply: Supply) -> bool:

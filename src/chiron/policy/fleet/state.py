@@ -34,6 +34,8 @@ class ModelState:
         """When batch requests began to be seen, after a time without any."""
         self.batch_seen_s = now_s
         """When a batch request last waited or ran."""
+        self.asked_s = now_s
+        """When an interactive request last arrived, waited or ran."""
         self._peaks: deque[tuple[float, int]] = deque()
         self._last_s = now_s
 
@@ -67,6 +69,8 @@ class ModelState:
             traffic.finished_output_tokens - batch_tokens,
             traffic.finished_output_tokens_sq - batch_sq,
         )
+        if supply.demand or traffic.arrived_interactive:
+            self.asked_s = now_s
         if model.backlog:
             self.batch_waited_s = now_s
         if model.backlog or supply.running_batch:
