@@ -28,7 +28,7 @@ from services.global_controller.cordons import GpuOrders
 from services.global_controller.decisions.book import DecisionBook
 from services.global_controller.farewell import farewell
 from services.global_controller.fleet_feed import FleetFeed
-from services.global_controller.levels import NodeIndex, desired_instance, level_of, present_specs, told
+from services.global_controller.levels import NodeIndex, desired_instances, level_of, told
 from services.global_controller.mirror import Mirror
 from services.global_controller.notice import Notice
 from services.global_controller.observe import has_left, observe_hello, observe_report
@@ -252,7 +252,8 @@ class Controller:
         """What the node's agent is to be told now; remembered as sent."""
         snapshot = self.snapshot
         records = self._told(snapshot, link.node_id)
-        self.decisions.follower.sent(records)
+        follower = self.decisions.follower
+        follower.sent(records)
         link.sent = {
             record.instance_id: (
                 record.generation,
@@ -262,11 +263,10 @@ class Controller:
             )
             for record in records
         }
-        specs, none = present_specs(snapshot, records), cluster_pb2.ModelSpec()
         return control_pb2.DesiredNode(
             term=self.term,
             revision=snapshot.revision,
-            instances=[desired_instance(record, specs.get(record.model, none)) for record in records],
+            instances=desired_instances(snapshot, records, follower.trace_parent),
             gpu_orders=self.gpu_orders.of(link.node_id),
         )
 

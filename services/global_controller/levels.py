@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, Snapshot
@@ -38,12 +38,22 @@ def told(records: Iterable[InstanceRecord], notice: Notice) -> Sequence[Instance
     return [notice.as_told(record) for record in records if not is_given_up(record)]
 
 
-def present_specs(
-    snapshot: Snapshot, records: Iterable[InstanceRecord]
-) -> Mapping[str, cluster_pb2.ModelSpec]:
-    """Model → its spec now, of those that the records are of."""
-    names = {record.model for record in records}
-    return {name: snapshot.models[name].parsed_spec() for name in names if name in snapshot.models}
+def desired_instances(
+    snapshot: Snapshot, records: Sequence[InstanceRecord], trace_parent: Callable[[str], str]
+) -> list[control_pb2.DesiredInstance]:
+    """What an agent is told of these instances.
+
+    Args:
+        snapshot: the state, in which their models' present specs are.
+        records: the instances.
+        trace_parent: W3C context of the decision that asks for an instance; "": it has none.
+    """
+    names, none = {record.model for record in records}, cluster_pb2.ModelSpec()
+    specs = {name: snapshot.models[name].parsed_spec() for name in names if name in snapshot.models}
+    return [
+        desired_instance(record, specs.get(record.model, none), trace_parent(record.instance_id))
+        for record in records
+    ]
 
 
 def level_of(snapshot: Snapshot, records: Iterable[InstanceRecord]) -> Level:
@@ -61,8 +71,16 @@ def level_of(snapshot: Snapshot, records: Iterable[InstanceRecord]) -> Level:
     )
 
 
-def desired_instance(record: InstanceRecord, model: cluster_pb2.ModelSpec) -> control_pb2.DesiredInstance:
-    """What an agent is told of one instance; `model` is its model's spec now."""
+def desired_instance(
+    record: InstanceRecord, model: cluster_pb2.ModelSpec, trace_parent: str = ""
+) -> control_pb2.DesiredInstance:
+    """What an agent is told of one instance.
+
+    Args:
+        record: the instance.
+        model: its model's spec now.
+        trace_parent: W3C context of the decision that asks for it; empty: it has none.
+    """
     return control_pb2.DesiredInstance(
         instance_id=record.instance_id,
         generation=record.generation,
@@ -75,4 +93,5 @@ def desired_instance(record: InstanceRecord, model: cluster_pb2.ModelSpec) -> co
         local_autoscaler=model.autoscaling.local,
         batch_size=record.batch_size,
         step_token_budget=record.step_token_budget,
+        trace_parent=trace_parent,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from chiron.internal.v1 import control_pb2
@@ -59,6 +59,8 @@ class Want:
     """What its worker does with the weights when it sleeps, as its engine defines."""
     sleep_residual_bytes: int = _RESIDUAL_BYTES
     """Most memory of each GPU that it may keep in its sleep, so that others can have the GPU."""
+    trace_parent: str = field(default="", compare=False)
+    """W3C context of the decision that asks for this; empty: it has none."""
 
     def restarts_afresh(self, earlier: Want) -> bool:
         """True when this asks for another worker than `earlier` did, so that its failures count no more."""
@@ -108,6 +110,7 @@ def want_of(
         local_autoscaler=desired.local_autoscaler,
         sleep_level=desired.sleep_level or 1,
         sleep_residual_bytes=desired.sleep_residual_bytes or _RESIDUAL_BYTES,
+        trace_parent=desired.trace_parent,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from chiron.config import ConfigError
+from chiron.telemetry.decisions import PARENT_VARIABLE
 from chiron.v1 import types_pb2
 from services.local_agent.config import AgentConfig
 from services.local_agent.desired import Want
@@ -53,10 +54,16 @@ def worker_command(
     return command
 
 
-def worker_environ(config: AgentConfig, visible_devices: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The agent's own environment, the devices, and `worker_env` on top."""
+def worker_environ(
+    config: AgentConfig, visible_devices: str, environ: Mapping[str, str], trace_parent: str = ""
+) -> dict[str, str]:
+    """The agent's own environment, the devices, and `worker_env` on top.
+
+    trace_parent: W3C context of the decision that starts the worker; empty: it has none.
+    """
     added = dict(item.split("=", 1) for item in config.worker_env)
-    return {**environ, "CUDA_VISIBLE_DEVICES": visible_devices, **added}
+    traced = {PARENT_VARIABLE: trace_parent} if trace_parent else {}
+    return {**environ, "CUDA_VISIBLE_DEVICES": visible_devices, **traced, **added}
 
 
 def role_name(role: types_pb2.Role.ValueType) -> str:

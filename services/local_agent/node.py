@@ -12,8 +12,8 @@ from typing import Any
 
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2
-from services.local_agent import launch, residues
 from services.local_agent.adoption import Legacy, Stock, look_closer, take_stock
+from services.local_agent import decision_spans, launch, residues
 from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig, parse_ports
 from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, level_of, want_of
@@ -268,6 +268,7 @@ class Node:
             if runner is None:
                 self._refused[instance_id] = refusal(desired, self.node_id, str(error))
             return
+        decision_spans.received(want, runner.want if runner is not None else None, self.node_id)
         if runner is None:
             self._journal.note(Wanted(level_of(want)))
             self._add(want).start()

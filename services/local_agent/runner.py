@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chiron.internal.v1 import worker_pb2
 from chiron.v1 import cluster_pb2, types_pb2
-from services.local_agent import launch, residues, steps
+from services.local_agent import decision_spans, launch, residues, steps
 from services.local_agent.adoption import Legacy
 from services.local_agent.ages import Ages
 from services.local_agent.autoscaling import Autoscaling
@@ -197,6 +197,9 @@ class Runner:
 
     async def _launch(self) -> None:
         want, around = self._want, self._around
+        if self._have.incarnation:
+            # What has crashed starts again because of that, not of the decision.
+            want = replace(want, trace_parent="")
         if obstacle := around.health.obstacle(want.gpus):
             self._have = self._have.stopped_by(obstacle)
             return
@@ -206,7 +209,8 @@ class Runner:
             self._have = self._have.stopped_by(f"no port of worker_ports={ports} is free on this node")
             return
         incarnation = max(self._have.incarnation + 1, int(time.time() * 1000))
-        launched = self._have.launched(incarnation, want.spec_version, time.monotonic())
+        began_s = time.monotonic()
+        launched = self._have.launched(incarnation, want.spec_version, began_s)
         try:
             process, noted = await start_worker(want, incarnation, port, self._tally(launched), around)
         except CannotStartNow as error:
@@ -222,6 +226,7 @@ class Runner:
             self._loud()
             return
         self._have = launched
+        decision_spans.started(want, around.node_id, began_s)
         text = "%s: started incarnation %d as pid %d on GPUs %s"
         _LOG.info(text, want.instance_id, incarnation, process.pid, list(want.gpus))
         self._follow(process, noted)

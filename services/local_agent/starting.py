@@ -78,7 +78,7 @@ async def start_worker(
         command = launch.worker_command(
             around.config, want, incarnation=incarnation, port=port, spec_file=spec_file, socket=socket
         )
-        environ = launch.worker_environ(around.config, devices, os.environ)
+        environ = launch.worker_environ(around.config, devices, os.environ, want.trace_parent)
         process = await WorkerProcess.spawn(command, environ, log)
     except (CannotStartNow, OSError):
         around.journal.note(WorkerEnded(want.instance_id))

@@ -26,6 +26,7 @@ from services.worker.preemptions import OwnPreemptions
 from services.worker.prefixes import PrefixBook
 from services.worker.saturation import Saturation
 from services.worker.sleep import SleepControl
+from services.worker.spans import StartTrace
 from services.worker.state import DRAINING, FAILED, LOADING, READY, WorkerState
 from services.worker.tickets import TicketDesk
 
@@ -69,6 +70,7 @@ class Worker:
         self.spacing = Spacing(
             config.messages_per_s, config.longest_hold_ms / 1e3, lambda: sum(self.live.slots)
         )
+        self.start_trace = StartTrace(config.instance_id)
         self.engine: Engine | None = None
         self.load_ms = 0.0
         self.died = asyncio.Event()
@@ -96,6 +98,7 @@ class Worker:
             return
         self.prefixes.follow(self.engine)
         self.load_ms = 1e3 * (time.monotonic() - self._created)
+        self.start_trace.loaded(self.load_ms)
         if self.state.value == LOADING:
             self.state.move(READY)
             _log.info("%s is ready after %.1f s", spec.name, self.load_ms / 1e3)

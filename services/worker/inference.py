@@ -152,6 +152,7 @@ class InferenceServicer:
             raised = sys.exception()
             worker.load_board.came_to(lambda: came_to(live, pace, raised, worker.config.instance_id))
         span.finished(pace)
+        worker.start_trace.served(span, arrival)
 
     def _broken(self, live: LiveRequest, error: Exception, context: Context) -> None:
         """Counts a request that has failed, where nobody takes it elsewhere and its caller is still there."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -11,9 +13,35 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from chiron.rpc.errors import ChironError
 from chiron.telemetry import attributes, extract, tracer
+from chiron.telemetry.decisions import PARENT_VARIABLE, record_span
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.worker.pace import Pace
+
+
+class StartTrace:
+    """What this worker adds to the trace of the decision that started it: its load, and its first answer."""
+
+    def __init__(self, instance_id: str, environ: Mapping[str, str] = os.environ) -> None:
+        """Reads the decision's context from the environment; without one nothing is told."""
+        self._parent = environ.get(PARENT_VARIABLE, "")
+        self._about = {attributes.INSTANCE_ID: instance_id}
+        self._waits = bool(self._parent)
+
+    def loaded(self, took_ms: float) -> None:
+        """The engine has loaded; it began so many milliseconds ago."""
+        now_ns = time.time_ns()
+        record_span("chiron.worker.load", self._parent, now_ns - round(took_ms * 1e6), now_ns, self._about)
+
+    def served(self, span: RequestSpan, arrival: float) -> None:
+        """A request has been answered whole; the first one alone counts. arrival: monotonic, in seconds."""
+        if not self._waits:
+            return
+        self._waits = False
+        now_ns = time.time_ns()
+        began_ns = now_ns - round((time.monotonic() - arrival) * 1e9)
+        links = (span.context,)
+        record_span("chiron.worker.first_request", self._parent, began_ns, now_ns, self._about, links)
 
 
 class RequestSpan:
@@ -53,6 +81,11 @@ class RequestSpan:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._scope.__exit__(kind, error, where)
+
+    @property
+    def context(self) -> trace.SpanContext:
+        """What others link to."""
+        return self._span.get_span_context()
 
     def admitted(self, request_id: str, sampling: pb.SamplingParams) -> None:
         """The request was understood."""

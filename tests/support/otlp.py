@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,10 @@ class ReceivedSpan:
     attributes: dict[str, Any]
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name → attributes of the last one of that name."""
+    start_ns: int = 0
+    end_ns: int = 0
+    links: tuple[tuple[str, str], ...] = ()
+    """(trace id, span id) of spans of other traces."""
 
 
 class OtlpReceiver:
@@ -41,6 +45,15 @@ class OtlpReceiver:
         """Returns once so many spans have come; the caller bounds the wait."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.spans) >= count)
+
+    async def until(self, enough: Callable[[Sequence[ReceivedSpan]], bool]) -> None:
+        """Returns once the spans that have come are enough; the caller bounds the wait."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: enough(self.spans))
+
+    def trace(self, trace_id: str) -> list[ReceivedSpan]:
+        """The spans of one trace, in the order in which they began."""
+        return sorted((one for one in self.spans if one.trace_id == trace_id), key=lambda one: one.start_ns)
 
     async def Export(
         self, request: pb.ExportTraceServiceRequest, context: object
@@ -63,6 +76,9 @@ def _span(service: str, span: Any) -> ReceivedSpan:
         parent_id=span.parent_span_id.hex(),
         attributes={a.key: _value(a.value) for a in span.attributes},
         events={event.name: {a.key: _value(a.value) for a in event.attributes} for event in span.events},
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
     )
 
 

@@ -22,6 +22,7 @@ from chiron.store import (
 from services.global_controller.decisions.around import Surroundings
 from services.global_controller.decisions.follower import Follower
 from services.global_controller.decisions.recorder import Recorder
+from services.global_controller.decisions.traces import DecisionTraces
 from services.global_controller.pulse import Pulse
 from services.global_controller.registry import AgentLink
 from services.global_controller.writer import Draft
@@ -48,8 +49,9 @@ class DecisionBook:
         """Empty until `load`."""
         self._controller = controller
         self._clock = clock
-        self.recorder = Recorder(controller.registry)
-        self.follower = Follower(clock)
+        traces = DecisionTraces()
+        self.recorder = Recorder(controller.registry, traces)
+        self.follower = Follower(clock, on_progress=traces.progress)
         self._recent: OrderedDict[str, DecisionRecord] = OrderedDict()
         self._versions: dict[str, int] = {}
         self._version = 0
@@ -69,6 +71,7 @@ class DecisionBook:
 
     def decided(self, decisions: Sequence[DecisionRecord]) -> None:
         """These are in the store now."""
+        self.recorder.written(decisions)
         self._keep(decisions)
         self.follower.decided(decisions)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from chiron.store import DecisionRecord, InstanceRecord, Outcome
@@ -27,15 +27,24 @@ class Around(NamedTuple):
 class Follower:
     """Every open decision of this reign and of those before. Times are the controller's monotonic clock."""
 
-    def __init__(self, clock: Callable[[], float], wall_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int] | None = None,
+        on_progress: Callable[[DecisionRecord, Outcome, int], None] = lambda decision, outcome, told: None,
+    ) -> None:
         """Follows nothing yet.
 
         Args:
             clock: monotonic time in seconds.
+            on_progress: called with a decision, what has come of it, and how many of its milestones were
+                reached when it was called last.
             wall_ms: wall clock in milliseconds, for decisions of an earlier reign; None: the system's.
         """
         self._clock = clock
         self._wall_ms = wall_ms or (lambda: time.time_ns() // 1_000_000)
+        self._on_progress = on_progress
+        self._told: dict[str, int] = {}
         self._open: dict[str, Followed] = {}
         self._made_s: dict[str, float] = {}
         self._of_instance: dict[str, list[str]] = {}
@@ -140,14 +149,10 @@ class Follower:
             if self._unwritten.get(key) == outcome:
                 del self._unwritten[key]
 
-    def trace_parents(self, instance_ids: Sequence[str]) -> Mapping[str, str]:
-        """Instance id → W3C context of the newest open decision about it, where it has one."""
-        found = {}
-        for one in instance_ids:
-            for key in self._of_instance.get(one, ()):
-                if parent := self._open[key].decision.trace_parent:
-                    found[one] = parent
-        return found
+    def trace_parent(self, instance_id: str) -> str:
+        """W3C context of the newest open decision about the instance; empty: there is none."""
+        keys = self._of_instance.get(instance_id, ())
+        return self._open[keys[-1]].decision.trace_parent if keys else ""
 
     def _follow(self, decision: DecisionRecord, made_s: float) -> None:
         if decision.outcome is None:
@@ -155,19 +160,22 @@ class Follower:
         key = decision.decision_id
         self._open[key] = Followed(decision, decision.outcome)
         self._made_s[key] = made_s
+        self._told[key] = len(decision.outcome.milestones)
         self._of_instance.setdefault(decision.instance_id, []).append(key)
         while len(self._open) > MOST_OPEN:
             self._let_go(next(iter(self._open)))
 
     def _note(self, key: str, followed: Followed) -> None:
         self._unwritten[key] = followed.outcome
+        self._on_progress(followed.decision, followed.outcome, self._told[key])
+        self._told[key] = len(followed.outcome.milestones)
         if not followed.outcome.is_open:
             self._let_go(key)
         self.changed.beat()
 
     def _let_go(self, key: str) -> None:
         followed = self._open.pop(key)
-        del self._made_s[key]
+        del self._made_s[key], self._told[key]
         keys = self._of_instance[followed.decision.instance_id]
         keys.remove(key)
         if not keys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from chiron.policy.decisions import ModelAssessment
@@ -13,21 +14,26 @@ from chiron.v1 import cluster_pb2
 from services.global_controller.decisions.causes import Causes
 from services.global_controller.decisions.inputs import decision_inputs
 from services.global_controller.decisions.outcomes import kind_of
+from services.global_controller.decisions.traces import DecisionTraces
 from services.global_controller.fleet import node_gpus
 from services.global_controller.fleet_snapshot import Told
 from services.global_controller.registry import Registry
 from services.global_controller.view import Act
 
+_PARENTS_KEPT = 1000
 _log = logging.getLogger(__name__)
 
 
 class Recorder:
     """Explains the acts of one commit after the other."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, traces: DecisionTraces) -> None:
         """What decisions rest on is looked up in the registry; `term` is to be set before the first."""
         self.term = 0
         self._registry = registry
+        self._traces = traces
+        self._parents: OrderedDict[str, str] = OrderedDict()
+        """Decision id → traceparent, of the newest that have one."""
         self._made = 0
         self._causes = Causes()
         self._assessed: dict[str, ModelAssessment] = {}
@@ -36,6 +42,11 @@ class Recorder:
         """These are on record, the oldest first: later ones may follow from them."""
         for decision in decisions:
             self._causes.note(decision)
+            self._remember(decision)
+
+    def written(self, decisions: Sequence[DecisionRecord]) -> None:
+        """These are in the store now: so much of their traces is over."""
+        self._traces.written(decisions)
 
     def assessed(self, assessments: Iterable[ModelAssessment]) -> None:
         """What the autoscaler has just found; decisions rest on it until it says otherwise."""
@@ -51,16 +62,25 @@ class Recorder:
             snapshot: the state before.
             puts: what is written of it.
         """
+        # Of a commit that failed.
+        self._traces.give_up()
         written = {record.instance_id: record for record in puts if isinstance(record, InstanceRecord)}
         known: dict[str, bytes] = {}
+        ages: dict[str, float] = {}
         decisions = []
         for act in acts:
             if act.model and act.model not in known:
-                known[act.model] = self._inputs(act.model, snapshot)
+                inputs = self._inputs(act.model, snapshot)
+                ages[act.model] = inputs.oldest_report_s
+                known[act.model] = inputs.SerializeToString(deterministic=True)
             record = written.get(act.instance_id)
             decision = self._decision(act, record, snapshot, known.get(act.model, b""))
+            cause = self._parents.get(decision.cause, "")
+            parent = self._traces.begin(decision, ages.get(act.model, 0.0), cause)
+            decision = dataclasses.replace(decision, trace_parent=parent) if parent else decision
             # Acts of the same commit may follow from it.
             self._causes.note(decision)
+            self._remember(decision)
             decisions.append(decision)
         return tuple(decisions)
 
@@ -87,11 +107,17 @@ class Recorder:
             outcome=None if kind is None else Outcome(kind),
         )
 
-    def _inputs(self, model: str, snapshot: Snapshot) -> bytes:
+    def _remember(self, decision: DecisionRecord) -> None:
+        if decision.trace_parent:
+            self._parents[decision.decision_id] = decision.trace_parent
+            if len(self._parents) > _PARENTS_KEPT:
+                self._parents.popitem(last=False)
+
+    def _inputs(self, model: str, snapshot: Snapshot) -> cluster_pb2.DecisionInputs:
         registry = self._registry
         views = [registry.view(node) for node in snapshot.nodes.values()]
         unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
-        inputs: cluster_pb2.DecisionInputs = decision_inputs(
+        return decision_inputs(
             model,
             snapshot.instances.values(),
             registry.statuses(),
@@ -100,9 +126,3 @@ class Recorder:
             [registry.age_s(link) for link in registry.agents.values() if link.connected],
             self._assessed.get(model),
         )
-        return inputs.SerializeToString(deterministic=True)
-
-
-def with_outcome(decision: DecisionRecord, outcome: Outcome) -> DecisionRecord:
-    """The decision with what has come of it since."""
-    return dataclasses.replace(decision, outcome=outcome)

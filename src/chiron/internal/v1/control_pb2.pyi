@@ -338,6 +338,7 @@ class DesiredInstance(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     LOCAL_AUTOSCALER_FIELD_NUMBER: _builtins.int
+    TRACE_PARENT_FIELD_NUMBER: _builtins.int
     SLEEP_LEVEL_FIELD_NUMBER: _builtins.int
     SLEEP_RESIDUAL_BYTES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -355,6 +356,8 @@ class DesiredInstance(_message.Message):
     """In tokens; 0: likewise."""
     local_autoscaler: _builtins.str
     """The model's ModelSpec.autoscaling.local now, whichever spec the worker was started with; empty: the agent's own."""
+    trace_parent: _builtins.str
+    """W3C traceparent of the decision that asks for this; empty: it has no trace, or what came of it is known."""
     sleep_level: _builtins.int
     """How it sleeps: AutoscalingSpec's of the model's present spec, defaults filled in."""
     sleep_residual_bytes: _builtins.int
@@ -376,12 +379,13 @@ class DesiredInstance(_message.Message):
         batch_size: _builtins.int = ...,
         step_token_budget: _builtins.int = ...,
         local_autoscaler: _builtins.str = ...,
+        trace_parent: _builtins.str = ...,
         sleep_level: _builtins.int = ...,
         sleep_residual_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "drain_timeout_s", b"drain_timeout_s", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "local_autoscaler", b"local_autoscaler", "role", b"role", "sleep_level", b"sleep_level", "sleep_residual_bytes", b"sleep_residual_bytes", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "drain_timeout_s", b"drain_timeout_s", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "local_autoscaler", b"local_autoscaler", "role", b"role", "sleep_level", b"sleep_level", "sleep_residual_bytes", b"sleep_residual_bytes", "spec", b"spec", "spec_version", b"spec_version", "state", b"state", "step_token_budget", b"step_token_budget", "trace_parent", b"trace_parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
