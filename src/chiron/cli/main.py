@@ -343,6 +343,22 @@ def explain(
 
 
 @app.command()
+def top(
+    model: Annotated[str, typer.Option(metavar="NAME", help="Only this model.")] = "",
+    as_json: Json = False,
+    controller: Controller = CONTROLLER,
+) -> None:
+    """Watch the cluster at work until Ctrl-C: GPUs, models, and decisions as they happen.
+
+    On a terminal one screen; elsewhere a line for each change.
+    """
+    from chiron.cli.runner import execute
+    from chiron.cli.top import show_top
+
+    execute(show_top(controller, model=model, as_json=as_json))
+
+
+@app.command()
 def router(
     address: Annotated[
         str, typer.Argument(envvar="CHIRON_ROUTER", metavar="[HOST:PORT]", help="Router on this host.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -215,18 +216,33 @@ class ClusterAdmin:
         Ends with AdminError when the stream breaks and no controller takes it up within the timeout; with one
         address alone, as soon as it breaks.
         """
+        async with aclosing(self._watch(lambda stub: stub.WatchCluster(pb.WatchClusterRequest()))) as answers:
+            async for response in answers:
+                yield response.snapshot
+
+    async def watch_decisions(self, *, newest: int, model: str = "") -> AsyncGenerator[pb.Decision]:
+        """The newest decisions, then each new one and each whose outcome changes; ends as `watch` does.
+
+        After a change of the leader the newest ones come again.
+        """
+        request = pb.WatchDecisionsRequest(newest=newest, model=model)
+        async with aclosing(self._watch(lambda stub: stub.WatchDecisions(request))) as answers:
+            async for response in answers:
+                yield response.decision
+
+    async def _watch(
+        self, begin: Callable[[cluster_pb2_grpc.ClusterServiceAsyncStub], Any]
+    ) -> AsyncGenerator[Any]:
         failures = _Failures(self.addresses, self._timeout_s)
         while True:
             address = self._controllers.address
-            call = cluster_pb2_grpc.ClusterServiceStub(self._controllers.channel()).WatchCluster(
-                pb.WatchClusterRequest()
-            )
+            call = begin(cluster_pb2_grpc.ClusterServiceStub(self._controllers.channel()))
             error: grpc.aio.AioRpcError | None = None
             try:
                 async for response in call:
                     self._controllers.found()
                     failures.clear()
-                    yield response.snapshot
+                    yield response
             except grpc.aio.AioRpcError as failure:
                 error = failure
             finally:

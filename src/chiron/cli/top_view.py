@@ -1,0 +1,200 @@
+"""The cluster at work as one screen: GPUs, models, and decisions as they happen. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from chiron.cli.batch.durations import short
+from chiron.cli.decision_text import headline, in_short
+from chiron.cli.fitting import Column, FittingTable
+from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
+
+DECISIONS_SHOWN = 8
+_AWAKE = (
+    types_pb2.INSTANCE_STATE_PENDING,
+    types_pb2.INSTANCE_STATE_LOADING,
+    types_pb2.INSTANCE_STATE_READY,
+    types_pb2.INSTANCE_STATE_DRAINING,
+)
+_STYLES = {
+    pb.OUTCOME_STATE_DONE: "green",
+    pb.OUTCOME_STATE_FAILED: "bold red",
+    pb.OUTCOME_STATE_OVERTAKEN: "yellow",
+}
+
+
+def top_view(
+    snapshot: pb.ClusterSnapshot, decisions: Sequence[pb.Decision], *, decisions_shown: int = DECISIONS_SHOWN
+) -> RenderableType:
+    """One screen.
+
+    Args:
+        snapshot: the cluster now.
+        decisions: those known, the oldest first, each with its outcome so far.
+        decisions_shown: how many of them to show, the newest.
+    """
+    parts: list[RenderableType] = [cluster_line(snapshot), Text(""), model_table(snapshot, decisions)]
+    obstacles = [
+        Text(f"{model.spec.name}: {model.reason}", style="yellow")
+        for model in snapshot.models
+        if model.reason
+    ]
+    parts += obstacles
+    if decisions and decisions_shown > 0:
+        parts += [Text(""), decision_table(decisions[-decisions_shown:])]
+    return Group(*parts)
+
+
+def cluster_line(snapshot: pb.ClusterSnapshot) -> Text:
+    """GPUs, nodes, leader and routers in one line."""
+    counts = gpu_counts(snapshot)
+    live = sum(node.live for node in snapshot.nodes)
+    nodes = f"{live} nodes" if live == len(snapshot.nodes) else f"{live} of {len(snapshot.nodes)} nodes"
+    gpus = ", ".join(
+        f"{counts[name]} {name}" for name in ("awake", "asleep", "free", "out of use") if counts[name]
+    )
+    leader = next((one for one in snapshot.controllers if one.leader), None)
+    led = (
+        f"{leader.address} leads for {short(leader.reign_ms / 1e3)}" if leader is not None else "nobody leads"
+    )
+    if leader is not None and leader.settling:
+        led += ", settling"
+    interactive = sum(router.queued.interactive for router in snapshot.routers)
+    batch = sum(router.queued.batch for router in snapshot.routers)
+    queued = f"{len(snapshot.routers)} routers, {interactive} interactive and {batch} batch wait there"
+    if items := _queued_items(snapshot.routers):
+        queued += f", {items} batch items queued"
+    return Text(f"{sum(counts.values())} GPUs: {gpus or 'none'} · {nodes} · {led} · {queued}", style="bold")
+
+
+def gpu_counts(snapshot: pb.ClusterSnapshot) -> Counter[str]:
+    """How many GPUs of live nodes are awake, asleep, free or out of use: each counts once."""
+    held: dict[tuple[str, int], str] = {}
+    for instance in snapshot.instances:
+        for index in instance.gpu_indexes:
+            if instance.state in _AWAKE:
+                held[instance.node_id, index] = "awake"
+            elif instance.state == types_pb2.INSTANCE_STATE_SLEEPING:
+                held.setdefault((instance.node_id, index), "asleep")
+    counts: Counter[str] = Counter()
+    for node in snapshot.nodes:
+        for gpu in node.gpus if node.live else ():
+            out = "free" if gpu.healthy and not node.draining else "out of use"
+            counts[held.get((node.node_id, gpu.index), out)] += 1
+    return counts
+
+
+def model_table(snapshot: pb.ClusterSnapshot, decisions: Sequence[pb.Decision]) -> FittingTable:
+    """A row for each model."""
+    table = FittingTable(
+        Column("model"),
+        Column("ready"),
+        Column("instances", rank=4, prose=True),
+        Column("running/slots", rank=1),
+        Column("safe", rank=9),
+        Column("IBP", rank=2),
+        Column("Θ", rank=5),
+        Column("BBP", rank=6),
+        Column("attained", rank=3),
+        Column("waiting", rank=7),
+        Column("tok/s", rank=8),
+    )
+    seen = _last_seen(decisions)
+    for model in snapshot.models:
+        name = model.spec.name
+        mine = [one for one in snapshot.instances if one.model == name]
+        ready = [one for one in mine if one.state == types_pb2.INSTANCE_STATE_READY]
+        running = sum(one.load.running.interactive + one.load.running.batch for one in ready)
+        waiting = sum(one.load.waiting.interactive + one.load.waiting.batch for one in ready)
+        ibp, theta, bbp = _pressures(ready, seen.get(name))
+        table.add_row(
+            name,
+            f"{model.ready_instances}/{model.desired_instances}",
+            by_role(mine),
+            f"{running}/{sum(one.load.batch_size for one in ready)}",
+            str(sum(one.load.safe_batch_size for one in ready)),
+            ibp,
+            theta,
+            bbp,
+            attained(model.attainment),
+            str(waiting),
+            f"{sum(one.load.tokens_per_s for one in ready):.0f}",
+        )
+    return table
+
+
+def decision_table(decisions: Iterable[pb.Decision]) -> Table:
+    """A line for each decision, with what has come of it."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0), expand=False)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    for one in decisions:
+        style = _STYLES.get(one.outcome.state, "")
+        came = in_short(one) if one.HasField("outcome") else one.reason
+        table.add_row(clock(one), what(one), Text(came, style=style))
+    return table
+
+
+def decision_line(decision: pb.Decision) -> str:
+    """A decision as one line: what was done and why, and what has come of it."""
+    came = f" [{in_short(decision)}]" if decision.HasField("outcome") else ""
+    return f"{clock(decision)} {what(decision)}: {decision.reason}{came}"
+
+
+def what(decision: pb.Decision) -> str:
+    """What was done, with the model where it is not named by that."""
+    done = headline(decision)
+    return f"{decision.model}: {done}" if decision.model and decision.model not in done else done
+
+
+def clock(decision: pb.Decision) -> str:
+    """When it was made, by the local clock."""
+    return time.strftime("%H:%M:%S", time.localtime(decision.time.ToMilliseconds() / 1e3))
+
+
+def by_role(instances: Iterable[pb.InstanceStatus]) -> str:
+    """How many instances of which role are in which state."""
+    counts = Counter(
+        (
+            types_pb2.Role.Name(one.role).removeprefix("ROLE_").lower(),
+            types_pb2.InstanceState.Name(one.state).removeprefix("INSTANCE_STATE_"),
+        )
+        for one in instances
+        if one.state != types_pb2.INSTANCE_STATE_STOPPED
+    )
+    return ", ".join(f"{count} {role} {state}" for (role, state), count in sorted(counts.items()))
+
+
+def attained(attainment: pb.Attainment) -> str:
+    """Share of the interactive requests of the last minute that kept their SLO; empty: none had one."""
+    told = attainment.last_minute.interactive
+    return f"{told.met / told.requests:.1%}" if told.requests else ""
+
+
+def _pressures(ready: Sequence[pb.InstanceStatus], seen: pb.DecisionInputs | None) -> tuple[str, str, str]:
+    """IBP by the last reports; Θ and BBP as the autoscaler last told them."""
+    open_to_all = [one for one in ready if one.role != types_pb2.ROLE_BATCH]
+    slots = sum(one.load.batch_size for one in open_to_all)
+    demand = sum(one.load.running.interactive + one.load.waiting.interactive for one in open_to_all)
+    ibp = f"{demand / slots:.2f}" if slots else ""
+    if seen is None:
+        return ibp, "", ""
+    theta = f"{seen.theta:.2f}" if seen.HasField("theta") else ""
+    return ibp, theta, f"{seen.bbp:.0f}" if seen.HasField("bbp") else ""
+
+
+def _last_seen(decisions: Iterable[pb.Decision]) -> Mapping[str, pb.DecisionInputs]:
+    return {one.model: one.inputs for one in decisions if one.model and one.HasField("inputs")}
+
+
+def _queued_items(routers: Iterable[pb.RouterStatus]) -> int:
+    """Items of all durable queues: routers that share one tell the same of it."""
+    return sum({one.batch_queue.queue_id: one.batch_queue.waiting for one in routers}.values())
