@@ -152,6 +152,7 @@ class Autoscaling:
         seen = controller.fleet.take(controller.snapshot)
         try:
             decision, advice = self._decide(seen, models, bounds)
+            controller.decisions.recorder.assessed(decision.assessments)
             await self._carry_out(seen, decision, advice, bounds)
         except PolicyError as error:
             self._in_trouble(f"the policy failed: {error}")
@@ -318,7 +319,11 @@ class Autoscaling:
             reason = (
                 f"{what} ({restraint.reasons[0]}): {assessment.reason if assessment else 'no assessment'}"
             )
-            acts[name] = Act("advised", reason, name, numbers=assessment.numbers if assessment else {})
+            others = tuple(
+                other for action in advice.actions if action.model == name for other in action.alternatives
+            )
+            numbers = assessment.numbers if assessment else {}
+            acts[name] = Act("advised", reason, name, numbers=numbers, alternatives=others)
         return acts
 
     def _note_advice(self, name: str, advice: FleetDecision, restraint: Restraint, now: float) -> None:

@@ -120,7 +120,8 @@ def _outcome(
     what = f"{count} {role_name(role)}"
     if count < action.count:
         what += f" of {action.count} ({short})"
-    return Act("start", f"{what}: {action.reason}", model.name, numbers=numbers), short
+    reason = f"{what}: {action.reason}"
+    return Act("start", reason, model.name, numbers=numbers, alternatives=action.alternatives), short
 
 
 def _written(view: ClusterView, plan: Plan) -> ClusterView:

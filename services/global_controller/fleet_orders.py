@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chiron.policy.decisions import Action, ChangeRole, Retire, Start
+from chiron.policy.decisions import Action, Alternative, ChangeRole, Retire, Start
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.bounds import Bounds
+from services.global_controller.decisions.causes import NOTHING
 from services.global_controller.fleet import Work, is_failed, is_stopping, stopped_copy
 from services.global_controller.model_roles import api_role, role_name, with_change, with_more
 from services.global_controller.restraint import present_instances
@@ -73,9 +74,18 @@ class Orders:
         """Makes an instance wanted no more."""
         self.instances[record.instance_id] = stopped_copy(record)
 
-    def explain(self, action: str, record: InstanceRecord, reason: str, numbers: Mapping[str, float]) -> None:
-        """Says why an instance has changed."""
-        self.acts.append(Act(action, reason, record.model, record.instance_id, record.node_id, numbers))
+    def explain(
+        self,
+        action: str,
+        record: InstanceRecord,
+        reason: str,
+        numbers: Mapping[str, float],
+        alternatives: tuple[Alternative, ...] = (),
+    ) -> None:
+        """Says why an instance has changed, and what else was weighed."""
+        of = record.model, record.instance_id, record.node_id
+        # It follows from what was found of the model, not from an earlier decision.
+        self.acts.append(Act(action, reason, *of, numbers, alternatives=alternatives, follows=NOTHING))
 
 
 def give_up_failed(orders: Orders, name: str) -> None:
@@ -129,7 +139,7 @@ def _retire(orders: Orders, action: Retire) -> str:
     orders.stop(record)
     orders.models[model.name] = with_more(model, record.role, -1)
     numbers = dict(action.numbers) | {"desired": model.desired_instances - 1}
-    orders.explain("retire", record, action.reason, numbers)
+    orders.explain("retire", record, action.reason, numbers, action.alternatives)
     return ""
 
 
@@ -144,7 +154,7 @@ def _change_role(orders: Orders, action: ChangeRole) -> str:
     changed = dataclasses.replace(record, role=role, generation=record.generation + 1)
     orders.instances[record.instance_id] = changed
     reason = f"{role_name(changed.role)} instead of {role_name(record.role)}: {action.reason}"
-    orders.explain("change_role", record, reason, action.numbers)
+    orders.explain("change_role", record, reason, action.numbers, action.alternatives)
     return ""
 
 

@@ -176,7 +176,7 @@ class DecisionBook:
 
     async def run(self) -> None:
         """Writes outcomes as they change, never more often than every few seconds; looks when time is due."""
-        seen = self.follower.changed.count
+        seen = 0
         while True:
             due = self.follower.due()
             wait_s = None if due == math.inf else max(0.05, due - self._clock() + 0.01)

@@ -8,6 +8,8 @@ from services.global_controller.view import Act
 NOTHING = "nothing"
 """As Act.follows: it follows from no decision, but from what happened."""
 _ROLL = "roll"
+_CHANGES_NOTHING = ("advised", "pause", "resume")
+"""Decisions about a model from which nothing about its instances follows."""
 
 
 def of_node(node_id: str) -> str:
@@ -32,7 +34,7 @@ class Causes:
 
     def note(self, decision: DecisionRecord) -> None:
         """A decision is on record; those of the log are noted in their order."""
-        if decision.instance_id:
+        if decision.instance_id or decision.action in _CHANGES_NOTHING:
             return
         if decision.model:
             self._last[_of_model(decision.model)] = decision.decision_id

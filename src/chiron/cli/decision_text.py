@@ -19,6 +19,16 @@ _DONE = {
     "drain_node": "changed whether {node} takes instances",
     "node_leaving": "noted that {node} is leaving",
     "node_left": "noted that {node} has left",
+    "start": "started instances of {model}",
+    "retire": "retired {instance} on {node}",
+    "change_role": "changed the role of {instance}",
+    "sleep": "put {instance} to sleep",
+    "wake": "woke {instance}",
+    "give_up": "gave up {instance} on {node}",
+    "advised": "advised, and did not act on {model}",
+    "pause": "paused the autoscaling of {model}",
+    "resume": "resumed the autoscaling of {model}",
+    "set_limits": "set the limits of {instance}",
     "roll": "took the roll of {model} further",
 }
 _MILESTONES = {

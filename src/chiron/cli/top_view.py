@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -40,13 +40,8 @@ def top_view(
         decisions: those known, the oldest first, each with its outcome so far.
         decisions_shown: how many of them to show, the newest.
     """
-    parts: list[RenderableType] = [cluster_line(snapshot), Text(""), model_table(snapshot, decisions)]
-    obstacles = [
-        Text(f"{model.spec.name}: {model.reason}", style="yellow")
-        for model in snapshot.models
-        if model.reason
-    ]
-    parts += obstacles
+    parts: list[RenderableType] = [cluster_line(snapshot), Text(""), model_table(snapshot)]
+    parts += [Text(text, style="yellow") for model in snapshot.models if (text := _said(model))]
     if decisions and decisions_shown > 0:
         parts += [Text(""), decision_table(decisions[-decisions_shown:])]
     return Group(*parts)
@@ -91,7 +86,7 @@ def gpu_counts(snapshot: pb.ClusterSnapshot) -> Counter[str]:
     return counts
 
 
-def model_table(snapshot: pb.ClusterSnapshot, decisions: Sequence[pb.Decision]) -> FittingTable:
+def model_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
     """A row for each model."""
     table = FittingTable(
         Column("model"),
@@ -106,14 +101,13 @@ def model_table(snapshot: pb.ClusterSnapshot, decisions: Sequence[pb.Decision]) 
         Column("waiting", rank=7),
         Column("tok/s", rank=8),
     )
-    seen = _last_seen(decisions)
     for model in snapshot.models:
         name = model.spec.name
         mine = [one for one in snapshot.instances if one.model == name]
         ready = [one for one in mine if one.state == types_pb2.INSTANCE_STATE_READY]
         running = sum(one.load.running.interactive + one.load.running.batch for one in ready)
         waiting = sum(one.load.waiting.interactive + one.load.waiting.batch for one in ready)
-        ibp, theta, bbp = _pressures(ready, seen.get(name))
+        ibp, theta, bbp = _pressures(model, ready)
         table.add_row(
             name,
             f"{model.ready_instances}/{model.desired_instances}",
@@ -179,20 +173,25 @@ def attained(attainment: pb.Attainment) -> str:
     return f"{told.met / told.requests:.1%}" if told.requests else ""
 
 
-def _pressures(ready: Sequence[pb.InstanceStatus], seen: pb.DecisionInputs | None) -> tuple[str, str, str]:
-    """IBP by the last reports; Θ and BBP as the autoscaler last told them."""
+def _pressures(model: pb.ModelStatus, ready: Sequence[pb.InstanceStatus]) -> tuple[str, str, str]:
+    """IBP, Θ and BBP as the autoscaler last found them; where none works, IBP by the last reports."""
+    if model.HasField("autoscale") and model.autoscale.numbers:
+        found = model.autoscale
+        return f"{found.ibp:.2f}", f"{found.theta:.2f}", f"{found.bbp:.0f}"
     open_to_all = [one for one in ready if one.role != types_pb2.ROLE_BATCH]
     slots = sum(one.load.batch_size for one in open_to_all)
     demand = sum(one.load.running.interactive + one.load.waiting.interactive for one in open_to_all)
-    ibp = f"{demand / slots:.2f}" if slots else ""
-    if seen is None:
-        return ibp, "", ""
-    theta = f"{seen.theta:.2f}" if seen.HasField("theta") else ""
-    return ibp, theta, f"{seen.bbp:.0f}" if seen.HasField("bbp") else ""
+    return (f"{demand / slots:.2f}" if slots else ""), "", ""
 
 
-def _last_seen(decisions: Iterable[pb.Decision]) -> Mapping[str, pb.DecisionInputs]:
-    return {one.model: one.inputs for one in decisions if one.model and one.HasField("inputs")}
+def _said(model: pb.ModelStatus) -> str:
+    """What stands in the model's way, and what its autoscaler says where it does not act freely."""
+    texts = [model.reason] if model.reason else []
+    state = model.autoscale.state
+    if model.HasField("autoscale") and state != pb.AUTOSCALE_STATE_ACTIVE:
+        name = pb.AutoscaleState.Name(state).removeprefix("AUTOSCALE_STATE_").lower()
+        texts.append(f"autoscaling {name}: {model.autoscale.reason}")
+    return f"{model.spec.name}: {'; '.join(texts)}" if texts else ""
 
 
 def _queued_items(routers: Iterable[pb.RouterStatus]) -> int:

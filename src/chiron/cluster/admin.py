@@ -230,9 +230,7 @@ class ClusterAdmin:
             async for response in answers:
                 yield response.decision
 
-    async def _watch(
-        self, begin: Callable[[cluster_pb2_grpc.ClusterServiceAsyncStub], Any]
-    ) -> AsyncGenerator[Any]:
+    async def _watch(self, begin: Callable[[Any], Any]) -> AsyncGenerator[Any]:
         failures = _Failures(self.addresses, self._timeout_s)
         while True:
             address = self._controllers.address

@@ -97,7 +97,7 @@ def test_nothing_is_told_of_what_was_not_known() -> None:
     [
         ({}, "placed chat-a on n1"),
         ({"action": "scale", "instance_id": ""}, "changed how many instances of chat should run"),
-        ({"action": "change-role"}, "change role chat-a on n1"),
+        ({"action": "move_over"}, "move over chat-a on n1"),
         ({"action": "drain_node", "model": "", "instance_id": ""}, "changed whether n1 takes instances"),
         (
             {"action": "replace", "outcome": outcome(pb.OUTCOME_STATE_OPEN, kind=pb.OUTCOME_KIND_STOPPED)},
