@@ -12,8 +12,8 @@ from typing import Any
 
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2
-from services.local_agent.adoption import Legacy, Stock, look_closer, take_stock
 from services.local_agent import decision_spans, launch, residues
+from services.local_agent.adoption import Legacy, Stock, look_closer, take_stock
 from services.local_agent.condition import Policy
 from services.local_agent.config import AgentConfig, parse_ports
 from services.local_agent.desired import BadDesired, Goal, Want, check_instance_id, level_of, want_of
