@@ -129,6 +129,7 @@ class InferenceServicer:
             if message.resume.delivered_token_ids:
                 resumed = message.resume
                 request.resume(resumed.origin.spec_version, arrived, len(resumed.delivered_token_ids))
+                request.handed_back = _batch(request) and resumed.origin.preemptions > 0
             self._placer.access.admit(tenant, request)
             if self._placer.prefix_affinity:
                 request.prefixes = salted(request.tenant, prefix_hashes(message))
@@ -176,6 +177,7 @@ class InferenceServicer:
             request.max_tokens, request.choices = message.max_tokens, max(1, message.choices)
             if message.spec_version:
                 request.resume(message.spec_version, arrived)
+            request.handed_back = _batch(request) and message.handed_back
             request.excluded_ids = message.excluded_instance_ids
             self._placer.access.admit(tenant, request)
             if self._placer.prefix_affinity:
@@ -289,3 +291,7 @@ async def _pass_on(error: grpc.aio.AioRpcError, context: Context, trace: Request
     )
     await context.abort(error.code(), error.details() or "", details)
     raise AssertionError("context.abort raises")
+
+
+def _batch(request: PendingRequest) -> bool:
+    return request.request_class is RequestClass.BATCH

@@ -168,7 +168,7 @@ class InferenceServicer:
         outbox = Outbox(lambda: spacing.interval_s(live.itl_slo_ms))
         reading = asyncio.create_task(self._read(engine, order, live, outbox), name="engine output")
         try:
-            if self._worker.mixed.lacks(live, engine):
+            if self._worker.mixed.may_lack(live, engine):
                 # The engine must know of it first, or it would give the slots to whoever waits already.
                 await asyncio.sleep(0)
                 await self._worker.mixed.make_room(live, engine)

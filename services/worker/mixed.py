@@ -90,14 +90,11 @@ class MixedWork:
         )
         return max(0, running - spared)
 
-    def lacks(self, request: LiveRequest, engine: Engine) -> bool:
-        """Whether batch work must give way to a request that has just been accepted. O(1) as a rule."""
+    def may_lack(self, request: LiveRequest, engine: Engine) -> bool:
+        """Whether batch work may have to give way to a request that has just been accepted. O(1)."""
         if request.batch or not self.enabled:
             return False
-        stats = engine.stats()
-        if plenty(self._live, stats, engine.info, self._pending_blocks):
-            return False
-        return bool(missing(self._live, request, stats, engine.info, self._pending_blocks))
+        return not plenty(self._live, engine.stats(), engine.info, self._pending_blocks)
 
     async def make_room(self, request: LiveRequest, engine: Engine) -> None:
         """Preempts what must give way to an interactive request that the engine has been given already."""

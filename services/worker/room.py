@@ -44,12 +44,14 @@ def plenty(live: LiveRequests, stats: EngineStats, info: EngineInfo, pending_blo
     """
     if not live.slots[True]:
         return True
-    slots = sum(live.slots)
-    if slots > stats.batch_size:
+    if sum(live.slots) > stats.batch_size:
         return False
-    # One block for what is left over of each prompt, one for what each may take soon.
-    needed = live.fresh_tokens // info.kv_block_size + 2 * slots
-    return needed <= free_blocks(stats, info) + pending_blocks
+    return _most_blocks(live, info) <= free_blocks(stats, info) + pending_blocks
+
+
+def _most_blocks(live: LiveRequests, info: EngineInfo) -> int:
+    """A bound of what is wanted: a block for the rest of each prompt, and one that each may take soon."""
+    return live.fresh_tokens // info.kv_block_size + 2 * sum(live.slots)
 
 
 def free_blocks(stats: EngineStats, info: EngineInfo) -> int:
@@ -73,13 +75,16 @@ def missing(
     fresh: list[LiveRequest] = []
     came = False
     size = info.kv_block_size
+    free = free_blocks(stats, info) + pending_blocks
+    scarce = _most_blocks(live, info) > free
     for one in live:
         if one.done:
             continue
-        if one.decoding:
-            soon += one.slots if _last_block_left(one, size) < STEPS_AHEAD else 0
+        runs = one.has_output and one.preempted is None
+        if scarce and runs and _last_block_left(one, size) < STEPS_AHEAD:
+            soon += one.slots
         if one.batch:
-            if one.decoding:
+            if runs:
                 decoding += one.slots
             elif one.preempted is None or one.preempted.by is not request:
                 queued += one.slots
@@ -94,11 +99,12 @@ def missing(
     batch_size = stats.batch_size
     running = decoding + min(queued, max(0, batch_size - (interactive - request.slots) - decoding))
     slots = interactive + running - batch_size
+    if not scarce:
+        return Missing(max(0, slots), 0)
     unseen = max(0, sum(live.slots) - stats.running - stats.waiting)
     waits = max(1, stats.waiting + unseen - queued)
     blocks = sum(one.slots * _blocks(one.prompt_tokens + 1, size) for one in fresh[-waits:])
-    lacking = blocks + soon - free_blocks(stats, info) - pending_blocks
-    return Missing(max(0, slots), max(0, lacking))
+    return Missing(max(0, slots), max(0, blocks + soon - free))
 
 
 def candidates(live: Iterable[LiveRequest], info: EngineInfo) -> list[RunningBatch]:

@@ -100,7 +100,7 @@ async def load_of(worker: WorkerProcess) -> Any:
 
 @MODES
 async def test_batch_work_gives_its_slot_up_and_goes_on_elsewhere(start, workers, lookaside) -> None:
-    router = await start()
+    router = await start(max_queue_s=0.2)
     mixed, other = workers["mixed"], workers["other"]
     async with Client(router.address, lookaside=lookaside) as client:
         alone = await Reading(client, **WORK).task
@@ -111,8 +111,11 @@ async def test_batch_work_gives_its_slot_up_and_goes_on_elsewhere(start, workers
         urgent = Reading(client, **{**TALE, "max_tokens": 1500})
         await eventually(lambda: urgent.tokens)
         assert not work.task.done()
-        # One router's request waits in it now; nothing takes batch work.
+        # Nothing takes batch work now: it waits, for longer than one that nobody has handed back.
         await eventually(lambda: router.waiting() == (0, 1))
+        until = asyncio.get_running_loop().time() + 0.4
+        await eventually(lambda: asyncio.get_running_loop().time() > until)
+        assert router.waiting() == (0, 1)
         assert (await load_of(mixed)).handed_back_requests == 1
         holder.task.cancel()
         await set_role(other, BATCH)

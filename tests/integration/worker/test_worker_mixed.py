@@ -111,7 +111,8 @@ async def test_a_burst_takes_as_many_slots_as_it_needs_and_no_more(tmp_path: Pat
 
 
 async def test_nobody_is_preempted_beyond_the_bound(tmp_path: Path) -> None:
-    settings = {"preemption.min_progress_tokens": 2, "preemption.max_preemptions": 2}
+    # Batch work takes no place from an interactive request, not even where nobody may wait.
+    settings = {"preemption.min_progress_tokens": 2, "preemption.max_preemptions": 2, "max_waiting": 0}
     async with worker_process(tmp_path, QUICK, **settings) as worker:
         await worker.until()
         alone = await Stream(worker, tale("b", tokens=400)).task
@@ -127,6 +128,21 @@ async def test_nobody_is_preempted_beyond_the_bound(tmp_path: Path) -> None:
         assert stream.end is not None
         assert stream.end.timing.preemptions == 2
         assert (await load_of(worker)).preempted_for_interactive == 2
+
+
+async def test_nobody_gives_way_where_that_is_off(tmp_path: Path) -> None:
+    async with worker_here(tmp_path, {**SPEC, "maxBatchSize": 1}, enabled=False) as here:
+        batch = Stream(here, tale("b", tokens=40))
+        await eventually(lambda: len(batch.tokens) >= 20)
+        urgent = Stream(here, question("i", tokens=2))
+        await eventually(lambda: here.worker.occupancy().waiting.interactive == 1)
+        with here.worker.load_board.subscribe([]) as subscriber:
+            load = reports.load_response(here.worker, subscriber)
+        assert (load.running.batch, load.yielding) == (1, 0)
+        await asyncio.gather(batch.task, urgent.task)
+        assert here.worker.mixed.preempted == 0
+        assert batch.end is not None
+        assert batch.end.timing.preemptions == 0
 
 
 async def test_what_waits_too_long_is_handed_back_and_what_cannot_go_on_elsewhere_stays(

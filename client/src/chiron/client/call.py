@@ -79,6 +79,8 @@ class Call:
         """Of the instance that a router chose for the stream's beginning; 0: it did not say."""
         self._refused = False
         self._instance_id = ""
+        self._handed_back = False
+        """Whether the last attempt ended because a worker gave its place to interactive work."""
         self._excluded: list[str] = []
         self._pauses = Pauses(network.settings.routers)
 
@@ -160,7 +162,7 @@ class Call:
         progressed = resume and tries.progressed(assembly.delivered_tokens)
         full = self._worker_refused(error) and error.metadata.get("full") == "true"
         # A worker has given a batch request's place to interactive work: nothing has failed.
-        yielded = error.metadata.get("handed_back", "").isdecimal()
+        yielded = self._handed_back = error.metadata.get("handed_back", "").isdecimal()
         if yielded:
             assembly.preemptions = int(error.metadata["handed_back"])
         lost = resume and not yielded
@@ -312,6 +314,7 @@ class Call:
             route.spec_version = weights
             route.elapsed_ms = self._elapsed_ms()
             route.excluded_instance_ids.extend(self._excluded)
+            route.handed_back = self._handed_back
             with self._typed_errors(lease.address, is_router=True):
                 metadata, told = self._headers(to_router=True), self._on_progress
                 if told is not None:

@@ -799,6 +799,7 @@ class RouteRequest(_message.Message):
     EXCLUDED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    HANDED_BACK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     request_class: _types_pb2.RequestClass.ValueType
@@ -819,6 +820,10 @@ class RouteRequest(_message.Message):
     """
     choices: _builtins.int
     """As SamplingParams.n; 0: 1."""
+    handed_back: _builtins.bool
+    """Of a batch request: the last worker has handed it back for interactive work (`handed_back` in the metadata of its
+    error). It waits for as long as its call does.
+    """
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
     @_builtins.property
@@ -851,10 +856,11 @@ class RouteRequest(_message.Message):
         excluded_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         spec_version: _builtins.int = ...,
         choices: _builtins.int = ...,
+        handed_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "handed_back", b"handed_back", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
