@@ -1,7 +1,8 @@
 """What a router believes the engines of one model have cached of its prompts, and how right it was. Pure.
 
-It learns from its own placements, each of which computes a prompt where it sends it, and is corrected by the
-workers, who tell what comes into their engines' caches and leaves them, and what each prompt found there.
+It learns from its own placements, once their prompts are computed: until then others with the same beginning
+would only wait behind them. Workers correct it: they tell what comes into their engines' caches and leaves
+them, and what each prompt found there.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _LEAST_TOKENS = 32
 """A prefill of fewer tokens tells of a step's time, not of the rate."""
 _SURE_TOKENS = 1000.0
 """Hits that an instance is credited with at first."""
-_MOST_OPEN = 16_384
-"""Requests that are on their way to their first token; the oldest are given up beyond that."""
+_MOST_OPEN = 4_096
+"""Requests of a model on their way to their first token, 10 MiB; beyond that the oldest are given up."""
 
 
 @dataclass(slots=True)
@@ -43,7 +44,8 @@ class Affinity:
         self.index = PrefixIndex(limit)
         self._limit = limit
         self._seen: dict[str, _Seen] = {}
-        self._open: dict[tuple[str, str], float] = {}
+        # By instance and request: the share of the prompt that is expected to be cached, and its beginnings.
+        self._open: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {}
         self._requests = self._prompt_tokens = self._cached_tokens = 0
         self._expected_tokens = 0.0
 
@@ -70,21 +72,21 @@ class Affinity:
         if not request.prefixes:
             return
         share = min(1.0, request.believed.get(instance_id, 0) / max(1, request.prompt_tokens))
-        self._open[instance_id, request.request_id] = share
+        self._open[instance_id, request.request_id] = share, request.prefixes
         if len(self._open) > _MOST_OPEN:
             del self._open[next(iter(self._open))]
-        self.index.add(instance_id, request.prefixes)
 
     def told(self, instance_id: str, news: worker_pb2.PrefixNews) -> None:
         """A worker tells of its engine's cache."""
         if news.cleared:
             self._forget(instance_id)
+        for prefill in news.prefills:
+            self._prefilled(instance_id, prefill)
+        # What is cached by now counts, not what a prefill has left there.
         if news.cached:
             self.index.add(instance_id, news.cached)
         if news.gone:
             self.index.gone(instance_id, news.gone)
-        for prefill in news.prefills:
-            self._prefilled(instance_id, prefill)
 
     def void(self, instance_id: str) -> None:
         """An instance has started anew, or is gone."""
@@ -122,9 +124,11 @@ class Affinity:
         if tokens >= _LEAST_TOKENS and prefill.prefill_ms > 0:
             seen.tokens = _MEMORY * seen.tokens + tokens
             seen.seconds = _MEMORY * seen.seconds + prefill.prefill_ms / 1e3
-        share = self._open.pop((instance_id, prefill.request_id), None)
-        if share is None:
+        placed = self._open.pop((instance_id, prefill.request_id), None)
+        if placed is None:
             return
+        share, prefixes = placed
+        self.index.add(instance_id, prefixes)
         expected = share * prefill.prompt_tokens
         self._requests += 1
         self._prompt_tokens += prefill.prompt_tokens

@@ -6,7 +6,7 @@ A prompt's beginnings are named by a chain of hashes: each one stands for all of
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 
 class PrefixIndex:
@@ -21,7 +21,7 @@ class PrefixIndex:
     def __init__(self, limit: int) -> None:
         """An empty index of at most `limit` hashes."""
         self._limit = limit
-        self._entries: OrderedDict[int, frozenset[int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, frozenset[int]] = OrderedDict()
         self._marks: dict[str, int] = {}
         self._holders: dict[int, str] = {}
         self._alone: dict[int, frozenset[int]] = {}
@@ -36,7 +36,7 @@ class PrefixIndex:
         if mark is not None:
             del self._holders[mark], self._alone[mark]
 
-    def add(self, holder: str, hashes: Sequence[int]) -> None:
+    def add(self, holder: str, hashes: Sequence[Hashable]) -> None:
         """A holder has, or is about to have, what these hashes stand for; a chain is given from its head."""
         mark = self._marks.get(holder)
         if mark is None:
@@ -61,7 +61,7 @@ class PrefixIndex:
         while len(entries) > self._limit:
             entries.popitem(last=False)
 
-    def gone(self, holder: str, hashes: Iterable[int]) -> None:
+    def gone(self, holder: str, hashes: Iterable[Hashable]) -> None:
         """A holder has none of these any more."""
         mark, entries = self._marks.get(holder), self._entries
         if mark is None:
@@ -75,7 +75,7 @@ class PrefixIndex:
                 else:
                     del entries[key]
 
-    def depths(self, hashes: Sequence[int]) -> dict[str, int]:
+    def depths(self, hashes: Sequence[Hashable]) -> dict[str, int]:
         """Holder → how many leading hashes it is believed to have; holders of none are left out."""
         entries, holders = self._entries, self._holders
         found: dict[str, int] = {}

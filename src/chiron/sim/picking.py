@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from chiron.policy.affinity import Key, Offer, prefer_cached
 from chiron.policy.checked import CheckedDispatcher
 from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, InstanceView, LeastExpectedWait
 from chiron.policy.giving_way import GivingWay, waits
@@ -29,6 +32,10 @@ _INTERACTIVE, _BATCH, _MIXED = Role.INTERACTIVE, Role.BATCH, Role.MIXED
 # Names of their own, for an index entry is made after every change.
 
 
+Cached = Mapping[str, int]
+NONE_CACHED: Cached = MappingProxyType({})
+
+
 class Picker(Protocol):
     """Chooses among the instances of one model that it was told of."""
 
@@ -36,14 +43,17 @@ class Picker(Protocol):
         """Note that what the router sees of an instance has changed, or that it is new or gone."""
         ...
 
-    def pick_interactive(self, prompt_tokens: int, yielding: bool) -> tuple[Seen, bool] | None:
+    def pick_interactive(
+        self, prompt_tokens: int, yielding: bool, cached: Cached = NONE_CACHED
+    ) -> tuple[Seen, bool] | None:
         """Return an instance, and whether the request is expected to wait there; None: all are full.
 
-        yielding: batch work gives way where no slot is free, see `GivingWay`.
+        yielding: batch work gives way where no slot is free, see `GivingWay`. cached: instance id → tokens of
+        the prompt in its cache.
         """
         ...
 
-    def pick_batch(self, prompt_tokens: int) -> tuple[Seen, bool] | None:
+    def pick_batch(self, prompt_tokens: int, cached: Cached = NONE_CACHED) -> tuple[Seen, bool] | None:
         """Return the same for a batch request."""
         ...
 
@@ -77,14 +87,18 @@ class ScanningPicker:
             self._seen.pop(key, None)
             self._views.pop(key, None)
 
-    def pick_interactive(self, prompt_tokens: int, yielding: bool) -> tuple[Seen, bool] | None:
+    def pick_interactive(
+        self, prompt_tokens: int, yielding: bool, cached: Cached = NONE_CACHED
+    ) -> tuple[Seen, bool] | None:
         """See `Picker.pick_interactive`."""
         dispatcher = self._giving_way if yielding else self._dispatcher
-        return self._pick(dispatcher, DispatchRequest(RequestClass.INTERACTIVE, prompt_tokens))
+        wanted = DispatchRequest(RequestClass.INTERACTIVE, prompt_tokens, cached_tokens=cached)
+        return self._pick(dispatcher, wanted)
 
-    def pick_batch(self, prompt_tokens: int) -> tuple[Seen, bool] | None:
+    def pick_batch(self, prompt_tokens: int, cached: Cached = NONE_CACHED) -> tuple[Seen, bool] | None:
         """See `Picker.pick_batch`."""
-        return self._pick(self._dispatcher, DispatchRequest(RequestClass.BATCH, prompt_tokens))
+        wanted = DispatchRequest(RequestClass.BATCH, prompt_tokens, cached_tokens=cached)
+        return self._pick(self._dispatcher, wanted)
 
     def _pick(self, dispatcher: Dispatcher, request: DispatchRequest) -> tuple[Seen, bool] | None:
         if self._list is None:
@@ -106,7 +120,8 @@ class IndexedPicker:
     An entry orders instances as that dispatcher does: (role's rank, share of slots in use, ITL, id) where a
     slot is free, after all of those (2, wait, rank, share, ITL, id). O(log n) per change of an instance.
     Only where requests wait although slots are free does the order depend on the prompt (whether it fits
-    into the KV cache); if such an instance leads and the prompt does not fit, all are looked at.
+    into the KV cache); if such an instance leads and the prompt does not fit, all are looked at. Where parts
+    of the prompt are cached, the instances that have some of it are looked at too.
     """
 
     def __init__(self, queue_allowance: int) -> None:
@@ -126,18 +141,48 @@ class IndexedPicker:
         for stale in self._asked:
             stale[seen.instance_id] = seen
 
-    def pick_interactive(self, prompt_tokens: int, yielding: bool) -> tuple[Seen, bool] | None:
+    def pick_interactive(
+        self, prompt_tokens: int, yielding: bool, cached: Cached = NONE_CACHED
+    ) -> tuple[Seen, bool] | None:
         """See `Picker.pick_interactive`."""
-        found = self._pick(_INTERACTIVE_PICK, prompt_tokens)
+        found = self._pick(_INTERACTIVE_PICK, prompt_tokens, cached)
         if yielding and (found is None or found[1]):
-            found = self._pick(_YIELDING_PICK, prompt_tokens) or found
+            found = self._pick(_YIELDING_PICK, prompt_tokens, cached) or found
         return found
 
-    def pick_batch(self, prompt_tokens: int) -> tuple[Seen, bool] | None:
+    def pick_batch(self, prompt_tokens: int, cached: Cached = NONE_CACHED) -> tuple[Seen, bool] | None:
         """See `Picker.pick_batch`."""
-        return self._pick(_BATCH_PICK, prompt_tokens)
+        return self._pick(_BATCH_PICK, prompt_tokens, cached)
 
-    def _pick(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
+    def _pick(self, kind: Pick, prompt_tokens: int, cached: Cached) -> tuple[Seen, bool] | None:
+        found = self._least(kind, prompt_tokens)
+        if found is None or not cached:
+            return found
+        warm = [
+            offer
+            for key in cached
+            if (seen := self._seen.get(key)) is not None
+            and (offer := self._offer(seen, kind, prompt_tokens)) is not None
+        ]
+        least = self._offer(found[0], kind, prompt_tokens)
+        if not warm or least is None:
+            return found
+        choice, _ = prefer_cached(prompt_tokens, cached, least, warm)
+        return self._seen[choice.instance_id], choice.waits
+
+    def _offer(self, seen: Seen, kind: Pick, prompt_tokens: int) -> Offer | None:
+        entry = self._entry(seen, kind, prompt_tokens)
+        if entry is None:
+            return None
+        if entry[0] == _WAITS:
+            _, wait_s, mixed, share, itl_ms, name, _ = entry
+            key: Key = True, 0, wait_s, mixed, share, itl_ms, name
+        else:
+            mixed, share, itl_ms, name, _ = entry
+            key = False, mixed, 0.0, mixed, share, itl_ms, name
+        return Offer(key, seen.role, seen.prefill_tokens_per_s)
+
+    def _least(self, kind: Pick, prompt_tokens: int) -> tuple[Seen, bool] | None:
         stale = self._stale.get(kind)
         if stale is None:
             stale = self._stale[kind] = self._seen.copy()

@@ -23,6 +23,8 @@ class QueueSettings:
     Otherwise each has its own, and interactive requests go first."""
     preemption: bool = True
     """Running batch requests give way to interactive ones; otherwise they keep their slots to the end."""
+    prefix_affinity: bool = True
+    """Requests go where the beginning of their prompt is cached, among instances loaded about alike."""
     starvation_s: float = 300.0
     """Who has waited so long in the interactive or the shared queue goes first."""
     batch_starvation_s: float = 86_400.0

@@ -14,8 +14,9 @@ from chiron.policy.snapshots import NEVER_S
 from chiron.policy.words import Phase, RequestClass, Role
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
-from chiron.sim.picking import make_picker
+from chiron.sim.picking import NONE_CACHED, Cached, make_picker
 from chiron.sim.preempting import make_room
+from chiron.sim.prefixes import SimPrefixes
 from chiron.sim.settings import SimSettings
 from chiron.sim.waits import RouterWaits
 
@@ -46,6 +47,10 @@ class ModelRouter:
         if settings.resume_cost == "kv-reload":
             profile = self._model.profile
             self._kv_reload_s = profile.kv_bytes_per_token / (settings.kv_reload_bytes_per_s * profile.gpus)
+        self._prefixes: SimPrefixes | None = None
+        if ledger.prefix is not None and queues.prefix_affinity:
+            block_tokens = self._model.profile.block_size
+            self._prefixes = SimPrefixes(ledger.prefix, ledger.first_token_s, block_tokens)
         # Everybody who waits in one order, beside the queue of each class.
         self._shared: Discipline | None = None
         if queues.shared:
@@ -106,6 +111,8 @@ class ModelRouter:
         seen = instance.seen
         before = seen.yields
         seen.refresh()
+        if self._prefixes is not None:
+            self._prefixes.told(instance, now)
         seen.accepts = accepts = instance.phase is Phase.READY and not instance.dead
         seen.yields = accepts and seen.running_batch > 0 and seen.role is Role.MIXED
         self.yielding += seen.yields - before
@@ -154,7 +161,7 @@ class ModelRouter:
             queue.remove(request_id)
 
     def _place_batch(self, request_id: int, now: float) -> bool:
-        found = self.picker.pick_batch(self._ledger.prompt_tokens[request_id])
+        found = self.picker.pick_batch(self._ledger.prompt_tokens[request_id], self._cached(request_id))
         if found is None:
             self._full_batch = True
             return False
@@ -166,17 +173,22 @@ class ModelRouter:
             return False
         prompt_tokens = self._ledger.prompt_tokens[request_id]
         yielding = self._preemption and self.yielding > 0
-        found = self.picker.pick_interactive(prompt_tokens, yielding)
+        found = self.picker.pick_interactive(prompt_tokens, yielding, self._cached(request_id))
         if found is None:
             self._full_interactive = True
             return False
         self._send(found[0].instance, request_id, now)
         return True
 
+    def _cached(self, request_id: int) -> Cached:
+        return NONE_CACHED if self._prefixes is None else self._prefixes.cached(request_id)
+
     def _send(self, instance: SimInstance, request_id: int, now: float) -> None:
         ledger = self._ledger
         instance.seen.reserved += 1
         self.picker.changed(instance.seen)
+        if self._prefixes is not None:
+            self._prefixes.placed(request_id, instance)
         if self.waits is not None:
             self.waits.sent(request_id, now)
         if not ledger.is_batch[request_id] and instance.running_batch and self._preemption:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chiron.engine.step_time import step_time_table
 from chiron.policy.dispatch import InstanceView
 from chiron.policy.words import Role
 
@@ -22,6 +23,7 @@ class Seen:
         "instance_id",
         "itl_ms",
         "kv_free_tokens",
+        "prefill_tokens_per_s",
         "reserved",
         "role",
         "running_batch",
@@ -35,6 +37,10 @@ class Seen:
     def __init__(self, instance: SimInstance) -> None:
         self.instance = instance
         self.instance_id = instance.identity.instance_id
+        profile = instance.engine.profile
+        budget = profile.default_step_token_budget
+        self.prefill_tokens_per_s = budget / step_time_table(profile.step_time_ms).seconds(budget)
+        """Prompt tokens that a step of the default budget takes in, by its time."""
         self.reserved = 0
         """Requests sent there that no load message has told of yet."""
         self.entries: list[tuple[object, ...] | None] = [None, None, None]
@@ -73,5 +79,6 @@ class Seen:
             kv_free_tokens=self.kv_free_tokens,
             itl_ms=self.itl_ms,
             service_s=self.service_s,
+            prefill_tokens_per_s=self.prefill_tokens_per_s,
             yielding=self.running_batch if self.role is Role.MIXED else 0,
         )

@@ -28,6 +28,7 @@ loads = st.fixed_dictionaries(
         "accepts": st.booleans(),
     }
 )
+shared = st.dictionaries(st.sampled_from([f"i-{number}" for number in range(5)]), st.integers(1, 200))
 changes = st.lists(st.tuples(st.integers(0, 4), loads), min_size=1, max_size=30)
 
 
@@ -47,8 +48,8 @@ def seen_of(number):
     return Seen(instance)
 
 
-@given(changes, st.sampled_from([0, 2]), st.sampled_from([1, 100]))
-def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_tokens):
+@given(changes, st.sampled_from([0, 2]), st.sampled_from([1, 100]), st.just({}) | shared)
+def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_tokens, cached):
     index = IndexedPicker(allowance)
     scan = ScanningPicker(LeastExpectedWait(), allowance)
     instances = [seen_of(number) for number in range(5)]
@@ -62,9 +63,9 @@ def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_to
         index.changed(seen)
         scan.changed(seen)
         for yielding in (False, True):
-            expected = scan.pick_interactive(prompt_tokens, yielding)
-            assert index.pick_interactive(prompt_tokens, yielding) == expected
-        assert index.pick_batch(prompt_tokens) == scan.pick_batch(prompt_tokens)
+            expected = scan.pick_interactive(prompt_tokens, yielding, cached)
+            assert index.pick_interactive(prompt_tokens, yielding, cached) == expected
+        assert index.pick_batch(prompt_tokens, cached) == scan.pick_batch(prompt_tokens, cached)
 
 
 @given(st.lists(st.floats(0.001, 1.0), max_size=40), st.data())
