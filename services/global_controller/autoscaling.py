@@ -54,6 +54,8 @@ _SHORTEST_PAUSE_S = 0.1
 """Between two ticks, whoever asks for one."""
 _LATE_INTERVALS = 3.0
 """Report intervals after which a report is late."""
+_ROUTERS_INTERVAL_S = 1.0
+"""Time between two reports of a router; one that has another setting tells it with its reports."""
 _BETWEEN_ADVICE_S = 10.0
 """Between two records of what is advised for a model, at least."""
 
@@ -299,7 +301,13 @@ class Autoscaling:
         [fleet] = [one for one in seen.models if one.name == name]
         return late_telemetry(
             [one.report_age_s for one in fleet.instances if one.phase is Phase.READY],
-            [registry.age_s(link) for link in registry.routers.values()],
+            [
+                (
+                    registry.age_s(link),
+                    _LATE_INTERVALS * max(_ROUTERS_INTERVAL_S, link.report.interval_ms / 1e3),
+                )
+                for link in registry.routers.values()
+            ],
             late_s=_LATE_INTERVALS * self._controller.config.report_interval_ms / 1e3,
         )
 

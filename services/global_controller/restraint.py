@@ -120,21 +120,25 @@ def present_instances(view: ClusterView) -> Counter[str]:
 
 
 def late_telemetry(
-    instance_ages_s: Sequence[float], router_ages_s: Sequence[float], *, late_s: float, share: float = 0.25
+    instance_ages_s: Sequence[float],
+    routers: Sequence[tuple[float, float]],
+    *,
+    late_s: float,
+    share: float = 0.25,
 ) -> str:
     """Why what is known of a model is too old to take anything away; empty: it is not.
 
     Args:
         instance_ages_s: of the reports of its instances that serve.
-        router_ages_s: of all routers' reports.
-        late_s: older ones are late.
+        routers: of all routers' reports, each with the age from which it is late.
+        late_s: age from which an instance's report is late.
         share: of the instances whose reports may be late.
     """
-    if not router_ages_s:
+    if not routers:
         return "no router reports what is asked for"
-    late = [age_s for age_s in router_ages_s if age_s > late_s]
+    late = [age_s for age_s, late_from_s in routers if age_s > late_from_s]
     if late:
-        return f"{len(late)} of {len(router_ages_s)} routers have not reported for {max(late):.1f} s"
+        return f"{len(late)} of {len(routers)} routers have not reported for {max(late):.1f} s"
     late = [age_s for age_s in instance_ages_s if age_s > late_s]
     if late and len(late) >= share * len(instance_ages_s):
         return f"reports of {len(late)} of {len(instance_ages_s)} instances are {max(late):.1f} s old"

@@ -75,7 +75,8 @@ def test_what_operators_say_restrains_and_a_pinned_number_is_both_bounds() -> No
 def test_nothing_goes_while_too_much_of_what_is_known_is_old(
     instances: list[float], routers: list[float], why: str
 ) -> None:
-    assert late_telemetry(instances, routers, late_s=3.0) == why
+    assert late_telemetry(instances, [(age_s, 3.0) for age_s in routers], late_s=3.0) == why
+    assert late_telemetry([0.5], [(20.0, 30.0), (4.0, 5.0)], late_s=3.0) == ""
 
 
 def test_what_runs_beyond_those_wanted_while_others_are_replaced_is_no_surplus() -> None:
