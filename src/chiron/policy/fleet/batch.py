@@ -83,7 +83,8 @@ def assess_batch(
     soonest = min(group.due_in_s for group in groups)
     if (
         state.batch_lengths.weight < _LEARNING_WEIGHT
-        and supply.running_batch
+        # What has a place begins at once, though no report may have told of it yet.
+        and (supply.running_batch or batch.rate > 0)
         and soonest > _FAR_LOADS * model.load_time_s
         and now_s - state.batch_began_s < _LEARNING_LOADS * model.load_time_s
     ):
