@@ -87,6 +87,7 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.live_waits --smoke
 	@$(BIN)/python -m bench.waiting_cost --smoke
 	@$(BIN)/python -m bench.prefix_affinity --smoke
+	@$(BIN)/python -m bench.live_vs_sim --smoke
 	@$(BIN)/python -m bench.access --smoke
 	@$(BIN)/python -m bench.failover --smoke
 	@$(BIN)/python -m bench.batch_queue --smoke

@@ -109,7 +109,7 @@ class Book:
             record = self._pending.get(one.request_id)
             if record is None:
                 continue
-            record.ended = one
+            record.ended, record.took_s = one, self._time() - record.arrived
             record.end = _ENDS.get(one.ending, "unknown")
             if one.ending == worker_pb2.EndedRequest.ENDING_WHOLE:
                 self._write(record)
@@ -132,6 +132,7 @@ class Book:
         if record is None:
             return
         record.end, record.reason = end, reason
+        record.took_s = self._time() - record.arrived
         if end == "refused":
             self._write(record)
         else:

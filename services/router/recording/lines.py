@@ -33,6 +33,8 @@ class Record:
     """What the last worker that had it told of its end."""
     attempts: int = 1
     resumes: int = 0
+    took_s: float | None = None
+    """From its arrival until this router knew of its end."""
     due: float = field(default=0.0)
     """Monotonic time at which it is written with what is known, in seconds."""
     end: str = "unknown"
@@ -100,6 +102,8 @@ def line(record: Record, zero: float) -> str:
             told[name] = round(getattr(timing, name), 3)
         told["preemptions"] = timing.preemptions
         told["instance"] = timing.instance_id
+    if record.took_s is not None:
+        told["took_s"] = round(record.took_s, 6)
     told["attempts"], told["resumes"] = record.attempts, record.resumes
     return _line(told)
 

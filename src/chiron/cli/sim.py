@@ -40,9 +40,16 @@ def run(
 @app.command()
 @expanded
 def replay(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A recorded trace.")],
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="A recorded trace, or the folder of a router's recording.")
+    ],
     trace_format: Annotated[
-        str, typer.Option("--format", metavar="azure|burstgpt|mooncake|sharegpt", help="How it is written.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="azure|burstgpt|mooncake|sharegpt|chiron",
+            help="How it is written; chiron: a router's recording.",
+        ),
     ],
     policy: PolicyOptions,
     output: RunOutputOptions,
@@ -57,7 +64,27 @@ def replay(
         bool,
         typer.Option("--strict/--lenient", help="A malformed row is an error, or reported and left out."),
     ] = False,
-    profile: Annotated[str, typer.Option(help="Model and GPUs of an instance.")] = "llama3-8b@a100",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Model and GPUs of an instance; none: llama3-8b@a100. Of a router's recording "
+            "MODEL=PROFILE,…, where the model's engine names none."
+        ),
+    ] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of a router's recording: the cluster then, as `chiron status --watch --json` printed it.",
+        ),
+    ] = None,
+    live_decisions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Likewise its decisions, as `chiron explain --since TIME --json` prints them.",
+        ),
+    ] = None,
     max_context: Annotated[
         int | None, typer.Option(min=2, help="Longest prompt and output, in tokens; none: the profile's.")
     ] = None,
@@ -75,8 +102,13 @@ def replay(
     seed: Seed = None,
 ) -> None:
     """Simulate the requests of a recorded trace."""
+    from chiron.cli.sim_recorded import FORMAT, RecordedOptions, replay_recorded
     from chiron.cli.sim_work import ReplayOptions, guarded, run_replay
 
+    if trace_format == FORMAT:
+        recorded = RecordedOptions(trace, cluster, live_decisions, profile or "", strict)
+        guarded(lambda: replay_recorded(recorded, policy, seed, output))
+        return
     options = ReplayOptions(
         trace=trace,
         trace_format=trace_format,
@@ -84,7 +116,7 @@ def replay(
         scaling=scaling,
         limit=limit,
         strict=strict,
-        profile=profile,
+        profile=profile or "llama3-8b@a100",
         max_context_tokens=max_context,
         nodes=nodes,
         gpus=gpus,

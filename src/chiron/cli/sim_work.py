@@ -149,7 +149,7 @@ def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: Ru
     check_output(output)
     with stdout_for_figures(output):
         scenario = read_scenario(file)
-        done, figures = _run(scenario, _chosen(scenario, policy), seed, output)
+        done, figures = _run(scenario, choice_of(scenario, scenario.policy, policy), seed, output)
     _tell(done, figures, output)
 
 
@@ -188,7 +188,7 @@ def run_replay(
     }
     with _naming_options(), stdout_for_figures(output):
         scenario = scenario_from(document, Path(_COMMAND_LINE))
-        done, figures = _run(scenario, _chosen(scenario, policy), seed, output)
+        done, figures = _run(scenario, choice_of(scenario, scenario.policy, policy), seed, output)
     _tell(done, figures, output)
 
 
@@ -210,7 +210,7 @@ def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptio
     check_output(output)
     with stdout_for_figures(output):
         scenario = read_scenario(options.scenario)
-        choices = _compared(options.policies, _choice(scenario, scenario.policy, parts))
+        choices = _compared(options.policies, choice_of(scenario, scenario.policy, parts))
         first = scenario.settings.seed if options.first_seed is None else options.first_seed
         seeds = range(first, first + options.seeds)
         report_reading(scenario.with_seed(first).reading(), scenario)
@@ -250,14 +250,10 @@ def _compared(names: Sequence[str], own: PolicyChoice) -> list[PolicyChoice]:
     return choices if own == PolicyChoice() or own in choices else [*choices, own]
 
 
-def _chosen(scenario: Scenario, options: PolicyOptions) -> PolicyChoice:
-    """The scenario's policy with what the command line says instead. Raises ConfigError."""
-    choice = scenario.policy if options.policy is None else PolicyChoice(options.policy)
-    return _choice(scenario, choice, options)
-
-
-def _choice(scenario: Scenario, choice: PolicyChoice, parts: PartOptions) -> PolicyChoice:
-    """The policy with the parts that the command line says instead. Raises ConfigError."""
+def choice_of(scenario: Scenario, choice: PolicyChoice, parts: PartOptions) -> PolicyChoice:
+    """The policy with what the command line says instead. Raises ConfigError."""
+    if isinstance(parts, PolicyOptions) and parts.policy is not None:
+        choice = PolicyChoice(parts.policy)
     chosen = replace(
         choice,
         autoscaler=_either(parts.autoscaler, choice.autoscaler),
@@ -286,7 +282,7 @@ def _run(
         scenario = scenario.with_seed(seed)
     reading = scenario.reading()
     report_reading(reading, scenario)
-    with progress_bar(output, "requests") as told, _decision_log(output) as log:
+    with progress_bar(output, "requests") as told, decision_log(output) as log:
         done = run(scenario, policy, reading=reading, progress=told, log=log)
     return done, done.to_json()
 
@@ -303,8 +299,8 @@ def _tell(done: Run, figures: Mapping[str, Any], output: OutputOptions) -> None:
 
 
 @contextmanager
-def _decision_log(output: RunOutputOptions) -> Iterator[DecisionLog | None]:
-    """Raises CliError when the file cannot be written."""
+def decision_log(output: RunOutputOptions) -> Iterator[DecisionLog | None]:
+    """Where decisions are written, if anywhere. Raises CliError when the file cannot be written."""
     if output.decisions is None:
         yield None
         return

@@ -4,6 +4,7 @@ One model serves two drivers: the worker's `sim` engine steps it by a clock, the
 heap.
 """
 
+from chiron.engine.adjusted import adjusted_profile
 from chiron.engine.errors import (
     ContextExceededError,
     DuplicateRequestError,
@@ -44,6 +45,7 @@ __all__ = [
     "StepOutcome",
     "UnknownProfileError",
     "UnknownRequestError",
+    "adjusted_profile",
     "get_profile",
     "profile_names",
 ]

@@ -8,11 +8,16 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from chiron.policy.placement import NodeGpus, Want, place
+from chiron.policy.words import Phase
 from chiron.sim.settings import GpuType, InvalidSettingError, SimModel, SimSettings
+
+if TYPE_CHECKING:
+    from chiron.sim.instance import SimInstance
 
 Claim = tuple[str, tuple[int, ...]]
 """A node and the indexes of GPUs there."""
@@ -182,6 +187,17 @@ class Gpus:
             for node, gpus in self._gpus.items()
             if node not in self.down
         }
+
+    def held_by(self, instances: Mapping[str, SimInstance]) -> dict[Phase, float]:
+        """GPUs by the phase of the instance that has them; see TimelinePoint."""
+        held: dict[Phase, float] = {}
+        for gpus in self._gpus.values():
+            for gpu in gpus:
+                holders = [gpu.owner] if gpu.owner else list(gpu.residues)
+                for key in holders:
+                    phase = instances[key].phase if key in instances else Phase.DRAINING
+                    held[phase] = held.get(phase, 0.0) + 1 / len(holders)
+        return held
 
     def owned(self) -> dict[tuple[str, int], str]:
         """The awake instance of each GPU that has one, by node and index."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chiron.policy.words import RequestClass
+from chiron.policy.words import Phase, RequestClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ class TimelinePoint:
     """Requests at the router."""
     queued_batch: int
     """Requests at the router."""
+    held: Mapping[Phase, float]
+    """GPUs by the phase of the instance that has them; one that several share is the awake one's, else the
+    sleepers' in equal parts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,6 +272,7 @@ class Simulation:
                 running=sum(instance.engine.running for instance in self.cluster.instances.values()),
                 queued_interactive=sum(len(router.interactive) for router in self.routers),
                 queued_batch=sum(len(router.batch) for router in self.routers),
+                held=self.gpus.held_by(self.cluster.instances),
             )
         )
         self.agenda.at(now + self._settings.tick_s, self._tick)

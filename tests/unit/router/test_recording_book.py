@@ -67,6 +67,7 @@ async def test_a_whole_answer_is_one_line_with_the_workers_figures(book: Book, t
     [line] = await told(book, tmp_path)
     assert line.pop("at") == pytest.approx(-1.5, abs=0.5)
     assert len(line.pop("id")) == 16
+    assert line.pop("took_s") == pytest.approx(1.5, abs=0.5)
     assert line == {
         "model": "m",
         "class": "interactive",

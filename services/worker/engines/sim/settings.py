@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
+from chiron.engine import InvalidLimitError, Profile, UnknownProfileError, adjusted_profile
 from services.worker.engines.base import EngineLoadError
 
 MAX_TIME_SCALE = 10.0
@@ -52,16 +52,14 @@ class SimSettings:
     def timing(self) -> Profile:
         """The profile with what these settings change. Raises EngineLoadError."""
         try:
-            profile = get_profile(self.profile)
-            load_s = profile.load_s if self.load_time_s < 0 else self.load_time_s
-            return profile.replace(
-                load_s=load_s * self.time_scale,
-                wake_s=tuple(seconds * self.time_scale for seconds in profile.wake_s),
-                kv_capacity_tokens=self.kv_capacity_tokens or profile.kv_capacity_tokens,
-                max_context_tokens=self.max_context_tokens or profile.max_context_tokens,
-                speculation=Speculation(self.draft_tokens, self.acceptance_rate)
-                if self.draft_tokens
-                else profile.speculation,
+            return adjusted_profile(
+                self.profile,
+                time_scale=self.time_scale,
+                load_time_s=self.load_time_s,
+                kv_capacity_tokens=self.kv_capacity_tokens,
+                max_context_tokens=self.max_context_tokens,
+                draft_tokens=self.draft_tokens,
+                acceptance_rate=self.acceptance_rate,
             )
         except UnknownProfileError as error:
             raise EngineLoadError(f"engine_args.profile: {error}") from error
