@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
+from chiron.policy.decisions import Alternative
 from chiron.policy.placement import NodeGpus
 from chiron.store import InstanceRecord, ModelRecord
 from chiron.v1 import types_pb2
@@ -221,9 +222,11 @@ class Work:
         *,
         action: str = "stop",
         follows: str = "",
+        alternatives: tuple[Alternative, ...] = (),
     ) -> None:
-        """Makes an instance wanted no more. follows: see Act."""
-        act = Act(action, reason, record.model, record.instance_id, record.node_id, numbers, follows=follows)
+        """Makes an instance wanted no more. follows, alternatives: see Act."""
+        of = record.model, record.instance_id, record.node_id
+        act = Act(action, reason, *of, numbers, alternatives=alternatives, follows=follows)
         self.put(stopped_copy(record), act)
 
     def explain(self, model: str, reason: str) -> None:

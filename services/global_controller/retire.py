@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from heapq import heapify, heappop, heapreplace
 
+from chiron.policy.decisions import Alternative
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.decisions.causes import NOTHING, of_node, of_roll
 from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, is_ready
@@ -120,9 +121,31 @@ def _retire_surplus(work: Work, model: ModelRecord, fleet: Fleet) -> None:
             "on_node": on_node[victim.node_id],
         }
         reason = f"{len(ranks) + 1} instances where {wanted} should run; {choice}"
+        others: tuple[Alternative, ...] = ()
+        if ranks:
+            other = records[ranks[0][-1]]
+            scarcer = beyond[victim.role] > 0 >= beyond[other.role]
+            others = (_instead_of(work, victim, other, scarcer=scarcer),)
         on_node[victim.node_id] -= 1
         beyond[victim.role] -= 1
-        work.stop(victim, reason, numbers)
+        work.stop(victim, reason, numbers, alternatives=others)
+
+
+def _instead_of(work: Work, victim: InstanceRecord, other: InstanceRecord, *, scarcer: bool) -> Alternative:
+    """The one that would have gone next, and why it was not this time. scarcer: by its role."""
+    mine, its = work.load(victim), work.load(other)
+    if is_ready(other) and not is_ready(victim):
+        why = "it serves, and the chosen one does not"
+    elif scarcer:
+        why = "there are not too many of its role"
+    elif its > mine:
+        why = f"it has more to do ({its} requests, the chosen one {mine})"
+    elif its == mine:
+        why = f"it has as much to do ({its} requests), and comes later by its node or its id"
+    else:
+        why = "it has proven itself, or its node is in touch"
+    numbers = {"requests": float(its), "chosen_requests": float(mine)}
+    return Alternative(f"stop {other.instance_id}", why, numbers)
 
 
 def _give_up_lost(work: Work, model: ModelRecord, fleet: Fleet) -> None:

@@ -89,6 +89,10 @@ async def test_a_stop_that_a_start_follows_at_once_is_reversed(served: Served) -
     await serving(served, 2)
     await scale(served, 1)
     stopped = await newest(served, "stop")
+    [other] = stopped.alternatives
+    assert other.action.startswith("stop chat-")
+    assert stopped.instance_id not in other.action
+    assert other.why_not.startswith("it has as much to do (0 requests)")
     await scale(served, 2)
 
     async def undone() -> bool:
