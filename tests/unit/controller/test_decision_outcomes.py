@@ -225,3 +225,11 @@ def test_what_a_write_does_is_read_off_the_record() -> None:
     assert kind_of(stopped, stopped) is None
     assert kind_of(PLACED, PLACED) is None
     assert kind_of(None, dataclasses.replace(PLACED, observed=Observed(READY))) is None
+
+
+def test_no_milestone_lies_before_the_one_that_came_last() -> None:
+    followed = follow(STARTED)
+    followed.sent(1, 2.0)
+    # Its agent's clock runs ahead: it loads for longer than it was asked for.
+    followed.see(at(3.0, LOADING, age_s=5.0))
+    assert followed.outcome.milestones == (("sent", 2.0), ("received", 2.0), ("loading", 2.0))
