@@ -32,7 +32,7 @@ from services.global_controller.autoscaler_config import OFF, AutoscalerMode
 from services.global_controller.bounds import Bounds, bounds_now, is_autoscaled
 from services.global_controller.carrying_out import carry_out
 from services.global_controller.failed_starts import FailedStarts
-from services.global_controller.fleet import is_failed, is_stopping
+from services.global_controller.fleet import is_failed, is_stopping, is_to_sleep
 from services.global_controller.on_demand import VainWaits
 from services.global_controller.restraint import (
     Restraint,
@@ -111,7 +111,10 @@ class Autoscaling:
             if not demand.queued.interactive or model is None or not is_autoscaled(model):
                 continue
             if not any(
-                one.model == demand.model and not is_stopping(one) and not is_failed(one)
+                one.model == demand.model
+                and not is_stopping(one)
+                and not is_to_sleep(one)
+                and not is_failed(one)
                 for one in snapshot.instances.values()
             ):
                 self._stirred.set()
@@ -278,7 +281,7 @@ class Autoscaling:
     def _look_at_failures(self, names: Iterable[str], now: float) -> None:
         by_model: dict[str, list[InstanceRecord]] = {name: [] for name in names}
         for record in self._controller.snapshot.instances.values():
-            if record.model in by_model:
+            if record.model in by_model and not is_to_sleep(record):
                 by_model[record.model].append(record)
         for name, records in by_model.items():
             self._failed.look(name, records, now)

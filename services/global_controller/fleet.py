@@ -11,7 +11,8 @@ from chiron.internal.v1 import control_pb2
 from chiron.policy.decisions import Alternative
 from chiron.policy.placement import NodeGpus
 from chiron.store import InstanceRecord, ModelRecord
-from chiron.v1 import types_pb2
+from chiron.v1 import cluster_pb2, types_pb2
+from services.global_controller.sleep_costs import SleepCosts, sleep_costs
 from services.global_controller.view import Act, ClusterView, Health, Liveness, NodeView, Plan
 
 _SETTLED_STATES = (
@@ -34,7 +35,21 @@ def is_failed(record: InstanceRecord) -> bool:
 
 def is_coming(record: InstanceRecord) -> bool:
     """Whether the instance is on its way to serve."""
+    if record.observed.state == types_pb2.INSTANCE_STATE_SLEEPING:
+        return record.desired == control_pb2.DESIRED_STATE_RUNNING
     return record.observed.state not in _SETTLED_STATES
+
+
+def is_to_sleep(record: InstanceRecord) -> bool:
+    """Whether the instance is to sleep, or sleeps: it is no capacity, and none of those that are wanted."""
+    return record.desired == control_pb2.DESIRED_STATE_SLEEPING
+
+
+def is_asleep(record: InstanceRecord) -> bool:
+    """Whether the instance sleeps on GPUs that others may own: its agent has said so, and nobody has woken it
+    since."""
+    sleeps = record.observed.state == types_pb2.INSTANCE_STATE_SLEEPING
+    return sleeps and record.desired != control_pb2.DESIRED_STATE_RUNNING
 
 
 def is_given_up(record: InstanceRecord) -> bool:
@@ -49,15 +64,34 @@ def is_stopping(record: InstanceRecord) -> bool:
 
 
 def held_gpus(record: InstanceRecord) -> tuple[int, ...]:
-    """Indexes of the GPUs that nobody else may have."""
+    """Indexes of the GPUs that nobody else may own: loading, waking and draining instances own theirs."""
+    return () if is_asleep(record) else occupied_gpus(record)
+
+
+def occupied_gpus(record: InstanceRecord) -> tuple[int, ...]:
+    """Indexes of the GPUs of which the instance has a part, asleep or awake."""
     return () if is_failed(record) else record.gpu_indexes
 
 
-def node_gpus(nodes: Iterable[NodeView], instances: Iterable[InstanceRecord]) -> list[NodeGpus]:
-    """Every node's GPUs, and which of them these instances hold."""
+def node_gpus(
+    nodes: Iterable[NodeView],
+    instances: Iterable[InstanceRecord],
+    costs: Mapping[str, SleepCosts] | None = None,
+) -> list[NodeGpus]:
+    """Every node's GPUs, which of them these instances own, and what sleepers keep of the others.
+
+    Args:
+        nodes: the nodes.
+        instances: on record or not.
+        costs: what sleep costs, by model; of others what their instances' own specs say.
+    """
     used: dict[str, set[int]] = defaultdict(set)
+    residues: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for record in instances:
         used[record.node_id].update(held_gpus(record))
+        if is_asleep(record):
+            for index in occupied_gpus(record):
+                residues[record.node_id][index] += costs_of(record, costs).residual_bytes
     return [
         NodeGpus(
             node_id=node.record.node_id,
@@ -66,9 +100,26 @@ def node_gpus(nodes: Iterable[NodeView], instances: Iterable[InstanceRecord]) ->
             live=node.liveness is Liveness.LIVE,
             draining=bool(node.emptying),
             unhealthy=sum(not gpu.healthy for gpu in node.record.gpus),
+            residues={
+                gpu.index: kept / gpu.memory_bytes if gpu.memory_bytes else 0.0
+                for gpu in node.record.gpus
+                if (kept := residues[node.record.node_id].get(gpu.index)) is not None
+            },
         )
         for node in nodes
     ]
+
+
+def costs_of(record: InstanceRecord, costs: Mapping[str, SleepCosts] | None) -> SleepCosts:
+    """What an instance's sleep costs, by its model's spec now."""
+    if costs and record.model in costs:
+        return costs[record.model]
+    return sleep_costs(cluster_pb2.ModelSpec.FromString(record.spec))
+
+
+def costs_by_model(models: Iterable[ModelRecord]) -> Mapping[str, SleepCosts]:
+    """Model → what its instances' sleep costs."""
+    return {model.name: sleep_costs(model.parsed_spec()) for model in models if not model.deleted}
 
 
 def is_current(model: ModelRecord, spec_version: int) -> bool:
@@ -90,6 +141,8 @@ class Fleet:
     """On a node that is being drained or is leaving."""
     lost: list[InstanceRecord] = field(default_factory=list)
     """On a dead node."""
+    asleep: list[InstanceRecord] = field(default_factory=list)
+    """To sleep, wherever they are: none of those that are wanted."""
     stopping: list[InstanceRecord] = field(default_factory=list)
     """Wanted no more, on a node that can still say so."""
 
@@ -109,6 +162,8 @@ class Work:
         self._moved: dict[str, ModelRecord] = {}
         self._due_s: float | None = None
         self._ids = {record.instance_id for record in (*view.instances, *view.unknown)}
+        self.costs = costs_by_model(view.models)
+        """What sleep costs, by model."""
         for record in view.instances:
             self._by_model[record.model][record.instance_id] = record
 
@@ -128,6 +183,8 @@ class Work:
             if is_stopping(record):
                 if not dead:
                     fleet.stopping.append(record)
+            elif is_to_sleep(record):
+                fleet.asleep.append(record)
             elif dead:
                 fleet.lost.append(record)
             elif self.nodes[record.node_id].emptying:
@@ -166,18 +223,20 @@ class Work:
     def capacity(self) -> list[NodeGpus]:
         """Every node's GPUs, and which of them are held."""
         known = [record for records in self._by_model.values() for record in records.values()]
-        return node_gpus(self.view.nodes, (*known, *self.view.unknown))
+        return node_gpus(self.view.nodes, (*known, *self.view.unknown), self.costs)
 
     def budget_left(self) -> int | None:
         """GPUs that may still be taken, below 0 where more are held than may be; None: all that are there."""
         if not self.view.gpu_budget:
             return None
         known = [record for records in self._by_model.values() for record in records.values()]
-        return self.view.gpu_budget - sum(
-            len(held_gpus(record))
+        held = {
+            (record.node_id, index)
             for record in (*known, *self.view.unknown)
             if self.liveness(record.node_id) is not Liveness.DEAD
-        )
+            for index in occupied_gpus(record)
+        }
+        return self.view.gpu_budget - len(held)
 
     def used_gpus(self) -> set[tuple[str, int]]:
         """(node, GPU index) of every GPU that instances on record hold."""

@@ -101,5 +101,7 @@ class FleetFeed:
             traffic=self._demand.take(queued_interactive(models, routers)),
             presumed=self._presumed,
             gpu_budget=self._gpu_budget,
+            sleep_host_bytes=registry.sleep_host_bytes(),
+            kept_host_bytes=registry.kept_host_bytes(),
         )
         return fleet_snapshot(known, self._clock())

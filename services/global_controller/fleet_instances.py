@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chiron.policy.snapshots import FleetInstance
-from chiron.policy.sources import no_live_source
 from chiron.policy.words import Phase, Role
 from chiron.store import InstanceRecord
 from chiron.v1 import cluster_pb2
-from services.global_controller.fleet import held_gpus
-from services.global_controller.phases import Standing, phase_of
+from services.global_controller.phases import Standing
 from services.global_controller.specs import initial_batch_size
 
 
@@ -31,6 +28,7 @@ def fleet_instance(
     report_age_s: float,
     expected: Expected,
     can_wake: bool,
+    can_sleep: bool,
     now: float,
 ) -> FleetInstance:
     """What is known of an instance that holds capacity.
@@ -41,7 +39,8 @@ def fleet_instance(
         reported: its agent's last report; None: it has not reported it yet.
         report_age_s: time since that report.
         expected: of its model.
-        can_wake: it sleeps, and none that is awake owns its GPUs.
+        can_wake: it sleeps, and its GPUs have room for it awake.
+        can_sleep: it serves, its model may sleep, and its node has host memory for it.
         now: the controller's monotonic time, in seconds.
     """
     status = reported if reported is not None else cluster_pb2.InstanceStatus()
@@ -70,23 +69,6 @@ def fleet_instance(
         ready_in_s=ready_in_s,
         phase_age_s=phase_age_s,
         can_wake=can_wake,
-        can_sleep=no_live_source(FleetInstance, "can_sleep", bool),
+        can_sleep=can_sleep,
         report_age_s=report_age_s + status.load_age_ms / 1e3,
-    )
-
-
-def wakeable(instances: Iterable[InstanceRecord]) -> frozenset[str]:
-    """Ids of the sleeping instances of whose GPUs no instance that is awake owns one."""
-    records = [record for record in instances if phase_of(record) is not None]
-    asleep = [record for record in records if phase_of(record) is Phase.SLEEPING]
-    owned = {
-        (record.node_id, index)
-        for record in records
-        if phase_of(record) is not Phase.SLEEPING
-        for index in held_gpus(record)
-    }
-    return frozenset(
-        record.instance_id
-        for record in asleep
-        if owned.isdisjoint((record.node_id, index) for index in held_gpus(record))
     )

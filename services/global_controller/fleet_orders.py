@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chiron.policy.decisions import Action, Alternative, ChangeRole, Retire, Start
+from chiron.policy.decisions import Action, Alternative, ChangeRole, Retire, Sleep, Start, Wake
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.bounds import Bounds
 from services.global_controller.decisions.causes import NOTHING
-from services.global_controller.fleet import Work, is_failed, is_stopping, stopped_copy
+from services.global_controller.fleet import Work, is_failed, is_stopping, is_to_sleep, stopped_copy
 from services.global_controller.model_roles import api_role, role_name, with_change, with_more
 from services.global_controller.restraint import present_instances
+from services.global_controller.sleepers import Sleepers, asleep_copy, awake_copy
 from services.global_controller.view import Act, ClusterView, Liveness
 
 
@@ -66,9 +67,18 @@ class Orders:
     def serving(self, instance_id: str) -> InstanceRecord | None:
         """An instance that serves or is about to, as far as is known; None: it has gone or is going."""
         record = self.instances.get(instance_id)
-        if record is None or is_stopping(record) or is_failed(record):
+        if record is None or is_stopping(record) or is_to_sleep(record) or is_failed(record):
             return None
         return None if self._work.liveness(record.node_id) is Liveness.DEAD else record
+
+    def sleeper(self, instance_id: str) -> InstanceRecord | None:
+        """An instance that sleeps or is about to; None: it does not."""
+        record = self.instances.get(instance_id)
+        return record if record is not None and is_to_sleep(record) else None
+
+    def sleepers(self) -> Sleepers:
+        """What may sleep and what may wake now."""
+        return Sleepers(self.view_now())
 
     def stop(self, record: InstanceRecord) -> None:
         """Makes an instance wanted no more."""
@@ -131,6 +141,11 @@ def _start(orders: Orders, action: Start) -> str:
 def _retire(orders: Orders, action: Retire) -> str:
     record = orders.serving(action.instance_id)
     model = orders.models[action.model]
+    if (sleeper := orders.sleeper(action.instance_id)) is not None:
+        # It is none of those that are wanted.
+        orders.stop(sleeper)
+        orders.explain("retire", sleeper, action.reason, action.numbers, action.alternatives)
+        return ""
     if record is None:
         return f"{action.instance_id} has gone or is going"
     fewest = orders.bounds[action.model].fewest
@@ -158,6 +173,40 @@ def _change_role(orders: Orders, action: ChangeRole) -> str:
     return ""
 
 
+def _sleep(orders: Orders, action: Sleep) -> str:
+    record, model = orders.serving(action.instance_id), orders.models[action.model]
+    if record is None:
+        return f"{action.instance_id} has gone or is going"
+    fewest = orders.bounds[action.model].fewest
+    if model.desired_instances <= fewest:
+        return f"{model.desired_instances} are wanted, and at least {fewest} must be"
+    if why := orders.sleepers().why_not_sleep(record):
+        return why
+    orders.instances[record.instance_id] = asleep_copy(record)
+    orders.models[model.name] = with_more(model, record.role, -1)
+    numbers = dict(action.numbers) | {"desired": model.desired_instances - 1}
+    orders.explain("sleep", record, action.reason, numbers, action.alternatives)
+    return ""
+
+
+def _wake(orders: Orders, action: Wake) -> str:
+    record, model = orders.sleeper(action.instance_id), orders.models[action.model]
+    if record is None:
+        return f"{action.instance_id} does not sleep"
+    most = orders.bounds[action.model].most
+    if model.desired_instances >= most:
+        return f"at most {most} may run"
+    if why := orders.sleepers().why_not_wake(record):
+        return why
+    role = api_role(action.role)
+    orders.instances[record.instance_id] = awake_copy(record, role)
+    orders.models[model.name] = with_more(model, role, 1)
+    numbers = dict(action.numbers) | {"desired": model.desired_instances + 1}
+    reason = f"{role_name(role)}: {action.reason}"
+    orders.explain("wake", record, reason, numbers, action.alternatives)
+    return ""
+
+
 def _unable(orders: Orders, action: Action) -> str:
     return f"{type(action).__name__} cannot be carried out here"
 
@@ -166,4 +215,6 @@ _APPLY: Mapping[type, Callable[[Orders, Any], str]] = {
     Start: _start,
     Retire: _retire,
     ChangeRole: _change_role,
+    Sleep: _sleep,
+    Wake: _wake,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
 from chiron.policy.snapshots import (
@@ -18,11 +18,14 @@ from chiron.policy.sources import no_live_source
 from chiron.policy.words import Phase
 from chiron.store import InstanceRecord, ModelRecord, NodeRecord
 from chiron.v1 import cluster_pb2, types_pb2
-from services.global_controller.fleet import node_gpus
-from services.global_controller.fleet_instances import Expected, fleet_instance, wakeable
+from services.global_controller.fleet import costs_by_model, node_gpus
+from services.global_controller.fleet_instances import Expected, fleet_instance
 from services.global_controller.phases import Phases
+from services.global_controller.sleepers import Sleepers
 from services.global_controller.specs import initial_batch_size
-from services.global_controller.view import Liveness, NodeView
+from services.global_controller.view import ClusterView, Liveness, NodeView
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +60,35 @@ class Known:
     """Of a model of which nothing has been measured."""
     gpu_budget: int = 0
     """Most GPUs that may be held; 0: no limit."""
+    sleep_host_bytes: Mapping[str, int] = field(default_factory=dict)
+    """See ClusterView, as the next one."""
+    kept_host_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
     """The cluster at `now`, the controller's monotonic time in seconds."""
     models = sorted((model for model in known.models if not model.deleted), key=lambda model: model.name)
-    able = wakeable((*known.instances, *known.unknown))
+    sleepers = Sleepers(
+        ClusterView(
+            models=tuple(known.models),
+            instances=tuple(known.instances),
+            unknown=tuple(known.unknown),
+            nodes=tuple(known.nodes.values()),
+            sleep_host_bytes=known.sleep_host_bytes,
+            kept_host_bytes=known.kept_host_bytes,
+        )
+    )
+    costs = costs_by_model(models)
+    widest = max((one.memory_share for one in costs.values()), default=1.0)
     queues = _queues(known.routers)
     return FleetSnapshot(
         now_s=now,
-        models=tuple(_model(known, model, queues, able, now) for model in models),
+        models=tuple(_model(known, model, queues, sleepers, now) for model in models),
         free_gpus={
-            node.node_id: len(node.healthy - node.used)
-            for node in node_gpus(known.nodes.values(), (*known.instances, *known.unknown))
+            node.node_id: sum(
+                node.residues.get(index, 0.0) + widest <= 1 + _ROUNDING for index in node.healthy - node.used
+            )
+            for node in node_gpus(known.nodes.values(), (*known.instances, *known.unknown), costs)
             if node.live and not node.draining
         },
         gpu_types={name: kind for name, node in known.nodes.items() if (kind := gpu_type(node.record))},
@@ -94,7 +113,7 @@ def gpu_type(node: NodeRecord) -> str:
 
 
 def _model(
-    known: Known, model: ModelRecord, queues: Sequence[_Queue], able: frozenset[str], now: float
+    known: Known, model: ModelRecord, queues: Sequence[_Queue], sleepers: Sleepers, now: float
 ) -> ModelFleet:
     spec = model.parsed_spec()
     interactive, batch = spec.slo_defaults.interactive, spec.slo_defaults.batch
@@ -113,7 +132,7 @@ def _model(
         ttft_slo_s=interactive.ttft_ms / 1e3 if interactive.HasField("ttft_ms") else NEVER_S,
         itl_slo_s=_itl_slo_s(interactive),
         batch_itl_slo_s=_itl_slo_s(batch),
-        instances=tuple(_instances(known, records, expected, able, now)),
+        instances=tuple(_instances(known, records, expected, sleepers, now)),
         traffic=known.traffic[model.name],
         backlog=_backlog(known.routers, queues, model.name),
         load_time_s=expected.load_time_s,
@@ -131,7 +150,7 @@ def _instances(
     known: Known,
     records: Iterable[InstanceRecord],
     expected: Expected,
-    able: frozenset[str],
+    sleepers: Sleepers,
     now: float,
 ) -> Iterable[FleetInstance]:
     for record in sorted(records, key=lambda record: record.instance_id):
@@ -144,7 +163,8 @@ def _instances(
             known.statuses.get(record.instance_id),
             report_age_s=node.silent_s,
             expected=expected,
-            can_wake=standing.phase is Phase.SLEEPING and record.instance_id in able,
+            can_wake=standing.phase is Phase.SLEEPING and not sleepers.why_not_wake(record),
+            can_sleep=standing.phase is Phase.READY and not sleepers.why_not_sleep(record),
             now=now,
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from chiron.policy.words import Phase
 from chiron.store import InstanceRecord
 from chiron.v1 import cluster_pb2
-from services.global_controller.fleet import held_gpus
+from services.global_controller.fleet import occupied_gpus
 from services.global_controller.phases import phase_of
 
 _FIELDS = {
@@ -75,7 +75,7 @@ def _held(instances: Iterable[InstanceRecord]) -> Mapping[_Key, float]:
     for record in instances:
         phase = phase_of(record)
         if phase is not None:
-            for index in held_gpus(record):
+            for index in occupied_gpus(record):
                 holders[record.node_id, index].append((record.model, phase))
     held: dict[_Key, float] = defaultdict(float)
     for keys in holders.values():

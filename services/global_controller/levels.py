@@ -10,6 +10,7 @@ from chiron.v1 import cluster_pb2
 from services.global_controller.fleet import is_given_up
 from services.global_controller.notice import Notice
 from services.global_controller.registry import Level
+from services.global_controller.sleep_costs import sleep_costs
 
 
 class NodeIndex:
@@ -81,6 +82,7 @@ def desired_instance(
         model: its model's spec now.
         trace_parent: W3C context of the decision that asks for it; empty: it has none.
     """
+    costs = sleep_costs(model)
     return control_pb2.DesiredInstance(
         instance_id=record.instance_id,
         generation=record.generation,
@@ -94,4 +96,6 @@ def desired_instance(
         batch_size=record.batch_size,
         step_token_budget=record.step_token_budget,
         trace_parent=trace_parent,
+        sleep_level=costs.level,
+        sleep_residual_bytes=costs.residual_bytes,
     )

@@ -1,4 +1,4 @@
-"""Gives routers notice of an instance that is to stop before its node is told.
+"""Gives routers notice of an instance that is to stop, or to sleep, before its node is told.
 
 The routing table calls it DRAINING as soon as it is wanted no more; its worker refuses requests only once its
 agent knows. In between, whatever routers have sent there already still finds it open.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord
-from services.global_controller.fleet import is_ready, is_stopping
+from services.global_controller.fleet import is_ready, is_stopping, is_to_sleep
 
 
 class Notice:
@@ -33,7 +33,7 @@ class Notice:
             instances: all on record.
             now: the present time.
         """
-        self._since = {one.instance_id: now - self._notice_s for one in instances if is_stopping(one)}
+        self._since = {one.instance_id: now - self._notice_s for one in instances if _is_leaving(one)}
 
     def update(self, instances: Iterable[InstanceRecord], now: float, *, routers: bool) -> None:
         """Looks at the state anew.
@@ -45,7 +45,7 @@ class Notice:
         """
         before, self._since = self._since, {}
         for record in instances:
-            if is_stopping(record):
+            if _is_leaving(record):
                 # One that nobody sends to is told at once, and what was told is not taken back: its node may
                 # report it as ready afterwards.
                 waits = routers and is_ready(record)
@@ -56,9 +56,13 @@ class Notice:
         self.due = min((ends[key] for key in self.held), default=None)
 
     def as_told(self, record: InstanceRecord) -> InstanceRecord:
-        """The record as its node is told of it now: stopping is the last change of what is wanted."""
+        """The record as its node is told of it now: leaving is the last change of what is wanted."""
         if record.instance_id not in self.held:
             return record
         return dataclasses.replace(
             record, desired=control_pb2.DESIRED_STATE_RUNNING, generation=record.generation - 1
         )
+
+
+def _is_leaving(record: InstanceRecord) -> bool:
+    return is_stopping(record) or is_to_sleep(record)

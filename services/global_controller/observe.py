@@ -124,12 +124,19 @@ def _unknown(node_id: str, status: cluster_pb2.InstanceStatus) -> InstanceRecord
         spec=b"",
         spec_version=status.spec_version,
         generation=status.generation,
+        desired=_desired(status),
         observed=_observed(status),
         served=status.state == types_pb2.INSTANCE_STATE_READY,
         # An operator's word outlives the controller that heard it.
         batch_size=status.local.set_batch_size,
         step_token_budget=status.local.set_step_token_budget,
     )
+
+
+def _desired(status: cluster_pb2.InstanceStatus) -> control_pb2.DesiredState.ValueType:
+    """What must have been wanted of a worker that nobody knows."""
+    asleep = status.state == types_pb2.INSTANCE_STATE_SLEEPING
+    return control_pb2.DESIRED_STATE_SLEEPING if asleep else control_pb2.DESIRED_STATE_RUNNING
 
 
 def _gpus(gpus: Iterable[cluster_pb2.Gpu]) -> tuple[GpuRecord, ...]:

@@ -37,6 +37,7 @@ from services.global_controller.rolls import (
     roll_numbers,
     stall_reason,
 )
+from services.global_controller.sleepers import stop_sleepers
 from services.global_controller.view import Act, ClusterView, Liveness, Plan
 
 DEFAULT_MAX_UNAVAILABLE = 1
@@ -57,6 +58,7 @@ def reconcile(view: ClusterView, new_id: Callable[[str], str]) -> Plan:
         for model in work.live_models():
             follow_roll(work, model)
         _stop_idle_leavers(work)
+        stop_sleepers(work)
     _place_missing(work)
     if not view.settling:
         for model in work.live_models():
@@ -167,7 +169,8 @@ def _place_missing(work: Work) -> None:
             versions.append((name, lack.earlier, lack.old))
         for name, version, count in versions:
             gpus = version.parsed_spec().gpus_per_instance
-            wants[priority].append(Want(name, gpus, count, on_nodes))
+            share = work.costs[model.name].memory_share
+            wants[priority].append(Want(name, gpus, count, on_nodes, memory_share=share))
             wanted[name] = model, version
     plan = _place_by_priority(work.capacity(), wants, work.budget_left())
     leaving = {model.name: _leaving(work, model) for model in work.live_models()}
@@ -194,7 +197,10 @@ def _place_by_priority(
     for _, wanted in sorted(wants.items()):
         plan = place(nodes, wanted, budget_left=budget_left)
         if budget_left is not None:
-            budget_left -= sum(len(one.gpu_indexes) for one in plan.placements)
+            kept = {node.node_id: node.residues for node in nodes}
+            budget_left -= sum(
+                index not in kept[one.node_id] for one in plan.placements for index in one.gpu_indexes
+            )
         placements += plan.placements
         refusals += plan.refusals
         taken: dict[str, set[int]] = defaultdict(set)

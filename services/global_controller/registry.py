@@ -47,6 +47,8 @@ class AgentLink:
     """The last report's."""
     problems: tuple[str, ...] = ()
     """Likewise."""
+    sleep_host_bytes: int = 0
+    """Likewise."""
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     """See observe.Sent."""
     level: Level = ()
@@ -129,6 +131,7 @@ class Registry:
             # What ran there goes on running until the first report says otherwise.
             link.unknown, link.statuses = earlier.unknown, earlier.statuses
             link.gpus, link.problems = earlier.gpus, earlier.problems
+            link.sleep_host_bytes = earlier.sleep_host_bytes
             close(earlier)
         self.agents[node_id] = link
         self._returns(node_id)
@@ -167,6 +170,7 @@ class Registry:
         changed = _figures(statuses) != _figures(link.statuses)
         figures = changed or (gpus, problems) != (link.gpus, link.problems)
         link.gpus, link.problems = gpus, problems
+        link.sleep_host_bytes = report.sleep_host_bytes
         if not link.reported:
             self._returns(link.node_id)
         link.heard, link.reported, link.statuses = self._clock(), True, statuses
@@ -306,6 +310,16 @@ class Registry:
     def loads(self) -> Mapping[str, cluster_pb2.InstanceLoad]:
         """The last reported load of each instance."""
         return _loads(self.statuses())
+
+    def sleep_host_bytes(self) -> Mapping[str, int]:
+        """Host memory that sleepers may take, by node."""
+        return {node_id: link.sleep_host_bytes for node_id, link in self.agents.items()}
+
+    def kept_host_bytes(self) -> Mapping[str, int]:
+        """Host memory that each sleeper was measured to take, by instance id."""
+        return {
+            key: status.kept.host_bytes for key, status in self.statuses().items() if status.HasField("kept")
+        }
 
     def statuses(self) -> Mapping[str, cluster_pb2.InstanceStatus]:
         """What was last reported of each instance."""

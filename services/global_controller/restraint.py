@@ -11,7 +11,7 @@ from chiron.policy.decisions import Action, ChangeRole, Retire, Sleep, Start, Wa
 from chiron.store import InstanceRecord, ModelRecord
 from chiron.v1 import cluster_pb2
 from services.global_controller.bounds import Bounds
-from services.global_controller.fleet import is_failed, is_stopping
+from services.global_controller.fleet import is_failed, is_stopping, is_to_sleep
 from services.global_controller.view import ClusterView, Liveness
 
 State: TypeAlias = cluster_pb2.AutoscaleState.ValueType
@@ -115,7 +115,10 @@ def present_instances(view: ClusterView) -> Counter[str]:
     return Counter(
         record.model
         for record in view.instances
-        if record.node_id in there and not is_stopping(record) and not is_failed(record)
+        if record.node_id in there
+        and not is_stopping(record)
+        and not is_to_sleep(record)
+        and not is_failed(record)
     )
 
 

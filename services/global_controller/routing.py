@@ -9,7 +9,7 @@ from typing import TypeVar
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, ModelRecord, Snapshot
 from chiron.v1 import access_pb2, cluster_pb2, types_pb2
-from services.global_controller.fleet import is_failed, is_ready, is_stopping
+from services.global_controller.fleet import is_asleep, is_failed, is_ready, is_stopping, is_to_sleep
 from services.global_controller.phases import OnItsWay
 from services.global_controller.registry import Registry
 from services.global_controller.routed_access import NOBODY, AccessEntries
@@ -83,6 +83,7 @@ def entries(
         for instance in group
         if instance.observed.address
         and instance.observed.state in _ROUTED_STATES
+        and not is_asleep(instance)
         and not (is_stopping(instance) and instance.node_id in dead)
     }
     return models, instances
@@ -185,14 +186,15 @@ def _model(
 ) -> control_pb2.RoutedModel:
     """`unstartable`: why no instance would start although requests waited; None: none ever does so."""
     spec = model.parsed_spec()
-    wanted = [one for one in instances if not is_stopping(one)]
+    kept = [one for one in instances if not is_stopping(one)]
+    wanted = [one for one in kept if not is_to_sleep(one)]
     routed = control_pb2.RoutedModel(
         name=model.name,
         slo_defaults=spec.slo_defaults,
         adapters=[adapter.name for adapter in spec.adapters],
         spec_version=model.spec_version,
         rollout_version=model.rollout_version,
-        kept_versions=sorted({one.spec_version for one in wanted if not is_failed(one)}),
+        kept_versions=sorted({one.spec_version for one in kept if not is_failed(one)}),
         on_demand=unstartable is not None,
     )
     if any(is_ready(one) for one in wanted):

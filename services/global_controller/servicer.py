@@ -20,6 +20,7 @@ from services.global_controller.decisions.book import MOST_AT_ONCE
 from services.global_controller.instance_limits import set_instance_limits
 from services.global_controller.roll_view import model_versions
 from services.global_controller.seat import Seat
+from services.global_controller.sleep_acts import set_sleeping
 
 DEFAULT_DECISIONS = 100
 """How many decisions ListDecisions returns when asked for 0."""
@@ -142,6 +143,17 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             ),
         )
         return pb.SetAutoscalingResponse(model=await self._model(request.model, context))
+
+    async def SetSleeping(self, request: pb.SetSleepingRequest, context: Context) -> pb.SetSleepingResponse:
+        """Puts an instance to sleep, or wakes it."""
+        controller = self._controller
+        await self._act(
+            context,
+            lambda snapshot: set_sleeping(
+                snapshot, controller.view(snapshot), request.instance_id, sleeping=request.sleeping
+            ),
+        )
+        return pb.SetSleepingResponse(instance=await self._instance(request.instance_id, context))
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         """Empties a node, or takes it back into service."""

@@ -75,6 +75,10 @@ class ClusterView:
     """Time for which a new version's instance must stay ready, in seconds, where the model says nothing."""
     gpu_budget: int = 0
     """Most GPUs that instances may hold; 0: no limit."""
+    sleep_host_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Host memory that sleepers may take, by node; as old as the last report, and 0 without one."""
+    kept_host_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Host memory that each sleeper was measured to take, by instance id; likewise."""
     settling: bool = False
     """Not every node has had the time to join this controller: nothing is stopped or replaced."""
 

@@ -49,6 +49,8 @@ class Viewer:
             health=self._health.take(registry.statuses(), self._clock()),
             hold_s=hold_s,
             gpu_budget=self._gpu_budget,
+            sleep_host_bytes=registry.sleep_host_bytes(),
+            kept_host_bytes=registry.kept_host_bytes(),
             settling=registry.settling(),
         )
 

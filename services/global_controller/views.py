@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from chiron.internal.v1 import control_pb2
 from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Snapshot
 from chiron.v1 import cluster_pb2, types_pb2
-from services.global_controller.fleet import held_gpus, is_ready, is_stopping
+from services.global_controller.fleet import is_ready, is_stopping, is_to_sleep, occupied_gpus
 from services.global_controller.registry import Registry, waiting_items
 from services.global_controller.roll_view import roll_status
 from services.global_controller.view import Liveness
@@ -16,8 +16,8 @@ _ALIVE = (Liveness.LIVE, Liveness.JOINING, Liveness.SILENT)
 
 
 def shown_state(record: InstanceRecord) -> types_pb2.InstanceState.ValueType:
-    """The observed state; DRAINING where the instance serves but is wanted no more."""
-    if is_stopping(record) and is_ready(record):
+    """The observed state; DRAINING where the instance serves but is to stop or to sleep."""
+    if (is_stopping(record) or is_to_sleep(record)) and is_ready(record):
         return types_pb2.INSTANCE_STATE_DRAINING
     return record.observed.state
 
@@ -30,7 +30,7 @@ def instance_status(
         instance_id=record.instance_id,
         model=record.model,
         node_id=record.node_id,
-        gpu_indexes=held_gpus(record),
+        gpu_indexes=occupied_gpus(record),
         role=record.role,
         state=shown_state(record),
         reason=record.observed.reason,
@@ -46,6 +46,8 @@ def instance_status(
             shown.state_age_ms = reported.state_age_ms
         shown.load_age_ms = reported.load_age_ms
         shown.load.CopyFrom(reported.load)
+        if reported.HasField("kept"):
+            shown.kept.CopyFrom(reported.kept)
         if reported.HasField("local"):
             shown.local.CopyFrom(reported.local)
     if shown.HasField("local") or record.batch_size or record.step_token_budget:
@@ -70,7 +72,10 @@ def model_status(
     """
     instances = [one for one in snapshot.instances.values() if one.model == record.name]
     ready = sum(
-        is_ready(instance) and not is_stopping(instance) and instance.node_id not in dead
+        is_ready(instance)
+        and not is_stopping(instance)
+        and not is_to_sleep(instance)
+        and instance.node_id not in dead
         for instance in instances
     )
     return cluster_pb2.ModelStatus(
@@ -109,6 +114,7 @@ def node_status(record: NodeRecord, registry: Registry) -> cluster_pb2.NodeStatu
         report_age_ms=view.silent_s * 1000,
         agent_version=record.agent_version,
         problems=link.problems if link else (),
+        sleep_host_bytes=link.sleep_host_bytes if link else 0,
     )
 
 

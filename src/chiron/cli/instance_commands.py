@@ -8,7 +8,7 @@ import typer
 
 from chiron.cli.options import CONTROLLER, Controller, Json
 
-instances_app = typer.Typer(help="List instances; set one's limits by hand.", no_args_is_help=True)
+instances_app = typer.Typer(help="List instances; set limits by hand; sleep and wake.", no_args_is_help=True)
 
 Instance = Annotated[str, typer.Argument(metavar="INSTANCE")]
 
@@ -43,3 +43,27 @@ def instances_limits(
     from chiron.cli.runner import execute
 
     execute(set_limits(controller, instance, batch_size, step_tokens, auto=auto))
+
+
+@instances_app.command("sleep")
+def instances_sleep(instance: Instance, controller: Controller = CONTROLLER) -> None:
+    """Let an instance's requests finish, then have it sleep: others may use its GPUs meanwhile.
+
+    One instance less of its model is wanted then.
+    """
+    from chiron.cli.instances import set_sleeping
+    from chiron.cli.runner import execute
+
+    execute(set_sleeping(controller, instance, sleeping=True))
+
+
+@instances_app.command("wake")
+def instances_wake(instance: Instance, controller: Controller = CONTROLLER) -> None:
+    """Wake an instance, if nobody who is awake owns its GPUs.
+
+    One instance more of its model is wanted then.
+    """
+    from chiron.cli.instances import set_sleeping
+    from chiron.cli.runner import execute
+
+    execute(set_sleeping(controller, instance, sleeping=False))

@@ -1,4 +1,4 @@
-"""`chiron instances`: list them, set the limits of one by hand."""
+"""`chiron instances`: list them, set the limits of one by hand, put one to sleep and wake it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from chiron.cli.runner import CliError
 from chiron.cli.status import instances_table, to_json
 from chiron.cluster import ClusterAdmin
 from chiron.v1 import cluster_pb2 as pb
+from chiron.v1 import types_pb2
 
 
 async def list_instances(controller: str, *, as_json: bool) -> int:
@@ -38,6 +39,16 @@ async def set_limits(
             step_token_budget=0 if auto else step_tokens,
         )
     print(f"{instance}: {limits_line(shown)}")
+    return 0
+
+
+async def set_sleeping(controller: str, instance: str, *, sleeping: bool) -> int:
+    """Puts an instance to sleep or wakes it; says what comes of it."""
+    async with ClusterAdmin(controller) as admin:
+        shown = await admin.set_sleeping(instance, sleeping=sleeping)
+    name = types_pb2.InstanceState.Name(shown.state).removeprefix("INSTANCE_STATE_").lower()
+    then = "sleeps once its requests have finished" if sleeping else "wakes"
+    print(f"{instance}: {then} (now {name})")
     return 0
 
 

@@ -198,6 +198,14 @@ class ClusterAdmin:
         )
         return response.instance
 
+    async def set_sleeping(self, instance_id: str, *, sleeping: bool) -> pb.InstanceStatus:
+        """Puts an instance to sleep once its requests have finished, or wakes it."""
+        request = pb.SetSleepingRequest(instance_id=instance_id, sleeping=sleeping)
+        response: pb.SetSleepingResponse = await self._call(
+            lambda stub, timeout: stub.SetSleeping(request, timeout=timeout)
+        )
+        return response.instance
+
     async def snapshot(self) -> pb.ClusterSnapshot:
         """The whole cluster now."""
         request = pb.GetSnapshotRequest()

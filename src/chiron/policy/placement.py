@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
+_ROUNDING = 1e-9
 NOT_CONNECTED = "not connected"
 """What a refusal says of nodes whose agent is away."""
 
@@ -30,6 +31,8 @@ class NodeGpus:
     draining: bool = False
     unhealthy: int = 0
     """How many GPUs it has that are not healthy."""
+    residues: Mapping[int, float] = field(default_factory=dict)
+    """Index → share of the memory that sleepers keep, of those GPUs that they keep a part of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Want:
     """Instances to place."""
     on_nodes: Mapping[str, int] = field(default_factory=dict)
     """Instances of the model that run already, by node."""
+    memory_share: float = 1.0
+    """Share of each GPU's memory that an instance takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +87,39 @@ def place(
 
     The result depends only on the arguments' contents, not on their order. An instance is refused only when
     no usable node has enough free GPUs left, or when it would take more than the `budget_left`, in GPUs.
+
+    A GPU of which sleepers keep a part is free for an instance for which they leave room. Such GPUs go first:
+    somebody holds them already, so that they cost nothing of the budget.
     """
     usable = {node.node_id: node for node in nodes if node.live and not node.draining}
     free = {node_id: sorted(node.healthy - node.used) for node_id, node in usable.items()}
     fitting = _Fitting(map(len, free.values()))
     changed: list[str] = []
     ordered = sorted(wants, key=lambda want: (-want.gpus, want.model))
-    turns = deque(_Turn(want, free, changed) for want in ordered if want.count > 0)
+    residues = {node_id: node.residues for node_id, node in usable.items() if node.residues}
+    turns = deque(_Turn(want, free, residues, changed) for want in ordered if want.count > 0)
     placements: list[Placement] = []
     refusals: list[Refusal] = []
     while turns:
         turn = turns.popleft()
         want = turn.want
-        if budget_left is not None and want.gpus > budget_left:
+        shared = turn.best_shared()
+        if shared is None and budget_left is not None and want.gpus > budget_left:
             refusals.append(_beyond_budget(want, turn.left, budget_left))
             continue
-        node_id = turn.best()
+        node_id = shared or turn.best()
         if node_id is None:
-            refusals.append(_refusal(nodes, free, want, turn.left))
+            having = {name: turn.fitting(name) for name in free}
+            refusals.append(_refusal(nodes, having, want, turn.left))
             continue
         there, candidates = turn.there.get(node_id, 0), fitting.count(want.gpus)
-        placements.append(_placement(want, node_id, free[node_id], there, candidates))
-        if budget_left is not None:
-            budget_left -= want.gpus
+        on = turn.shared(node_id) if shared else turn.fitting(node_id)
+        placements.append(_placement(want, node_id, on, there, candidates))
+        if shared:
+            placements[-1] = _beside_sleepers(placements[-1])
+        elif budget_left is not None:
+            kept = residues.get(node_id, {})
+            budget_left -= sum(index not in kept for index in placements[-1].gpu_indexes)
         taken = set(placements[-1].gpu_indexes)
         before = len(free[node_id])
         free[node_id] = [index for index in free[node_id] if index not in taken]
@@ -138,8 +153,15 @@ class _Turn:
     Each change of a node pushes an entry that is true; those that are true no more are passed over.
     """
 
-    def __init__(self, want: Want, free: Mapping[str, list[int]], changed: Sequence[str]) -> None:
+    def __init__(
+        self,
+        want: Want,
+        free: Mapping[str, list[int]],
+        residues: Mapping[str, Mapping[int, float]],
+        changed: Sequence[str],
+    ) -> None:
         """`free` GPUs by node and the log of nodes that `changed` go on changing."""
+        self._residues = residues
         self.want = want
         self.left = want.count
         self.there = dict(want.on_nodes)
@@ -148,12 +170,30 @@ class _Turn:
         self._seen = 0
         self._heap: list[tuple[int, int, str]] = []
 
+    def fitting(self, node_id: str) -> list[int]:
+        """Free GPUs of the node that have room for the instance."""
+        free, kept = self._free[node_id], self._residues.get(node_id)
+        if not kept:
+            return free
+        return [index for index in free if kept.get(index, 0.0) + self.want.memory_share <= 1 + _ROUNDING]
+
+    def shared(self, node_id: str) -> list[int]:
+        """Those of them of which sleepers keep a part."""
+        return [index for index in self.fitting(node_id) if index in self._residues[node_id]]
+
+    def best_shared(self) -> str | None:
+        """The node for the next instance, where it can have GPUs of sleepers alone; None: there is none."""
+        ranks = [
+            (self.there.get(node_id, 0), len(self.shared(node_id)), node_id) for node_id in self._residues
+        ]
+        return min((rank for rank in ranks if rank[1] >= self.want.gpus), default=(0, 0, None))[2]
+
     def best(self) -> str | None:
         """The node for the next instance; None when none has room."""
         self._catch_up()
         while self._heap:
             there, free, node_id = self._heap[0]
-            if (there, free) == (self.there.get(node_id, 0), len(self._free[node_id])):
+            if (there, free) == (self.there.get(node_id, 0), len(self.fitting(node_id))):
                 return node_id
             heappop(self._heap)
         return None
@@ -163,9 +203,9 @@ class _Turn:
         afresh = not self._heap or len(news) > len(self._heap)
         nodes = self._free if afresh else dict.fromkeys(news)
         entries = [
-            (self.there.get(node_id, 0), len(self._free[node_id]), node_id)
+            (self.there.get(node_id, 0), len(self.fitting(node_id)), node_id)
             for node_id in nodes
-            if len(self._free[node_id]) >= self.want.gpus
+            if len(self.fitting(node_id)) >= self.want.gpus
         ]
         if afresh:
             heapify(entries)
@@ -191,6 +231,11 @@ def _placement(want: Want, node_id: str, free: list[int], already: int, candidat
         "candidates": candidates,
     }
     return Placement(want.model, node_id, chosen, reason, numbers)
+
+
+def _beside_sleepers(placement: Placement) -> Placement:
+    reason = f"only sleepers keep a part of its GPUs, and leave it room; {placement.reason}"
+    return replace(placement, reason=reason)
 
 
 def _neighbours(free: list[int], count: int) -> tuple[int, ...]:

@@ -97,8 +97,7 @@ class FleetInstance:
     can_wake: bool = False
     """Of a SLEEPING one: no awake instance owns its GPUs, and they have room for it: it can wake now."""
     can_sleep: bool = False
-    """Of a READY one: its model may sleep, and its node has host memory for it. No live source: no report
-    tells a node's host memory, and no spec which models may sleep."""
+    """Of a READY one: its model may sleep, and its node has host memory for it."""
     report_age_s: float = 0.0
     """Age of the figures of its load; the worker's and the agent's part together."""
 

@@ -136,8 +136,10 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
                 ("InstanceStatus.state_age_ms",), "agent, then the controller's clock", _RECORD
             ),
             "can_wake": Live((), "controller, from who holds which GPUs", _RECORD),
-            "can_sleep": NoLiveSource(
-                False, "no report tells a node's host memory, and no spec which models may sleep"
+            "can_sleep": Live(
+                ("AutoscalingSpec.sleep_level", "AgentReport.sleep_host_bytes", "Kept.host_bytes"),
+                "operator and agents; the controller adds up",
+                _REPORT,
             ),
             "report_age_s": Live(
                 ("InstanceStatus.load_age_ms",), "agent, then the controller's clock", _RECORD
@@ -199,7 +201,7 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "models": Live((), "controller; see ModelFleet", _RECORD),
             "free_gpus": Live(
                 ("AgentReport.gpus", "InstanceStatus.gpu_indexes"),
-                "agent and controller; nodes that take no instance are left out, and all GPUs of sleepers",
+                "agent and controller; nodes that take no instance are left out",
                 "nodes' last reports",
             ),
             "gpu_types": Live(

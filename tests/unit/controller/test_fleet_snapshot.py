@@ -74,6 +74,12 @@ def known(
     )
 
 
+def cramped(view: NodeView, gib: int = 8) -> NodeView:
+    """The node with GPUs of so much memory, of which a sleeper may keep 4 GiB."""
+    gpus = tuple(dataclasses.replace(gpu, memory_bytes=gib << 30) for gpu in view.record.gpus)
+    return dataclasses.replace(view, record=dataclasses.replace(view.record, gpus=gpus))
+
+
 def instances_of(seen: Known, now: float = NOW) -> dict[str, FleetInstance]:
     [fleet] = fleet_snapshot(seen, now).models
     return {one.instance_id: one for one in fleet.instances}
@@ -185,7 +191,7 @@ def test_what_is_no_capacity_is_not_shown() -> None:
 def test_gpus_are_free_that_nothing_holds_on_nodes_that_take_instances() -> None:
     seen = known(
         CHAT,
-        node("full", gpus=2),
+        cramped(node("full", gpus=2)),
         node("sick", gpus=3, unhealthy=(2,)),
         node("leaves", draining=True),
         node("dead", liveness=Liveness.DEAD),
@@ -195,9 +201,19 @@ def test_gpus_are_free_that_nothing_holds_on_nodes_that_take_instances() -> None
     assert fleet_snapshot(seen, NOW).free_gpus == {"full": 0, "sick": 1}
 
 
+def test_gpus_are_free_of_which_sleepers_leave_room_for_any_model() -> None:
+    sleeper = instance("a", "n", 0, 1, state=SLEEPING, desired=SLEEP)
+
+    def free(gib: int) -> int:
+        return fleet_snapshot(known(CHAT, cramped(node("n", gpus=2), gib), sleeper), NOW).free_gpus["n"]
+
+    # An instance takes 0.92 of a GPU's memory.
+    assert (free(40), free(80)) == (0, 2)
+
+
 def test_the_autoscaler_wakes_a_sleeper_of_whose_gpus_none_counts_as_free() -> None:
     sleeper = instance("a", "full", 0, 1, state=SLEEPING, desired=SLEEP)
-    view = fleet_snapshot(known(CHAT, node("full", gpus=2), sleeper), NOW)
+    view = fleet_snapshot(known(CHAT, cramped(node("full", gpus=2)), sleeper), NOW)
     assert view.free_gpus == {"full": 0}
     actions = load_autoscaler("chiron").decide(view).actions
     assert [(type(action), action.instance_id) for action in actions] == [(Wake, "a")]  # type: ignore[union-attr]

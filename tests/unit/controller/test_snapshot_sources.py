@@ -12,7 +12,7 @@ import pytest
 
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.policy import snapshots
-from chiron.policy.snapshots import FleetInstance, ModelFleet
+from chiron.policy.snapshots import ModelFleet
 from chiron.policy.sources import SOURCES, Live, NoLiveSource, no_live_source
 from chiron.v1 import cluster_pb2, types_pb2
 
@@ -77,7 +77,6 @@ def test_what_has_no_live_source_says_why_where_the_field_is() -> None:
 
 
 def test_only_a_recorded_exception_has_a_value_without_a_source() -> None:
-    assert no_live_source(FleetInstance, "can_sleep", bool) is False
     assert no_live_source(ModelFleet, "gpu_type", str) == ""
     with pytest.raises(
         TypeError, match=r"ModelFleet\.priority is not recorded as a int without a live source"

@@ -2486,6 +2486,49 @@ class SetAutoscalingResponse(_message.Message):
 Global___SetAutoscalingResponse: _TypeAlias = SetAutoscalingResponse  # noqa: Y015
 
 @_typing.final
+class SetSleepingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    SLEEPING_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    sleeping: _builtins.bool
+    """False: wake it."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        sleeping: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "sleeping", b"sleeping"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSleepingRequest: _TypeAlias = SetSleepingRequest  # noqa: Y015
+
+@_typing.final
+class SetSleepingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> Global___InstanceStatus: ...
+    def __init__(
+        self,
+        *,
+        instance: Global___InstanceStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSleepingResponse: _TypeAlias = SetSleepingResponse  # noqa: Y015
+
+@_typing.final
 class DrainNodeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -92,6 +92,11 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingResponse.FromString,
                 _registered_method=True)
+        self.SetSleeping = channel.unary_unary(
+                '/chiron.v1.ClusterService/SetSleeping',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingResponse.FromString,
+                _registered_method=True)
         self.DrainNode = channel.unary_unary(
                 '/chiron.v1.ClusterService/DrainNode',
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
@@ -202,6 +207,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetSleeping(self, request, context):
+        """Puts an instance to sleep once its requests have finished, or wakes it. The number of instances that the model
+        should run follows. FAILED_PRECONDITION says what stands in the way, e.g. who owns a sleeper's GPUs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainNode(self, request, context):
         """Moves every instance off a node and places nothing new on it; or undoes that.
         """
@@ -296,6 +309,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetAutoscaling,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.SetAutoscalingResponse.SerializeToString,
+            ),
+            'SetSleeping': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSleeping,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingResponse.SerializeToString,
             ),
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
@@ -623,6 +641,33 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/SetAutoscaling',
             chiron_dot_v1_dot_cluster__pb2.SetAutoscalingRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.SetAutoscalingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSleeping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/SetSleeping',
+            chiron_dot_v1_dot_cluster__pb2.SetSleepingRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.SetSleepingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class ClusterServiceStub:
     """
     SetAutoscaling: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetAutoscalingRequest, _cluster_pb2.SetAutoscalingResponse]
     """Suspends the autoscaler's acts on a model, or lets it act again. It goes on judging and showing."""
+    SetSleeping: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetSleepingRequest, _cluster_pb2.SetSleepingResponse]
+    """Puts an instance to sleep once its requests have finished, or wakes it. The number of instances that the model
+    should run follows. FAILED_PRECONDITION says what stands in the way, e.g. who owns a sleeper's GPUs.
+    """
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
     """Moves every instance off a node and places nothing new on it; or undoes that."""
     SetGpuCordon: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetGpuCordonRequest, _cluster_pb2.SetGpuCordonResponse]
@@ -151,6 +155,16 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_pb2.SetAutoscalingRequest, _abc.Awaitable[_cluster_pb2.SetAutoscalingResponse]],
     ) -> _abc.Awaitable[_cluster_pb2.SetAutoscalingResponse]:
         """Suspends the autoscaler's acts on a model, or lets it act again. It goes on judging and showing."""
+
+    @_abc_1.abstractmethod
+    def SetSleeping(
+        self,
+        request: _cluster_pb2.SetSleepingRequest,
+        context: _aio.ServicerContext[_cluster_pb2.SetSleepingRequest, _abc.Awaitable[_cluster_pb2.SetSleepingResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.SetSleepingResponse]:
+        """Puts an instance to sleep once its requests have finished, or wakes it. The number of instances that the model
+        should run follows. FAILED_PRECONDITION says what stands in the way, e.g. who owns a sleeper's GPUs.
+        """
 
     @_abc_1.abstractmethod
     def DrainNode(

@@ -1,0 +1,52 @@
+"""Sleep and wake of one instance by an operator's word, as writes. Pure; errors are ChironErrors."""
+
+from __future__ import annotations
+
+from chiron.rpc.errors import ChironError, Reason
+from chiron.store import InstanceRecord, ModelRecord, Snapshot
+from services.global_controller.bounds import is_autoscaled
+from services.global_controller.controller import Draft
+from services.global_controller.model_roles import with_more
+from services.global_controller.operator_acts import changeable_instance, live_model, pinned
+from services.global_controller.sleepers import Sleepers, asleep_copy, awake_copy
+from services.global_controller.specs import MOST_INSTANCES
+from services.global_controller.view import Act, ClusterView
+
+
+def set_sleeping(snapshot: Snapshot, view: ClusterView, instance_id: str, *, sleeping: bool) -> Draft:
+    """Puts an instance to sleep or wakes it; one instance less or more of its model is wanted then.
+
+    BUSY says what stands in the way, INVALID_ARGUMENT that the model's spec does not allow it.
+    """
+    record = changeable_instance(snapshot, instance_id)
+    model = live_model(snapshot, record.model)
+    sleepers = Sleepers(view)
+    why = sleepers.why_not_sleep(record) if sleeping else sleepers.why_not_wake(record)
+    if why:
+        raise ChironError(Reason.BUSY, why)
+    return _sleep(model, record) if sleeping else _wake(model, record)
+
+
+def _sleep(model: ModelRecord, record: InstanceRecord) -> Draft:
+    spec, left = model.parsed_spec(), model.desired_instances - 1
+    if left < spec.min_instances:
+        what = f"at least {spec.min_instances} instances of {model.name} must run (min_instances)"
+        raise ChironError.invalid([("instance_id", what)])
+    numbers = {"desired": left}
+    act = Act("sleep", "an operator asked for it", model.name, record.instance_id, record.node_id, numbers)
+    return Draft(puts=[asleep_copy(record), _counted(model, record, -1)], acts=[act])
+
+
+def _wake(model: ModelRecord, record: InstanceRecord) -> Draft:
+    most, wanted = model.parsed_spec().max_instances or MOST_INSTANCES, model.desired_instances + 1
+    if wanted > most:
+        what = f"at most {most} instances of {model.name} may run (max_instances)"
+        raise ChironError.invalid([("instance_id", what)])
+    numbers = {"desired": wanted}
+    act = Act("wake", "an operator asked for it", model.name, record.instance_id, record.node_id, numbers)
+    return Draft(puts=[awake_copy(record, record.role), _counted(model, record, 1)], acts=[act])
+
+
+def _counted(model: ModelRecord, record: InstanceRecord, change: int) -> ModelRecord:
+    counted = with_more(model, record.role, change)
+    return pinned(counted, counted.desired_instances) if is_autoscaled(model) else counted
