@@ -90,6 +90,7 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.live_vs_sim --smoke
 	@$(BIN)/python -m bench.access --smoke
 	@$(BIN)/python -m bench.failover --smoke
+	@$(BIN)/python -m bench.autoscaled_nodes --smoke
 	@$(BIN)/python -m bench.batch_queue --smoke
 	@$(BIN)/python -m bench.batch_queue --store postgres --smoke
 	@$(BIN)/python -m bench.batch_dispatch --smoke

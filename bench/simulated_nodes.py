@@ -54,6 +54,7 @@ class SimulatedNode:
     async def _session(self) -> None:
         call: _Call = control_pb2_grpc.ControlServiceStub(self._controllers.channel()).ConnectAgent()
         reading: asyncio.Task[None] | None = None
+        waiting: asyncio.Task[bool] | None = None
         try:
             await write(call, pb.ConnectAgentRequest(hello=self._hello()))
             first = await call.read()
@@ -77,9 +78,10 @@ class SimulatedNode:
                 waiting.cancel()
             reading.result()
         finally:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+            for task in (reading, waiting):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
             call.cancel()
 
     async def _read(self, call: _Call) -> None:

@@ -138,7 +138,7 @@ class Fleet:
     sick: list[InstanceRecord] = field(default_factory=list)
     """On a GPU that is not healthy, or not there any more: to move elsewhere, where there is room."""
     draining: list[InstanceRecord] = field(default_factory=list)
-    """On a node that is being drained or is leaving."""
+    """To go: on a node that is being drained or is leaving, or drained itself."""
     lost: list[InstanceRecord] = field(default_factory=list)
     """On a dead node."""
     asleep: list[InstanceRecord] = field(default_factory=list)
@@ -187,7 +187,7 @@ class Work:
                 fleet.asleep.append(record)
             elif dead:
                 fleet.lost.append(record)
-            elif self.nodes[record.node_id].emptying:
+            elif self.emptying(record):
                 fleet.draining.append(record)
             elif self.illness(record):
                 fleet.sick.append(record)
@@ -196,6 +196,13 @@ class Work:
             else:
                 fleet.fresh.append(record)
         return fleet
+
+    def emptying(self, record: InstanceRecord) -> str:
+        """Why the instance must go although it could serve on; empty: it may stay."""
+        node = self.nodes.get(record.node_id)
+        if node is not None and node.emptying:
+            return f"{record.node_id} {node.emptying}"
+        return "an operator drains it" if record.draining else ""
 
     def illness(self, record: InstanceRecord) -> str:
         """Why the instance's GPUs must not be used; empty while they are there and healthy."""

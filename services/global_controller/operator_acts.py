@@ -175,9 +175,7 @@ def set_role(snapshot: Snapshot, instance_id: str, role: types_pb2.Role.ValueTyp
 
 def give_back_role(snapshot: Snapshot, instance_id: str) -> Draft | None:
     """Lets the autoscaler change an instance's role again."""
-    record = snapshot.instances.get(instance_id)
-    if record is None:
-        raise ChironError(Reason.INSTANCE_NOT_FOUND, _missing("instance", instance_id, snapshot.instances))
+    record = known_instance(snapshot, instance_id)
     if not record.role_pinned:
         return None
     act = Act("set_role", "its role is the autoscaler's again", record.model, instance_id, record.node_id)
@@ -223,9 +221,7 @@ def _need_autoscaling(model: ModelRecord) -> None:
 
 def changeable_instance(snapshot: Snapshot, instance_id: str) -> InstanceRecord:
     """The instance's record, or INSTANCE_NOT_FOUND naming those there are; BUSY for one that stops."""
-    record = snapshot.instances.get(instance_id)
-    if record is None:
-        raise ChironError(Reason.INSTANCE_NOT_FOUND, _missing("instance", instance_id, snapshot.instances))
+    record = known_instance(snapshot, instance_id)
     if is_stopping(record):
         raise ChironError(Reason.BUSY, f"instance {instance_id} is being stopped")
     return record
@@ -247,6 +243,14 @@ def node(snapshot: Snapshot, node_id: str) -> NodeRecord:
     record = snapshot.nodes.get(node_id)
     if record is None:
         raise ChironError(Reason.NODE_NOT_FOUND, _missing("node", node_id, snapshot.nodes))
+    return record
+
+
+def known_instance(snapshot: Snapshot, instance_id: str) -> InstanceRecord:
+    """The instance's record, or INSTANCE_NOT_FOUND naming those there are."""
+    record = snapshot.instances.get(instance_id)
+    if record is None:
+        raise ChironError(Reason.INSTANCE_NOT_FOUND, _missing("instance", instance_id, snapshot.instances))
     return record
 
 

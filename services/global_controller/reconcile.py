@@ -25,7 +25,7 @@ from services.global_controller.fleet import (
     is_stopping,
 )
 from services.global_controller.model_roles import Role, RoleSeats
-from services.global_controller.retire import old_first, retire
+from services.global_controller.retire import drain_of, old_first, retire
 from services.global_controller.rolls import (
     earlier_version,
     finish_roll,
@@ -142,9 +142,8 @@ def _stop_idle_leavers(work: Work) -> None:
                 work.stop(record, reason, _versions(model, record), action="replace", follows=follows)
         for record in fleet.draining:
             if not is_ready(record):
-                why = work.nodes[record.node_id].emptying
-                reason = f"{record.node_id} {why} and the instance does not serve"
-                work.stop(record, reason, {}, follows=of_node(record.node_id))
+                reason = f"{work.emptying(record)} and the instance does not serve"
+                work.stop(record, reason, {}, follows=drain_of(work, record))
         for record in fleet.sick:
             if not is_ready(record):
                 reason = f"{work.illness(record)} and the instance does not serve"
@@ -265,6 +264,8 @@ def _why_replaced(
         return why, {"silent_s": silent_s}, NOTHING
     if node.emptying:
         return f"whose node {record.node_id} {node.emptying}", {}, of_node(record.node_id)
+    if record.draining:
+        return "which an operator drains", {}, NOTHING
     if illness := work.illness(record):
         return f"because {illness}", {}, NOTHING
     why = f"which runs spec version {record.spec_version}, not {model.spec_version}"

@@ -24,17 +24,23 @@ def retire(work: Work, model: ModelRecord) -> None:
 
 
 def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
-    """Each instance on a draining node stays until its replacement serves; without one it goes now."""
+    """Each instance that is drained stays until its replacement serves; without one it goes now."""
     elsewhere = (*fleet.fresh, *fleet.outdated)
     ready = sum(map(is_ready, elsewhere))
     coming = sum(map(is_coming, elsewhere))
     still_needed = max(0, model.desired_instances - ready)
     keep = min(len(fleet.draining), coming, still_needed)
     for record in _least_loaded(work, fleet.draining)[: len(fleet.draining) - keep]:
-        where = "enough others serve" if still_needed == 0 else "no other node has GPUs for it"
+        nowhere = "no GPU is free for another one" if record.draining else "no other node has GPUs for it"
+        where = "enough others serve" if still_needed == 0 else nowhere
         numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
-        reason = f"{record.node_id} {work.nodes[record.node_id].emptying} and {where}"
-        work.stop(record, reason, numbers, follows=of_node(record.node_id))
+        reason = f"{work.emptying(record)} and {where}"
+        work.stop(record, reason, numbers, follows=drain_of(work, record))
+
+
+def drain_of(work: Work, record: InstanceRecord) -> str:
+    """As Act.follows: from which decision it follows that an instance is drained."""
+    return of_node(record.node_id) if work.nodes[record.node_id].emptying else NOTHING
 
 
 def _retire_sick(work: Work, model: ModelRecord, fleet: Fleet) -> None:

@@ -17,6 +17,7 @@ from chiron.v1 import cluster_pb2_grpc
 from services.global_controller import operator_acts, views
 from services.global_controller.controller import Controller, Draft
 from services.global_controller.decisions.book import MOST_AT_ONCE
+from services.global_controller.drain_acts import drain_instance, drain_role, drained_by_role
 from services.global_controller.instance_limits import set_instance_limits
 from services.global_controller.roll_view import model_versions
 from services.global_controller.seat import Seat
@@ -154,6 +155,25 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             ),
         )
         return pb.SetSleepingResponse(instance=await self._instance(request.instance_id, context))
+
+    async def DrainInstance(
+        self, request: pb.DrainInstanceRequest, context: Context
+    ) -> pb.DrainInstanceResponse:
+        """Has an instance replaced, then stopped."""
+        await self._act(context, lambda snapshot: drain_instance(snapshot, request.instance_id))
+        return pb.DrainInstanceResponse(instance=await self._instance(request.instance_id, context))
+
+    async def DrainRole(self, request: pb.DrainRoleRequest, context: Context) -> pb.DrainRoleResponse:
+        """Does so with all instances of a model that have a role."""
+        found = 0
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            nonlocal found
+            found = len(drained_by_role(snapshot, request.model, request.role))
+            return drain_role(snapshot, request.model, request.role)
+
+        await self._act(context, build)
+        return pb.DrainRoleResponse(instances=found)
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
         """Empties a node, or takes it back into service."""

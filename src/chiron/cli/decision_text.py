@@ -16,6 +16,7 @@ _DONE = {
     "set_role": "changed the role of {instance}",
     "apply_model": "applied a spec of {model}",
     "delete_model": "deleted {model}",
+    "drain": "had instances of {model} drained",
     "drain_node": "changed whether {node} takes instances",
     "node_leaving": "noted that {node} is leaving",
     "node_left": "noted that {node} has left",

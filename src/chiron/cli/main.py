@@ -12,6 +12,7 @@ import typer
 from chiron.cli.access_commands import certs_app, keys_app, tenants_app
 from chiron.cli.autoscaling_commands import add_instance_commands, add_model_commands
 from chiron.cli.batch.commands import app as batch_app
+from chiron.cli.drain import drain_app
 from chiron.cli.instance_commands import instances_app
 from chiron.cli.options import CONTROLLER, ROUTER, Controller, Json, Router
 from chiron.cli.output import guarded_output
@@ -31,6 +32,7 @@ app.add_typer(models_app, name="models")
 nodes_app = typer.Typer(help="List nodes; take GPUs out of use and back.", no_args_is_help=True)
 app.add_typer(nodes_app, name="nodes")
 app.add_typer(instances_app, name="instances")
+app.add_typer(drain_app, name="drain")
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(keys_app, name="keys")
 app.add_typer(certs_app, name="certs")

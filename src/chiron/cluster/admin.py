@@ -186,6 +186,30 @@ class ClusterAdmin:
         )
         return response.instance
 
+    async def drain_instance(self, instance_id: str) -> pb.InstanceStatus:
+        """Has an instance replaced, then stopped; nothing on it is aborted."""
+        request = pb.DrainInstanceRequest(instance_id=instance_id)
+        response: pb.DrainInstanceResponse = await self._call(
+            lambda stub, timeout: stub.DrainInstance(request, timeout=timeout)
+        )
+        return response.instance
+
+    async def drain_role(self, model: str, role: types_pb2.Role.ValueType) -> int:
+        """Does so with all instances of a model that have a role; returns how many."""
+        request = pb.DrainRoleRequest(model=model, role=role)
+        response: pb.DrainRoleResponse = await self._call(
+            lambda stub, timeout: stub.DrainRole(request, timeout=timeout)
+        )
+        return response.instances
+
+    async def drain_node(self, node_id: str, *, undo: bool = False) -> pb.NodeStatus:
+        """Empties a node, or takes it back into service."""
+        request = pb.DrainNodeRequest(node_id=node_id, undo=undo)
+        response: pb.DrainNodeResponse = await self._call(
+            lambda stub, timeout: stub.DrainNode(request, timeout=timeout)
+        )
+        return response.node
+
     async def set_instance_limits(
         self, instance_id: str, *, batch_size: int | None = None, step_token_budget: int | None = None
     ) -> pb.InstanceStatus:

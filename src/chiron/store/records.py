@@ -149,6 +149,8 @@ class InstanceRecord:
     """Likewise, in tokens."""
     role_pinned: bool = False
     """An operator has set its role: the autoscaler leaves it."""
+    draining: bool = False
+    """An operator wants it empty: another one takes its place."""
 
     @property
     def key(self) -> Key:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chiron.cli import autoscaling as commands
+from chiron.cli import drain_calls
 from chiron.cli.runner import CliError
 from chiron.cluster import AdminError
 from chiron.internal.v1 import control_pb2
@@ -305,6 +306,37 @@ async def test_a_model_at_none_gets_its_first_instance_at_once_when_requests_wai
             chat=control_pb2.ModelDemand(model="chat", queued=types_pb2.ClassCounts(interactive=3))
         )
         await becomes(served, mixed=1)
+
+
+async def test_what_is_drained_is_replaced_and_keeps_its_role(capsys: pytest.CaptureFixture[str]) -> None:
+    async with autoscaled() as (served, _):
+        await apply(served, max_instances=5)
+        Target.wanted = {"chat": {Role.MIXED: 1, Role.BATCH: 2}}
+        await becomes(served, mixed=1, batch=2)
+
+        async def ids(role: types_pb2.Role.ValueType) -> set[str]:
+            return {one.instance_id for one in (await served.snapshot()).instances if one.role == role}
+
+        mixed, batch = await ids(types_pb2.ROLE_MIXED), await ids(types_pb2.ROLE_BATCH)
+        [one] = mixed
+        await drain_calls.drain_instance(served.address, one)
+        await drain_calls.drain_role(served.address, "chat", "batch")
+
+        async def others() -> bool:
+            now = await ids(types_pb2.ROLE_MIXED), await ids(types_pb2.ROLE_BATCH)
+            return tuple(map(len, now)) == (1, 2) and not (mixed | batch) & (now[0] | now[1])
+
+        await eventually(others, what="others have taken their places")
+        await becomes(served, mixed=1, batch=2)
+        assert not await served.decisions("retire")
+        await drain_calls.drain_node(served.address, "a", undo=False)
+        await drain_calls.drain_node(served.address, "a", undo=True)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{one}: drains, another instance of chat takes its place",
+            "chat: 2 batch instances drain",
+            "a: draining",
+            "a: in service",
+        ]
 
 
 async def test_operators_commands_reach_the_autoscaler(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,7 @@ RECORDS: list[Record] = [
         batch_size=8,
         step_token_budget=512,
         role_pinned=True,
+        draining=True,
     ),
     TenantRecord("acme", b"spec"),
     ApiKeyRecord(

@@ -97,6 +97,16 @@ class ClusterServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingResponse.FromString,
                 _registered_method=True)
+        self.DrainInstance = channel.unary_unary(
+                '/chiron.v1.ClusterService/DrainInstance',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainInstanceRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.DrainInstanceResponse.FromString,
+                _registered_method=True)
+        self.DrainRole = channel.unary_unary(
+                '/chiron.v1.ClusterService/DrainRole',
+                request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainRoleRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_cluster__pb2.DrainRoleResponse.FromString,
+                _registered_method=True)
         self.DrainNode = channel.unary_unary(
                 '/chiron.v1.ClusterService/DrainNode',
                 request_serializer=chiron_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
@@ -215,6 +225,21 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainInstance(self, request, context):
+        """Replaces an instance and stops it once another one serves in its place, or at once where no GPU is free for
+        one. Nothing on it is aborted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainRole(self, request, context):
+        """Does so with every instance of a model that has a role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainNode(self, request, context):
         """Moves every instance off a node and places nothing new on it; or undoes that.
         """
@@ -314,6 +339,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetSleeping,
                     request_deserializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_cluster__pb2.SetSleepingResponse.SerializeToString,
+            ),
+            'DrainInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainInstance,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.DrainInstanceRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.DrainInstanceResponse.SerializeToString,
+            ),
+            'DrainRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainRole,
+                    request_deserializer=chiron_dot_v1_dot_cluster__pb2.DrainRoleRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_cluster__pb2.DrainRoleResponse.SerializeToString,
             ),
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
@@ -668,6 +703,60 @@ class ClusterService(object):
             '/chiron.v1.ClusterService/SetSleeping',
             chiron_dot_v1_dot_cluster__pb2.SetSleepingRequest.SerializeToString,
             chiron_dot_v1_dot_cluster__pb2.SetSleepingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/DrainInstance',
+            chiron_dot_v1_dot_cluster__pb2.DrainInstanceRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.DrainInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.ClusterService/DrainRole',
+            chiron_dot_v1_dot_cluster__pb2.DrainRoleRequest.SerializeToString,
+            chiron_dot_v1_dot_cluster__pb2.DrainRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

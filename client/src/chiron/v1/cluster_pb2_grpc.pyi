@@ -46,6 +46,12 @@ class ClusterServiceStub:
     """Puts an instance to sleep once its requests have finished, or wakes it. The number of instances that the model
     should run follows. FAILED_PRECONDITION says what stands in the way, e.g. who owns a sleeper's GPUs.
     """
+    DrainInstance: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainInstanceRequest, _cluster_pb2.DrainInstanceResponse]
+    """Replaces an instance and stops it once another one serves in its place, or at once where no GPU is free for
+    one. Nothing on it is aborted.
+    """
+    DrainRole: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainRoleRequest, _cluster_pb2.DrainRoleResponse]
+    """Does so with every instance of a model that has a role."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
     """Moves every instance off a node and places nothing new on it; or undoes that."""
     SetGpuCordon: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetGpuCordonRequest, _cluster_pb2.SetGpuCordonResponse]
@@ -165,6 +171,24 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts an instance to sleep once its requests have finished, or wakes it. The number of instances that the model
         should run follows. FAILED_PRECONDITION says what stands in the way, e.g. who owns a sleeper's GPUs.
         """
+
+    @_abc_1.abstractmethod
+    def DrainInstance(
+        self,
+        request: _cluster_pb2.DrainInstanceRequest,
+        context: _aio.ServicerContext[_cluster_pb2.DrainInstanceRequest, _abc.Awaitable[_cluster_pb2.DrainInstanceResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.DrainInstanceResponse]:
+        """Replaces an instance and stops it once another one serves in its place, or at once where no GPU is free for
+        one. Nothing on it is aborted.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainRole(
+        self,
+        request: _cluster_pb2.DrainRoleRequest,
+        context: _aio.ServicerContext[_cluster_pb2.DrainRoleRequest, _abc.Awaitable[_cluster_pb2.DrainRoleResponse]],
+    ) -> _abc.Awaitable[_cluster_pb2.DrainRoleResponse]:
+        """Does so with every instance of a model that has a role."""
 
     @_abc_1.abstractmethod
     def DrainNode(

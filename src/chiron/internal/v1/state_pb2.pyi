@@ -364,6 +364,7 @@ class StoredInstance(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     ROLE_PINNED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     model: _builtins.str
     node_id: _builtins.str
@@ -382,6 +383,8 @@ class StoredInstance(_message.Message):
     step_token_budget: _builtins.int
     role_pinned: _builtins.bool
     """An operator has set its role."""
+    draining: _builtins.bool
+    """An operator wants it empty: another one takes its place."""
     @_builtins.property
     def gpu_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -404,10 +407,11 @@ class StoredInstance(_message.Message):
         batch_size: _builtins.int = ...,
         step_token_budget: _builtins.int = ...,
         role_pinned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed", b"observed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "desired", b"desired", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "role_pinned", b"role_pinned", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "desired", b"desired", "draining", b"draining", "generation", b"generation", "gpu_indexes", b"gpu_indexes", "instance_id", b"instance_id", "model", b"model", "node_id", b"node_id", "observed", b"observed", "role", b"role", "role_pinned", b"role_pinned", "roll", b"roll", "served", b"served", "spec", b"spec", "spec_version", b"spec_version", "step_token_budget", b"step_token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

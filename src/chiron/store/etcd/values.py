@@ -299,6 +299,7 @@ def _instance(record: InstanceRecord) -> state_pb2.StoredInstance:
         batch_size=record.batch_size,
         step_token_budget=record.step_token_budget,
         role_pinned=record.role_pinned,
+        draining=record.draining,
     )
 
 
@@ -320,4 +321,5 @@ def _read_instance(stored: state_pb2.StoredInstance) -> InstanceRecord:
         batch_size=stored.batch_size,
         step_token_budget=stored.step_token_budget,
         role_pinned=stored.role_pinned,
+        draining=stored.draining,
     )

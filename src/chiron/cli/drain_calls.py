@@ -1,0 +1,33 @@
+"""What `chiron drain` asks of the controller."""
+
+from __future__ import annotations
+
+from chiron.cli.runner import CliError
+from chiron.cluster import ClusterAdmin
+from chiron.cluster.specs import ROLES
+
+
+async def drain_instance(controller: str, instance: str) -> int:
+    """Has an instance replaced, then stopped."""
+    async with ClusterAdmin(controller) as admin:
+        shown = await admin.drain_instance(instance)
+    print(f"{instance}: drains, another instance of {shown.model} takes its place")
+    return 0
+
+
+async def drain_role(controller: str, model: str, role: str) -> int:
+    """Does so with all instances of a model that have a role."""
+    if role not in ROLES:
+        raise CliError(f"the role must be one of {', '.join(ROLES)}, not {role!r}")
+    async with ClusterAdmin(controller) as admin:
+        count = await admin.drain_role(model, ROLES[role])
+    print(f"{model}: {count} {role} instances drain")
+    return 0
+
+
+async def drain_node(controller: str, node: str, *, undo: bool) -> int:
+    """Empties a node, or takes it back into service."""
+    async with ClusterAdmin(controller) as admin:
+        shown = await admin.drain_node(node, undo=undo)
+    print(f"{node}: {'draining' if shown.draining else 'in service'}")
+    return 0
