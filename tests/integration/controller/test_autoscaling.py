@@ -294,6 +294,44 @@ async def test_chiron_adds_instances_under_a_burst_and_takes_them_away_after_its
         assert {one.numbers["demand"] for one in await served.decisions("retire")} == {0}
 
 
+async def test_a_backlog_with_a_deadline_gets_batch_instances_that_go_when_it_is_done() -> None:
+    settings = ChironSettings(min_hold_s=0.3, batch_idle_s=0.2)
+    config = AutoscalerConfig(interval_s=TICK_S, chiron=settings)
+    async with serving(autoscaler=config, load_time_s=0.2) as served:
+        agent = await served.agent("a", gpus=6)
+        router = await served.stack.enter_async_context(FakeRouter(served.address))
+        groups: list[control_pb2.RequestGroup] = []
+
+        async def work() -> None:
+            """Each instance makes 100 tokens a second while something waits; an item has 100."""
+            while True:
+                await router.report(chat=control_pb2.ModelDemand(model="chat", batch_groups=groups))
+                for one in agent.statuses.values():
+                    one.load.batch_size, one.load.running.batch = 2, 2 * bool(groups)
+                    one.load.tokens_per_s = 100.0 * bool(groups)
+                    if groups:
+                        ended = one.load.finished_batch
+                        ended.requests += 5
+                        ended.output_tokens += 500
+                        ended.output_tokens_sq += 50_000
+                await asyncio.sleep(0.05)
+
+        working = asyncio.create_task(work())
+        served.stack.callback(working.cancel)
+        await apply(served, initial_batch_size=2, max_instances=6)
+        await becomes(served, mixed=1)
+        groups = [control_pb2.RequestGroup(requests=300, deadline_in_ms=60_000, prompt_tokens=3000)]
+
+        async def helped() -> bool:
+            return (await roles(served))["batch"] > 1
+
+        await eventually(helped, what="batch instances")
+        [start, *_] = await served.decisions("start")
+        assert start.numbers["bbp"] == 1
+        groups = []
+        await becomes(served, mixed=1)
+
+
 async def test_a_model_at_none_gets_its_first_instance_at_once_when_requests_wait() -> None:
     # The interval alone would take longer than the test may.
     config = AutoscalerConfig(interval_s=1000.0)
