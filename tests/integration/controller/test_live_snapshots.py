@@ -23,6 +23,7 @@ from chiron.v1 import cluster_pb2, types_pb2
 from services.local_agent.launch import socket_folder, socket_path
 from services.local_agent.samples import sample_of
 from services.local_agent.worker_link import WorkerLink
+from services.worker.config import PreemptionSettings
 from tests.integration.controller.conftest import Served
 from tests.support.agent_process import AgentProcess
 from tests.support.wait import eventually
@@ -32,6 +33,7 @@ CEILING = 4
 NODE = "node-1"
 GPUS = 3
 REPORTS_MS = 50
+MIN_PROGRESS_TOKENS = PreemptionSettings().min_progress_tokens
 SLOS = cluster_pb2.SloDefaults(
     interactive=types_pb2.Slo(ttft_ms=1500, itl_ms=70), batch=types_pb2.Slo(itl_ms=900)
 )
@@ -118,7 +120,13 @@ class Cluster:
 
 
 @pytest.fixture
-async def cluster(served: Served, tmp_path: Path) -> AsyncIterator[Cluster]:
+def gives_way() -> bool:
+    """Whether batch work gives way to interactive work on the instance."""
+    return True
+
+
+@pytest.fixture
+async def cluster(served: Served, tmp_path: Path, gives_way: bool) -> AsyncIterator[Cluster]:
     agent = AgentProcess(
         tmp_path,
         int(served.address.rpartition(":")[2]),
@@ -127,6 +135,9 @@ async def cluster(served: Served, tmp_path: Path) -> AsyncIterator[Cluster]:
         statistics_interval_ms=REPORTS_MS,
         # The figures below are those of a batch size that stays.
         local_autoscaler="off",
+        # What gives way waits here for as long as a test looks.
+        worker_env="CHIRON_WORKER_REQUIRE_TICKETS=false,CHIRON_WORKER_PREEMPTION_HAND_BACK_S=600,"
+        f"CHIRON_WORKER_PREEMPTION_ENABLED={str(gives_way).lower()}",
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.end)
@@ -218,6 +229,7 @@ async def test_traffic_and_samples_hold_what_the_clients_received(cluster: Clust
     assert max(sample.itl_mean_s for sample in samples) > 0
 
 
+@pytest.mark.parametrize("gives_way", [False])
 async def test_what_runs_and_waits_is_told_where_it_does(cluster: Cluster) -> None:
     await cluster.apply(time_scale=10)
     ready = await cluster.instance(lambda one: one.phase is Phase.READY)
@@ -276,6 +288,27 @@ async def test_what_runs_and_waits_is_told_where_it_does(cluster: Cluster) -> No
     assert sample.preemptions == 0
     assert 0 < sample.kv_usage < 1
     assert sample.kv_capacity_tokens == one.kv_capacity_tokens
+
+
+async def test_batch_work_that_gave_way_waits_in_the_snapshot(cluster: Cluster) -> None:
+    await cluster.apply(time_scale=10)
+    ready = await cluster.instance(lambda one: one.phase is Phase.READY)
+    async with Client(cluster.router) as client, cluster.statistics(ready.instance_id) as messages:
+        answers = cluster.start(client, RequestClass.BATCH)
+        await eventually(lambda: sum(message.output_tokens for message in messages) > MIN_PROGRESS_TOKENS)
+        for _ in range(BATCH_SIZE):
+            cluster.start(client, RequestClass.INTERACTIVE)
+        one = await cluster.instance(lambda one: one.running_interactive == BATCH_SIZE and one.waiting_batch)
+        assert (one.waiting_interactive, one.running_batch, one.waiting_batch) == (0, 0, 1)
+        before = len(messages)
+        await eventually(lambda: len(messages) > before + 1)
+        sample = sample_of(messages[-1])
+        assert not answers.done()
+        await cluster.stack.aclose()
+    assert isinstance(sample, InstanceSample)
+    assert (sample.running_interactive, sample.waiting_interactive) == (BATCH_SIZE, 0)
+    assert (sample.running_batch, sample.waiting_batch) == (0, 1)
+    assert sum(message.preemptions for message in messages) == 0, "the engine itself lacked no room"
 
 
 async def test_an_instances_life_is_told_phase_by_phase(cluster: Cluster) -> None:
