@@ -161,7 +161,8 @@ async def test_the_tables_inside_are_empty_too(start_worker, start_router) -> No
     placer, core = router.router._placer, router.core
     queue = core._models["m"].queue
     await eventually(lambda: not placer._waiters and not router.router._streams._streams)
-    assert not any(queue._lines.values()) and not any(queue._keys.values())
+    assert not any(queue._lines.values())
+    assert not any(queue._keys.values())
     assert not queue.backlog.groups(0.0)
     await eventually(lambda: core._reservations.next_expiry is None)
     assert not core._reservations._of
