@@ -17,7 +17,7 @@ from chiron.cli.demo.noise import NoiseMeter
 from chiron.cli.demo.plan import KILL_AT_S, make_plan
 from chiron.cli.demo.tally import Tally, scaling
 from chiron.cli.demo.traffic import Traffic
-from chiron.cli.progress import Progress, open_progress
+from chiron.cli.demo.view import View, open_view
 from chiron.client import Client
 from chiron.cluster import LocalCluster
 from chiron.cluster.local_etcd import find_etcd
@@ -81,21 +81,19 @@ async def run_demo(options: DemoOptions) -> int:
         settings={"controller": CONTROLLER | (SHORT_LEASE if etcd else {}), "agent": AGENT},
         batch_store="",
     ) as cluster:
-        with open_progress(console, live=live) as progress:
-            progress.say(
-                f"starting {options.nodes} nodes with {options.gpus} GPUs each in {cluster.directory}"
-            )
+        with open_view(console, live=live) as view:
+            view.say(f"starting {options.nodes} nodes with {options.gpus} GPUs each in {cluster.directory}")
             if not etcd:
-                progress.say("no etcd is installed: one controller runs, and is not killed")
+                view.say("no etcd is installed: one controller runs, and is not killed")
             await cluster.apply([spec])
-            await cluster.wait_ready(progress=progress.update)
-            killer = Killer(cluster, MODEL, options.seed, progress.say, leader=etcd)
+            await cluster.wait_ready(progress=view.cluster)
+            killer = Killer(cluster, MODEL, options.seed, view.say, leader=etcd)
             loop = asyncio.get_running_loop()
             began = loop.time()
             tally.see(await cluster.admin.snapshot(), began)
             tally.gpu_seconds = 0.0
             async with NoiseMeter() as meter, Client(cluster.router_addresses) as client:
-                watching = asyncio.create_task(_watch(cluster, progress, figures, tally, began))
+                watching = asyncio.create_task(_watch(cluster, view, figures, tally, began))
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(Traffic(client, MODEL, plan, figures).run(SETTLE_S))
@@ -199,26 +197,27 @@ def lost(losses: Losses) -> list[str]:
     return wrong
 
 
-async def _watch(
-    cluster: LocalCluster, progress: Progress, figures: Figures, tally: Tally, began: float
-) -> None:
-    """Shows the cluster at each change, and the figures at each beat of the display."""
-    newest = await cluster.admin.snapshot()
+async def _watch(cluster: LocalCluster, view: View, figures: Figures, tally: Tally, began: float) -> None:
+    """Shows the cluster and its decisions as they change, and the figures at each beat of the display."""
     loop = asyncio.get_running_loop()
 
-    async def follow() -> None:
-        nonlocal newest
+    async def follow_cluster() -> None:
         async with aclosing(cluster.admin.watch()) as snapshots:
-            async for newest in snapshots:
-                tally.see(newest, loop.time())
-                progress.update(newest, headline(figures, loop.time() - began) if progress.live else "")
+            async for snapshot in snapshots:
+                tally.see(snapshot, loop.time())
+                view.cluster(snapshot)
+
+    async def follow_decisions() -> None:
+        async with aclosing(cluster.admin.watch_decisions(newest=50, model=MODEL)) as decisions:
+            async for decision in decisions:
+                view.decision(decision)
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(0.5 if progress.live else 5.0)
-            progress.update(newest, headline(figures, loop.time() - began))
+            await asyncio.sleep(0.5 if view.live else 5.0)
+            view.figures(headline(figures, loop.time() - began))
 
-    await asyncio.gather(follow(), beat())
+    await asyncio.gather(follow_cluster(), follow_decisions(), beat())
 
 
 def headline(figures: Figures, elapsed_s: float) -> str:
