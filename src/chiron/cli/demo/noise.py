@@ -1,4 +1,4 @@
-"""How late this machine wakes a process that sleeps: the noise that every time measured here carries.
+"""How long this machine lets a process wait for a core: the noise that every time measured here carries.
 
 `python -m chiron.cli.demo.noise` measures until its standard input ends, and prints one JSON object.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import sys
 import time
 from array import array
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 
 from chiron.cli.demo.figures import percentile
 
-_SLEEP_S = 0.01
+_SLEEP_S, _WORK_S = 0.05, 0.002
+"""It sleeps, then computes: a machine short of cores wakes a sleeper at once and lets a worker wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How much later than asked an idle process woke up, in milliseconds."""
+    """By how much 50 ms of sleep and 2 ms of work took longer than that, in milliseconds."""
 
     p50_ms: float
     p99_ms: float
@@ -58,16 +60,17 @@ class NoiseMeter:
 
 
 def _measure() -> None:
-    """Sleeps and notes by how much each sleep was too long, until the input ends."""
-    import select
-
+    """Sleeps, works and notes how long it waited beside that, until the input ends."""
     late_ms = array("d")
     while True:
         began = time.monotonic()
         readable, _, _ = select.select([sys.stdin], [], [], _SLEEP_S)
         if readable:
             break
-        late_ms.append((time.monotonic() - began - _SLEEP_S) * 1e3)
+        computed = time.process_time()
+        while (work_s := time.process_time() - computed) < _WORK_S:
+            pass
+        late_ms.append((time.monotonic() - began - _SLEEP_S - work_s) * 1e3)
     found = {"p50_ms": percentile(late_ms, 50) or 0.0, "p99_ms": percentile(late_ms, 99) or 0.0}
     print(json.dumps({**found, "samples": len(late_ms)}))
 
