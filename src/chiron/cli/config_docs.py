@@ -5,11 +5,11 @@ python -m chiron.cli.config_docs [FILE]
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import importlib
 import inspect
-import sys
 import textwrap
 import typing
 from enum import Enum
@@ -168,8 +168,9 @@ def _sentence(text: str) -> str:
 
 def main() -> None:
     """Writes the page."""
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/configuration.md")
-    target.write_text(page(), encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Writes the page of all settings.")
+    parser.add_argument("page", nargs="?", type=Path, default=Path("docs/configuration.md"))
+    parser.parse_args().page.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
