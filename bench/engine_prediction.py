@@ -1,14 +1,18 @@
 """Whether the engine model, calibrated on one run of real vLLM on the CPU, predicts another run.
 
-    .venv-vllm/bin/python -m bench.engine_prediction            # four minutes; JSON on stdout
+    .venv-vllm/bin/python -m bench.engine_prediction            # three minutes; JSON on stdout
     .venv-vllm/bin/python -m bench.engine_prediction --smoke    # one, to see that it runs
 
 Run A (calibration): decode steps at several batch sizes, prompts of several lengths alone, decode steps over
 long contexts. Its figures become a `chiron.engine.Profile` and nothing else. Run B: requests that arrive at
 random, with lengths, a batch size and a step-token budget that run A has not seen, and another seed. The
-engine model is given the arrivals and lengths of B and the profile of A. B is measured twice, because by what
-two runs of the same differ nothing can be predicted better. The policies see neither the profile nor its
-form.
+engine model is given the arrivals and lengths of B and the profile of A. Both are repeated in turns, so that
+they see the same machine, and B against B shows by what nothing can be predicted better. The policies see
+neither the profile nor its form.
+
+Time is the engine core's own: the CPU time of its process, which computes with one thread. It stands still
+while other programs have the processor. Requests arrive by it too, and what the engine would idle in between
+is skipped. `stretch` is the time by the wall for each second of it.
 """
 
 from __future__ import annotations
@@ -16,11 +20,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,7 +42,10 @@ CEILING = 16
 BLOCK = 32
 BUDGET_A, BUDGET_B, BATCH_B = 512, 96, 10
 DECODE_BATCHES = (1, 2, 4, 8, 12, 16)
-PROMPTS = (64, 128, 256, 512)
+PROMPTS = (32, 64, 128, 256, 512)
+FAR = 900
+"""Context of the decode steps that tell what reading the KV cache costs."""
+_LOOK_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +73,38 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run's."""
+    """One run's, in the engine's time."""
 
     ttft_mean_ms: float
     itl_mean_ms: float
-    tokens_per_s: float
+    tokens_per_busy_s: float
     step_ms: float
     """Mean over the time in which it was busy."""
+
+
+class EngineClock:
+    """CPU seconds of the engine core's process, and what it would have idled."""
+
+    def __init__(self, pid: int) -> None:
+        # As clock_getcpuclockid(3) makes it.
+        self._clock = (~pid << 3) | 2
+        self._skipped_s = 0.0
+
+    def now(self) -> float:
+        """Seconds; they pass while the engine computes."""
+        return time.clock_gettime(self._clock) + self._skipped_s
+
+    def skip_to(self, instant: float) -> None:
+        """The engine idles until then."""
+        self._skipped_s += max(0.0, instant - self.now())
 
 
 class Rig:
     """The real engine, and the requests that are made of it."""
 
-    def __init__(self, engine: Engine, seed: int) -> None:
+    def __init__(self, engine: Engine, clock: EngineClock, seed: int) -> None:
         self.engine = engine
+        self.clock = clock
         self._random = random.Random(seed)
         self._count = 0
 
@@ -87,9 +114,9 @@ class Rig:
         ids = [self._random.randrange(10, self.engine.info.vocabulary_size) for _ in range(prompt)]
         sampling = pb.SamplingParams(max_tokens=output, ignore_eos=True, temperature=0.0)
         times: list[float] = []
-        asked = time.monotonic()
+        asked = self.clock.now()
         async for answer in self.engine.generate(Order(f"r{self._count}", ids, sampling)):
-            times += [answer.time] * sum(len(delta.token_ids) for delta in answer.deltas)
+            times += [self.clock.now()] * sum(len(delta.token_ids) for delta in answer.deltas)
         return Served(
             times[0] - began,
             times[-1] - began,
@@ -99,7 +126,7 @@ class Rig:
 
     async def decode_ms(self, batch: int, context: int, output: int) -> float:
         """Mean milliseconds of a step that decodes for a whole batch over such contexts."""
-        began = time.monotonic()
+        began = self.clock.now()
         served = await asyncio.gather(*(self.ask(context, output, began) for _ in range(batch)))
         # From the last first token on all of them decode, and nothing else happens.
         late = max(served, key=lambda one: one.first_s)
@@ -107,38 +134,57 @@ class Rig:
 
     async def prompt_ms(self, prompt: int) -> float:
         """Milliseconds of a step that computes one prompt whole."""
-        return 1e3 * (await self.ask(prompt, 1, time.monotonic())).ttft_s
+        return 1e3 * (await self.ask(prompt, 1, self.clock.now())).ttft_s
 
 
-async def calibrate(rig: Rig, repeats: int, output: int) -> Profile:
-    """Run A."""
-    await rig.engine.set_limits(batch_size=CEILING, step_token_budget=BUDGET_A)
-    await rig.decode_ms(CEILING, 8, output)
-    decode = {
-        batch: [await rig.decode_ms(batch, 8, output) for _ in range(repeats)] for batch in DECODE_BATCHES
-    }
-    prompts = {tokens: [await rig.prompt_ms(tokens) for _ in range(2 * repeats)] for tokens in PROMPTS}
-    far = statistics.median([await rig.decode_ms(8, 900, output) for _ in range(repeats)])
-    points = {tokens: statistics.median(found) for tokens, found in (*decode.items(), *prompts.items())}
-    rising, most = [], 0.0
-    for tokens, milliseconds in sorted(points.items()):
-        most = max(most, milliseconds)
-        rising.append((tokens, most))
-    near = 8 * (8 + output / 2)
-    read_s = max(1e-9, (far - points[8]) / 1e3 / (8 * (900 + output / 2) - near))
-    return Profile(
-        name="measured",
-        gpus=1,
-        step_time_ms=tuple(rising),
-        kv_bytes_per_token=1,
-        kv_read_bytes_per_s=1 / read_s,
-        kv_capacity_tokens=rig.engine.info.kv_capacity_tokens,
-        block_size=BLOCK,
-        max_context_tokens=rig.engine.info.max_context_tokens,
-        default_step_token_budget=BUDGET_A,
-        load_s=0.0,
-        wake_s=(0.0, 0.0),
-    )
+class Calibration:
+    """Run A: what each of its repetitions measured."""
+
+    def __init__(self, output: int) -> None:
+        self._output = output
+        self._taken: dict[int, list[float]] = defaultdict(list)
+        self._far: list[float] = []
+
+    async def repeat(self, rig: Rig) -> None:
+        """Measures everything once more."""
+        await rig.engine.set_limits(batch_size=CEILING, step_token_budget=BUDGET_A)
+        for batch in DECODE_BATCHES:
+            self._taken[batch].append(await rig.decode_ms(batch, 8, self._output))
+        for tokens in PROMPTS:
+            self._taken[tokens] += [await rig.prompt_ms(tokens) for _ in range(2)]
+        self._far.append(await rig.decode_ms(8, FAR, self._output))
+
+    def profile(self, engine: Engine) -> Profile:
+        """All repetitions as a profile: medians, made to rise with the tokens of a step."""
+        taken = sorted(self._taken.items())
+        rising = isotonic([statistics.median(found) for _, found in taken])
+        more_ms = statistics.median(self._far) - statistics.median(self._taken[8])
+        read_s = max(1e-9, more_ms / 1e3 / (8 * (FAR - 8)))
+        return Profile(
+            name="measured",
+            gpus=1,
+            step_time_ms=tuple(zip((tokens for tokens, _ in taken), rising, strict=True)),
+            kv_bytes_per_token=1,
+            kv_read_bytes_per_s=1 / read_s,
+            kv_capacity_tokens=engine.info.kv_capacity_tokens,
+            block_size=BLOCK,
+            max_context_tokens=engine.info.max_context_tokens,
+            default_step_token_budget=BUDGET_A,
+            load_s=0.0,
+            wake_s=(0.0, 0.0),
+        )
+
+
+def isotonic(values: Sequence[float]) -> list[float]:
+    """The values that never fall and are nearest to these by squares (pool adjacent violators)."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        mean, size = value, 1
+        while pools and pools[-1][0] > mean:
+            before, many = pools.pop()
+            mean, size = (before * many + mean * size) / (many + size), many + size
+        pools.append((mean, size))
+    return [mean for mean, size in pools for _ in range(size)]
 
 
 def workload(seed: int, count: int, per_s: float) -> list[Asked]:
@@ -152,18 +198,23 @@ def workload(seed: int, count: int, per_s: float) -> list[Asked]:
     return asked
 
 
-async def measure(rig: Rig, asked: Sequence[Asked]) -> tuple[list[Served], Figures]:
-    """Run B on the real engine."""
+async def measure(rig: Rig, asked: Sequence[Asked]) -> tuple[list[Served], Figures, float]:
+    """Run B on the real engine; with it, how many seconds passed for each that the engine computed."""
     await rig.engine.set_limits(batch_size=BATCH_B, step_token_budget=BUDGET_B)
-    steps, began = rig.engine.stats().steps, time.monotonic()
-
-    async def one(request: Asked) -> Served:
-        await asyncio.sleep(max(0.0, began + request.at_s - time.monotonic()))
-        return await rig.ask(request.prompt, request.output, began)
-
-    served = list(await asyncio.gather(*map(one, asked)))
+    steps, began, asked_at = rig.engine.stats().steps, rig.clock.now(), time.monotonic()
+    tasks: list[asyncio.Task[Served]] = []
+    for request in asked:
+        due = began + request.at_s
+        while rig.clock.now() < due:
+            if all(task.done() for task in tasks):
+                rig.clock.skip_to(due)
+            else:
+                await asyncio.sleep(_LOOK_S)
+        tasks.append(asyncio.create_task(rig.ask(request.prompt, request.output, began)))
+    served = list(await asyncio.gather(*tasks))
+    wall_s = time.monotonic() - asked_at
     busy = busy_s([(ask.at_s, done.last_s) for ask, done in zip(asked, served, strict=True)])
-    return served, figures(asked, served, rig.engine.stats().steps - steps, busy)
+    return served, figures(asked, served, rig.engine.stats().steps - steps, busy), wall_s / busy
 
 
 def predict(profile: Profile, asked: Sequence[Asked]) -> tuple[list[Served], Figures]:
@@ -204,7 +255,7 @@ def figures(asked: Sequence[Asked], served: Sequence[Served], steps: int, busy: 
     return Figures(
         ttft_mean_ms=1e3 * statistics.fmean(one.ttft_s for one in served),
         itl_mean_ms=1e3 * statistics.fmean(one.itl_s for one in served),
-        tokens_per_s=sum(one.output for one in asked) / max(one.last_s for one in served),
+        tokens_per_busy_s=sum(one.output for one in asked) / busy,
         step_ms=1e3 * busy / steps,
     )
 
@@ -246,29 +297,38 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     engine = await VllmEngine.start(config)
     try:
-        load_before = os.getloadavg()[0]
+        (core,) = multiprocessing.active_children()
+        assert core.pid is not None
+        clock = EngineClock(core.pid)
+        loads = [os.getloadavg()[0]]
         print("engine ready", file=sys.stderr)
-        profile = await calibrate(Rig(engine, args.seed), 1 if args.smoke else 2, 20 if args.smoke else 40)
-        print("calibrated", file=sys.stderr)
         asked = workload(args.seed + 1, 12 if args.smoke else args.requests, args.rate)
-        rig = Rig(engine, args.seed + 2)
-        first, one = await measure(rig, asked)
-        second, two = await measure(rig, asked)
-        load_after = os.getloadavg()[0]
+        calibration, runs = Calibration(20 if args.smoke else 40), []
+        # What is computed first takes longer.
+        await Rig(engine, clock, args.seed).decode_ms(CEILING, 8, 40)
+        for turn in range(2 if args.smoke else args.turns):
+            await calibration.repeat(Rig(engine, clock, args.seed + 100 * turn))
+            runs.append(await measure(Rig(engine, clock, args.seed + 100 * turn + 2), asked))
+            loads.append(os.getloadavg()[0])
+            print(f"turn {turn}", file=sys.stderr)
+        profile = calibration.profile(engine)
     finally:
         await engine.close()
     guess, predicted = predict(profile, asked)
+    first, reference, _ = runs[0]
     return {
         "seed": args.seed,
         "requests": len(asked),
-        "load_average": [round(load_before, 1), round(load_after, 1)],
+        "load_average": [round(load, 1) for load in loads],
+        "stretch": [round(stretch, 2) for _, _, stretch in runs],
         "step_time_ms": [[tokens, round(ms, 2)] for tokens, ms in profile.step_time_ms],
-        "measured": [asdict(one), asdict(two)],
+        "kv_read_us_per_1000_tokens": round(1e9 * profile.kv_read_s_per_token, 1),
+        "measured": [asdict(found) for _, found, _ in runs],
         "predicted": asdict(predicted),
-        "error_of_means": [errors(predicted, one), errors(predicted, two)],
-        "error_of_each_request": [each_off(guess, first), each_off(guess, second)],
-        "second_run_against_first": errors(two, one),
-        "second_run_against_first_each": each_off(second, first),
+        "error_of_means": [errors(predicted, found) for _, found, _ in runs],
+        "error_of_each_request": [each_off(guess, served) for served, _, _ in runs],
+        "other_runs_against_first": [errors(found, reference) for _, found, _ in runs[1:]],
+        "other_runs_against_first_each": [each_off(served, first) for served, _, _ in runs[1:]],
     }
 
 
@@ -280,7 +340,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, default=80)
-    parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=4.0, help="requests a second of the engine's time")
+    parser.add_argument("--turns", type=int, default=3, help="how often both runs are made")
     print(json.dumps(asyncio.run(run(parser.parse_args())), indent=1))
 
 
