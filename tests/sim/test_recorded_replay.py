@@ -232,3 +232,37 @@ def test_what_loads_took_live_is_simulated(tmp_path: Path) -> None:
     snapshots(tmp_path / "cluster.jsonl", *shown)
     found = json.loads(replay(tmp_path, "--json", "-").stdout)
     assert found["simulation"]["parameters"]["settings"]["models"][0]["load_time_s"] == 1.5
+
+
+def test_what_was_cached_of_a_prompt_is_not_computed(tmp_path: Path) -> None:
+    snapshots(tmp_path / "cluster.jsonl")
+    first_token_ms = []
+    for cached in (0, 3990, 4000):
+        folder = recording(tmp_path / f"cached-{cached}", prompt=4000, cached=cached)
+        found = json.loads(replay(tmp_path, "--json", "-", folder=folder).stdout)
+        first_token_ms.append(found["simulated"]["ttft_ms"]["p50"])
+    assert first_token_ms[0] > 2 * first_token_ms[1]
+    assert first_token_ms[1] == pytest.approx(first_token_ms[2], rel=0.2)
+
+
+def test_a_decision_that_starts_several_counts_for_so_many(tmp_path: Path) -> None:
+    snapshots(tmp_path / "cluster.jsonl")
+    answer = pb.ListDecisionsResponse()
+    made = answer.decisions.add(action="start", model="m", reason="more comes", numbers={"started": 3})
+    made.time.FromNanoseconds(int((ZERO + 0.5) * 1e9))
+    (tmp_path / "decisions.json").write_text(json_format.MessageToJson(answer))
+    found = json.loads(
+        replay(tmp_path, "--live-decisions", tmp_path / "decisions.json", "--json", "-").stdout
+    )
+    assert (found["live"]["acts"]["start"], len(found["decisions"])) == (3, 1)
+
+
+def test_the_controllers_configuration_is_taken_over(tmp_path: Path) -> None:
+    snapshots(tmp_path / "cluster.jsonl")
+    (tmp_path / "chiron.toml").write_text("[controller]\npresumed_load_time_s = 4\ndrain_notice_s = 1\n")
+    found = json.loads(replay(tmp_path, "--config", tmp_path / "chiron.toml", "--json", "-").stdout)
+    live = found["simulation"]["parameters"]["settings"]["live"]
+    assert (live["presumed_load_s"], live["drain_notice_s"]) == (4.0, 1.0)
+    (tmp_path / "chiron.toml").write_text("[controller]\npresumed_load_times_s = 4\n")
+    failed = replay(tmp_path, "--config", tmp_path / "chiron.toml", folder=recording(tmp_path / "another"))
+    assert "unknown key 'presumed_load_times_s'" in only_error(failed, 2)

@@ -85,6 +85,10 @@ def replay(
             help="Likewise its decisions, as `chiron explain --since TIME --json` prints them.",
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Likewise its configuration; none: the defaults of [controller]."),
+    ] = None,
     max_context: Annotated[
         int | None, typer.Option(min=2, help="Longest prompt and output, in tokens; none: the profile's.")
     ] = None,
@@ -106,7 +110,7 @@ def replay(
     from chiron.cli.sim_work import ReplayOptions, guarded, run_replay
 
     if trace_format == FORMAT:
-        recorded = RecordedOptions(trace, cluster, live_decisions, profile or "", strict)
+        recorded = RecordedOptions(trace, cluster, live_decisions, config, profile or "", strict)
         guarded(lambda: replay_recorded(recorded, policy, seed, output))
         return
     options = ReplayOptions(

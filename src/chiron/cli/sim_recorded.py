@@ -12,17 +12,19 @@ from pathlib import Path
 from chiron.cli.sim_options import PolicyOptions, RunOutputOptions
 from chiron.cli.sim_output import check_output, stdout_for_figures, write_findings
 from chiron.cli.sim_telling import progress_bar, report_reading, wide_console
-from chiron.config import ConfigError
+from chiron.config import ConfigError, load_config
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.recorded.beside import Beside, beside
 from chiron.sim.recorded.cluster import LiveCluster, read_cluster
 from chiron.sim.recorded.requests import Recording, read_recording
 from chiron.sim.recorded.settings import policy_of, reading_of, settings_of
 from chiron.sim.recorded.tables import beside_tables
+from chiron.sim.recorded.times import live_times
 from chiron.sim.runs import Run, run
 from chiron.sim.scenario import Reading, Scenario
 from chiron.sim.settings import SimSettings
 from chiron.sim.trace_formats import TraceError
+from services.global_controller.config import ControllerConfig
 
 FORMAT = "chiron"
 _TAIL_S = 3600.0
@@ -35,6 +37,7 @@ class RecordedOptions:
     recording: Path
     cluster: Path | None
     live_decisions: Path | None
+    config: Path | None
     profile: str
     strict: bool
 
@@ -53,10 +56,12 @@ def replay_recorded(
     with stdout_for_figures(output), ExitStack() as stack:
         recording = _read(options)
         cluster = read_cluster(options.cluster, options.live_decisions)
+        config = controller_config(options.config)
         scenario, reading = recorded_scenario(
-            options.recording, recording, cluster, profiles_of(options.profile), seed or 0
+            options.recording, recording, cluster, profiles_of(options.profile), seed or 0, config
         )
-        policy = choice_of(scenario, policy_of(cluster, chosen.local), chosen)
+        mine = policy_of(cluster, chosen.local, config.autoscaler.chiron)
+        policy = choice_of(scenario, mine, chosen)
         report_reading(reading, scenario)
         _report(recording)
         told = stack.enter_context(progress_bar(output, "requests"))
@@ -72,11 +77,27 @@ def replay_recorded(
     )
 
 
+def controller_config(file: Path | None) -> ControllerConfig:
+    """The configuration of the controller that led; None: the defaults. Raises ConfigError."""
+    return load_config(ControllerConfig, "controller", file=file, environ={})
+
+
 def recorded_scenario(
-    file: Path, recording: Recording, cluster: LiveCluster, profiles: Mapping[str, str], seed: int
+    file: Path,
+    recording: Recording,
+    cluster: LiveCluster,
+    profiles: Mapping[str, str],
+    seed: int,
+    config: ControllerConfig,
 ) -> tuple[Scenario, Reading]:
     """The cluster and its requests, ready to be simulated. Raises ConfigError."""
-    settings = settings_of(cluster, profiles, seed)
+    live = live_times(
+        cluster,
+        zero_of(recording),
+        presumed_load_s=config.presumed_load_time_s,
+        drain_notice_s=config.drain_notice_s,
+    )
+    settings = settings_of(cluster, profiles, seed, live)
     reading = reading_of(recording.replayed, settings, zero_of(recording))
     last_s = float(reading.workload.arrival_s[-1])
     return Scenario(file, f"recording {file.name}", "", last_s, _ending(settings, last_s)), reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -44,10 +45,15 @@ class Cluster:
         """Those that hold GPUs, asleep or awake, in the order of their start."""
         self.emitted_by_gone = 0
         """Tokens that the engines of instances that are gone have emitted."""
-        self.load_times_s: list[list[float]] = [[] for _ in settings.models]
+        self.load_times_s = [
+            list(settings.live.known_loads_s.get(model.name, ())) for model in settings.models
+        ]
         """Measured times from placement to ready, by model."""
+        self._loads_s = [deque(settings.live.loads_s.get(model.name, ())) for model in settings.models]
         self.failures = 0
         self._started = 0
+        # Routers know that they will drain, and they themselves do not yet.
+        self._noticed: set[str] = set()
         # Sleeping is what they drain for, and what those that have drained are about to do.
         self._to_sleep: set[str] = set()
         self._falling_asleep: set[str] = set()
@@ -71,7 +77,8 @@ class Cluster:
         if instance is None:
             return None
         model = instance.model
-        takes_s = model.load_s
+        loads_s = self._loads_s[model_index]
+        takes_s = loads_s.popleft() if loads_s else model.load_s
         if model.load_time_spread:
             takes_s *= float(self._rng.lognormal(0.0, model.load_time_spread))
         self._agenda.at(now + takes_s, self._ready, instance)
@@ -187,7 +194,18 @@ class Cluster:
             self._set_phase(instance, Phase.READY, now)
 
     def _drain(self, instance: SimInstance, now: float) -> None:
+        notice_s = self._settings.live.drain_notice_s
+        if notice_s:
+            self._noticed.add(instance.instance_id)
+            self._agenda.at(now + notice_s, self._told_to_drain, instance)
         self._set_phase(instance, Phase.DRAINING, now)
+        if not notice_s:
+            self._told_to_drain(now, instance)
+
+    def _told_to_drain(self, now: float, instance: SimInstance) -> None:
+        if instance.dead:
+            return
+        self._noticed.discard(instance.instance_id)
         running = set(instance.engine.running_ids())
         waiting = [request_id for request_id in instance.request_ids(now) if request_id not in running]
         self._give_back(instance, waiting, now)
@@ -198,6 +216,8 @@ class Cluster:
         if instance.phase is not Phase.DRAINING or instance.dead or not instance.empty:
             return
         key = instance.instance_id
+        if key in self._noticed:
+            return
         if key in self._to_sleep:
             self._to_sleep.remove(key)
             self._falling_asleep.add(key)
@@ -210,6 +230,7 @@ class Cluster:
         self.failures += 1
         self._to_sleep.discard(instance.instance_id)
         self._falling_asleep.discard(instance.instance_id)
+        self._noticed.discard(instance.instance_id)
         instance.phase = Phase.DRAINING
         requests = instance.request_ids(now)
         # What the step under way finishes was delivered.

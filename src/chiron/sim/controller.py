@@ -116,7 +116,7 @@ class Controller:
             phase_age_s=age_s,
             can_wake=phase is Phase.SLEEPING and there is not None and self._cluster.may_wake(there),
             can_sleep=phase is Phase.READY and there is not None and self._cluster.may_sleep(there),
-            report_age_s=now - report.made_s,
+            report_age_s=now - (report.made_s if report.counted_s is None else report.counted_s),
         )
 
     def _fleet(
@@ -148,7 +148,8 @@ class Controller:
         measured = self._cluster.load_times_s[index]
         if measured:
             return float(np.percentile(measured[-200:], 95))
-        return self._settings.models[index].load_s
+        presumed_s = self._settings.live.presumed_load_s
+        return self._settings.models[index].load_s if presumed_s is None else presumed_s
 
     def _wake_time_s(self, index: int) -> float:
         return self._settings.models[index].wake_s

@@ -11,7 +11,7 @@ from typing import TypeVar
 from chiron.config import ConfigError
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import Dispatcher, UnknownDispatcherError, load_dispatcher
-from chiron.policy.fleet import GlobalAutoscaler, UnknownAutoscalerError, load_autoscaler
+from chiron.policy.fleet import ChironSettings, GlobalAutoscaler, UnknownAutoscalerError, load_autoscaler
 from chiron.policy.local import LocalAutoscaler, UnknownLocalAutoscalerError, load_local
 from chiron.sim.baselines.fixed import FixedFleet
 from chiron.sim.baselines.llumnix import FreenessAutoscaler, FreenessDispatcher
@@ -106,6 +106,8 @@ class PolicyChoice:
     """A name, module:Class, or "static": limits stay as they start."""
     preemption: bool | None = None
     """Whether batch requests give way to interactive ones; none: as the policy says."""
+    settings: ChironSettings | None = None
+    """Of its autoscaler, where that is one of Chiron's; none: the defaults."""
 
     @property
     def label(self) -> str:
@@ -136,13 +138,16 @@ class PolicyChoice:
         Raises ConfigError for an unknown name, PartError for a part that cannot be loaded.
         """
         parts = self.parts
-        autoscaler = _loaded("autoscaler", parts.autoscaler, _AUTOSCALERS, load_autoscaler)
+        autoscaler = _loaded("autoscaler", parts.autoscaler, _AUTOSCALERS, self._autoscaler)
         dispatcher = _loaded("dispatcher", parts.dispatcher, _DISPATCHERS, load_dispatcher)
         local = None
         if parts.local != STATIC:
             _loaded("local", parts.local, {}, load_local)
             local = partial(load_local, parts.local)
         return Policy(self.label, autoscaler, dispatcher, local, parts)
+
+    def _autoscaler(self, name: str) -> GlobalAutoscaler:
+        return load_autoscaler(name, self.settings)
 
 
 def _loaded(part: str, name: str, own: Mapping[str, Callable[[], T]], load: Callable[[str], T]) -> T:

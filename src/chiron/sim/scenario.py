@@ -23,6 +23,7 @@ from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.words import Role
 from chiron.sim import scenario_checks as checks
 from chiron.sim.demand import Demand, fit_to_context, merge
+from chiron.sim.live_times import LiveTimes
 from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
 from chiron.sim.settings import (
@@ -229,6 +230,7 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
         "seed": whole(document, "seed", 0, where),
         "telemetry": fill(TelemetrySettings, table_of(document, "telemetry", where), f"{where} [telemetry]"),
         "faults": _faults(document, where),
+        "live": LiveTimes(),
         "queues": fill(QueueSettings, table_of(document, "queues", where), f"{where} [queues]"),
     }
     for key, entries in (("models", models), ("cluster.gpus", gpu_types)):
@@ -327,7 +329,7 @@ def _sources(
 
 
 def _policy(table: Mapping[str, Any], where: str) -> PolicyChoice:
-    choice = fill(PolicyChoice, table, where)
+    choice = fill(PolicyChoice, table, where, settings=None)
     if choice.name not in POLICIES:
         raise ConfigError(
             f"{where}: 'name': unknown {choice.name!r}; known are {', '.join(sorted(POLICIES))}"

@@ -9,6 +9,7 @@ from typing import Literal
 
 from chiron.engine import Profile
 from chiron.policy.words import Role
+from chiron.sim.live_times import LiveTimes
 from chiron.sim.queue_settings import InvalidSettingError as InvalidSettingError
 from chiron.sim.queue_settings import QueueSettings
 
@@ -301,6 +302,8 @@ class SimSettings:
     """Interactive requests per model that may wait at the router; one more is refused. 0: no limit."""
     engine_queue: int = 2
     """Requests beyond its batch size that may wait at one engine."""
+    live: LiveTimes = field(default_factory=LiveTimes)
+    """What is taken over from a live cluster that was recorded."""
     single_steps: bool = False
     """Take every engine step by itself: the slow reference that fast-forwarding must equal."""
 

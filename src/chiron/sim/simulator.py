@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop
 from math import inf, isfinite
 from time import perf_counter
+from typing import Any
 
 from chiron.policy.checked import CheckedLocal
 from chiron.policy.dispatch import Dispatcher
 from chiron.policy.fleet import GlobalAutoscaler
 from chiron.policy.local import LocalAutoscaler
-from chiron.policy.snapshots import Traffic
 from chiron.policy.words import Phase
 from chiron.sim.agenda import Agenda
 from chiron.sim.cluster import Cluster, Observers
@@ -21,9 +21,11 @@ from chiron.sim.controller import Controller
 from chiron.sim.decision_log import DecisionLog
 from chiron.sim.faults import Faults
 from chiron.sim.figures import conclude
+from chiron.sim.finished import Finished
 from chiron.sim.gpus import Gpus
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
+from chiron.sim.live_times import next_time
 from chiron.sim.results import SimResult, TimelinePoint
 from chiron.sim.router import ModelRouter
 from chiron.sim.settings import SimSettings
@@ -98,7 +100,7 @@ class Simulation:
         self._noise = Noise(settings)
         self._samplers: dict[str, Sampler] = {}
         self._locals: dict[str, LocalAutoscaler] = {}
-        self._totals = [_Finished() for _ in settings.models]
+        self._totals = [Finished() for _ in settings.models]
         self._view_delay_s = settings.telemetry.view_delay_s
         # Load messages under way, in the order in which they arrive: the delay is the same for all.
         self._messages: deque[tuple[float, SimInstance]] = deque()
@@ -122,9 +124,9 @@ class Simulation:
         at = self.agenda.at
         at(settings.warmup_s, self._warm, None)
         self._faults.begin()
-        at(settings.local_interval_s, self._sample, None)
-        at(settings.telemetry.interval_s, self._report, None)
-        at(settings.tick_s, self._tick, None)
+        at(next_time(settings.live.samples_s, 0.0, settings.local_interval_s), self._sample, None)
+        self._begin_reports()
+        at(next_time(settings.live.ticks_s, 0.0, settings.tick_s), self._tick, None)
         if self._last_deadline_s < inf:
             at(self._last_deadline_s, self._nothing, None)
         end_s = self._loop()
@@ -237,14 +239,43 @@ class Simulation:
                 instance.safe_batch_size = limits.safe_batch_size
                 instance.set_limits(limits.batch_size, limits.step_token_budget, now)
             self.cluster.expire_credits(instance, now)
-        self.agenda.at(now + self._settings.local_interval_s, self._sample)
+        settings = self._settings
+        self.agenda.at(next_time(settings.live.samples_s, now, settings.local_interval_s), self._sample)
 
-    def _report(self, now: float, _: object) -> None:
+    def _begin_reports(self) -> None:
+        """The router reports, and the nodes with it, or each at times of its own."""
+        live = self._settings.live
+        self._report_again(live.router_reports_s, 0.0, self._report, None)
+        for node, times in zip(self.gpus.nodes, live.node_reports_s, strict=False):
+            self._report_again(times, 0.0, self._report_of_node, (node, times))
+
+    def _report_again(
+        self, times: Sequence[float], now: float, report: Callable[[float, Any], None], what: Any
+    ) -> None:
+        telemetry = self._settings.telemetry
+        self.agenda.at(next_time(times, now, telemetry.interval_s), report, what)
+
+    def _report_of_node(self, now: float, which: tuple[str, tuple[float, ...]]) -> None:
+        node, times = which
+        self._report_instances(now, node)
+        self._report_again(times, now, self._report_of_node, which)
+
+    def _report_instances(self, now: float, node: str | None) -> None:
+        """Those of one node, or of all."""
         for instance in self.cluster.instances.values():
+            if node is not None and instance.identity.node_id != node:
+                continue
             self._collect(instance)
             if not instance.dead and not self._noise.lost():
-                report = report_of(instance, self._samplers[instance.instance_id], now)
-                self.controller.instance_mail.send(report, now)
+                sampler = self._samplers[instance.instance_id]
+                report = report_of(instance, sampler, now)
+                self.controller.instance_mail.send(
+                    report if node is None else sampler.as_counted(report), now
+                )
+
+    def _report(self, now: float, _: object) -> None:
+        if not self._settings.live.node_reports_s:
+            self._report_instances(now, None)
         for index, router in enumerate(self.routers):
             router.sample(now)
             if not self._noise.lost():
@@ -258,7 +289,7 @@ class Simulation:
             ledger = self.ledger
             ended = len(ledger) - ledger.open_interactive - ledger.open_batch
             self._progress(now, ended, len(ledger))
-        self.agenda.at(now + self._settings.telemetry.interval_s, self._report)
+        self._report_again(self._settings.live.router_reports_s, now, self._report, None)
 
     def _tick(self, now: float, _: object) -> None:
         self.controller.tick(now)
@@ -275,61 +306,5 @@ class Simulation:
                 held=self.gpus.held_by(self.cluster.instances),
             )
         )
-        self.agenda.at(now + self._settings.tick_s, self._tick)
-
-
-class _Finished:
-    """What a model's requests that ended add up to since the simulation began."""
-
-    def __init__(self) -> None:
-        self._interactive = 0
-        self._batch = 0
-        self._output_tokens = 0
-        self._prompt_tokens = 0
-        self._service_s = 0.0
-        self._output_tokens_sq = 0.0
-        self._batch_output_tokens = 0
-        self._batch_prompt_tokens = 0
-        self._batch_service_s = 0.0
-        self._batch_output_tokens_sq = 0.0
-
-    def add(self, finished: list[int], ledger: Ledger) -> None:
-        """Add requests that have finished."""
-        all_outputs, all_prompts = ledger.output_tokens, ledger.prompt_tokens
-        finish_s, submitted_s, is_batch = ledger.finish_s, ledger.submitted_s, ledger.is_batch
-        outputs = [all_outputs[request_id] for request_id in finished]
-        self._output_tokens += sum(outputs)
-        self._output_tokens_sq += sum([tokens * tokens for tokens in outputs])
-        self._prompt_tokens += sum([all_prompts[request_id] for request_id in finished])
-        services = [finish_s[request_id] - submitted_s[request_id] for request_id in finished]
-        self._service_s = sum(services, self._service_s)
-        batch = 0
-        if ledger.has_batch:
-            for request_id, output_tokens, service_s in zip(finished, outputs, services, strict=True):
-                if is_batch[request_id]:
-                    batch += 1
-                    self._batch_output_tokens += output_tokens
-                    self._batch_output_tokens_sq += output_tokens * output_tokens
-                    self._batch_prompt_tokens += all_prompts[request_id]
-                    self._batch_service_s += service_s
-        self._batch += batch
-        self._interactive += len(finished) - batch
-
-    def traffic(self, router: ModelRouter, now: float) -> Traffic:
-        """The counts since the beginning."""
-        return Traffic(
-            interval_s=now,
-            arrived_interactive=router.arrived_interactive,
-            arrived_batch=router.arrived_batch,
-            queued_interactive=len(router.interactive),
-            finished_interactive=self._interactive,
-            finished_batch=self._batch,
-            finished_output_tokens=self._output_tokens,
-            finished_prompt_tokens=self._prompt_tokens,
-            finished_service_s=self._service_s,
-            finished_output_tokens_sq=self._output_tokens_sq,
-            finished_batch_output_tokens=self._batch_output_tokens,
-            finished_batch_prompt_tokens=self._batch_prompt_tokens,
-            finished_batch_service_s=self._batch_service_s,
-            finished_batch_output_tokens_sq=self._batch_output_tokens_sq,
-        )
+        settings = self._settings
+        self.agenda.at(next_time(settings.live.ticks_s, now, settings.tick_s), self._tick)

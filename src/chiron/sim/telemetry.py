@@ -51,6 +51,22 @@ class Sampler:
         self._since_s = 0.0
         self.tokens_per_s = 0.0
         self.kv_usage = 0.0
+        self._counted = (0, 0, 0, 0)
+
+    def as_counted(self, report: InstanceReport) -> InstanceReport:
+        """The report with what the last sample has counted, which its token rate belongs to."""
+        running_interactive, running_batch, waiting_interactive, waiting_batch = self._counted
+        return replace(
+            report,
+            counted_s=self._since_s,
+            instance=replace(
+                report.instance,
+                running_interactive=running_interactive,
+                running_batch=running_batch,
+                waiting_interactive=waiting_interactive,
+                waiting_batch=waiting_batch,
+            ),
+        )
 
     def begin(self, now: float) -> None:
         """Begin the first interval."""
@@ -68,6 +84,12 @@ class Sampler:
         self._since_s = now
         instance = self._instance
         instance.settle(now)
+        self._counted = (
+            instance.running_interactive,
+            instance.running_batch,
+            instance.waiting_interactive,
+            instance.waiting_batch,
+        )
         engine = instance.engine
         totals, before = engine.totals, self._before
         self._before = totals
@@ -145,6 +167,8 @@ class InstanceReport:
     waking: bool
     """It loads because it was asleep."""
     gone: bool
+    counted_s: float | None = None
+    """When its load was counted; None: when the report was made."""
 
 
 @dataclass(frozen=True, slots=True)

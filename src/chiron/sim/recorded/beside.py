@@ -198,7 +198,9 @@ def _simulated_service(replayed: Sequence[RecordedRequest], result: SimResult, z
 def _live_fleet(cluster: LiveCluster, zero: float, span_s: float) -> Fleet:
     held = cluster.gpu_seconds(zero, zero + span_s)
     within = [moment.gpus for moment in cluster.moments if zero <= moment.at <= zero + span_s]
-    acts = Counter(kind for _, kind, _, _ in _live_acts(cluster, zero, span_s))
+    acts: Counter[str] = Counter()
+    for _, kind, _, _, instances in _live_acts(cluster, zero, span_s):
+        acts[kind] += instances
     return Fleet(
         dict(zip(PHASE_NAMES, held, strict=True)),
         max(within, default=cluster.at(zero).gpus),
@@ -240,18 +242,19 @@ def _acts(
     if cluster is not None:
         acts += [
             Act(at_s, True, kind, model, reason)
-            for at_s, kind, model, reason in _live_acts(cluster, zero, span_s)
+            for at_s, kind, model, reason, _ in _live_acts(cluster, zero, span_s)
         ]
     return tuple(sorted(acts, key=lambda act: act.at_s))
 
 
-def _live_acts(cluster: LiveCluster, zero: float, span_s: float) -> list[tuple[float, str, str, str]]:
+def _live_acts(cluster: LiveCluster, zero: float, span_s: float) -> list[tuple[float, str, str, str, int]]:
+    """When, what, of which model, why, and how many instances: one decision may start several."""
     found = []
     for one in cluster.decisions:
         at_s = one.time.ToNanoseconds() / 1e9 - zero
         kind = _KIND.get(one.action, one.action)
         if kind in _ACTS and 0 <= at_s <= span_s:
-            found.append((at_s, kind, one.model, one.reason))
+            found.append((at_s, kind, one.model, one.reason, int(one.numbers.get("started", 1))))
     return found
 
 

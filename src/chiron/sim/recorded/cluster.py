@@ -44,8 +44,18 @@ class LiveCluster:
     """In order of time, of one controller's reign."""
     decisions: tuple[pb.Decision, ...] = ()
     """In order of time."""
-    load_s: Mapping[str, float] = field(default_factory=dict)
-    """Model → mean of the times from when an instance was placed until it was ready, in seconds."""
+    loads: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """Model → (wall-clock time at which an instance was placed, seconds until it was ready), in order, of
+    those that were placed later than the first snapshot."""
+    placed_to_ready_s: Mapping[str, float] = field(default_factory=dict)
+    """Instance → the same time, in seconds, where a decision tells it."""
+    snapshots: Sequence[pb.ClusterSnapshot] = ()
+    """All of them, in order."""
+
+    @property
+    def load_s(self) -> Mapping[str, float]:
+        """Model → mean of its load times, in seconds."""
+        return {model: fmean(took for _, took in times) for model, times in self.loads.items()}
 
     def at(self, wall: float) -> Moment:
         """The last moment not after `wall`; the first one where there is none."""
@@ -84,7 +94,16 @@ def read_cluster(file: Path, decisions: Path | None = None) -> LiveCluster:
     moments = tuple(sorted(map(_moment, snapshots), key=lambda moment: moment.at))
     told = _decisions(decisions) if decisions is not None else ()
     ordered = tuple(sorted(told, key=lambda one: one.time.ToNanoseconds()))
-    return LiveCluster(snapshots[0], moments, ordered, _load_times(snapshots))
+    told_s = {
+        one.instance_id: milestone.after_s
+        for one in ordered
+        if one.action == "place"
+        for milestone in one.outcome.milestones
+        if milestone.name == "ready"
+    }
+    return LiveCluster(
+        snapshots[0], moments, ordered, _load_times(snapshots, told_s), told_s, tuple(snapshots)
+    )
 
 
 def _snapshots(file: Path) -> Iterable[pb.ClusterSnapshot]:
@@ -108,10 +127,12 @@ def _decisions(file: Path) -> Sequence[pb.Decision]:
     return list(answer.decisions)
 
 
-def _load_times(snapshots: Sequence[pb.ClusterSnapshot]) -> Mapping[str, float]:
-    """Of the instances that are seen both on their way and ready."""
+def _load_times(
+    snapshots: Sequence[pb.ClusterSnapshot], told_s: Mapping[str, float]
+) -> Mapping[str, Sequence[tuple[float, float]]]:
+    """Of the instances that are seen both on their way and ready; as decisions tell it, where they do."""
     placed: dict[str, float] = {}
-    measured: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for number, snapshot in enumerate(snapshots):
         now = snapshot.time.ToNanoseconds() / 1e9
         for one in snapshot.instances:
@@ -119,8 +140,9 @@ def _load_times(snapshots: Sequence[pb.ClusterSnapshot]) -> Mapping[str, float]:
             if one.state in _LOADING and number:
                 placed.setdefault(one.instance_id, now)
             elif one.state == types_pb2.INSTANCE_STATE_READY and one.instance_id in placed:
-                measured[one.model].append(now - placed.pop(one.instance_id))
-    return {model: fmean(times) for model, times in measured.items()}
+                at = placed.pop(one.instance_id)
+                measured[one.model].append((at, told_s.get(one.instance_id, now - at)))
+    return {model: sorted(times) for model, times in measured.items()}
 
 
 def _lines(file: Path) -> Sequence[str]:

@@ -12,11 +12,14 @@ from google.protobuf import json_format
 
 from chiron.config import ConfigError
 from chiron.engine import InvalidLimitError, Profile, UnknownProfileError, adjusted_profile
+from chiron.policy.fleet import ChironSettings
 from chiron.policy.words import RequestClass, Role
 from chiron.sim.demand import Demand, fit_to_context, merge
+from chiron.sim.live_times import LiveTimes
 from chiron.sim.policies import STATIC, PolicyChoice
 from chiron.sim.recorded.cluster import LiveCluster
 from chiron.sim.recorded.requests import RecordedRequest
+from chiron.sim.recorded.times import interval_of
 from chiron.sim.scenario import Reading, longest
 from chiron.sim.settings import LARGEST, GpuType, InvalidSettingError, SimModel, SimSettings
 from chiron.v1 import cluster_pb2 as pb
@@ -34,13 +37,16 @@ _PROFILE_ARGUMENTS = (
 )
 
 
-def settings_of(cluster: LiveCluster, profiles: Mapping[str, str], seed: int) -> SimSettings:
+def settings_of(
+    cluster: LiveCluster, profiles: Mapping[str, str], seed: int, live: LiveTimes | None = None
+) -> SimSettings:
     """The cluster as its first snapshot describes it.
 
     Args:
         cluster: as it was.
         profiles: profile by model, for engines other than `sim`, whose arguments name one.
         seed: of the simulation.
+        live: when things happened there; None: nobody knows.
 
     Raises:
         ConfigError: something of the cluster cannot be simulated; the text says what.
@@ -58,17 +64,22 @@ def settings_of(cluster: LiveCluster, profiles: Mapping[str, str], seed: int) ->
             gpu_types=(_gpus(snapshot),),
             seed=seed,
             step_time_factor=_time_scale(snapshot.models),
+            tick_s=(interval_of(live.ticks_s) if live else None) or 1.0,
+            live=live or LiveTimes(),
         )
     except InvalidSettingError as error:
         raise ConfigError(str(error)) from error
 
 
-def policy_of(cluster: LiveCluster, local: str | None = None) -> PolicyChoice:
+def policy_of(
+    cluster: LiveCluster, local: str | None = None, chiron: ChironSettings | None = None
+) -> PolicyChoice:
     """Who decided there: both autoscalers, one of them, or none.
 
     Args:
         cluster: as it was.
         local: whom to take for the local autoscaler; None: whom the instances had.
+        chiron: what its global autoscaler was set to; None: the defaults.
 
     Raises:
         ConfigError: instances have had different ones.
@@ -76,7 +87,7 @@ def policy_of(cluster: LiveCluster, local: str | None = None) -> PolicyChoice:
     models = cluster.first.models
     autoscaled = any(_is_autoscaled(model.spec) for model in models)
     if local is not None:
-        return PolicyChoice("chiron" if autoscaled else "fixed", local=local)
+        return PolicyChoice("chiron" if autoscaled else "fixed", local=local, settings=chiron)
     told = {model.spec.autoscaling.local for model in models}
     told |= {instance.local.autoscaler for instance in cluster.first.instances}
     told -= {""}
@@ -84,7 +95,8 @@ def policy_of(cluster: LiveCluster, local: str | None = None) -> PolicyChoice:
         names = ", ".join(sorted(told))
         raise ConfigError(f"instances have different local autoscalers ({names}): choose one with --local")
     found = next(iter(told), "model")
-    return PolicyChoice("chiron" if autoscaled else "fixed", local=STATIC if found == "off" else found)
+    local = STATIC if found == "off" else found
+    return PolicyChoice("chiron" if autoscaled else "fixed", local=local, settings=chiron)
 
 
 def reading_of(requests: Iterable[RecordedRequest], settings: SimSettings, zero: float) -> Reading:
@@ -100,7 +112,8 @@ def reading_of(requests: Iterable[RecordedRequest], settings: SimSettings, zero:
             raise ConfigError(f"model {one.model!r} of the recording is none of the cluster's")
         index = models[one.model]
         prompt, output, cut = fit_to_context(
-            np.array([one.prompt_tokens], dtype=np.int32),
+            # What the engine had cached of a prompt, it did not compute.
+            np.array([max(1, one.prompt_tokens - one.cached_tokens)], dtype=np.int32),
             np.array([one.output_tokens], dtype=np.int32),
             longest(settings.models[index].profile),
         )
