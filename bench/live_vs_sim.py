@@ -1,10 +1,10 @@
 """A live local cluster against its own simulation, on one recorded workload.
 
-    python -m bench.live_vs_sim [--duration 60] [--autoscaled] [--smoke] [--keep FOLDER]
+    python -m bench.live_vs_sim [--demo | --duration 60 --autoscaled] [--seed 1] [--smoke] [--keep FOLDER]
 
-A cluster with the sim engine serves interactive requests with a burst, and a batch; its router records them
-and the cluster is watched. Then the recording is simulated on the same cluster, and both are printed: a table
-on stderr, JSON on stdout.
+A cluster with the sim engine serves interactive requests with a burst, and a batch, or what `chiron demo`
+asks; its router records them and the cluster is watched. Then the recording is simulated on the same cluster,
+and both are printed: a table on stderr, JSON on stdout, with the load average of the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,12 @@ from typing import Any
 from google.protobuf import struct_pb2
 from rich.console import Console
 
-from chiron.cli.sim_recorded import recorded_scenario, simulate_recorded
+from chiron.cli.demo.figures import Figures
+from chiron.cli.demo.plan import make_plan
+from chiron.cli.demo.run import AGENT, CONTROLLER, ITL_SLO_MS, SETTLE_S, TTFT_SLO_MS, demo_spec
+from chiron.cli.demo.run import MODEL as DEMO_MODEL
+from chiron.cli.demo.traffic import Traffic
+from chiron.cli.sim_recorded import controller_config, recorded_scenario, simulate_recorded
 from chiron.cli.status import to_json
 from chiron.client import ChironError, Client, Slo
 from chiron.cluster import LocalCluster
@@ -39,6 +46,8 @@ from chiron.v1 import types_pb2
 MODEL = "llama"
 TTFT_MS, ITL_MS = 1500.0, 80.0
 _DECISIONS = 500
+_CONFIG = "chiron.toml"
+_LOAD = "load_average.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +100,64 @@ def arrivals(plan: Plan) -> list[tuple[float, int, int]]:
         found.append((at, draw.randint(20, 200), min(400, max(2, round(draw.lognormvariate(3.6, 0.6))))))
 
 
-async def serve(plan: Plan, folder: Path) -> None:
-    """Runs the cluster; leaves the recording, the snapshots and the decisions in `folder`."""
-    settings = {"router": {"recording.path": str(folder / "recording")}}
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cluster, its model and what is asked of it."""
+
+    spec: pb.ModelSpec
+    gpus: int
+    """On each of two nodes."""
+    settings: Mapping[str, Mapping[str, str]]
+    """Service → key → value, of the configuration's file."""
+    load: Callable[[Client], Awaitable[None]]
+
+
+def synthetic(plan: Plan) -> Job:
+    """The bench's own workload."""
+
+    async def load(client: Client) -> None:
+        await client.complete(model=MODEL, prompt_token_ids=[1], max_tokens=1)
+        await _load(plan, client)
+
+    return Job(spec(plan), 2, {}, load)
+
+
+def demo(seed: int) -> Job:
+    """What `chiron demo --no-kills` asks, of a cluster with its settings."""
+    figures = Figures(ttft_slo_ms=TTFT_SLO_MS, itl_slo_ms=ITL_SLO_MS)
+
+    async def load(client: Client) -> None:
+        await Traffic(client, DEMO_MODEL, make_plan(seed), figures).run(SETTLE_S)
+        for error in figures.errors:
+            print(f"the load: {error}", file=sys.stderr)
+
+    return Job(demo_spec(), 4, {"controller": CONTROLLER, "agent": AGENT}, load)
+
+
+async def serve(job: Job, folder: Path) -> None:
+    """Runs the cluster; leaves recording, snapshots, decisions and configuration in `folder`."""
+    (folder / _CONFIG).write_text(
+        "".join(
+            f"[{service}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+            for service, keys in job.settings.items()
+        )
+    )
+    loads = [os.getloadavg()[0]]
     async with LocalCluster(
-        nodes=2, gpus=2, settings=settings, directory=folder / "run", batch_store=""
+        nodes=2,
+        gpus=job.gpus,
+        config=folder / _CONFIG,
+        settings={"router": {"recording.path": str(folder / "recording")}},
+        directory=folder / "run",
+        batch_store="",
     ) as cluster:
-        await cluster.apply([spec(plan)])
+        await cluster.apply([job.spec])
         await cluster.wait_ready()
         watching = asyncio.create_task(_watch(cluster, folder / "cluster.jsonl"))
         async with Client(cluster.router_addresses) as client:
-            await client.complete(model=MODEL, prompt_token_ids=[1], max_tokens=1)
-            await _load(plan, client)
+            await job.load(client)
+        loads.append(os.getloadavg()[0])
+        (folder / _LOAD).write_text(json.dumps(loads))
         await asyncio.sleep(2.0)
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -155,9 +210,16 @@ def compare(folder: Path) -> tuple[Beside, dict[str, Any]]:
     """Simulates what was recorded."""
     recording = read_recording(folder / "recording", strict=True)
     cluster = read_cluster(folder / "cluster.jsonl", folder / "decisions.json")
-    scenario, reading = recorded_scenario(folder / "recording", recording, cluster, {}, 0)
-    done, found = simulate_recorded(scenario, reading, policy_of(cluster), recording, cluster)
-    return found, {**found.to_json(), "policy": done.result.policy}
+    config = controller_config(folder / _CONFIG)
+    scenario, reading = recorded_scenario(folder / "recording", recording, cluster, {}, 0, config)
+    policy = policy_of(cluster, chiron=config.autoscaler.chiron)
+    done, found = simulate_recorded(scenario, reading, policy, recording, cluster)
+    loads = folder / _LOAD
+    return found, {
+        **found.to_json(),
+        "policy": done.result.policy,
+        "load_average": json.loads(loads.read_text()) if loads.exists() else None,
+    }
 
 
 def main() -> int:
@@ -170,6 +232,7 @@ def main() -> int:
     parser.add_argument("--burst", type=float, default=3.0, help="factor on the rate in the middle third")
     parser.add_argument("--items", type=int, default=80, help="of the batch")
     parser.add_argument("--autoscaled", action="store_true", help="the global autoscaler sets the fleet")
+    parser.add_argument("--demo", action="store_true", help="what `chiron demo` asks, on a cluster like its")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="leave recording, snapshots and decisions there")
     parser.add_argument("--only-compare", type=Path, help="simulate what an earlier run has kept")
@@ -189,7 +252,7 @@ def main() -> int:
     folder = options.only_compare or options.keep or Path(tempfile.mkdtemp(prefix="live-vs-sim-"))
     folder.mkdir(parents=True, exist_ok=True)
     if options.only_compare is None:
-        asyncio.run(serve(plan, folder))
+        asyncio.run(serve(demo(options.seed) if options.demo else synthetic(plan), folder))
     found, told = compare(folder)
     Console(file=sys.stderr, width=160).print(beside_tables(found, "live beside simulated"))
     print(json.dumps(told))
