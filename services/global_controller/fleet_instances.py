@@ -71,4 +71,5 @@ def fleet_instance(
         can_wake=can_wake,
         can_sleep=can_sleep,
         report_age_s=report_age_s + status.load_age_ms / 1e3,
+        role_fixed=record.role_pinned,
     )

@@ -31,6 +31,8 @@ def minimum_now(spec: cluster_pb2.ModelSpec, now: datetime) -> int:
 
 def check_schedules(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
     """Every violation of the scheduled minimums as (path in the spec, what is wrong)."""
+    if spec.autoscaling.scheduled_minimums and not spec.autoscaling.enabled:
+        yield "autoscaling.scheduled_minimums", "need autoscaling.enabled: without it nothing keeps them"
     for index, one in enumerate(spec.autoscaling.scheduled_minimums):
         path = f"autoscaling.scheduled_minimums[{index}]"
         for day in one.days:

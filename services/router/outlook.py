@@ -20,6 +20,7 @@ _DOING = {
     types_pb2.INSTANCE_STATE_LOADING: "loads",
     types_pb2.INSTANCE_STATE_SLEEPING: "wakes up",
 }
+_KINDS = {RequestClass.INTERACTIVE: "interactive", RequestClass.BATCH: "batch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,19 @@ class Outlook:
         )
         waiting = pool.queue.count(request.request_class) if pool is not None else 0
         progress.waiting = max(waiting, progress.position)
-        progress.text = f"model {request.model}: {self._what(request.model, pool, progress, now)}"
+        progress.text = f"model {request.model}: {self._what(request, pool, progress, now)}"
         return progress
 
-    def _what(self, name: str, pool: ModelPool | None, progress: pb.Progress, now: float) -> str:
+    def _what(
+        self, request: PendingRequest, pool: ModelPool | None, progress: pb.Progress, now: float
+    ) -> str:
         place = f"place {progress.position} of {progress.waiting} in the queue"
-        if pool is not None and pool.views():
+        name, kind = request.model, request.request_class
+        if pool is not None and pool.takes(kind):
             return f"{place}, every instance is full"
         model = self._table.models.get(name)
+        if pool is not None and pool.views() and not (model and model.coming):
+            return f"no instance has a role that takes {_KINDS[kind]} requests; {place}"
         if model is None or not model.coming:
             return f"{(model.reason if model else '') or 'no instance can be reached yet'}; {place}"
         passed_ms = 1e3 * (now - self._told_at.get(name, now))

@@ -74,6 +74,11 @@ class ModelPool:
             ]
         return self._views
 
+    def takes(self, kind: RequestClass) -> bool:
+        """Whether a usable instance has a role that takes the class. O(instances)."""
+        closed = _CLOSED_ROLE[kind]
+        return any(one.usable and one.role is not closed for one in self.instances.values())
+
     def closed(self, kind: RequestClass, now: float) -> Closed:
         """Instances closed to a class: held, ejected, on trial, or without a credit for batch work.
 

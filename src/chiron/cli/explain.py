@@ -53,7 +53,9 @@ async def show_explanations(options: ExplainOptions) -> int:
             return 0
         if options.last is None and not options.since:
             decisions = await _newest_of_each(admin, options.model)
-            _print(options, _listed(decisions), [overview(decisions, _now_ms())])
+            nothing = not decisions and bool(options.model)
+            told: RenderableType = Text(_nothing(options)) if nothing else overview(decisions, _now_ms())
+            _print(options, _listed(decisions), [told])
             return 0
         most = options.last if options.last is not None else _MOST_SHOWN
         decisions = await _pages(admin, most, options.model, since_s)

@@ -100,6 +100,8 @@ class FleetInstance:
     """Of a READY one: its model may sleep, and its node has host memory for it."""
     report_age_s: float = 0.0
     """Age of the figures of its load; the worker's and the agent's part together."""
+    role_fixed: bool = False
+    """An operator has set its role: a change of it would not be carried out."""
 
 
 @dataclass(frozen=True, slots=True)

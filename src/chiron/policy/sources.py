@@ -144,6 +144,7 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "report_age_s": Live(
                 ("InstanceStatus.load_age_ms",), "agent, then the controller's clock", _RECORD
             ),
+            "role_fixed": Live((), "operator, as the controller has it on record", _RECORD),
         },
         BatchBacklog: {
             "deadline_in_s": Live(("RequestGroup.deadline_in_ms",), "router, less its report's age", _ROUTER),

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from chiron.cli.decision_text import came_of, children, headline, in_short, numbers, seen, why_not
-from chiron.cli.explain import explanation, overview
+from chiron.cli.explain import ExplainOptions, explanation, overview, show_explanations
 from chiron.cli.main import _with_values
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
@@ -220,6 +220,34 @@ def test_the_overview_has_the_reason_and_what_came_of_it() -> None:
     assert "placed chat-a on n1\n" in text
     assert "Then  not ready yet." in text
     assert drawn(overview([], NOW_MS), 100).strip() == "no decision has been made yet"
+
+
+class NothingKept:
+    """A cluster's administration that has never decided anything."""
+
+    def __init__(self, controller: str) -> None:
+        assert controller == "h:1"
+
+    async def __aenter__(self) -> NothingKept:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def snapshot(self) -> pb.ClusterSnapshot:
+        return pb.ClusterSnapshot()
+
+    async def decisions(self, **_: object) -> list[pb.Decision]:
+        return []
+
+
+async def test_what_was_asked_for_is_named_where_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chiron.cli.explain.ClusterAdmin", NothingKept)
+    assert await show_explanations(ExplainOptions("h:1", model="caht")) == 0
+    assert capsys.readouterr().out.strip() == "no decision about caht is kept"
+    assert await show_explanations(ExplainOptions("h:1")) == 0
+    assert capsys.readouterr().out.strip() == "no decision has been made yet"
 
 
 def test_last_may_lack_its_number() -> None:

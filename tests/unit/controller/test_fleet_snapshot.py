@@ -149,6 +149,12 @@ def test_an_instance_is_told_by_its_last_report() -> None:
     assert fleet_snapshot(seen, NOW).models[0].max_context_tokens == 4096
 
 
+def test_an_operators_role_is_told_as_fixed() -> None:
+    pinned = dataclasses.replace(instance("a", "n", 0), role_pinned=True)
+    seen = instances_of(known(CHAT, node("n", 2), pinned, instance("b", "n", 1)))
+    assert {key: one.role_fixed for key, one in seen.items()} == {"a": True, "b": False}
+
+
 def test_an_instance_that_has_not_reported_starts_with_the_specs_batch_size() -> None:
     placed = instances_of(known(CHAT, node("n"), instance("a", "n", state=PENDING)), NOW + 15.0)["a"]
     assert (placed.role, placed.phase) == (Role.MIXED, Phase.LOADING)

@@ -19,7 +19,7 @@ def spec(*schedules: dict[str, object], most: int = 0) -> pb.ModelSpec:
         engine="sim",
         min_instances=1,
         max_instances=most,
-        autoscaling=pb.AutoscalingSpec(scheduled_minimums=minimums),
+        autoscaling=pb.AutoscalingSpec(enabled=True, scheduled_minimums=minimums),
     )
 
 
@@ -85,3 +85,12 @@ def test_a_wrong_schedule_is_refused_by_its_field(schedule: dict[str, object], f
     [(path, found), *_] = check_spec(spec(schedule, most=8))
     assert path == f"spec.autoscaling.scheduled_minimums[0].{field}"
     assert found.startswith(what)
+
+
+def test_without_autoscaling_they_would_be_kept_by_nobody_and_are_refused() -> None:
+    idle = spec(DAYTIME)
+    assert check_spec(idle) == []
+    idle.autoscaling.enabled = False
+    assert check_spec(idle) == [
+        ("spec.autoscaling.scheduled_minimums", "need autoscaling.enabled: without it nothing keeps them")
+    ]

@@ -30,7 +30,12 @@ def coming(key: str, loading_s: float, ready_in_s: float, **fields: object) -> c
 class Rig:
     """A core with model `m`, of which nothing serves unless `instances` says so."""
 
-    def __init__(self, *instances: control_pb2.RoutedInstance, **fields: object) -> None:
+    def __init__(
+        self,
+        *instances: control_pb2.RoutedInstance,
+        role: types_pb2.Role.ValueType = types_pb2.ROLE_MIXED,
+        **fields: object,
+    ) -> None:
         self.core = RouterCore(CoreSettings(100, 0, 1.0, 2.0), LeastExpectedWait())
         table = control_pb2.RoutingTable(
             epoch=1, term=1, models=[control_pb2.RoutedModel(name="m", **fields)], instances=instances
@@ -40,7 +45,7 @@ class Rig:
                 load = worker_pb2.WatchLoadResponse(
                     instance_id=instruction.instance_id,
                     incarnation=1,
-                    role=types_pb2.ROLE_MIXED,
+                    role=role,
                     state=types_pb2.INSTANCE_STATE_READY,
                     batch_size=1,
                     running=types_pb2.ClassCounts(interactive=1),
@@ -134,3 +139,19 @@ def test_where_instances_serve_the_queue_alone_is_told() -> None:
     assert told.text == "model m: place 1 of 1 in the queue, every instance is full"
     assert not rig.core.unserved("m")
     assert Rig().core.unserved("m")
+
+
+def test_an_instance_whose_role_does_not_take_the_class_is_not_called_full() -> None:
+    serving = control_pb2.RoutedInstance(
+        instance_id="a", incarnation=1, model="m", address="h:1", role=types_pb2.ROLE_BATCH
+    )
+    rig = Rig(serving, role=types_pb2.ROLE_BATCH)
+    request = rig.wait("r")
+    text = rig.core.progress(request, 0.0).text
+    assert (
+        text == "model m: no instance has a role that takes interactive requests; place 1 of 1 in the queue"
+    )
+    rig.model(1.0, coming=[coming("m-1", 1, 9)])
+    assert "instance m-1 loads" in rig.core.progress(request, 1.0).text
+    batch = rig.wait("b", request_class=BATCH)
+    assert rig.core.progress(batch, 1.0).text.endswith("place 1 of 1 in the queue, every instance is full")

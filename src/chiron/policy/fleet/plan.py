@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from chiron.policy.decisions import Alternative, ChangeRole, GroupEstimate, Retire
@@ -19,7 +19,7 @@ from chiron.policy.fleet.weighed import (
     role_change,
     start_instead,
 )
-from chiron.policy.snapshots import ModelFleet
+from chiron.policy.snapshots import FleetInstance, ModelFleet
 from chiron.policy.words import Role
 
 
@@ -77,10 +77,11 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     reason = f"interactive: {interactive.reason}. batch: {batch.reason}"
     plan = Plan(model, supply, numbers, reason, changes, groups=batch.groups)
     if missing:
-        weighed = (role_change(changed, missing), *interactive.weighed)
+        weighed = (role_change(changed, missing, _fixed(supply.batch)), *interactive.weighed)
         plan.wishes.append(Wish(Role.MIXED, missing, interactive.deficit, interactive.reason, weighed))
     if batch.missing:
-        weighed = (open_to_batch(opened_for_batch, supply), *batch.weighed)
+        closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE]
+        weighed = (open_to_batch(opened_for_batch, supply, _fixed(closed)), *batch.weighed)
         plan.wishes.append(Wish(Role.BATCH, batch.missing, batch.deficit, batch.reason, weighed))
     if changes or missing:
         state.last_added_s = now_s
@@ -92,10 +93,11 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
 
 def _from_batch(model: ModelFleet, supply: Supply, count: int, need: InteractiveNeed) -> list[ChangeRole]:
     """Make batch instances mixed where interactive demand lacks capacity: it may preempt there at once."""
-    chosen = drains_soonest(supply.batch, min(count, len(supply.batch)))
+    open_to_change = [i for i in supply.batch if not i.role_fixed]
+    chosen = drains_soonest(open_to_change, min(count, len(open_to_change)))
     if not chosen:
         return []
-    other = next_candidate("make mixed", chosen, supply.batch)
+    other = next_candidate("make mixed", chosen, open_to_change)
     weighed = (start_instead(model, "a change of role gives its slots at once", 0.0), *other, *need.weighed)
     for instance in chosen:
         supply.make_mixed(instance)
@@ -105,7 +107,7 @@ def _from_batch(model: ModelFleet, supply: Supply, count: int, need: Interactive
 
 def _to_mixed(model: ModelFleet, supply: Supply, need: BatchNeed) -> list[ChangeRole]:
     """Open interactive instances to batch work: their spare slots cost nothing."""
-    closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE]
+    closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE and not i.role_fixed]
     chosen = drains_soonest(closed, need.missing)
     if not chosen:
         return []
@@ -157,6 +159,8 @@ def _remove(
             (Alternative("make it mixed", _not_for_the_least(model, supply.count - len(going) - 1)),),
         )
     for instance in done[max(0, may_go) :]:
+        if instance.role_fixed:
+            continue
         reason = f"no batch request is left; it stays for min_instances {model.min_instances}"
         plan.changes.append(ChangeRole(model.name, instance.instance_id, Role.MIXED, reason, plan.numbers))
     may_go -= len(going)
@@ -181,6 +185,10 @@ def _remove(
     plan.retire = [
         Retire(model.name, key, reason, plan.numbers, others) for key, (reason, others) in going.items()
     ]
+
+
+def _fixed(instances: Sequence[FleetInstance]) -> int:
+    return sum(instance.role_fixed for instance in instances)
 
 
 def _not_for_the_least(model: ModelFleet, left: int) -> str:

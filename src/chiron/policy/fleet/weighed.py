@@ -10,6 +10,8 @@ from chiron.policy.fleet.supply import Supply
 from chiron.policy.snapshots import FleetInstance, ModelFleet
 from chiron.policy.words import Phase, Role
 
+_OPERATOR = "an operator has set the role"
+
 
 def fewer_for_demand(demand: float, slots: float, limit: float, theta: float) -> Alternative:
     """One interactive instance less than are added: what would have to be carried by these slots.
@@ -45,17 +47,21 @@ def leave_to_spare(missing: float, most: float) -> Alternative:
     return Alternative("leave it to spare slots", why, {"missing": missing, "limit": most})
 
 
-def role_change(changed: int, needed: int) -> Alternative:
-    """Batch instances could become mixed: those that could already did."""
+def role_change(changed: int, needed: int, fixed: int) -> Alternative:
+    """Batch instances could become mixed: those that could already did, but for those of a fixed role."""
     if not changed:
-        return Alternative("make a batch instance mixed", "the model has none that serves")
-    why = f"all {changed} that serve become mixed, and {needed} more are needed"
+        why = _OPERATOR if fixed else "the model has none that serves"
+        return Alternative("make a batch instance mixed", why)
+    which = f"{changed}" if fixed else f"all {changed} that serve"
+    why = f"{which} become mixed, and {needed} more are needed{f'; elsewhere {_OPERATOR}' if fixed else ''}"
     return Alternative("make a batch instance mixed", why, {"changed": changed, "needed": needed})
 
 
-def open_to_batch(opened: int, supply: Supply) -> Alternative:
-    """Interactive instances could take batch work: those that were closed to it are open now."""
-    if opened:
+def open_to_batch(opened: int, supply: Supply, fixed: int) -> Alternative:
+    """Interactive instances could take batch work: those that were closed to it, and may change, are open."""
+    if fixed:
+        why = f"{f'{opened} open, and that is not enough; elsewhere ' if opened else ''}{_OPERATOR}"
+    elif opened:
         why = f"all {opened} that were closed to batch work open, and that is not enough"
     elif supply.interactive:
         why = "all take batch work already, and what they spare is not enough"
