@@ -87,7 +87,7 @@ def assess_interactive(
     # What is left takes over what went, and holds more for it: no growth that Θ must keep headroom for.
     taking_over = now_s - state.last_removed_s < load_s
     missing = max(0, _instances((demand / (room_share if taking_over else target) - coming) / each))
-    reason = _basis(theta.measured)
+    reason = _basis(theta, demand, settings)
     if missing:
         reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
     growing = False
@@ -125,8 +125,10 @@ def _instances(fraction: float) -> int:
     return math.ceil(fraction - 1e-9)
 
 
-def _basis(measured: bool) -> str:
-    return "Θ from measured growth" if measured else "Θ is the default: too little history"
+def _basis(theta: Theta, demand: float, settings: ChironSettings) -> str:
+    if not demand and theta.value <= settings.min_theta:
+        return "Θ is at its least: nothing is asked for"
+    return "Θ from measured growth" if theta.measured else "Θ is the default: too little history"
 
 
 def _growth(
