@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import time
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,13 @@ def _roll(settings: pb.RollSettings, table: Mapping[str, Any], where: str) -> No
 
 def _autoscaling(settings: pb.AutoscalingSpec, table: Mapping[str, Any], where: str) -> None:
     _only(table, _AUTOSCALING_KEYS, where, "autoscaling.")
+    minimums = table.get("scheduled_minimums")
+    for one in minimums if isinstance(minimums, list) else ():
+        for key in ("begins", "ends"):
+            # TOML has times of its own, which are written without quotes.
+            if isinstance(one, dict) and isinstance(one.get(key), time):
+                path = f"autoscaling.scheduled_minimums.{key}"
+                raise ConfigError(f"{where}: '{path}' must be text such as \"08:00\", in quotes")
     try:
         json_format.ParseDict(dict(table), settings)
     except json_format.ParseError as error:

@@ -229,3 +229,11 @@ def test_a_model_that_two_files_describe_is_named_with_both(tmp_path: Path) -> N
         read_model_files([first, second])
 
     assert str(caught.value) == f"{second} [models.toy]: model 'toy' is in {first} too"
+
+
+def test_a_time_without_quotes_is_told_to_be_text(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    minimum = '{ begins = 08:00:00, ends = "18:00", min_instances = 2 }'
+    file.write_text(f'[models.a]\nengine = "sim"\nautoscaling.scheduled_minimums = [{minimum}]')
+    with pytest.raises(ConfigError, match='begins\' must be text such as "08:00", in quotes'):
+        read_models(file)
