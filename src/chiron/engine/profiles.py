@@ -133,7 +133,7 @@ DEMO = TOY.replace(
     kv_read_bytes_per_s=2.56e8,
     kv_capacity_tokens=16_384,
     default_step_token_budget=256,
-    load_s=0.5,
+    load_s=2.0,
 )
 """Invented figures for a demonstration at human speed: 60 ms a step, 0.6 ms a token and 16 µs a cached token.
 A full batch of 24 decodes in about 100 ms, and many such engines fit on two cores."""
