@@ -74,7 +74,8 @@ async def test_a_lookaside_request_asks_the_router_and_streams_from_the_worker(
     assert spans["router"].parent_id == spans["client"].span_id
     assert spans["worker"].parent_id == spans["client"].span_id
     assert spans["engine"].parent_id == spans["worker"].span_id
-    assert spans["router"].name == "chiron.v1.InferenceService/Route"
+    # The command tells what a request waits for, and so asks to be told.
+    assert spans["router"].name == "chiron.v1.InferenceService/WatchRoute"
     for who in ("client", "router", "worker"):
         assert spans[who].attributes["gen_ai.provider.name"] == "chiron", who
         assert spans[who].attributes["gen_ai.request.model"] == "toy", who
