@@ -14,6 +14,7 @@ from chiron.telemetry import attributes as names
 from chiron.telemetry import decisions as told
 from chiron.telemetry import tracer
 from chiron.v1 import cluster_pb2
+from services.global_controller.decisions.follower import MOST_OPEN
 
 
 class DecisionTraces:
@@ -21,6 +22,7 @@ class DecisionTraces:
 
     def __init__(self) -> None:
         self._begun: dict[str, tuple[trace.Span, int]] = {}
+        self._written_ns: dict[str, int] = {}
 
     def begin(self, decision: DecisionRecord, signal_age_s: float, cause_parent: str = "") -> str:
         """Opens the root span of a decision that is about to be written; "": it has no trace.
@@ -55,6 +57,10 @@ class DecisionTraces:
                 parent = decision.trace_parent
                 told.record_span("chiron.decision.write", parent, decided_ns, now_ns, _about(decision))
                 span.end(now_ns)
+                if decision.outcome is not None and decision.outcome.is_open:
+                    self._written_ns[decision.decision_id] = now_ns
+                    if len(self._written_ns) > MOST_OPEN:
+                        del self._written_ns[next(iter(self._written_ns))]
 
     def give_up(self) -> None:
         """What was begun was not written."""
@@ -67,7 +73,8 @@ class DecisionTraces:
         """Tells of an outcome's milestones but the first `told_before`, and of its end."""
         if not decision.trace_parent:
             return
-        made_ns = decision.time_unix_ms * 1_000_000
+        # Milestones count from the write, which took its time; of an earlier reign's only the record tells.
+        made_ns = self._written_ns.get(decision.decision_id, decision.time_unix_ms * 1_000_000)
         about = _about(decision)
         for index in range(told_before, len(outcome.milestones)):
             name, after_s = outcome.milestones[index]
@@ -76,6 +83,7 @@ class DecisionTraces:
             start_ns, end_ns = (made_ns + round(at * 1e9) for at in (before_s, after_s))
             told.record_span(span_name, decision.trace_parent, start_ns, end_ns, about)
         if not outcome.is_open:
+            self._written_ns.pop(decision.decision_id, None)
             more: dict[str, str | float | bool] = {
                 "chiron.outcome.state": cluster_pb2.OutcomeState.Name(outcome.state)
                 .removeprefix("OUTCOME_STATE_")
