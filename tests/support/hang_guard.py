@@ -91,7 +91,11 @@ def _expired(item: pytest.Item, settings: pytest_timeout.Settings) -> None:
     tasks = asyncio.all_tasks(loop)
     stacks = io.StringIO()
     for task in tasks:
-        task.print_stack(file=stacks)
+        try:
+            task.print_stack(file=stacks)
+        except TypeError:
+            # Frames of compiled coroutines may have no line number, which the standard library asks for.
+            print(f"{task!r}: no stack", file=stacks)
     item.add_report_section("timeout", "tasks", stacks.getvalue())
     code = getattr(inspect.unwrap(getattr(item, "obj", None) or _nothing), "__code__", None)
     ours = [task for task in tasks if getattr(task.get_coro(), "cr_code", None) is code]
