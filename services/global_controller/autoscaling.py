@@ -54,8 +54,9 @@ _SHORTEST_PAUSE_S = 0.1
 """Between two ticks, whoever asks for one."""
 _LATE_INTERVALS = 3.0
 """Report intervals after which a report is late."""
-_ROUTERS_INTERVAL_S = 1.0
-"""Time between two reports of a router; one that has another setting tells it with its reports."""
+_OWN_INTERVAL_S = 1.0
+"""Between two reports of a router, and between two of a worker to its agent, whose own reports may come more
+often and tell nothing new of it. A router that has another setting tells it with its reports."""
 _BETWEEN_ADVICE_S = 10.0
 """Between two records of what is advised for a model, at least."""
 
@@ -307,11 +308,11 @@ class Autoscaling:
             [
                 (
                     registry.age_s(link),
-                    _LATE_INTERVALS * max(_ROUTERS_INTERVAL_S, link.report.interval_ms / 1e3),
+                    _LATE_INTERVALS * max(_OWN_INTERVAL_S, link.report.interval_ms / 1e3),
                 )
                 for link in registry.routers.values()
             ],
-            late_s=_LATE_INTERVALS * self._controller.config.report_interval_ms / 1e3,
+            late_s=_LATE_INTERVALS * max(_OWN_INTERVAL_S, self._controller.config.report_interval_ms / 1e3),
         )
 
     def _advise(
