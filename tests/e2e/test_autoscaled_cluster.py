@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 from chiron.client import Client
-from chiron.cluster import LocalCluster
+from chiron.cluster import ClusterAdmin, LocalCluster
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
 STREAMS = 10
+TOKENS = 200
 QUICK = {
     "controller": {
         "report_interval_ms": "200",
@@ -32,7 +33,8 @@ def spec() -> pb.ModelSpec:
         max_instances=3,
         max_batch_size=4,
         autoscaling=pb.AutoscalingSpec(enabled=True),
-        slo_defaults=pb.SloDefaults(interactive=types_pb2.Slo(ttft_ms=2000)),
+        # One instance serves all in turn, but not so soon.
+        slo_defaults=pb.SloDefaults(interactive=types_pb2.Slo(ttft_ms=100)),
     )
     made.engine_args.update({"profile": "toy"})
     return made
@@ -48,18 +50,23 @@ async def test_instances_come_with_a_burst_and_go_after_it(tmp_path: Path) -> No
         async def ask(client: Client) -> None:
             nonlocal ended
             while not stop.is_set():
-                answer = await client.complete(model="toy", prompt="Tell me", max_tokens=60, ignore_eos=True)
-                assert len(answer.token_ids) == 60
+                answer = await client.complete(
+                    model="toy", prompt="Tell me", max_tokens=TOKENS, ignore_eos=True
+                )
+                assert len(answer.token_ids) == TOKENS
                 ended += 1
 
         async with Client(cluster.router_addresses) as client, asyncio.TaskGroup() as asking:
             for _ in range(STREAMS):
                 asking.create_task(ask(client))
-            busy = await cluster.wait_for(lambda seen: seen.models[0].ready_instances >= 2)
+            await cluster.wait_for(lambda seen: seen.models[0].ready_instances >= 2)
             stop.set()
         calm = await cluster.wait_for(
             lambda seen: len(seen.instances) == 1 and seen.models[0].desired_instances == 1
         )
+        async with ClusterAdmin(cluster.controller_addresses) as admin:
+            decisions = await admin.decisions()
     assert ended >= STREAMS
-    assert busy.models[0].autoscale.numbers["demand"] > 4
+    starts = [one.numbers for one in decisions if one.action == "start"]
+    assert starts[-1]["demand"] > 4, "the first one: more than one instance's slots"
     assert calm.models[0].autoscale.state in (pb.AUTOSCALE_STATE_ACTIVE, pb.AUTOSCALE_STATE_HOLDING)
