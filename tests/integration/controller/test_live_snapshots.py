@@ -351,11 +351,13 @@ async def test_slo_attainment_is_counted_from_worker_and_router_to_the_operator(
             await ask(client, ttft_ms=never, itl_ms=always)
             await ask(client, ttft_ms=always, itl_ms=never)
             await ask(client, ttft_ms=never, itl_ms=never)
-            for deadline_s in (always, never):
+            # The second one begins in time, also where it waits for a slot, and takes longer than it may.
+            for deadline_s, tokens in ((always, 5), (0.5, 500)):
                 await client.complete(
                     model="toy",
                     prompt="a b",
-                    max_tokens=5,
+                    max_tokens=tokens,
+                    ignore_eos=True,
                     request_class=RequestClass.BATCH,
                     slo=Slo(deadline_s=deadline_s),
                 )
