@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from chiron.cli.top import _Lines, of_model
+from chiron.cli.at_work import Lines
+from chiron.cli.top import of_model
 from chiron.cli.top_view import attained, by_role, cluster_line, decision_line, gpu_counts, top_view
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
@@ -143,7 +144,7 @@ def test_the_newest_decisions_are_at_the_bottom_with_what_came_of_them() -> None
 
 def test_elsewhere_each_change_of_a_decision_is_one_line() -> None:
     out = io.StringIO()
-    lines = _Lines(Console(file=out, width=80))
+    lines = Lines(Console(file=out, width=80))
     opened = made(1, outcome=pb.DecisionOutcome(kind=pb.OUTCOME_KIND_STARTED, state=pb.OUTCOME_STATE_OPEN))
     lines.cluster(cluster())
     for decision in (opened, opened, made(1)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from chiron.cli.at_work import Lines, Screen, View
 from chiron.cli.demo.figures import Figures, percentile
 from chiron.cli.demo.fixed_fleet import smallest_fixed_fleet
 from chiron.cli.demo.kills import Killer, Losses
@@ -17,7 +18,6 @@ from chiron.cli.demo.noise import NoiseMeter
 from chiron.cli.demo.plan import KILL_AT_S, make_plan
 from chiron.cli.demo.tally import Tally, scaling
 from chiron.cli.demo.traffic import Traffic
-from chiron.cli.demo.view import View, open_view
 from chiron.client import Client
 from chiron.cluster import LocalCluster
 from chiron.cluster.local_etcd import find_etcd
@@ -81,7 +81,8 @@ async def run_demo(options: DemoOptions) -> int:
         settings={"controller": CONTROLLER | (SHORT_LEASE if etcd else {}), "agent": AGENT},
         batch_store="",
     ) as cluster:
-        with open_view(console, live=live) as view:
+        view: View = Screen(console, whole=False) if live and console.is_terminal else Lines(console)
+        with view:
             view.say(f"starting {options.nodes} nodes with {options.gpus} GPUs each in {cluster.directory}")
             if not etcd:
                 view.say("no etcd is installed: one controller runs, and is not killed")
