@@ -18,6 +18,8 @@ from tests.support.wait import eventually
 READY = types_pb2.INSTANCE_STATE_READY
 SLOW = {"time_scale": 10}
 """Steps of 20 ms: what runs costs the machine little."""
+STAYING = "CHIRON_WORKER_REQUIRE_TICKETS=false,CHIRON_WORKER_PREEMPTION_ENABLED=false"
+"""Batch work neither gives way nor is handed back: slots stay taken for as long as a test needs them."""
 IMPOSSIBLE_ITL_MS, LOOSE_ITL_MS = 2.0, 2000.0
 """No batch size keeps the one, every one keeps the other, however busy the machine is."""
 
@@ -72,7 +74,7 @@ def batch_size(controller: FakeController) -> int:
 async def started(
     start: StartAgent, controller: FakeController, **keys: object
 ) -> tuple[AgentProcess, cluster_pb2.InstanceStatus]:
-    process = await start(statistics_interval_ms=200, **keys)
+    process = await start(statistics_interval_ms=200, worker_env=STAYING, **keys)
     controller.send([toy_level(arguments=SLOW)])
     return process, await controller.until("toy-1", READY)
 
