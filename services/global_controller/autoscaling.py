@@ -12,7 +12,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ from services.global_controller.restraint import (
     sift,
     temporary_surplus,
 )
-from services.global_controller.view import Act, ClusterView
+from services.global_controller.view import Act
 from services.global_controller.writer import Draft
 
 if TYPE_CHECKING:
@@ -241,8 +241,9 @@ class Autoscaling:
             nonlocal restraints, void
             view = self._controller.view(snapshot)
             models = {name: snapshot.models[name] for name in bounds if name in snapshot.models}
+            surplus, pinned = temporary_surplus(view), pinned_roles(view.instances)
             restraints = {
-                name: self._restraint(model, view, seen)
+                name: self._restraint(model, surplus.get(name, 0), pinned, seen)
                 for name, model in models.items()
                 if is_autoscaled(model)
             }
@@ -287,17 +288,18 @@ class Autoscaling:
         for name, records in by_model.items():
             self._failed.look(name, records, now)
 
-    def _restraint(self, model: ModelRecord, view: ClusterView, seen: FleetSnapshot) -> Restraint:
+    def _restraint(
+        self, model: ModelRecord, surplus: int, pinned: Collection[str], seen: FleetSnapshot
+    ) -> Restraint:
         said = self._operators(model)
         if said.nothing:
             return said
-        surplus = temporary_surplus(view).get(model.name, 0)
         down = f"{surplus} more run than are wanted while others are replaced" if surplus else ""
         return dataclasses.replace(
             said,
             down=down or self._late(model.name, seen),
             up=self._failed.pause(model.name, seen.now_s),
-            roles=pinned_roles([one for one in view.instances if one.model == model.name]),
+            roles=pinned,
         )
 
     def _late(self, name: str, seen: FleetSnapshot) -> str:

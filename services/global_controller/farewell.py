@@ -10,14 +10,16 @@ from services.global_controller.view import Act
 
 def farewell(snapshot: Snapshot, node_id: str, report: control_pb2.AgentReport, *, starts: bool) -> list[Act]:
     """What a leaving node's report changes, explained."""
-    if node_id not in snapshot.nodes:
+    gone = has_left(report)
+    if node_id not in snapshot.nodes or not (starts or gone):
+        # As almost always: nobody counts the cluster's instances for that.
         return []
     count = sum(one.node_id == node_id for one in snapshot.instances.values())
     acts = []
     if starts:
         reason = f"its agent stops and drains its workers; its {count} instances move elsewhere"
         acts.append(Act("node_leaving", reason, node_id=node_id, numbers={"instances": count}))
-    if has_left(report):
+    if gone:
         reason = "its agent has stopped, and all its workers before it"
         acts.append(Act("node_left", reason, node_id=node_id, numbers={"instances": count}))
     return acts

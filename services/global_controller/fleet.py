@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from chiron.internal.v1 import control_pb2
 from chiron.policy.decisions import Alternative
 from chiron.policy.placement import NodeGpus
-from chiron.store import InstanceRecord, ModelRecord
+from chiron.store import GpuRecord, InstanceRecord, ModelRecord
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.sleep_costs import SleepCosts, sleep_costs
 from services.global_controller.view import Act, ClusterView, Health, Liveness, NodeView, Plan
@@ -155,6 +155,9 @@ class Work:
         self.nodes: Mapping[str, NodeView] = {node.record.node_id: node for node in view.nodes}
         self._new_id = new_id
         self._by_model: dict[str, dict[str, InstanceRecord]] = defaultdict(dict)
+        self._fleets: dict[str, tuple[int, Fleet]] = {}
+        """Of models of which nothing has changed since, with the version that counted as current."""
+        self._gpus: dict[str, Mapping[int, GpuRecord]] = {}
         self._puts: dict[str, InstanceRecord] = {}
         self._acts: list[Act] = []
         self._reasons: dict[str, list[str]] = defaultdict(list)
@@ -176,10 +179,18 @@ class Work:
         return [self._by_model[model][key] for key in sorted(self._by_model[model])]
 
     def fleet(self, model: ModelRecord) -> Fleet:
-        """A model's instances as they stand now."""
+        """A model's instances as they stand now. Read-only; made once until the model changes."""
+        version, known = self._fleets.get(model.name, (0, None))
+        if known is None or version != model.rollout_version:
+            known = self._sorted(model)
+            self._fleets[model.name] = model.rollout_version, known
+        return known
+
+    def _sorted(self, model: ModelRecord) -> Fleet:
         fleet = Fleet()
         for record in self.instances(model.name):
-            dead = self.liveness(record.node_id) is Liveness.DEAD
+            node = self.nodes.get(record.node_id)
+            dead = node is None or node.liveness is Liveness.DEAD
             if is_stopping(record):
                 if not dead:
                     fleet.stopping.append(record)
@@ -209,7 +220,9 @@ class Work:
         node = self.nodes.get(record.node_id)
         if node is None:
             return ""
-        gpus = {gpu.index: gpu for gpu in node.record.gpus}
+        gpus = self._gpus.get(record.node_id)
+        if gpus is None:
+            gpus = self._gpus[record.node_id] = {gpu.index: gpu for gpu in node.record.gpus}
         found = []
         for index in record.gpu_indexes:
             if index not in gpus:
@@ -272,11 +285,13 @@ class Work:
     def put_model(self, model: ModelRecord, act: Act) -> None:
         """Writes a model, with the explanation."""
         self._models[model.name] = self._moved[model.name] = model
+        self._fleets.pop(model.name, None)
         self._acts.append(act)
 
     def put(self, record: InstanceRecord, act: Act) -> None:
         """Writes a record, with the explanation."""
         self._by_model[record.model][record.instance_id] = record
+        self._fleets.pop(record.model, None)
         self._puts[record.instance_id] = record
         self._acts.append(act)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -81,9 +82,12 @@ def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
     costs = costs_by_model(models)
     widest = max((one.memory_share for one in costs.values()), default=1.0)
     queues = _queues(known.routers)
+    records: dict[str, list[InstanceRecord]] = defaultdict(list)
+    for record in known.instances:
+        records[record.model].append(record)
     return FleetSnapshot(
         now_s=now,
-        models=tuple(_model(known, model, queues, sleepers, now) for model in models),
+        models=tuple(_model(known, model, records[model.name], queues, sleepers, now) for model in models),
         free_gpus={
             node.node_id: sum(
                 node.residues.get(index, 0.0) + widest <= 1 + _ROUNDING for index in node.healthy - node.used
@@ -113,7 +117,12 @@ def gpu_type(node: NodeRecord) -> str:
 
 
 def _model(
-    known: Known, model: ModelRecord, queues: Sequence[_Queue], sleepers: Sleepers, now: float
+    known: Known,
+    model: ModelRecord,
+    records: Sequence[InstanceRecord],
+    queues: Sequence[_Queue],
+    sleepers: Sleepers,
+    now: float,
 ) -> ModelFleet:
     spec = model.parsed_spec()
     interactive, batch = spec.slo_defaults.interactive, spec.slo_defaults.batch
@@ -122,7 +131,6 @@ def _model(
         known.presumed.load_time_s if load_time_s is None else load_time_s,
         known.presumed.wake_time_s if wake_time_s is None else wake_time_s,
     )
-    records = [record for record in known.instances if record.model == model.name]
     reported = [known.statuses.get(record.instance_id) for record in records]
     return ModelFleet(
         name=model.name,

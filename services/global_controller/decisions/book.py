@@ -195,7 +195,7 @@ class DecisionBook:
 
     def _tell_changes(self) -> None:
         """Outcomes may have changed: those who watch hear of it."""
-        for key, outcome in self.follower.unwritten(_RECENT).items():
+        for key, outcome in self.follower.take_news().items():
             known = self._recent.get(key)
             if known is not None and known.outcome != outcome:
                 self._keep([dataclasses.replace(known, outcome=outcome)])

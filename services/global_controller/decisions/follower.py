@@ -49,6 +49,7 @@ class Follower:
         self._made_s: dict[str, float] = {}
         self._of_instance: dict[str, list[str]] = {}
         self._unwritten: dict[str, Outcome] = {}
+        self._news: dict[str, Outcome] = {}
         self.changed = Pulse()
         """Beats when an outcome has changed."""
 
@@ -143,6 +144,11 @@ class Follower:
         """Outcomes that have changed since they were written, at most so many."""
         return dict(list(self._unwritten.items())[:most])
 
+    def take_news(self) -> Mapping[str, Outcome]:
+        """Outcomes that have changed since this was last called."""
+        news, self._news = self._news, {}
+        return news
+
     def written(self, outcomes: Mapping[str, Outcome]) -> None:
         """These are in the store, or can never be."""
         for key, outcome in outcomes.items():
@@ -166,7 +172,7 @@ class Follower:
             self._let_go(next(iter(self._open)))
 
     def _note(self, key: str, followed: Followed) -> None:
-        self._unwritten[key] = followed.outcome
+        self._unwritten[key] = self._news[key] = followed.outcome
         self._on_progress(followed.decision, followed.outcome, self._told[key])
         self._told[key] = len(followed.outcome.milestones)
         if not followed.outcome.is_open:
