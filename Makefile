@@ -91,6 +91,8 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.access --smoke
 	@$(BIN)/python -m bench.failover --smoke
 	@$(BIN)/python -m bench.autoscaled_nodes --smoke
+	@$(BIN)/python -m bench.busy_controller --quick
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.control_loop --quick
 	@$(BIN)/python -m bench.batch_queue --smoke
 	@$(BIN)/python -m bench.batch_queue --store postgres --smoke
 	@$(BIN)/python -m bench.batch_dispatch --smoke

@@ -16,13 +16,21 @@ from chiron.v1 import cluster_pb2, types_pb2
 
 _INTERVAL_S = 1.0
 _Call = grpc.aio.StreamStreamCall[pb.ConnectAgentRequest, pb.ConnectAgentResponse]
+Work = Callable[[cluster_pb2.InstanceStatus], None]
+"""Brings an instance's figures up to date before each report."""
+
+
+def _steady(status: cluster_pb2.InstanceStatus) -> None:
+    # Something about every instance differs from second to second.
+    status.load.tokens_per_s += 1.0
 
 
 class SimulatedNode:
     """Brings whatever it is told to READY at once, and reports it every second."""
 
-    def __init__(self, node_id: str, gpus: int, controllers: Sequence[str]) -> None:
-        """Describes a node of `gpus` GPUs that dials these controllers."""
+    def __init__(self, node_id: str, gpus: int, controllers: Sequence[str], work: Work | None = None) -> None:
+        """Describes a node of `gpus` GPUs that dials these controllers; `work` None: steady figures."""
+        self._work = work or _steady
         self.node_id = node_id
         self.term = 0
         """Highest one seen."""
@@ -131,8 +139,7 @@ class SimulatedNode:
 
     def _report(self, sequence: int) -> pb.AgentReport:
         for status in self.running.values():
-            # Something about every instance differs from second to second.
-            status.load.tokens_per_s += 1.0
+            self._work(status)
         return pb.AgentReport(
             sequence=sequence,
             instances=[pb.InstanceReport(status=status, known=True) for status in self.running.values()],
