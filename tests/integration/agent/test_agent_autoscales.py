@@ -83,10 +83,12 @@ async def test_the_batch_size_follows_the_tightest_itl_slo_of_what_runs(
     agent: StartAgent, controller: FakeController
 ) -> None:
     _, status = await started(agent, controller)
-    async with contextlib.AsyncExitStack() as first, backlog(status.address):
+    async with contextlib.AsyncExitStack() as first, contextlib.AsyncExitStack() as rest:
         await first.enter_async_context(
             stream(status.address, "first", itl_ms=LOOSE_ITL_MS, batch=True, choices=8)
         )
+        await eventually(lambda: shown(controller).load.running.batch == 8, what="it has its slots")
+        await rest.enter_async_context(backlog(status.address))
         await eventually(lambda: shown(controller).load.waiting.batch, what="all slots are in use")
         async with stream(status.address, "tight", itl_ms=IMPOSSIBLE_ITL_MS, batch=False):
             await eventually(lambda: shown(controller).load.waiting.interactive == 1)
