@@ -1,13 +1,14 @@
-"""The goals for one 8B model: GPU-hours over the lower bound, beside Llumnix at equal attainment.
+"""The goals: GPU-hours over the lower bound, beside Llumnix at equal attainment.
 
-    python -m bench.goals                        # every row, seeds 101-105: an hour on two cores
+    python -m bench.goals --traces DIR           # every row, seeds 101-105: an hour on two cores
     python -m bench.goals --rows 200,cv8 --policies chiron
     python -m bench.goals --smoke                # one short run, to see that it works
 
 Chiron runs with one configuration on all rows. Llumnix at its published thresholds rarely attains on these
 GPUs, whose KV cache is never full at a batch size of 256; so each row also has `llumnix-equal`: of a grid of
 thresholds the one that attains with the fewest GPU-hours, chosen on seed 1 and reported on the others. A run
-attains when 99 % of the interactive requests keep their SLOs and every batch deadline is met.
+attains when 99 % of the interactive requests keep their SLOs and every batch deadline is met. Without
+`--traces` the row that replays a trace, which is not carried here, is left out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ ROWS = {
     "200": Row("w_a-8b-200", 1.08),
     "30": Row("w_a-8b-30", 1.27),
     "cv8": Row("w_a-8b-200-cv8", 1.12),
+    "azure": Row("azure-conv-8b-50", 1.30),
+    "70b-78": Row("w_a-70b-78", 1.18),
+    "70b-22k": Row("w_b-70b-22k", 1.15),
 }
 
 
@@ -100,10 +104,12 @@ class Task:
     seed: int
     thresholds: tuple[int, int] | None = None
     duration_s: float | None = None
+    traces: Path | None = None
+    """Folder of the recorded traces."""
 
     def __call__(self) -> Outcome | None:
         """Runs it; None when no fixed fleet attains."""
-        scenario = scenario_of(self.row, self.seed, self.duration_s)
+        scenario = scenario_of(self.row, self.seed, self.duration_s, self.traces)
         fleet = None
         choice = PolicyChoice(self.policy)
         if self.thresholds is not None:
@@ -134,9 +140,12 @@ class Task:
         )
 
 
-def scenario_of(row: str, seed: int, duration_s: float | None = None) -> Scenario:
+def scenario_of(row: str, seed: int, duration_s: float | None = None, traces: Path | None = None) -> Scenario:
     """The row's scenario at a seed, cut short if so wished."""
     scenario = read_scenario(SCENARIOS / f"{ROWS[row].scenario}.toml").with_seed(seed)
+    if traces is not None:
+        # Files of a scenario are looked for beside it.
+        scenario = dataclasses.replace(scenario, file=traces / scenario.file.name)
     return scenario if duration_s is None else dataclasses.replace(scenario, duration_s=duration_s)
 
 
@@ -174,23 +183,38 @@ def table(outcomes: Sequence[Outcome], ceilings: dict[str, float]) -> list[str]:
     return lines
 
 
-def ceiling_ratio(row: str) -> float:
+def ceiling_ratio(row: str, traces: Path | None) -> float:
     """× oracle-lb of an engine that never idles, at the best limits under the interactive ITL SLO."""
-    (found,) = model_ceilings(scenario_of(row, TUNING_SEED, 900.0)).values()
+    (found,) = model_ceilings(scenario_of(row, TUNING_SEED, 900.0, traces)).values()
     tightest = found[0]
     if tightest.best is None:
         return float("inf")
     return tightest.bound_requests_per_gpu_s / tightest.best.requests_per_gpu_s
 
 
-def measure(rows: Sequence[str], policies: Sequence[str], seeds: Sequence[int], jobs: int) -> list[Outcome]:
+def measure(
+    rows: Sequence[str],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int,
+    duration_s: float | None = None,
+    traces: Path | None = None,
+) -> list[Outcome]:
     """Run everything; each outcome is printed as it comes."""
     outcomes: list[Outcome] = []
     with worker_pool(jobs) as pool:
         plain = [policy for policy in policies if policy != "llumnix-equal"]
-        futures = [pool.submit(Task(row, policy, seed)) for row in rows for policy in plain for seed in seeds]
+        futures = [
+            pool.submit(Task(row, policy, seed, None, duration_s, traces))
+            for row in rows
+            for policy in plain
+            for seed in seeds
+        ]
         tuning = {
-            row: [pool.submit(Task(row, "llumnix-equal", TUNING_SEED, pair)) for pair in THRESHOLDS]
+            row: [
+                pool.submit(Task(row, "llumnix-equal", TUNING_SEED, pair, duration_s, traces))
+                for pair in THRESHOLDS
+            ]
             for row in rows
             if "llumnix-equal" in policies
         }
@@ -202,7 +226,9 @@ def measure(rows: Sequence[str], policies: Sequence[str], seeds: Sequence[int], 
             if pair is None:
                 print(f"# {row}: no thresholds attain", file=sys.stderr, flush=True)
             else:
-                equal += [pool.submit(Task(row, "llumnix-equal", seed, pair)) for seed in seeds]
+                equal += [
+                    pool.submit(Task(row, "llumnix-equal", seed, pair, duration_s, traces)) for seed in seeds
+                ]
         for future in equal:
             outcomes += _printed(future.result())
     return outcomes
@@ -223,18 +249,23 @@ def main() -> None:
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--seeds", default=",".join(str(seed) for seed in SEEDS))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--duration", type=float, help="cut scenarios to so many seconds")
+    parser.add_argument("--traces", type=Path, help="folder of recorded traces")
     parser.add_argument("--smoke", action="store_true", help="one short run of a small row")
     given = parser.parse_args()
     if given.smoke:
         print(json.dumps(asdict(outcome)) if (outcome := Task("30", "chiron", 1, None, 700.0)()) else "none")
         return
     rows, policies = given.rows.split(","), given.policies.split(",")
+    if given.traces is None and given.rows == parser.get_default("rows"):
+        rows.remove("azure")
     for kind, names, known in (("row", rows, ROWS), ("policy", policies, POLICIES)):
         for name in names:
             if name not in known:
                 parser.error(f"unknown {kind} {name!r}; known are {', '.join(known)}")
-    outcomes = measure(rows, policies, [int(seed) for seed in given.seeds.split(",")], given.jobs)
-    ceilings = {row: ceiling_ratio(row) for row in rows}
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    outcomes = measure(rows, policies, seeds, given.jobs, given.duration, given.traces)
+    ceilings = {row: ceiling_ratio(row, given.traces) for row in rows}
     order = {row: number for number, row in enumerate(ROWS)}
     outcomes.sort(key=lambda each: (order[each.row], POLICIES.index(each.policy), each.seed))
     RESULTS.mkdir(exist_ok=True)
