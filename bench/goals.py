@@ -22,9 +22,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chiron.sim.baselines.llumnix import FreenessAutoscaler, FreenessThresholds
 from chiron.sim.compare import model_ceilings
-from chiron.sim.policies import Policy, PolicyChoice
+from chiron.sim.policies import PolicyChoice
 from chiron.sim.processes import worker_pool
 from chiron.sim.runs import attains, run, smallest_fleet
 from chiron.sim.scenario import Scenario, read_scenario
@@ -82,20 +81,6 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned(PolicyChoice):
-    """Llumnix at other thresholds."""
-
-    thresholds: tuple[int, int] = (10, 60)
-
-    def make(self) -> Policy:
-        """See `PolicyChoice.make`."""
-        out_below, in_above = self.thresholds
-        autoscaler = FreenessAutoscaler(FreenessThresholds(out_below, in_above))
-        # super() without arguments does not work in a dataclass with slots.
-        return dataclasses.replace(PolicyChoice.make(self), autoscaler=autoscaler)
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """What one process does."""
 
@@ -113,7 +98,8 @@ class Task:
         fleet = None
         choice = PolicyChoice(self.policy)
         if self.thresholds is not None:
-            choice = Tuned("llumnix", thresholds=self.thresholds)
+            out_below, in_above = self.thresholds
+            choice = PolicyChoice("llumnix", parameters={"out_below": out_below, "in_above": in_above})
         reading = scenario.reading()
         if self.policy == "fixed-model":
             smallest = smallest_fleet(scenario, choice, reading)

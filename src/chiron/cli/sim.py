@@ -153,8 +153,8 @@ def compare(
 ) -> None:
     """Simulate one scenario under several policies, on the same workloads.
 
-    With --autoscaler, --dispatcher, --local or --preemption, or a scenario that has a [policy], one more:
-    what `chiron sim run` with the same options runs.
+    With --autoscaler, --dispatcher, --local, --preemption or --set, or a scenario that has a [policy], one
+    more: what `chiron sim run` with the same options runs.
     """
     from chiron.cli.sim_work import CompareOptions, guarded, run_compare
 

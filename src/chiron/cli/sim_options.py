@@ -35,6 +35,15 @@ class PartOptions:
             help="Batch requests give way to interactive ones; none: as the policy says.",
         ),
     ] = None
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the autoscaler, or the batch_size or step_token_budget with which instances "
+            "start; may be repeated.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from chiron.config import ConfigError
 from chiron.policy.custom import PolicyError, failure
 from chiron.sim.compare import compare, model_ceilings
 from chiron.sim.decision_log import DecisionLog
+from chiron.sim.parameters import ParameterError, parsed
 from chiron.sim.policies import PartError, PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
 from chiron.sim.runs import OracleViolatedError, Run, run
@@ -254,16 +255,27 @@ def choice_of(scenario: Scenario, choice: PolicyChoice, parts: PartOptions) -> P
     """The policy with what the command line says instead. Raises ConfigError."""
     if isinstance(parts, PolicyOptions) and parts.policy is not None:
         choice = PolicyChoice(parts.policy)
+    own = choice.parameters
+    try:
+        given = parsed(parts.assignments or ())
+    except ParameterError as error:
+        raise ConfigError(f"--set: {error}") from error
     chosen = replace(
         choice,
         autoscaler=_either(parts.autoscaler, choice.autoscaler),
         dispatcher=_either(parts.dispatcher, choice.dispatcher),
         local=_either(parts.local, choice.local),
         preemption=_either(parts.preemption, choice.preemption),
+        parameters=given.over(own),
     )
     _find_modules_here(chosen.autoscaler, chosen.dispatcher, chosen.local)
     try:
-        chosen.make()
+        # Limits are within the models' only once they meet.
+        chosen.make().settings(scenario.settings)
+    except ParameterError as error:
+        from_file = error.name in own and error.name not in given
+        where = f"{scenario.file} [policy.parameters]" if from_file else "--set"
+        raise ConfigError(f"{where}: {error}") from error
     except PartError as error:
         if getattr(parts, error.part) is None and getattr(choice, error.part) is not None:
             raise ConfigError(f"{scenario.file} [policy]: {error.part!r}: {error}") from error

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from chiron.config import ConfigError
 from chiron.policy.custom import PolicyError
 from chiron.policy.dispatch import Dispatcher, UnknownDispatcherError, load_dispatcher
-from chiron.policy.fleet import ChironSettings, GlobalAutoscaler, UnknownAutoscalerError, load_autoscaler
+from chiron.policy.fleet import ChironSettings, GlobalAutoscaler, UnknownAutoscalerError
 from chiron.policy.local import LocalAutoscaler, UnknownLocalAutoscalerError, load_local
-from chiron.sim.baselines.fixed import FixedFleet
-from chiron.sim.baselines.llumnix import FreenessAutoscaler, FreenessDispatcher
-from chiron.sim.settings import SimSettings
+from chiron.sim.autoscalers import BASELINES, Beforehand, make_autoscaler, parameter_names, settings_for
+from chiron.sim.baselines.llumnix import FreenessDispatcher
+from chiron.sim.parameters import NO_PARAMETERS, ParameterError, Parameters, adjusted, settable
+from chiron.sim.settings import InvalidSettingError, SimModel, SimSettings
 
 STATIC = "static"
 """The name that stands for no local autoscaler: limits stay as they start."""
-_AUTOSCALERS: Mapping[str, Callable[[], GlobalAutoscaler]] = {
-    "fixed": FixedFleet,
-    "llumnix": FreenessAutoscaler,
-}
 _DISPATCHERS: Mapping[str, Callable[[], Dispatcher]] = {"llumnix": FreenessDispatcher}
 _NO_LIMIT = 1_000_000
 T = TypeVar("T")
@@ -41,6 +38,41 @@ class PartError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
+class StaticLimits:
+    """Limits with which a policy's instances start, and which they keep unless it has a local autoscaler.
+
+    Raises ValueError by field.
+    """
+
+    batch_size: int = 0
+    """In requests; 0: the model's `initial_batch_size`."""
+    step_token_budget: int = 0
+    """In tokens; 0: the model's `initial_step_token_budget`."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "step_token_budget"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must not be negative, got {getattr(self, name)}")
+
+    def of(self, model: SimModel) -> SimModel:
+        """The model with these limits. Raises ParameterError for one that it does not allow."""
+        most = model.max_step_token_budget
+        if self.step_token_budget > most:
+            raise ParameterError(
+                "step_token_budget",
+                f"'step_token_budget' must not exceed max_step_token_budget = {most} of model {model.name!r}",
+            )
+        try:
+            return dataclasses.replace(
+                model,
+                initial_batch_size=self.batch_size or model.initial_batch_size,
+                initial_step_token_budget=self.step_token_budget or model.initial_step_token_budget,
+            )
+        except InvalidSettingError as error:
+            raise ParameterError("batch_size", f"'batch_size' of model {model.name!r}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyParts:
     """The names of a policy's parts."""
 
@@ -54,9 +86,11 @@ class PolicyParts:
     preemption: bool = True
     """Batch requests give way to interactive ones, in queues and in batches."""
     about: str = ""
+    parameters: Parameters = NO_PARAMETERS
+    """What its autoscaler, and the limits with which its instances start, are set to."""
 
 
-POLICIES: Mapping[str, PolicyParts] = {
+_NAMED: Mapping[str, PolicyParts] = {
     "chiron": PolicyParts("chiron", "least-expected-wait", "model", about="both autoscalers of Chiron"),
     "chiron-static": PolicyParts(
         "chiron", "least-expected-wait", STATIC, about="its global autoscaler alone, static batch size"
@@ -80,17 +114,35 @@ POLICIES: Mapping[str, PolicyParts] = {
         preemption=False,
         about="the same with one queue for all that waits",
     ),
-    "llumnix-preempting": PolicyParts(
-        "llumnix",
-        "least-expected-wait",
-        STATIC,
-        about="its scaling alone, over Chiron's dispatch, queues and preemption",
-    ),
     "fixed": PolicyParts("fixed", "least-expected-wait", STATIC, about="a fixed fleet, static batch size"),
     "fixed-model": PolicyParts(
         "fixed", "least-expected-wait", "model", about="a fixed fleet with Chiron's local autoscaler"
     ),
 }
+PREEMPTING = "+preempting"
+"""Ends the name of a policy that has another one's scaling over Chiron's dispatch, queues and preemption."""
+
+
+def _with_preempting(named: Mapping[str, PolicyParts]) -> Mapping[str, PolicyParts]:
+    """These, and each scaling that has other queues than Chiron's once more over Chiron's."""
+    found = dict(named)
+    for name, parts in named.items():
+        if parts.preemption:
+            continue
+        preempting = PolicyParts(
+            parts.autoscaler,
+            "least-expected-wait",
+            parts.local,
+            about="its scaling alone, over Chiron's dispatch, queues and preemption",
+            parameters=parts.parameters,
+        )
+        # Policies that differ in dispatch and queues alone have one such variant between them.
+        if preempting not in found.values():
+            found[name + PREEMPTING] = preempting
+    return found
+
+
+POLICIES = _with_preempting(_NAMED)
 """By the names that scenarios and commands use."""
 
 
@@ -108,14 +160,22 @@ class PolicyChoice:
     """Whether batch requests give way to interactive ones; none: as the policy says."""
     settings: ChironSettings | None = None
     """Of its autoscaler, where that is one of Chiron's; none: the defaults."""
+    parameters: Mapping[str, float] = field(default_factory=Parameters)
+    """Settings of its autoscaler and `StaticLimits` by name, over the policy's own and over `settings`. Kept
+    as `Parameters`. ParameterError for a value that is no number."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", Parameters(self.parameters))
 
     @property
     def label(self) -> str:
-        """The name, and the parts that differ."""
+        """The name, the parts that differ, and the parameters."""
         given = {"autoscaler": self.autoscaler, "dispatcher": self.dispatcher, "local": self.local}
         changed = [f"{key}={name}" for key, name in given.items() if name is not None]
         if self.preemption is not None:
             changed.append(f"preemption={'on' if self.preemption else 'off'}")
+        if self.parameters:
+            changed.append(str(self.parameters))
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     @property
@@ -130,30 +190,49 @@ class PolicyChoice:
             for key in ("autoscaler", "dispatcher", "local", "preemption")
             if getattr(self, key) is not None
         }
-        return dataclasses.replace(parts, **given)
+        return dataclasses.replace(
+            parts, **given, parameters=Parameters(self.parameters).over(parts.parameters)
+        )
 
-    def make(self) -> Policy:
+    def make(self, known: Beforehand | None = None) -> Policy:
         """New policy objects, which have seen nothing.
 
-        Raises ConfigError for an unknown name, PartError for a part that cannot be loaded.
+        known: what may be known before the run; None: nothing. Raises ConfigError for an unknown name,
+        PartError for a part that cannot be loaded, ParameterError for a parameter that it does not take.
         """
         parts = self.parts
-        autoscaler = _loaded("autoscaler", parts.autoscaler, _AUTOSCALERS, self._autoscaler)
-        dispatcher = _loaded("dispatcher", parts.dispatcher, _DISPATCHERS, load_dispatcher)
+        autoscaler_name, known = parts.autoscaler, known or Beforehand()
+        settings, limits = self._set(parts)
+        autoscaler = _loaded(
+            "autoscaler", autoscaler_name, BASELINES, lambda name: make_autoscaler(name, settings, known)
+        )
+        dispatcher = _loaded("dispatcher", parts.dispatcher, _DISPATCHERS, _dispatcher)
         local = None
         if parts.local != STATIC:
             _loaded("local", parts.local, {}, load_local)
             local = partial(load_local, parts.local)
-        return Policy(self.label, autoscaler, dispatcher, local, parts)
+        return Policy(self.label, autoscaler, dispatcher, local, parts, settings, limits)
 
-    def _autoscaler(self, name: str) -> GlobalAutoscaler:
-        return load_autoscaler(name, self.settings)
+    def _set(self, parts: PolicyParts) -> tuple[object | None, StaticLimits]:
+        """What the parameters make of the autoscaler's settings and of the limits. Raises ParameterError."""
+        ours, its = settable(StaticLimits), parameter_names(parts.autoscaler)
+        for name in parts.parameters:
+            if name not in ours and name not in its:
+                known = ", ".join(sorted({*ours, *its}))
+                raise ParameterError(
+                    name, f"unknown parameter {name!r} of autoscaler {parts.autoscaler!r}; known are {known}"
+                )
+        limits = {name: number for name, number in parts.parameters.items() if name in ours}
+        rest = {name: number for name, number in parts.parameters.items() if name not in ours}
+        return settings_for(parts.autoscaler, rest, self.settings), adjusted(StaticLimits(), limits)
 
 
-def _loaded(part: str, name: str, own: Mapping[str, Callable[[], T]], load: Callable[[str], T]) -> T:
-    """A part by its name, one of the simulator's `own` or another. Raises PartError."""
-    if name in own:
-        return own[name]()
+def _dispatcher(name: str) -> Dispatcher:
+    return _DISPATCHERS[name]() if name in _DISPATCHERS else load_dispatcher(name)
+
+
+def _loaded(part: str, name: str, own: Mapping[str, object], load: Callable[[str], T]) -> T:
+    """A part by its name; `own` are those that only the simulator has. Raises PartError."""
     try:
         return load(name)
     except (UnknownAutoscalerError, UnknownDispatcherError, UnknownLocalAutoscalerError) as error:
@@ -173,11 +252,15 @@ class Policy:
     local: Callable[[], LocalAutoscaler] | None
     """Makes one for each instance; None: limits stay as they start."""
     parts: PolicyParts
+    autoscaler_settings: object | None
+    """What the autoscaler is set to; None: it has no settings."""
+    limits: StaticLimits
 
     def settings(self, settings: SimSettings) -> SimSettings:
         """The settings under which it runs: a pinning policy has no queue but the engines'.
 
-        A scenario may turn preemption off or share a queue for policies that would not.
+        A scenario may turn preemption off or share a queue for policies that would not. Raises ParameterError
+        for limits that a model does not allow.
         """
         parts = self.parts
         queues = dataclasses.replace(
@@ -187,6 +270,7 @@ class Policy:
         )
         return dataclasses.replace(
             settings,
+            models=tuple(self.limits.of(model) for model in settings.models),
             queues=queues,
             engine_queue=_NO_LIMIT if parts.pinned else settings.engine_queue,
             discipline="fcfs" if parts.shared_queue else settings.discipline,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiron.policy.words import Role
+from chiron.sim.autoscalers import Beforehand
 from chiron.sim.decision_log import DecisionLog
 from chiron.sim.oracle import oracle_served_gpu_s
 from chiron.sim.policies import PolicyChoice
@@ -91,7 +93,7 @@ def run(
         ConfigError: a policy or a trace that cannot be used.
         OracleViolatedError: the run used less than the lower bound, beyond what step noise explains.
     """
-    made = policy.make()
+    made = policy.make(Beforehand(scenario.settings.models))
     reading = scenario.reading() if reading is None else reading
     settings = made.settings(scenario.settings)
     result = simulate(
@@ -222,6 +224,7 @@ def parameters(scenario: Scenario, policy: PolicyChoice) -> dict[str, Any]:
     made = policy.make()
     parts = _plain(made.parts)
     del parts["about"]
+    parts["autoscaler_settings"] = _plain(made.autoscaler_settings)
     return {
         "duration_s": scenario.duration_s,
         "policy": parts,
@@ -239,7 +242,7 @@ def _plain(value: Any) -> Any:
             for field in dataclasses.fields(value)
             if field.name != "step_time_ms"
         }
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {
             key.name.lower() if isinstance(key, Role) else key: _plain(each) for key, each in value.items()
         }

@@ -24,6 +24,7 @@ from chiron.policy.words import Role
 from chiron.sim import scenario_checks as checks
 from chiron.sim.demand import Demand, fit_to_context, merge
 from chiron.sim.live_times import LiveTimes
+from chiron.sim.parameters import ParameterError, Parameters
 from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
 from chiron.sim.settings import (
@@ -329,7 +330,8 @@ def _sources(
 
 
 def _policy(table: Mapping[str, Any], where: str) -> PolicyChoice:
-    choice = fill(PolicyChoice, table, where, settings=None)
+    rest = {key: found for key, found in table.items() if key != "parameters"}
+    choice = fill(PolicyChoice, rest, where, settings=None, parameters=_parameters(table, where))
     if choice.name not in POLICIES:
         raise ConfigError(
             f"{where}: 'name': unknown {choice.name!r}; known are {', '.join(sorted(POLICIES))}"
@@ -342,4 +344,21 @@ def _policy(table: Mapping[str, Any], where: str) -> PolicyChoice:
                 PolicyChoice(choice.name, **{key: name}).make()
             except ConfigError as error:
                 raise ConfigError(f"{where}: {key!r}: {error}") from error
+    if choice.parameters and ":" not in choice.parts.autoscaler:
+        try:
+            PolicyChoice(choice.name, choice.autoscaler, parameters=choice.parameters).make()
+        except ParameterError as error:
+            raise ConfigError(f"{_parameters_of(where)}: {error}") from error
     return choice
+
+
+def _parameters(table: Mapping[str, Any], where: str) -> Parameters:
+    try:
+        return Parameters(table_of(table, "parameters", where))
+    except ParameterError as error:
+        raise ConfigError(f"{_parameters_of(where)}: {error}") from error
+
+
+def _parameters_of(where: str) -> str:
+    """The sub-table of a policy's parameters, for errors."""
+    return where.replace("[policy]", "[policy.parameters]")

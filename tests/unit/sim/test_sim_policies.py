@@ -6,7 +6,7 @@ import pytest
 
 from chiron.config import ConfigError
 from chiron.policy.words import Role
-from chiron.sim.policies import POLICIES, PolicyChoice
+from chiron.sim.policies import POLICIES, PREEMPTING, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
 from tests.support.sim_worlds import requests, run, world
 
@@ -28,9 +28,24 @@ def test_the_variant_of_llumnix_has_one_queue_in_the_order_of_arrival() -> None:
 def test_chiron_and_what_gets_its_workers_preempt() -> None:
     preempting = {name for name, parts in POLICIES.items() if parts.preemption}
 
-    assert preempting == set(POLICIES) - {"llumnix", "llumnix-queue"}
-    assert POLICIES["llumnix-preempting"].autoscaler == "llumnix"
+    assert set(POLICIES) - preempting == {"llumnix", "llumnix-queue"}
+    assert POLICIES["llumnix+preempting"].autoscaler == "llumnix"
     assert PolicyChoice("chiron").make().settings(world()) == world()
+
+
+def test_each_scaling_without_chirons_queues_is_there_once_more_over_them() -> None:
+    others = [parts for parts in POLICIES.values() if not parts.preemption]
+
+    for parts in others:
+        variants = [
+            name
+            for name, each in POLICIES.items()
+            if each.preemption and (each.autoscaler, each.parameters) == (parts.autoscaler, parts.parameters)
+        ]
+        assert [name.endswith(PREEMPTING) for name in variants] == [True]
+        variant = PolicyChoice(variants[0]).make()
+        assert variant.settings(world()) == world()
+        assert variant.parts.dispatcher == POLICIES["chiron"].dispatcher
 
 
 @pytest.mark.parametrize(("name", "preemption"), [("llumnix", True), ("chiron", False)])
