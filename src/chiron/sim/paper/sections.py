@@ -88,6 +88,24 @@ class Plot:
     """Marks where y equals x."""
 
 
+Verdict = Literal["met", "not met", "not reachable", "no figure"]
+"""Not reachable: physics forbids it with this calibration. No figure: runs that would tell are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One expectation of the paper, or one goal, beside what came out; the report lists all of them first."""
+
+    claim: str
+    expected: str
+    """As published, or the goal."""
+    found: str
+    """As measured, with where it was."""
+    verdict: Verdict
+    why: str = ""
+    """What keeps it from being met, computed and not supposed; or what else should be known with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """One experiment's part of the report."""
@@ -96,6 +114,7 @@ class Section:
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def number(value: float | None, form: str = ",.2f") -> str | None:
