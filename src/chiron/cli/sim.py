@@ -21,6 +21,12 @@ app = typer.Typer(
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO.toml", help="What is served on what.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="None: the scenario's.")]
+Vary = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,…", help="Change the scenario: steps-slower, lengths-growing, telemetry-late, …"
+    ),
+]
 
 
 @app.command()
@@ -30,11 +36,12 @@ def run(
     policy: PolicyOptions,
     output: RunOutputOptions,
     seed: Seed = None,
+    vary: Vary = None,
 ) -> None:
     """Simulate one scenario under one policy."""
     from chiron.cli.sim_work import guarded, run_scenario
 
-    guarded(lambda: run_scenario(scenario, policy, seed, output))
+    guarded(lambda: run_scenario(scenario, policy, seed, output, vary))
 
 
 @app.command()
@@ -150,6 +157,7 @@ def compare(
     ceiling: Annotated[
         bool, typer.Option("--ceiling/--no-ceiling", help="Sweep the physical ceiling as well.")
     ] = True,
+    vary: Vary = None,
 ) -> None:
     """Simulate one scenario under several policies, on the same workloads.
 
@@ -158,5 +166,5 @@ def compare(
     """
     from chiron.cli.sim_work import CompareOptions, guarded, run_compare
 
-    options = CompareOptions(scenario, tuple(policies.split(",")), seeds, first_seed, jobs, ceiling)
+    options = CompareOptions(scenario, tuple(policies.split(",")), seeds, first_seed, jobs, ceiling, vary)
     guarded(lambda: run_compare(options, parts, output))

@@ -31,6 +31,7 @@ from chiron.sim.report import ceiling_table, comparison_json, comparison_table, 
 from chiron.sim.runs import OracleViolatedError, Run, run
 from chiron.sim.scenario import Scenario, read_scenario, scenario_from
 from chiron.sim.settings import InvalidSettingError
+from chiron.sim.variations import vary
 
 _PATIENCE_S = 5.0
 """Longest wait for each process and thread that ends with an interrupted command."""
@@ -87,6 +88,7 @@ class CompareOptions:
     first_seed: int | None
     jobs: int
     ceiling: bool
+    vary: str | None = None
 
 
 def guarded(work: Callable[[], None]) -> None:
@@ -145,13 +147,20 @@ def _terminate(_number: int, _frame: object) -> None:
     raise _Terminated
 
 
-def run_scenario(file: Path, policy: PolicyOptions, seed: int | None, output: RunOutputOptions) -> None:
+def run_scenario(
+    file: Path, policy: PolicyOptions, seed: int | None, output: RunOutputOptions, varied: str | None = None
+) -> None:
     """`chiron sim run`."""
     check_output(output)
     with stdout_for_figures(output):
-        scenario = read_scenario(file)
+        scenario = _read(file, varied)
         done, figures = _run(scenario, choice_of(scenario, scenario.policy, policy), seed, output)
     _tell(done, figures, output)
+
+
+def _read(file: Path, varied: str | None) -> Scenario:
+    scenario = read_scenario(file)
+    return scenario if varied is None else vary(scenario, varied)
 
 
 def run_replay(
@@ -210,7 +219,7 @@ def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptio
     """`chiron sim compare`."""
     check_output(output)
     with stdout_for_figures(output):
-        scenario = read_scenario(options.scenario)
+        scenario = _read(options.scenario, options.vary)
         choices = _compared(options.policies, choice_of(scenario, scenario.policy, parts))
         first = scenario.settings.seed if options.first_seed is None else options.first_seed
         seeds = range(first, first + options.seeds)

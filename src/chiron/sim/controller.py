@@ -149,7 +149,7 @@ class Controller:
         if measured:
             return float(np.percentile(measured[-200:], 95))
         presumed_s = self._settings.live.presumed_load_s
-        return self._settings.models[index].load_s if presumed_s is None else presumed_s
+        return self._settings.models[index].presumed_load_s if presumed_s is None else presumed_s
 
     def _wake_time_s(self, index: int) -> float:
         return self._settings.models[index].wake_s

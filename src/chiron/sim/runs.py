@@ -227,6 +227,7 @@ def parameters(scenario: Scenario, policy: PolicyChoice) -> dict[str, Any]:
     parts["autoscaler_settings"] = _plain(made.autoscaler_settings)
     return {
         "duration_s": scenario.duration_s,
+        "output_drift": scenario.output_drift,
         "policy": parts,
         "settings": _plain(made.settings(scenario.settings)),
         "traffic": [_plain(source) for source in scenario.traffic],

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from chiron.config import ConfigError
 from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
 from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.words import Role
 from chiron.sim import scenario_checks as checks
-from chiron.sim.demand import Demand, fit_to_context, merge
+from chiron.sim.drawing import Reading as Reading
+from chiron.sim.drawing import draw
+from chiron.sim.drawing import longest as longest
 from chiron.sim.live_times import LiveTimes
 from chiron.sim.parameters import ParameterError, Parameters
 from chiron.sim.policies import POLICIES, PolicyChoice
@@ -36,17 +35,15 @@ from chiron.sim.settings import (
     SimSettings,
     TelemetrySettings,
 )
-from chiron.sim.sources import Backlog, InvalidSourceError, Replay, Traffic
+from chiron.sim.sources import Backlog, Replay, Traffic
 from chiron.sim.tables import fill, only, table_of, tables_of, whole
-from chiron.sim.trace_formats import TraceError
-from chiron.sim.traces import BadRow
-from chiron.sim.workload import Workload
 
 _KEYS = (
     "name",
     "description",
     "seed",
     "duration_s",
+    "output_drift",
     "cluster",
     "models",
     "traffic",
@@ -58,20 +55,7 @@ _KEYS = (
     "faults",
     "policy",
 )
-_STREAMS = 0x57_4F_52_4B
-"""Keeps the workload's random streams apart from those that the simulator makes from the same seed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What came of making a workload."""
-
-    workload: Workload
-    shortened: int = 0
-    """Requests cut to the model's longest context."""
-    bad_rows: tuple[BadRow, ...] = ()
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    """Rows of traces without a request to serve: how many, by the reason."""
+_HEAD = ("name", "description", "duration_s", "output_drift")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,72 +72,29 @@ class Scenario:
     backlogs: tuple[Backlog, ...] = ()
     replays: tuple[Replay, ...] = ()
     policy: PolicyChoice = field(default_factory=PolicyChoice)
+    output_drift: float = 0.0
+    """Share by which output lengths have grown, evenly from 0 to the last arrival; below 0: shrunk."""
 
     def with_seed(self, seed: int) -> Scenario:
         """The same scenario with another seed, for workload and simulation. Raises ValueError below 0."""
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, seed=seed))
 
     def reading(self) -> Reading:
-        """Draws the workload of the scenario's seed.
+        """Draws the workload of the scenario's seed: see `chiron.sim.drawing.draw`.
 
-        Each source has one random stream for arrivals and one for lengths: changing one leaves the others'
-        requests as they are. Raises ConfigError for a trace that cannot be used, or a workload without any
-        request.
+        Raises ConfigError for a trace that cannot be used, or a workload without any request.
         """
-        demands: list[Demand] = []
-        bad_rows: list[BadRow] = []
-        skipped, shortened = Counter[str](), 0
-        models = {model.name: index for index, model in enumerate(self.settings.models)}
+        settings = self.settings
         sources: tuple[Traffic | Backlog | Replay, ...] = (*self.traffic, *self.backlogs, *self.replays)
-        for number, source in enumerate(sources):
-            arrivals, lengths = (
-                np.random.default_rng((_STREAMS, self.settings.seed, number, use)) for use in range(2)
-            )
-            index = models[source.model]
-            profile = self.settings.models[index].profile
-            try:
-                if isinstance(source, Traffic):
-                    demand = source.demand(index, self.duration_s, arrivals, lengths)
-                elif isinstance(source, Backlog):
-                    demand = source.demand(index, arrivals, lengths)
-                else:
-                    trace = source.read(self.file.parent)
-                    demand = source.demand(index, profile, trace, arrivals)
-                    bad_rows += trace.bad_rows
-                    skipped.update(trace.skipped)
-            except TraceError as error:
-                raise ConfigError(str(error)) from error
-            except InvalidSourceError as error:
-                raise ConfigError(f"{self.file}: {error}") from error
-            demand = dataclasses.replace(demand, refuse_late=source.refuse_late)
-            fitted, cut = _fitted(demand, profile)
-            demands.append(fitted)
-            shortened += cut
-        workload = merge(demands)
+        reading = draw(sources, settings.models, settings.seed, self.duration_s, self.output_drift, self.file)
+        workload = reading.workload
         if not len(workload):
             raise ConfigError(f"{self.file}: no request arrives in {self.duration_s:g} s")
-        if workload.arrival_s[-1] < self.settings.warmup_s:
+        if workload.arrival_s[-1] < settings.warmup_s:
             raise ConfigError(
-                f"{self.file} [simulation]: 'warmup_s': no request arrives after {self.settings.warmup_s:g} s"
+                f"{self.file} [simulation]: 'warmup_s': no request arrives after {settings.warmup_s:g} s"
             )
-        return Reading(workload, shortened, tuple(bad_rows), dict(skipped))
-
-
-def _fitted(demand: Demand, profile: Profile) -> tuple[Demand, int]:
-    prompt, output, cut = fit_to_context(demand.prompt_tokens, demand.output_tokens, longest(profile))
-    if not cut:
-        return demand, 0
-    prefix = demand.prefix
-    if prefix is not None:
-        blocks = prompt // profile.block_size
-        prefix = tuple(given[: int(most)] for given, most in zip(prefix, blocks, strict=True))
-    return dataclasses.replace(demand, prompt_tokens=prompt, output_tokens=output, prefix=prefix), cut
-
-
-def longest(profile: Profile) -> int:
-    """Most tokens of prompt and output together that an engine of the profile takes."""
-    drafts = 0 if profile.speculation is None else profile.speculation.draft_tokens
-    return min(profile.max_context_tokens, profile.kv_blocks * profile.block_size - drafts)
+        return reading
 
 
 def read_scenario(file: Path) -> Scenario:
@@ -177,9 +118,7 @@ def scenario_from(document: Mapping[str, Any], file: Path) -> Scenario:
         raise ConfigError(f"{where}: 'gpus' belongs to the cluster: [[cluster.gpus]]")
     only(document, _KEYS, where)
     settings = _settings(document, where)
-    head = fill(
-        _Head, {key: document[key] for key in ("name", "description", "duration_s") if key in document}, where
-    )
+    head = fill(_Head, {key: document[key] for key in _HEAD if key in document}, where)
     scenario = Scenario(
         file=file,
         name=head.name,
@@ -190,6 +129,7 @@ def scenario_from(document: Mapping[str, Any], file: Path) -> Scenario:
         backlogs=_sources(Backlog, document, "backlog", settings, where),
         replays=_sources(Replay, document, "replay", settings, where),
         policy=_policy(table_of(document, "policy", where), f"{where} [policy]"),
+        output_drift=head.output_drift,
     )
     if not (scenario.traffic or scenario.backlogs or scenario.replays):
         raise ConfigError(f"{where}: no requests: needs [[traffic]], [[backlog]] or [[replay]]")
@@ -202,6 +142,7 @@ class _Head:
     name: str
     description: str = ""
     duration_s: float = 0.0
+    output_drift: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -210,6 +151,8 @@ class _Head:
             raise ValueError(
                 f"duration_s: must be a number from 0 to {LONGEST_S:.0f}, not {self.duration_s:g}"
             )
+        if not -1 < self.output_drift <= 99:
+            raise ValueError(f"output_drift: must be above -1 and at most 99, not {self.output_drift:g}")
 
 
 def _settings(document: Mapping[str, Any], where: str) -> SimSettings:

@@ -92,6 +92,8 @@ class SimModel:
     """Ceiling for local autoscalers, in tokens."""
     load_time_s: float | None = None
     """Median time from placement to ready; None: the profile's."""
+    presumed_load_time_s: float | None = None
+    """What policies are told of it until a load has been measured; None: the truth."""
     load_time_spread: float = 0.0
     """Standard deviation of the logarithm of load times (lognormal); 0: they are all the same."""
     wake_time_s: float | None = None
@@ -142,12 +144,9 @@ class SimModel:
                 "gpu_memory_share", f"must be above 0 and at most 1, got {self.gpu_memory_share}"
             )
         if self.sleep_residual_share > self.gpu_memory_share:
-            raise InvalidSettingError(
-                "sleep_residual_share",
-                f"must not exceed gpu_memory_share = {self.gpu_memory_share}, "
-                f"got {self.sleep_residual_share}",
-            )
-        for key in ("load_time_s", "wake_time_s", "sleep_time_s"):
+            most = f"must not exceed gpu_memory_share = {self.gpu_memory_share}"
+            raise InvalidSettingError("sleep_residual_share", f"{most}, got {self.sleep_residual_share}")
+        for key in ("load_time_s", "presumed_load_time_s", "wake_time_s", "sleep_time_s"):
             if getattr(self, key) is not None:
                 not_negative(self, key)
 
@@ -157,13 +156,15 @@ class SimModel:
         return self.profile.load_s if self.load_time_s is None else self.load_time_s
 
     @property
+    def presumed_load_s(self) -> float:
+        """Time from placement to ready that is reckoned with until a load has been measured."""
+        return self.load_s if self.presumed_load_time_s is None else self.presumed_load_time_s
+
+    @property
     def wake_s(self) -> float:
         """Time from asleep to ready."""
-        return (
-            self.profile.wake_s[max(0, self.sleep_level - 1)]
-            if self.wake_time_s is None
-            else self.wake_time_s
-        )
+        level = max(0, self.sleep_level - 1)
+        return self.profile.wake_s[level] if self.wake_time_s is None else self.wake_time_s
 
     @property
     def fall_asleep_s(self) -> float:

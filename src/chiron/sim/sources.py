@@ -29,6 +29,8 @@ from chiron.sim.traces import (
 
 MOST_REQUESTS = 100_000_000
 """That one source may bring: more do not fit into memory."""
+MOST_PREFIXES = 10_000
+"""Different beginnings of prompts: their hashes are held in memory."""
 SHAPE_KEYS = {
     "diurnal": ("swing", "period_s", "peak_s"),
     "step": ("step_at_s", "step_rate_per_s"),
@@ -52,6 +54,11 @@ class LengthChoice:
     """Of lengths = "lognormal", in tokens."""
     sigma: float | None = None
     """Of lengths = "lognormal": standard deviation of the logarithm; none: 1."""
+    shared_prefixes: int = 0
+    """Different beginnings that prompts have, each as likely; the engines' prefix caches keep them. 0: no two
+    prompts begin alike."""
+    prefix_share: float = 0.5
+    """Of shared_prefixes: share of each prompt's tokens that is such a beginning."""
 
     def __post_init__(self) -> None:
         for key in ("prompt_mean", "output_mean", "sigma"):
@@ -60,6 +67,12 @@ class LengthChoice:
             if self.lengths == "lognormal" and getattr(self, key) is None and key != "sigma":
                 raise InvalidSourceError(f"{key}: lengths = 'lognormal' needs it")
         self.length_model()
+        if not 0 <= self.shared_prefixes <= MOST_PREFIXES:
+            raise InvalidSourceError(
+                f"shared_prefixes: must be from 0 to {MOST_PREFIXES:,}, not {self.shared_prefixes}"
+            )
+        if not 0 <= self.prefix_share <= 1:
+            raise InvalidSourceError(f"prefix_share: must be from 0 to 1, not {self.prefix_share:g}")
 
     def length_model(self) -> LengthModel:
         """The model that was chosen."""

@@ -68,7 +68,7 @@ class RouterWaits:
         self._instances: dict[str, SimInstance] = {}
         # Instance → since when it loads, and whether it wakes.
         self._loading: dict[str, tuple[float, bool]] = {}
-        self._loads = (model.load_s, 0)
+        self._loads = (model.presumed_load_s, 0)
         self._learned_s: dict[RequestClass, float] = {}
         self._arrived_before = 0
         self._sampled_s = 0.0
