@@ -13,6 +13,7 @@ DEFAULT_RESIDUAL_MIB = 4096
 DEFAULT_MEMORY_SHARE = 0.92
 _MIB = 2**20
 _LEVELS = (0, 1, 2)
+_ABOUT_SLEEPERS = ("sleep_residual_mib", "sleep_host_mib")
 _SHARE_ARGUMENT = "gpu_memory_utilization"
 
 
@@ -49,6 +50,9 @@ def sleep_violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
     autoscaling = spec.autoscaling
     if autoscaling.sleep_level not in _LEVELS:
         yield "autoscaling.sleep_level", f"must be 0, 1 or 2, not {autoscaling.sleep_level}"
+    useless = [field for field in _ABOUT_SLEEPERS if getattr(autoscaling, field)]
+    if useless and not autoscaling.sleep_level:
+        yield "autoscaling.sleep_level", f"must be 1 or 2 for {' and '.join(useless)} to count, not 0: never"
     share = autoscaling.gpu_memory_share
     if not 0 <= share <= 1:
         yield "autoscaling.gpu_memory_share", f"must be above 0 and at most 1, or 0 (unset), not {share:g}"

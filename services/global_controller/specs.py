@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -113,6 +114,10 @@ def _violations(spec: cluster_pb2.ModelSpec) -> Iterator[Violation]:
     if not _LOCAL.fullmatch(spec.autoscaling.local):
         known = ", ".join([*NAMES, "off"])
         yield "autoscaling.local", f"must be {known} or module:Class, not {spec.autoscaling.local!r}"
+    elif (module := spec.autoscaling.local.partition(":")[0].partition(".")[0]) in sys.stdlib_module_names:
+        # Modules of one's own are on the agents alone: what is wrong with those, each agent tells.
+        what = f"{module} is of Python's own library, which has no local autoscaler"
+        yield "autoscaling.local", f"{what}: {spec.autoscaling.local!r}"
     yield from check_schedules(spec)
     if spec.priority not in PRIORITIES:
         yield "priority", f"must be {PRIORITIES[0]} to {PRIORITIES[-1]}, not {spec.priority}"

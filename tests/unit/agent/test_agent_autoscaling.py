@@ -235,6 +235,19 @@ def test_the_report_says_what_is_wanted_and_why() -> None:
     assert status.load.safe_batch_size == 32, "an ITL of twice the SLO"
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("os:getcwd", "local autoscaler 'os:getcwd': getcwd has no method decide"),
+        ("no.such:Module", "local autoscaler 'no.such:Module': No module named 'no'"),
+    ],
+)
+def test_what_is_no_local_autoscaler_is_told_and_sets_nothing(name: str, why: str) -> None:
+    made = decided(name, statistics(64))
+    assert made.wanted == LimitPair()
+    assert told(made).error == why
+
+
 def test_a_report_stays_small_whatever_a_policy_says() -> None:
     local = told(decided("tests.support.mistaken_local:Talkative", statistics(64)))
     assert local.error == ""

@@ -46,7 +46,27 @@ def test_the_smallest_spec_is_valid() -> None:
             "model, reactive, off or module:Class",
         ),
         ({"priority": -1001}, "priority", "-1000 to 1000, not -1001"),
+        (
+            {"autoscaling": pb.AutoscalingSpec(local="os:getcwd")},
+            "autoscaling.local",
+            "os is of Python's own library, which has no local autoscaler: 'os:getcwd'",
+        ),
+        (
+            {"autoscaling": pb.AutoscalingSpec(local="concurrent.futures:Executor")},
+            "autoscaling.local",
+            "concurrent is of Python's own library",
+        ),
         ({"autoscaling": pb.AutoscalingSpec(sleep_level=3)}, "autoscaling.sleep_level", "0, 1 or 2, not 3"),
+        (
+            {"autoscaling": pb.AutoscalingSpec(sleep_residual_mib=100)},
+            "autoscaling.sleep_level",
+            "must be 1 or 2 for sleep_residual_mib to count, not 0: never",
+        ),
+        (
+            {"autoscaling": pb.AutoscalingSpec(sleep_residual_mib=100, sleep_host_mib=5)},
+            "autoscaling.sleep_level",
+            "must be 1 or 2 for sleep_residual_mib and sleep_host_mib to count",
+        ),
         (
             {"autoscaling": pb.AutoscalingSpec(gpu_memory_share=1.5)},
             "autoscaling.gpu_memory_share",
@@ -91,6 +111,18 @@ def test_every_violation_is_reported() -> None:
 @pytest.mark.parametrize("engine", ["sim", "mine:Engine", "my.engines.fast:Engine_2"])
 def test_engines_by_name_and_by_class_are_valid(engine: str) -> None:
     assert check_spec(spec(engine=engine)) == []
+
+
+@pytest.mark.parametrize(
+    "local", ["osmosis:Mine", "my.os:Autoscaler", "chiron.policy.local.model:ModelAutoscaler"]
+)
+def test_local_autoscalers_of_ones_own_are_valid(local: str) -> None:
+    assert check_spec(spec(autoscaling=pb.AutoscalingSpec(local=local))) == []
+
+
+def test_what_sleepers_may_keep_counts_beside_a_level() -> None:
+    counts = pb.AutoscalingSpec(sleep_level=1, sleep_residual_mib=100, sleep_host_mib=5)
+    assert check_spec(spec(autoscaling=counts)) == []
 
 
 def test_defaults_are_filled_in_without_touching_the_callers_spec() -> None:

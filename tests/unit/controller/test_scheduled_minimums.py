@@ -26,6 +26,7 @@ def spec(*schedules: dict[str, object], most: int = 0) -> pb.ModelSpec:
 BERLIN = "Europe/Berlin"
 DAYTIME = {"days": ["mon", "tue"], "begins": "08:00", "ends": "18:00", "time_zone": BERLIN}
 NIGHT = {"days": ["fri"], "begins": "22:00", "ends": "06:00"}
+ROUND = {"days": ["mon"], "begins": "08:00", "ends": "08:00"}
 SKIPPED = {"begins": "02:15", "ends": "02:45", "time_zone": BERLIN}
 
 
@@ -47,6 +48,11 @@ SKIPPED = {"begins": "02:15", "ends": "02:45", "time_zone": BERLIN}
         (NIGHT, "2026-11-28T05:59", 5),
         (NIGHT, "2026-11-28T06:00", 1),
         (NIGHT, "2026-11-28T23:00", 1),
+        # One that ends when it begins counts for 24 hours.
+        (ROUND, "2026-11-23T07:59", 1),
+        (ROUND, "2026-11-23T08:00", 5),
+        (ROUND, "2026-11-24T07:59", 5),
+        (ROUND, "2026-11-24T08:00", 1),
         # 02:00 to 03:00 is skipped on 29 March and comes twice on 25 October.
         (SKIPPED, "2026-03-29T00:59", 1),
         (SKIPPED, "2026-03-29T01:00", 1),
