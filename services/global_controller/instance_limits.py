@@ -65,7 +65,7 @@ def _violations(
         "step_token_budget": local.max_step_token_budget,
     }
     return [
-        (field, f"must be 0 to {most}, the ceiling of {record.instance_id}, not {getattr(request, field)}")
+        (field, f"must be at most {most}, the ceiling of {record.instance_id}, not {getattr(request, field)}")
         for field, most in ceilings.items()
         if most and getattr(request, field) > most
     ]

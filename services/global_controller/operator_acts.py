@@ -30,6 +30,7 @@ from services.global_controller.versions import (
     version_to_return_to,
 )
 from services.global_controller.view import Act
+from services.global_controller.wording import counted
 
 
 def apply_model(
@@ -75,13 +76,14 @@ def apply_model(
             newest_version=version,
             roll=Roll(number=stored.roll.number if stored else 0),
         )
-        reason = f"new model, {record.desired_instances} instances wanted"
+        reason = f"new model, {counted(record.desired_instances, 'instance')} wanted"
     else:
         applied = dataclasses.replace(applied, rollout_version=_served_by(before, wanted, version))
         if applied.rollout_version == before.rollout_version:
             record = pointed_at(before, applied, _resumed(before.roll, version, rollback_on_failure))
             reason = (
-                f"spec version {version} needs no new workers, {record.desired_instances} instances wanted"
+                f"spec version {version} needs no new workers, "
+                f"{counted(record.desired_instances, 'instance')} wanted"
             )
         else:
             roll = start_roll(before, applied, rollback_on_failure=rollback_on_failure)
@@ -130,7 +132,9 @@ def delete_model(snapshot: Snapshot, name: str) -> Draft:
         before, deleted=True, desired_instances=0, history=(), roll=Roll(number=before.roll.number)
     )
     count = sum(one.model == name and not is_stopping(one) for one in snapshot.instances.values())
-    act = Act("delete_model", f"its {count} instances drain and stop", name, numbers={"instances": count})
+    act = Act(
+        "delete_model", f"{counted(count, 'instance')} to drain and stop", name, numbers={"instances": count}
+    )
     return Draft(puts=[record], acts=[act])
 
 
@@ -147,7 +151,7 @@ def scale_model(snapshot: Snapshot, name: str, instances: int) -> Draft | None:
     if instances == model.desired_instances and stays and not again:
         return None
     numbers = {"from": model.desired_instances, "to": instances, "failed": len(again)}
-    reason = f"an operator asked for {instances} instances instead of {model.desired_instances}"
+    reason = f"an operator asked for {counted(instances, 'instance')} instead of {model.desired_instances}"
     scaled = with_desired(model, instances)
     if is_autoscaled(model):
         scaled = pinned(scaled, instances)
@@ -233,7 +237,9 @@ def drain_node(snapshot: Snapshot, node_id: str, *, undo: bool) -> Draft | None:
     if record.draining is not undo:
         return None
     held = sum(one.node_id == node_id and not is_stopping(one) for one in snapshot.instances.values())
-    reason = "an operator took it back into service" if undo else f"its {held} instances move elsewhere"
+    reason = (
+        "an operator took it back into service" if undo else f"{counted(held, 'instance')} to move elsewhere"
+    )
     act = Act("drain_node", reason, node_id=node_id, numbers={"instances": held})
     return Draft(puts=[dataclasses.replace(record, draining=not undo)], acts=[act])
 
@@ -277,7 +283,9 @@ def _try_again(
     """Another try of the present version: for what has failed, and for a roll that has stalled."""
     acts = []
     if again or before.roll.stalled:
-        acts.append(Act("apply_model", f"{len(again)} failed instances get another try", before.name))
+        acts.append(
+            Act("apply_model", f"another try for {counted(len(again), 'failed instance')}", before.name)
+        )
     roll = _resumed(before.roll, before.spec_version, rollback_on_failure)
     record = dataclasses.replace(before, roll=roll)
     if before.roll.stalled:
@@ -306,7 +314,8 @@ def _begins(snapshot: Snapshot, before: ModelRecord, record: ModelRecord, why: s
         for one in snapshot.instances.values()
     )
     reason = (
-        f"from spec version {before.spec_version} to {record.spec_version}, {remaining} instances to replace"
+        f"from spec version {before.spec_version} to {record.spec_version}, "
+        f"{counted(remaining, 'instance')} to replace"
     )
     if before.roll.active and record.roll.number != before.roll.number:
         reason += f"; takes the place of the roll to {before.roll.to_version}"

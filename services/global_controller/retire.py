@@ -12,6 +12,7 @@ from services.global_controller.fleet import Fleet, Work, is_coming, is_failed, 
 from services.global_controller.model_roles import beyond_wanted
 from services.global_controller.rolls import is_proven, is_trusted, roll_numbers, stall_reason
 from services.global_controller.view import Liveness
+from services.global_controller.wording import counted
 
 
 def retire(work: Work, model: ModelRecord) -> None:
@@ -71,8 +72,8 @@ def _retire_outdated(work: Work, model: ModelRecord, fleet: Fleet) -> None:
             **roll_numbers(model, fleet),
         }
         reason = (
-            f"runs spec version {record.spec_version}, and {proven} instances of version "
-            f"{model.spec_version} serve"
+            f"runs spec version {record.spec_version}, and version {model.spec_version} has "
+            f"{counted(proven, 'instance')} that can take its place"
         )
         work.stop(record, reason, numbers, action="replace", follows=of_roll(model.name))
 
@@ -163,7 +164,8 @@ def _give_up_lost(work: Work, model: ModelRecord, fleet: Fleet) -> None:
         silent_s = node.silent_s if node else 0.0
         numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "silent_s": silent_s}
         reason = (
-            f"{record.node_id} has been silent for {silent_s:.1f} s and {ready} instances serve elsewhere"
+            f"{record.node_id} has been silent for {silent_s:.1f} s; "
+            f"elsewhere the model has {counted(ready, 'instance')} that can serve"
         )
         work.stop(record, reason, numbers, action="replace", follows=NOTHING)
 

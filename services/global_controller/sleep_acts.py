@@ -8,9 +8,11 @@ from services.global_controller.bounds import is_autoscaled
 from services.global_controller.controller import Draft
 from services.global_controller.model_roles import with_more
 from services.global_controller.operator_acts import changeable_instance, live_model, pinned
+from services.global_controller.sleep_costs import sleep_costs
 from services.global_controller.sleepers import Sleepers, asleep_copy, awake_copy
 from services.global_controller.specs import MOST_INSTANCES
 from services.global_controller.view import Act, ClusterView
+from services.global_controller.wording import counted
 
 
 def set_sleeping(snapshot: Snapshot, view: ClusterView, instance_id: str, *, sleeping: bool) -> Draft:
@@ -20,6 +22,9 @@ def set_sleeping(snapshot: Snapshot, view: ClusterView, instance_id: str, *, sle
     """
     record = changeable_instance(snapshot, instance_id)
     model = live_model(snapshot, record.model)
+    if sleeping and not sleep_costs(model.parsed_spec()).level:
+        what = f"{record.model} may not sleep: autoscaling.sleep_level of its spec is 0"
+        raise ChironError.invalid([("instance_id", what)])
     sleepers = Sleepers(view)
     why = sleepers.why_not_sleep(record) if sleeping else sleepers.why_not_wake(record)
     if why:
@@ -30,7 +35,7 @@ def set_sleeping(snapshot: Snapshot, view: ClusterView, instance_id: str, *, sle
 def _sleep(model: ModelRecord, record: InstanceRecord) -> Draft:
     spec, left = model.parsed_spec(), model.desired_instances - 1
     if left < spec.min_instances:
-        what = f"at least {spec.min_instances} instances of {model.name} must run (min_instances)"
+        what = f"{model.name} must run at least {counted(spec.min_instances, 'instance')} (min_instances)"
         raise ChironError.invalid([("instance_id", what)])
     numbers = {"desired": left}
     act = Act("sleep", "an operator asked for it", model.name, record.instance_id, record.node_id, numbers)
@@ -40,7 +45,7 @@ def _sleep(model: ModelRecord, record: InstanceRecord) -> Draft:
 def _wake(model: ModelRecord, record: InstanceRecord) -> Draft:
     most, wanted = model.parsed_spec().max_instances or MOST_INSTANCES, model.desired_instances + 1
     if wanted > most:
-        what = f"at most {most} instances of {model.name} may run (max_instances)"
+        what = f"{model.name} may run at most {counted(most, 'instance')} (max_instances)"
         raise ChironError.invalid([("instance_id", what)])
     numbers = {"desired": wanted}
     act = Act("wake", "an operator asked for it", model.name, record.instance_id, record.node_id, numbers)

@@ -50,5 +50,5 @@ async def test_limits_are_set_by_hand_and_given_back(tmp_path: Path) -> None:
     assert "set by an operator: batch size 4, step tokens 256" in row
     assert back.stdout == f"{name}: batch size is set by model, step-token budget is set by model\n"
     assert above.status == neither.status == 1
-    assert f"batch_size: must be 0 to 32, the ceiling of {name}, not 33" in above.stderr
+    assert f"batch_size: must be at most 32, the ceiling of {name}, not 33" in above.stderr
     assert "name --batch-size, --step-tokens or both, or else --auto" in neither.stderr

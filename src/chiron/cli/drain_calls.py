@@ -21,7 +21,7 @@ async def drain_role(controller: str, model: str, role: str) -> int:
         raise CliError(f"the role must be one of {', '.join(ROLES)}, not {role!r}")
     async with ClusterAdmin(controller) as admin:
         count = await admin.drain_role(model, ROLES[role])
-    print(f"{model}: {count} {role} instances drain")
+    print(f"{model}: {count} {role} {'instance drains' if count == 1 else 'instances drain'}")
     return 0
 
 

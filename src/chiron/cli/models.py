@@ -63,7 +63,8 @@ async def rollback(controller: str, name: str, to_version: int) -> int:
     """Returns to an earlier version of a model's spec."""
     async with ClusterAdmin(controller) as admin:
         model = await admin.rollback_model(name, to_version)
-    print(f"{name}: spec version {model.spec_version}, {model.roll.remaining} instances to replace")
+    left = model.roll.remaining
+    print(f"{name}: spec version {model.spec_version}, {left} instance{'' if left == 1 else 's'} to replace")
     return 0
 
 

@@ -75,9 +75,13 @@ def test_what_is_set_already_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("reported", "limits", "text"),
     [
-        (REPORTED, {"batch_size": 61}, "batch_size: must be 0 to 60, the ceiling of m-1, not 61"),
-        (REPORTED, {"step_token_budget": 2049}, "step_token_budget: must be 0 to 2048, the ceiling of m-1"),
-        (None, {"batch_size": 65}, "batch_size: must be 0 to 64"),
+        (REPORTED, {"batch_size": 61}, "batch_size: must be at most 60, the ceiling of m-1, not 61"),
+        (
+            REPORTED,
+            {"step_token_budget": 2049},
+            "step_token_budget: must be at most 2048, the ceiling of m-1",
+        ),
+        (None, {"batch_size": 65}, "batch_size: must be at most 64"),
         (REPORTED, {}, "batch_size: this or step_token_budget is required; 0 gives one back"),
     ],
 )

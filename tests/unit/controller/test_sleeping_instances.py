@@ -204,8 +204,17 @@ def test_an_operator_is_told_what_stands_in_the_way() -> None:
     view = hosts(
         cluster(dataclasses.replace(least, spec=spec.SerializeToString()), node("n"), instance("b", "n", 0))
     )
-    with pytest.raises(ChironError, match="at least 1 instances of chat must run"):
+    with pytest.raises(ChironError, match=r"chat must run at least 1 instance \("):
         set_sleeping(snapshot_of(view), view, "b", sleeping=True)
+
+
+def test_a_spec_that_allows_no_sleep_is_what_the_refusal_names() -> None:
+    view = hosts(cluster(sleepy(level=0), node("n"), instance("a", "n", 0)))
+    with pytest.raises(
+        ChironError, match=r"chat may not sleep: autoscaling\.sleep_level of its spec is 0"
+    ) as caught:
+        set_sleeping(snapshot_of(view), view, "a", sleeping=True)
+    assert caught.value.reason is Reason.INVALID_ARGUMENT, "nothing that passes by itself"
 
 
 def carried(view: ClusterView, *actions: Start | Retire | Sleep | Wake, most: int = 9) -> Carried:
