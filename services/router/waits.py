@@ -25,8 +25,10 @@ _ESTIMATE_S = 0.1
 _CAPACITY_S = 0.05
 """How long what serves a queue counts before it is looked up anew."""
 _PRESUMED_LOAD_S = 30.0
+_PRESUMED_WAKE_S = 5.0
+_PRESUMED_SLOTS = 256
+"""Of an instance that loads while none has told its batch size: as many as of a spec that names none."""
 _LEAST_LEFT_S = 0.1
-_LEAST_TOKENS = 1e-3
 _SMOOTHING = 0.02
 
 Ahead = Mapping[RequestClass, int]
@@ -62,6 +64,14 @@ class _Done:
     tokens_per_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """An instance on its way: it loads, or wakes from its sleep."""
+
+    since: float
+    wakes: bool
+
+
 @dataclass(slots=True)
 class _Mean:
     """A smoothed mean that takes its first observation as it is."""
@@ -91,8 +101,8 @@ class ModelWaits:
         """Where a list, the waits that are over are put into it: for whoever measures the estimates."""
         self._start, self._service = _Mean(), _Mean()
         self._done: dict[str, _Done] = {}
-        self._loading: dict[str, float] = {}
-        self._load = _Mean(_PRESUMED_LOAD_S)
+        self._coming: dict[str, _Coming] = {}
+        self._load, self._wake = _Mean(_PRESUMED_LOAD_S), _Mean(_PRESUMED_WAKE_S)
         self._batch_size = 0
         self._open: dict[PendingRequest, tuple[float, Wait]] = {}
         self._taken: dict[PendingRequest, float] = {}
@@ -108,10 +118,13 @@ class ModelWaits:
     def heard(self, instance: TrackedInstance, load: worker_pb2.WatchLoadResponse, now: float) -> None:
         """An instance has told its load."""
         key = instance.instance_id
-        if load.state == types_pb2.INSTANCE_STATE_LOADING:
-            self._loading.setdefault(key, now)
-        elif load.state == types_pb2.INSTANCE_STATE_READY and key in self._loading:
-            self._load.observe(now - self._loading.pop(key), 1)
+        if load.state == types_pb2.INSTANCE_STATE_SLEEPING and not instance.leaving:
+            # Sleepers that are to sleep on are in no table.
+            self._coming.setdefault(key, _Coming(now, wakes=True))
+        elif load.state == types_pb2.INSTANCE_STATE_LOADING:
+            self._coming.setdefault(key, _Coming(now, wakes=False))
+        elif (coming := self._coming.pop(key, None)) and load.state == types_pb2.INSTANCE_STATE_READY:
+            self._taking(coming).observe(now - coming.since, 1)
         self._batch_size = load.batch_size or self._batch_size
         if not load.HasField("done"):
             return
@@ -147,8 +160,8 @@ class ModelWaits:
             return
         for gone in self._done.keys() - instances.keys():
             del self._done[gone]
-        for gone in self._loading.keys() - instances.keys():
-            del self._loading[gone]
+        for gone in self._coming.keys() - instances.keys():
+            del self._coming[gone]
         serving = [each for each in self._serving(instances.values(), now) if each.ready_in_s <= 0]
         self._count_made(instances.values(), interval_s)
         self.rates.observe(serving, self.arrived - self._arrived_before, interval_s)
@@ -191,21 +204,25 @@ class ModelWaits:
                         done.tokens_per_s if done is not None else 0.0,
                     )
                 )
-            elif one.instance_id in self._loading and (load.batch_size or self._batch_size):
+            elif coming := self._coming.get(one.instance_id):
                 # One that is late is taken to be ready at any moment.
-                left_s = self._load.value - (now - self._loading[one.instance_id])
-                size = load.batch_size or self._batch_size
+                left_s = self._taking(coming).value - (now - coming.since)
+                size = load.batch_size or self._batch_size or _PRESUMED_SLOTS
                 found.append(
                     ServingInstance(one.instance_id, one.role, size, 0, 0.0, max(left_s, _LEAST_LEFT_S))
                 )
         return found
+
+    def _taking(self, coming: _Coming) -> _Mean:
+        """How long it takes to come."""
+        return self._wake if coming.wakes else self._load
 
     # What is estimated.
 
     def wait(
         self, kind: RequestClass, ahead: Ahead, instances: Mapping[str, TrackedInstance], now: float
     ) -> Wait:
-        """The wait of a request of this class behind these."""
+        """The wait of a request of this class behind these; it finds no place now."""
         known = self._capacity.get(kind)
         if known is None or not 0 <= now - known[0] < _CAPACITY_S:
             tokens = self.estimator.lengths[RequestClass.INTERACTIVE].mean
@@ -215,8 +232,7 @@ class ModelWaits:
         estimate = self.estimator.estimate(
             ahead,
             capacity.tokens_per_s,
-            # Who is first in line waits for an instance all the same, where none serves yet.
-            0.0 if any(ahead.values()) else _LEAST_TOKENS,
+            self.estimator.until_a_slot(ahead, capacity.tokens_per_s, kind),
             later=capacity.later,
             noise=capacity.noise,
             drift=capacity.drift,

@@ -156,10 +156,15 @@ class ServingRates:
         self._admitted = done + tokens, possible + most * interval_s
 
     def _drained(self, most: float) -> float:
-        """Share of what full instances would make at which the interactive queue is drained."""
+        """Share of what full instances would make at which the interactive queue is drained.
+
+        1 where none serves: what has held up a queue so far says nothing of those that come.
+        """
+        if most <= 0:
+            return 1.0
         done, possible = self._admitted
         presumed = most * _PRESUMED_S
-        return (done + presumed) / (possible + presumed) if possible + presumed > 0 else 1.0
+        return (done + presumed) / (possible + presumed)
 
     def _arrive(self, arrived: int, interval_s: float) -> None:
         count, length_s = self._block

@@ -22,6 +22,7 @@ _PRIOR_S = 3_600.0
 _PRIOR_ERROR = 0.08
 """Relative error presumed at first; from the benchmark's runs on seeds that are not reported."""
 _MOST_S = 36_000.0
+_LEAST_TOKENS = 1e-3
 _LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _PRESUMED_SCORES = {
     RequestClass.INTERACTIVE: (-2.5, -1.6, -0.3, 0.25, 0.85, 1.75, 3.0, 5.5),
@@ -258,6 +259,18 @@ class WaitingTimeEstimator:
         return WaitEstimate(
             mean_s, sd_s, quantile_s, self.quantile, request_class, errors.ratio, errors.excess, scores, mean
         )
+
+    def until_a_slot(
+        self, ahead: Mapping[RequestClass, int], tokens_per_s: float, request_class: RequestClass
+    ) -> float:
+        """Known work, in output tokens, before a newcomer that finds no place: 0 behind others.
+
+        Where nobody is ahead a slot must come free all the same, which it does each time that one request's
+        tokens are made. Where nothing serves yet, what comes has free slots.
+        """
+        if any(ahead.values()):
+            return 0.0
+        return self.lengths[request_class].mean if tokens_per_s > 0 else _LEAST_TOKENS
 
     def work(
         self, ahead: Mapping[RequestClass, int], known_tokens: float = 0.0

@@ -140,19 +140,26 @@ class RouterWaits:
     def estimate(
         self, request_class: RequestClass, ahead: Mapping[RequestClass, int], now: float
     ) -> WaitEstimate:
-        """The wait of a request of this class behind these."""
-        return self._estimate(request_class, ahead, self._capacity(request_class, now))
+        """The wait of a request of this class behind these, all slots being taken."""
+        capacity = self._capacity(request_class, now)
+        first = self.estimator.until_a_slot(ahead, capacity.tokens_per_s, request_class)
+        return self._estimate(request_class, ahead, capacity, first)
 
     def _capacity(self, request_class: RequestClass, now: float) -> QueueCapacity:
         tokens = self.estimator.lengths[RequestClass.INTERACTIVE].mean
         return self.rates.capacity(self.serving(now), request_class, tokens)
 
     def _estimate(
-        self, request_class: RequestClass, ahead: Mapping[RequestClass, int], capacity: QueueCapacity
+        self,
+        request_class: RequestClass,
+        ahead: Mapping[RequestClass, int],
+        capacity: QueueCapacity,
+        known_tokens: float = 0.0,
     ) -> WaitEstimate:
         return self.estimator.estimate(
             ahead,
             capacity.tokens_per_s,
+            known_tokens,
             later=capacity.later,
             noise=capacity.noise,
             drift=capacity.drift,

@@ -147,3 +147,12 @@ def test_an_instance_that_was_never_full_is_judged_by_the_curve_and_an_unknown_o
 def test_a_half_life_out_of_range_is_named(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         ServingRates(**{key: 0.0})
+
+
+def test_a_queue_that_stood_says_nothing_of_instances_that_come_to_a_model_of_which_none_serves() -> None:
+    rates = seen(MIXED)
+    for _ in range(30):
+        rates.admitted([MIXED], 0.0, 1.0)
+    loading = replace(MIXED, instance_id="b", running=0, tokens_per_s=0.0, ready_in_s=5.0)
+    [comes] = rates.capacity([loading], INTERACTIVE, 100.0).later
+    assert comes.tokens_per_s == pytest.approx(5_000.0, rel=0.05)

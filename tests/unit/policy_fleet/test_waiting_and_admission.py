@@ -39,6 +39,19 @@ def test_the_wait_is_work_ahead_over_throughput_with_the_presumed_quantile() -> 
     assert estimate.at(0.95) == pytest.approx(estimate.quantile_s)
 
 
+def test_who_is_first_in_line_waits_until_a_slot_comes_free() -> None:
+    estimator = taught()
+    # 100 tokens of each request at 2,000/s: one ends each 50 ms.
+    known = estimator.until_a_slot({BATCH: 0}, RATE, BATCH)
+    assert estimator.estimate({BATCH: 0}, RATE, known).mean_s == pytest.approx(0.05)
+    assert estimator.until_a_slot({BATCH: 1}, RATE, BATCH) == 0.0, "behind others, their work is waited for"
+    # An instance that comes is empty.
+    known = estimator.until_a_slot({}, 0.0, BATCH)
+    later = (LaterCapacity(5.0, RATE, 8),)
+    assert estimator.estimate({}, 0.0, known, later=later).mean_s == pytest.approx(5.0, abs=0.001)
+    assert estimator.estimate({}, 0.0, known).mean_s == math.inf
+
+
 def test_an_instance_that_loads_takes_its_slots_at_once_and_its_throughput_from_then_on() -> None:
     later = (LaterCapacity(5.0, 2_000.0, slots=100.0),)
     # 40,000 tokens: 10,000 in 5 s, 100 requests of 100 into the free slots, the rest at 4,000/s.

@@ -123,9 +123,17 @@ def test_nobody_else_is_refused() -> None:
     assert rig.core.submit(retried, 0.0) == [], "it was let in before"
 
 
-def test_whoever_is_first_in_line_waits_while_time_is_left() -> None:
+def test_whoever_is_first_in_line_waits_if_a_slot_is_expected_in_time() -> None:
+    tokens = WaitingTimeEstimator().lengths[INTERACTIVE].mean
+    slot = WaitingTimeEstimator().estimate({}, PRESUMED, tokens, request_class=INTERACTIVE)
+    assert slot.mean_s == expected(1).mean_s, "a slot comes free each time that one request's tokens are made"
+    for_one_s = slot.quantile_s
     rig = Rig()
-    assert rig.ask("first", ttft_ms=500) is None
+    assert rig.ask("first", ttft_ms=1e3 * (for_one_s + 0.01)) is None
+    late = Rig().ask("late", ttft_ms=1e3 * (for_one_s - 0.01))
+    assert late is not None, "the only slot is taken, and nothing says that it comes free at once"
+    assert late.metadata["requests_ahead"] == "0"
+    assert late.metadata["wait_mean_s"] == f"{expected(1).mean_s:.3f}"
     late = Rig().ask("late", ttft_ms=1000, elapsed_s=1.1)
     assert late is not None, "its time was up before it came"
     assert late.metadata["budget_s"] == "-0.100"
@@ -135,10 +143,11 @@ def test_only_those_count_that_go_before() -> None:
     rig = Rig()
     for name in ("1", "2", "3"):
         assert rig.ask(name, refuse_if_late=False) is None
-    error = rig.ask("late", ttft_ms=100, priority=1)
+    ttft_ms = 1e3 * expected(2).mean_s
+    error = rig.ask("late", ttft_ms=ttft_ms, priority=1)
     assert error is not None
     assert error.metadata["requests_ahead"] == "3"
-    assert rig.ask("urgent", ttft_ms=100, priority=-1) is None
+    assert rig.ask("urgent", ttft_ms=ttft_ms, priority=-1) is None
 
 
 def test_a_batch_request_is_judged_by_its_deadline() -> None:
@@ -174,6 +183,38 @@ def test_an_instance_that_loads_is_capacity_from_when_it_is_expected() -> None:
     assert alone.metadata["wait_mean_s"] == "20.000"
 
 
+def test_an_instance_that_wakes_is_capacity_within_the_time_of_a_wake() -> None:
+    sleeping, loading = types_pb2.INSTANCE_STATE_SLEEPING, types_pb2.INSTANCE_STATE_LOADING
+    nobody = types_pb2.ClassCounts()
+    rig = Rig(state=sleeping, running=nobody)
+    error = rig.ask("late", 1.0, ttft_ms=1000)
+    assert error is not None
+    assert error.metadata["wait_mean_s"] == "4.000", "a wake is presumed to take 5 s"
+    assert rig.ask("in time", 1.0, ttft_ms=20_000) is None
+    # Its engine fills the GPU again; that is no load.
+    rig.load(3.0, state=loading, running=nobody)
+    error = rig.ask("late", 3.0, ttft_ms=1000, priority=-1)
+    assert error is not None
+    assert error.metadata["wait_mean_s"] == "2.000"
+    # Once it serves, it has taught how long the next one takes; loads take what they took.
+    rig.load(4.0)
+    for at, state, ready_in_s in ((10.0, sleeping, 4.0), (20.0, loading, 30.0)):
+        rig.load(at, state=types_pb2.INSTANCE_STATE_DRAINING)
+        rig.load(at, state=state, running=nobody)
+        error = rig.ask("late", at, ttft_ms=1000, priority=-1)
+        assert error is not None
+        assert error.metadata["wait_mean_s"] == f"{ready_in_s:.3f}"
+
+
+def test_the_first_instance_of_a_model_counts_before_it_has_told_its_batch_size() -> None:
+    rig = Rig(state=types_pb2.INSTANCE_STATE_LOADING, batch_size=0, running=types_pb2.ClassCounts())
+    for number in range(9):
+        assert rig.ask(str(number), 10.0, ttft_ms=120_000) is None, "it takes all of them in at once"
+    error = rig.ask("late", 10.0, ttft_ms=1000)
+    assert error is not None
+    assert error.metadata["wait_mean_s"] == "20.000"
+
+
 def test_a_full_queue_says_how_long_the_wait_would_have_been() -> None:
     rig = Rig(queue_limit=2)
     for name in ("1", "2"):
@@ -184,8 +225,8 @@ def test_a_full_queue_says_how_long_the_wait_would_have_been() -> None:
     assert error.metadata["wait_mean_s"] == f"{expected(2).mean_s:.3f}"
     assert error.metadata["requests_ahead"] == "2"
     assert "budget_s" not in error.metadata
-    asleep = Rig(queue_limit=0, state=types_pb2.INSTANCE_STATE_SLEEPING)
-    none = asleep.ask("1", refuse_if_late=False)
+    drains = Rig(queue_limit=0, state=types_pb2.INSTANCE_STATE_DRAINING)
+    none = drains.ask("1", refuse_if_late=False)
     assert none is not None
     assert (none.reason, none.metadata) == (Reason.QUEUE_FULL, {}), "nothing is known of the wait"
 
