@@ -10,8 +10,10 @@ import typer
 from chiron.cli.sim_options import (
     OutputOptions,
     PartOptions,
+    PlanOptions,
     PolicyOptions,
     RunOutputOptions,
+    TraceOptions,
     expanded,
 )
 
@@ -58,85 +60,23 @@ def replay(
             help="How it is written; chiron: a router's recording.",
         ),
     ],
+    recorded: TraceOptions,
     policy: PolicyOptions,
     output: RunOutputOptions,
-    rate: Annotated[
-        float | None, typer.Option(help="Scale to so many requests per second; none: as recorded.")
-    ] = None,
-    scaling: Annotated[
-        str, typer.Option(help="multiply: over the same time; compress: the same requests in less time.")
-    ] = "multiply",
-    limit: Annotated[int, typer.Option(min=0, help="Use the first so many requests; 0: all.")] = 0,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict/--lenient", help="A malformed row is an error, or reported and left out."),
-    ] = False,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            help="Model and GPUs of an instance; none: llama3-8b@a100. Of a router's recording "
-            "MODEL=PROFILE,…, where the model's engine names none."
-        ),
-    ] = None,
-    cluster: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Of a router's recording: the cluster then, as `chiron status --watch --json` printed it.",
-        ),
-    ] = None,
-    live_decisions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Likewise its decisions, as `chiron explain --since TIME --json` prints them.",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Likewise its configuration; none: the defaults of [controller]."),
-    ] = None,
-    max_context: Annotated[
-        int | None, typer.Option(min=2, help="Longest prompt and output, in tokens; none: the profile's.")
-    ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 7,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of each node.")] = 8,
-    price: Annotated[
-        float | None, typer.Option(help="Of a GPU-hour, in any currency; none: gpu_cost is null.")
-    ] = None,
-    instances: Annotated[int, typer.Option(min=0, help="Instances that are ready at the start.")] = 1,
     slo_ttft: Annotated[float, typer.Option(help="Time to first token, in milliseconds.")] = 10_000.0,
     slo_itl: Annotated[float, typer.Option(help="Time between tokens, in milliseconds.")] = 200.0,
-    deadline: Annotated[
-        float | None, typer.Option(help="Replay as batch requests with so many seconds each.")
-    ] = None,
     seed: Seed = None,
 ) -> None:
     """Simulate the requests of a recorded trace."""
     from chiron.cli.sim_recorded import FORMAT, RecordedOptions, replay_recorded
-    from chiron.cli.sim_work import ReplayOptions, guarded, run_replay
+    from chiron.cli.sim_traces import ReplayOptions
+    from chiron.cli.sim_work import guarded, run_replay
 
     if trace_format == FORMAT:
-        recorded = RecordedOptions(trace, cluster, live_decisions, config, profile or "", strict)
-        guarded(lambda: replay_recorded(recorded, policy, seed, output))
+        recording = RecordedOptions.of(trace, recorded)
+        guarded(lambda: replay_recorded(recording, policy, seed, output))
         return
-    options = ReplayOptions(
-        trace=trace,
-        trace_format=trace_format,
-        rate_per_s=rate,
-        scaling=scaling,
-        limit=limit,
-        strict=strict,
-        profile=profile or "llama3-8b@a100",
-        max_context_tokens=max_context,
-        nodes=nodes,
-        gpus=gpus,
-        price=price,
-        instances=instances,
-        slo_ttft_ms=slo_ttft,
-        slo_itl_ms=slo_itl,
-        deadline_in_s=deadline,
-    )
+    options = ReplayOptions.of(trace, trace_format, recorded, slo_ttft, slo_itl)
     guarded(lambda: run_replay(options, policy, seed, output))
 
 
@@ -168,3 +108,34 @@ def compare(
 
     options = CompareOptions(scenario, tuple(policies.split(",")), seeds, first_seed, jobs, ceiling, vary)
     guarded(lambda: run_compare(options, parts, output))
+
+
+@app.command()
+@expanded
+def plan(
+    workload: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SCENARIO.toml|TRACE",
+            help="What is served on what; with --format a recorded trace, or a router's recording.",
+        ),
+    ],
+    asked: PlanOptions,
+    recorded: TraceOptions,
+    policy: PolicyOptions,
+    output: OutputOptions,
+    trace_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="azure|burstgpt|mooncake|sharegpt|chiron",
+            help="How the trace is written; chiron: a router's recording; none: the workload is a scenario.",
+        ),
+    ] = None,
+    vary: Vary = None,
+) -> None:
+    """Find the fewest GPUs that serve a workload within its SLOs."""
+    from chiron.cli.sim_plan import run_plan
+    from chiron.cli.sim_work import guarded
+
+    guarded(lambda: run_plan(workload, trace_format, asked, recorded, policy, output, vary))

@@ -56,6 +56,97 @@ class PolicyOptions(PartOptions):
 
 
 @dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """What of a recorded trace is served, and on what; or of a router's recording."""
+
+    rate: Annotated[
+        float | None, typer.Option(help="Scale to so many requests per second; none: as recorded.")
+    ] = None
+    scaling: Annotated[
+        str, typer.Option(help="multiply: over the same time; compress: the same requests in less time.")
+    ] = "multiply"
+    limit: Annotated[int, typer.Option(min=0, help="Use the first so many requests; 0: all.")] = 0
+    strict: Annotated[
+        bool,
+        typer.Option("--strict/--lenient", help="A malformed row is an error, or reported and left out."),
+    ] = False
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Model and GPUs of an instance, by name or by file; none: llama3-8b@a100. Of a router's "
+            "recording MODEL=PROFILE,…, where the model's engine names none."
+        ),
+    ] = None
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of a router's recording: the cluster then, as `chiron status --watch --json` printed it.",
+        ),
+    ] = None
+    live_decisions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Likewise its decisions, as `chiron explain --since TIME --json` prints them.",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Likewise its configuration; none: the defaults of [controller]."),
+    ] = None
+    max_context: Annotated[
+        int | None, typer.Option(min=2, help="Longest prompt and output, in tokens; none: the profile's.")
+    ] = None
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster.")] = 7
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of each node.")] = 8
+    price: Annotated[
+        float | None, typer.Option(help="Of a GPU-hour, in any currency; none: gpu_cost is null.")
+    ] = None
+    instances: Annotated[int, typer.Option(min=0, help="Instances that are ready at the start.")] = 1
+    deadline: Annotated[
+        float | None, typer.Option(help="Replay as batch requests with so many seconds each.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What `chiron sim plan` is asked."""
+
+    growth: Annotated[
+        str, typer.Option(metavar="FACTOR,…", help="Times the load; the curve is about the first.")
+    ] = "1"
+    slo_ttft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MS,…",
+            help="Time to first token, in milliseconds, of all models; the curve is about the first, "
+            "each goes with each --slo-itl. None: the scenario's; of a trace 10000.",
+        ),
+    ] = None
+    slo_itl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MS,…",
+            help="Time between tokens, in milliseconds, likewise. None: the scenario's; of a trace 200.",
+        ),
+    ] = None
+    goal: Annotated[
+        float,
+        typer.Option(help="Share of the interactive requests that must attain; deadlines must all be met."),
+    ] = 0.99
+    seeds: Annotated[int, typer.Option(min=1, help="Workloads on each of which it has to attain.")] = 3
+    first_seed: Annotated[int | None, typer.Option(min=0, help="None: the scenario's.")] = None
+    max_gpus: Annotated[
+        int | None, typer.Option(min=1, help="Most GPUs that are tried; none: the scenario's budget or GPUs.")
+    ] = None
+    budgets: Annotated[
+        str, typer.Option(metavar="GPUS,…", help="GPU budgets that the curve is to have in any case.")
+    ] = ""
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     """Where the findings go."""
 

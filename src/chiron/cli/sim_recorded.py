@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from chiron.cli.sim_options import PolicyOptions, RunOutputOptions
+from chiron.cli.sim_options import PolicyOptions, RunOutputOptions, TraceOptions
 from chiron.cli.sim_output import check_output, stdout_for_figures, write_findings
 from chiron.cli.sim_telling import progress_bar, report_reading, wide_console
 from chiron.config import ConfigError, load_config
@@ -41,6 +41,13 @@ class RecordedOptions:
     profile: str
     strict: bool
 
+    @classmethod
+    def of(cls, recording: Path, given: TraceOptions) -> RecordedOptions:
+        """What the command line says of a recording."""
+        return cls(
+            recording, given.cluster, given.live_decisions, given.config, given.profile or "", given.strict
+        )
+
 
 def replay_recorded(
     options: RecordedOptions, chosen: PolicyOptions, seed: int | None, output: RunOutputOptions
@@ -54,7 +61,7 @@ def replay_recorded(
             "--cluster: needs the cluster's snapshots, as `chiron status --watch --json` printed them"
         )
     with stdout_for_figures(output), ExitStack() as stack:
-        recording = _read(options)
+        recording = read_options(options)
         cluster = read_cluster(options.cluster, options.live_decisions)
         config = controller_config(options.config)
         scenario, reading = recorded_scenario(
@@ -63,7 +70,7 @@ def replay_recorded(
         mine = policy_of(cluster, chosen.local, config.autoscaler.chiron)
         policy = choice_of(scenario, mine, chosen)
         report_reading(reading, scenario)
-        _report(recording)
+        report_recording(recording)
         told = stack.enter_context(progress_bar(output, "requests"))
         log = stack.enter_context(decision_log(output))
         done, found = simulate_recorded(scenario, reading, policy, recording, cluster, progress=told, log=log)
@@ -137,14 +144,16 @@ def _ending(settings: SimSettings, last_s: float) -> SimSettings:
     return dataclasses.replace(settings, horizon_s=last_s + _TAIL_S)
 
 
-def _read(options: RecordedOptions) -> Recording:
+def read_options(options: RecordedOptions) -> Recording:
+    """The recording. Raises ConfigError."""
     try:
         return read_recording(options.recording, strict=options.strict)
     except TraceError as error:
         raise ConfigError(str(error)) from error
 
 
-def _report(recording: Recording) -> None:
+def report_recording(recording: Recording) -> None:
+    """Says on stderr what of a recording is left out."""
     for bad in recording.bad_rows[:10]:
         print(f"warning: {bad}", file=sys.stderr)
     if recording.bad_rows:

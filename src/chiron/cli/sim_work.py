@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from chiron.cli.runner import EXIT_BAD_START, EXIT_FAILED, EXIT_INTERRUPTED, Cli
 from chiron.cli.sim_options import OutputOptions, PartOptions, PolicyOptions, RunOutputOptions
 from chiron.cli.sim_output import check_output, stdout_for_figures, write_findings
 from chiron.cli.sim_telling import progress_bar, report_reading, wide_console
+from chiron.cli.sim_traces import ReplayOptions, naming_options, replayed_scenario
 from chiron.config import ConfigError
 from chiron.policy.custom import PolicyError, failure
 from chiron.sim.compare import compare, model_ceilings
@@ -29,53 +29,14 @@ from chiron.sim.parameters import ParameterError, parsed
 from chiron.sim.policies import PartError, PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
 from chiron.sim.runs import OracleViolatedError, Run, run
-from chiron.sim.scenario import Scenario, read_scenario, scenario_from
+from chiron.sim.scenario import Scenario, read_scenario
 from chiron.sim.settings import InvalidSettingError
 from chiron.sim.variations import vary
 
 _PATIENCE_S = 5.0
 """Longest wait for each process and thread that ends with an interrupted command."""
 _EXIT_TERMINATED = 128 + signal.SIGTERM
-_COMMAND_LINE = "command line"
-_OPTION_OF_KEY = {
-    "format": "format",
-    "rate_per_s": "rate",
-    "scaling": "scaling",
-    "limit": "limit",
-    "profile": "profile",
-    "max_context_tokens": "max-context",
-    "nodes": "nodes",
-    "gpu_budget": "gpus",
-    "gpus_per_node": "gpus",
-    "price_per_gpu_hour": "price",
-    "initial": "instances",
-    "ttft_slo_s": "slo-ttft",
-    "itl_slo_s": "slo-itl",
-    "deadline_in_s": "deadline",
-}
-"""Options of `chiron sim replay` by the keys of a scenario."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayOptions:
-    """Which trace is served on what."""
-
-    trace: Path
-    trace_format: str
-    rate_per_s: float | None
-    scaling: str
-    limit: int
-    strict: bool
-    profile: str
-    max_context_tokens: int | None
-    nodes: int
-    gpus: int
-    price: float | None
-    instances: int
-    slo_ttft_ms: float
-    slo_itl_ms: float
-    deadline_in_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,51 +129,10 @@ def run_replay(
 ) -> None:
     """`chiron sim replay`."""
     check_output(output)
-    engine = {} if options.max_context_tokens is None else {"max_context_tokens": options.max_context_tokens}
-    source: dict[str, Any] = {
-        "file": str(options.trace.absolute()),
-        "format": options.trace_format,
-        "scaling": options.scaling,
-        "limit": options.limit,
-        "strict": options.strict,
-    }
-    if options.rate_per_s is not None:
-        source["rate_per_s"] = options.rate_per_s
-    if options.deadline_in_s is not None:
-        source |= {"request_class": "batch", "deadline_in_s": options.deadline_in_s}
-    model = {
-        "profile": options.profile,
-        "engine": engine,
-        "initial": {"mixed": options.instances},
-        "ttft_slo_s": options.slo_ttft_ms / 1e3,
-        "itl_slo_s": options.slo_itl_ms / 1e3,
-    }
-    gpus: dict[str, Any] = {"name": "gpu", "nodes": options.nodes, "gpus_per_node": options.gpus}
-    if options.price is not None:
-        gpus["price_per_gpu_hour"] = options.price
-    document = {
-        "name": f"replay of {options.trace.name}",
-        "cluster": {"gpus": [gpus]},
-        "models": {"model": model},
-        "replay": [source],
-    }
-    with _naming_options(), stdout_for_figures(output):
-        scenario = scenario_from(document, Path(_COMMAND_LINE))
+    with naming_options(), stdout_for_figures(output):
+        scenario = replayed_scenario(options)
         done, figures = _run(scenario, choice_of(scenario, scenario.policy, policy), seed, output)
     _tell(done, figures, output)
-
-
-@contextmanager
-def _naming_options() -> Iterator[None]:
-    """An error in a key of the scenario that the options make names the option instead."""
-    try:
-        yield
-    except ConfigError as error:
-        found = re.match(rf"{_COMMAND_LINE}[^:]*: '?(\w+)'?(?=\W)", str(error))
-        option = None if found is None else _OPTION_OF_KEY.get(found[1])
-        if found is None or option is None:
-            raise
-        raise ConfigError(f"--{option}{str(error)[found.end() :]}") from error
 
 
 def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptions) -> None:

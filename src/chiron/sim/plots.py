@@ -24,7 +24,7 @@ _POINTS = 2000
 
 def plot_run(done: Run, folder: Path) -> list[Path]:
     """GPUs and requests over time. Returns the files; ConfigError without matplotlib, OSError."""
-    figure, (gpus, requests) = _subplots(2, 1, figsize=(10, 6), sharex=True)
+    figure, (gpus, requests) = subplots(2, 1, figsize=(10, 6), sharex=True)
     times, points = _thinned(done.result.timeline)
     gpus.step(times, [point.gpus for point in points], where="post", label="held")
     gpus.step(times, [point.ready for point in points], where="post", label="instances ready")
@@ -42,13 +42,13 @@ def plot_run(done: Run, folder: Path) -> list[Path]:
         axes.legend()
         axes.grid(alpha=0.3)
     gpus.set_title(f"{done.scenario.name} · {done.result.policy} · seed {done.result.seed}")
-    return _save(figure, folder, done.scenario.name, done.result.policy, "timeline")
+    return save(figure, folder, done.scenario.name, done.result.policy, "timeline")
 
 
 def plot_comparison(name: str, entries: Sequence[Entry], folder: Path) -> list[Path]:
     """GPU-hours over the lower bound, attainment, and GPUs over time. As `plot_run` otherwise."""
     policies = by_policy(entries)
-    figure, (cost, met) = _subplots(1, 2, figsize=(11, 4.5))
+    figure, (cost, met) = subplots(1, 2, figsize=(11, 4.5))
     for place, mine in enumerate(policies.values()):
         ratios = [entry.oracle_ratio for entry in mine if entry.oracle_ratio is not None]
         cost.bar(place, float(np.mean(ratios)) if ratios else 0.0, color=f"C{place}", alpha=0.6)
@@ -67,8 +67,8 @@ def plot_comparison(name: str, entries: Sequence[Entry], folder: Path) -> list[P
         axes.set_xticks(range(len(policies)), list(policies), rotation=20, ha="right")
         axes.grid(alpha=0.3, axis="y")
     figure.suptitle(name)
-    files = _save(figure, folder, name, "comparison")
-    figure, axes = _subplots(1, 1, figsize=(10, 4.5))
+    files = save(figure, folder, name, "comparison")
+    figure, axes = subplots(1, 1, figsize=(10, 4.5))
     for policy, mine in policies.items():
         times, points = _thinned(mine[0].timeline)
         axes.step(times, [point.gpus for point in points], where="post", label=policy)
@@ -77,7 +77,7 @@ def plot_comparison(name: str, entries: Sequence[Entry], folder: Path) -> list[P
     axes.set_title(f"{name} · seed {entries[0].seed}")
     axes.legend()
     axes.grid(alpha=0.3)
-    return files + _save(figure, folder, name, "gpus")
+    return files + save(figure, folder, name, "gpus")
 
 
 def check_drawing() -> None:
@@ -88,7 +88,8 @@ def check_drawing() -> None:
         raise ConfigError("plots need matplotlib: install chiron-serving[sim]") from error
 
 
-def _subplots(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+def subplots(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, drawn to files. Raises ConfigError without matplotlib."""
     check_drawing()
     import matplotlib
 
@@ -104,7 +105,8 @@ def _subplots(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, folder: Path, *names: str) -> list[Path]:
+def save(figure: Any, folder: Path, *names: str) -> list[Path]:
+    """Writes a figure as PNG and SVG, named by `names`, and returns the files. Raises OSError."""
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -201,6 +201,11 @@ def most_instances(settings: SimSettings, model: SimModel) -> int:
     return min(fit, most_gpus(settings) // model.profile.gpus, model.max_instances or fit)
 
 
+def part_of_model(reading: Reading, model: int) -> Reading:
+    """The requests of the model with this index, as if there were no other."""
+    return _part(reading, reading.workload.model == model)
+
+
 def _part(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
     whole = reading.workload
     prefix = whole.prefix

@@ -1,0 +1,158 @@
+"""`chiron sim plan`: how many GPUs a workload needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+from chiron.cli.sim_options import OutputOptions, PlanOptions, PolicyOptions, TraceOptions
+from chiron.cli.sim_output import check_output, stdout_for_figures, write_findings
+from chiron.cli.sim_recorded import (
+    FORMAT,
+    RecordedOptions,
+    controller_config,
+    profiles_of,
+    read_options,
+    recorded_scenario,
+    report_recording,
+)
+from chiron.cli.sim_telling import progress_bar, report_reading, wide_console
+from chiron.cli.sim_traces import ReplayOptions, naming_options, replayed_scenario
+from chiron.cli.sim_work import choice_of
+from chiron.config import ConfigError
+from chiron.sim.live_times import LiveTimes
+from chiron.sim.planning.crew import Crew
+from chiron.sim.planning.need import Terms
+from chiron.sim.planning.plan import Plan, Question, plan
+from chiron.sim.planning.shown import plan_json, plan_tables
+from chiron.sim.planning.source import Slo, Source
+from chiron.sim.planning.told import sentences
+from chiron.sim.policies import PolicyChoice
+from chiron.sim.recorded.cluster import read_cluster
+from chiron.sim.recorded.settings import policy_of
+from chiron.sim.scenario import Scenario, read_scenario
+from chiron.sim.settings import LARGEST
+from chiron.sim.variations import vary
+
+_TTFT_MS, _ITL_MS = 10_000.0, 200.0
+"""SLOs of a trace, for which nothing says any."""
+
+
+def run_plan(
+    workload: Path,
+    trace_format: str | None,
+    asked: PlanOptions,
+    trace: TraceOptions,
+    policy: PolicyOptions,
+    output: OutputOptions,
+    varied: str | None = None,
+) -> None:
+    """`chiron sim plan`."""
+    check_output(output)
+    with naming_options(), stdout_for_figures(output):
+        source, own = _source(workload, trace_format, trace, policy, varied)
+        chosen = choice_of(source.scenario, own, policy)
+        question = _question(asked, source.scenario)
+        report_reading(source.at(question.terms.seeds[0])[1], source.scenario)
+        with (
+            progress_bar(output, "simulations") as told,
+            Crew(asked.jobs, lambda done, total: told(0.0, done, total)) as crew,
+        ):
+            found = plan(source, chosen, question, crew)
+
+    def show() -> None:
+        print("\n".join(sentences(found)), end="\n\n")
+        console = wide_console()
+        for table in plan_tables(found):
+            console.print(table)
+
+    write_findings(output, plan_json(found), show, lambda folder: _plots(found, folder))
+
+
+def _plots(found: Plan, folder: Path) -> list[Path]:
+    from chiron.sim.planning.plots import plot_plan
+
+    return plot_plan(found, folder)
+
+
+def _source(
+    workload: Path, trace_format: str | None, trace: TraceOptions, policy: PolicyOptions, varied: str | None
+) -> tuple[Source, PolicyChoice]:
+    """The workload, and who serves it unless the command line says otherwise. Raises ConfigError."""
+    if trace_format is None:
+        for field in dataclasses.fields(trace):
+            if getattr(trace, field.name) != field.default:
+                option = field.name.replace("_", "-")
+                raise ConfigError(f"--{option}: goes with --format, for a recorded trace")
+        scenario = read_scenario(workload)
+        return Source(scenario if varied is None else vary(scenario, varied)), scenario.policy
+    if varied is not None:
+        raise ConfigError("--vary: goes with a scenario, not with a recorded trace")
+    if trace_format == FORMAT:
+        return _recorded(RecordedOptions.of(workload, trace), policy)
+    scenario = replayed_scenario(ReplayOptions.of(workload, trace_format, trace, _TTFT_MS, _ITL_MS))
+    return Source(scenario), scenario.policy
+
+
+def _recorded(options: RecordedOptions, policy: PolicyOptions) -> tuple[Source, PolicyChoice]:
+    """A router's recording, on the cluster that served it, whose models are all autoscaled now."""
+    if options.cluster is None:
+        raise ConfigError(
+            "--cluster: needs the cluster's snapshots, as `chiron status --watch --json` printed them"
+        )
+    recording = read_options(options)
+    cluster = read_cluster(options.cluster, options.live_decisions)
+    config = controller_config(options.config)
+    scenario, reading = recorded_scenario(
+        options.recording, recording, cluster, profiles_of(options.profile), 0, config
+    )
+    report_recording(recording)
+    live = scenario.settings.live
+    # With another fleet the cluster would have done other things at other times: what stays is what it knew.
+    kept = LiveTimes(
+        known_loads_s=live.known_loads_s,
+        presumed_load_s=live.presumed_load_s,
+        drain_notice_s=live.drain_notice_s,
+    )
+    scenario = dataclasses.replace(scenario, settings=dataclasses.replace(scenario.settings, live=kept))
+    own = policy_of(cluster, policy.local, config.autoscaler.chiron)
+    return Source(scenario, reading), dataclasses.replace(own, name="chiron")
+
+
+def _question(asked: PlanOptions, scenario: Scenario) -> Question:
+    """Raises ConfigError naming the option."""
+    if not 0 < asked.goal <= 1:
+        raise ConfigError(f"--goal: must be above 0 and at most 1, not {asked.goal:g}")
+    growth = _numbers("growth", asked.growth)
+    ttft = [None] if asked.slo_ttft is None else _numbers("slo-ttft", asked.slo_ttft)
+    itl = [None] if asked.slo_itl is None else _numbers("slo-itl", asked.slo_itl)
+    budgets = _numbers("budgets", asked.budgets) if asked.budgets else []
+    if any(budget != int(budget) for budget in budgets):
+        raise ConfigError(f"--budgets: must be whole numbers, not {asked.budgets}")
+    first = scenario.settings.seed if asked.first_seed is None else asked.first_seed
+    return Question(
+        Terms(tuple(range(first, first + asked.seeds)), asked.goal, asked.max_gpus or 0),
+        tuple(growth),
+        tuple(
+            Slo(*(None if value is None else value / 1e3 for value in pair))
+            for pair in itertools.product(ttft, itl)
+        ),
+        tuple(int(budget) for budget in budgets),
+    )
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """Numbers above 0, separated by commas. Raises ConfigError."""
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            raise ConfigError(f"--{option}: must be numbers separated by commas, not {text!r}") from None
+        if not 0 < number <= LARGEST:
+            raise ConfigError(f"--{option}: must be above 0, not {part.strip()}")
+        if number in found:
+            raise ConfigError(f"--{option}: {part.strip()} is there twice")
+        found.append(number)
+    return found

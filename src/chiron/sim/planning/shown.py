@@ -1,0 +1,156 @@
+"""The answer as tables for a terminal, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from chiron.sim.compare import Spread
+from chiron.sim.planning.need import FixedNeed, Need
+from chiron.sim.planning.plan import Plan
+from chiron.sim.planning.points import Point
+from chiron.sim.planning.told import sentences, slo_text
+from chiron.sim.runs import parameters
+
+NONE = "–"
+_FIGURES = (
+    *("interactive", "batch", "gpus_mean", "gpus_peak", "gpu_hours", "cost_per_hour", "at_limit"),
+    *("ttft_p99_s", "itl_p99_s", "scaling_actions", "oracle_ratio"),
+)
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    """The attainment curve, and what growth and other SLOs need."""
+    curve = _table(
+        f"{plan.source.scenario.name} · {plan.need.policy} · attainment by GPU budget",
+        ("GPUs", "attains", "interactive", "batch", "held", "cost/h", "all held", "TTFT p99", "ITL p99"),
+    )
+    for point in plan.need.curve.in_order:
+        curve.add_row(str(point.gpus), f"{_attaining(point)}/{len(point.attempts)}", *_cells(point))
+    tables = [curve]
+    if plan.growth:
+        table = _table(
+            "growth", ("load", "GPUs", "held", "cost/h", "fixed", f"with {plan.need.gpus or NONE}")
+        )
+        for grown in plan.growth:
+            cells = _answer(grown.need, grown.fixed)
+            table.add_row(f"× {grown.factor:g}", *cells, _with(grown.need, plan.need.gpus))
+        tables.append(table)
+    if plan.slos:
+        table = _table(
+            "promises", ("SLO", "GPUs", "held", "cost/h", "fixed", f"with {plan.need.gpus or NONE}")
+        )
+        for promised in plan.slos:
+            cells = _answer(promised.need, promised.fixed)
+            table.add_row(slo_text(promised.slo), *cells, _with(promised.need, plan.need.gpus))
+        tables.append(table)
+    return tables
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Everything that was found; the same for the same seeds but for `wall_s`."""
+    return {
+        "scenario": plan.source.scenario.name,
+        "policy": plan.need.policy,
+        "goal": plan.question.terms.goal,
+        "seeds": list(plan.question.terms.seeds),
+        "answer": sentences(plan),
+        **_need_json(plan.need),
+        "fixed": _fixed_json(plan.fixed),
+        "growth": [
+            {"factor": each.factor, **_need_json(each.need), "fixed": _fixed_json(each.fixed)}
+            for each in plan.growth
+        ],
+        "slos": [
+            {
+                "ttft_slo_s": each.slo.ttft_s,
+                "itl_slo_s": each.slo.itl_s,
+                **_need_json(each.need),
+                "fixed": _fixed_json(each.fixed),
+            }
+            for each in plan.slos
+        ],
+        "runs": plan.runs,
+        "parameters": parameters(plan.source.scenario, plan.policy),
+    }
+
+
+def _need_json(need: Need) -> dict[str, Any]:
+    return {
+        "gpus": need.gpus,
+        "most_gpus": need.most_gpus,
+        "monotone": not need.found.upsets,
+        "steady_from": need.found.steady_from,
+        "curve": [_point_json(point) for point in need.curve.in_order],
+    }
+
+
+def _fixed_json(fixed: FixedNeed) -> dict[str, Any]:
+    return {
+        "gpus": fixed.gpus,
+        "price_per_hour": fixed.price_per_hour,
+        "instances": dict(fixed.instances),
+        "models": {name: _point_json(point) for name, point in fixed.points.items()},
+    }
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    return {
+        "gpus": point.gpus,
+        "attains": point.attains,
+        **{figure: _spread_json(point.spread(figure)) for figure in _FIGURES},
+        "misses": asdict(point.misses),
+        "seeds": {str(attempt.seed): asdict(attempt) for attempt in point.attempts},
+    }
+
+
+def _spread_json(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else asdict(spread)
+
+
+def _table(title: str, headings: Iterable[str]) -> Table:
+    table = Table(title=Text(title, style="table.title", justify="center"))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cells(point: Point) -> Sequence[str]:
+    return (
+        _number(point, "interactive", ".2%"),
+        _number(point, "batch", ".2%"),
+        _number(point, "gpus_mean", ".1f"),
+        _number(point, "cost_per_hour", ",.2f"),
+        _number(point, "at_limit", ".0%"),
+        _number(point, "ttft_p99_s", ".2f", " s"),
+        _number(point, "itl_p99_s", ".1f", " ms", 1e3),
+    )
+
+
+def _number(point: Point, figure: str, form: str, unit: str = "", times: float = 1.0) -> str:
+    spread = point.spread(figure)
+    if spread is None:
+        return NONE
+    mean, low, high = (format(value * times, form) for value in (spread.mean, spread.low, spread.high))
+    return f"{mean}{unit}" if low == high else f"{mean} [{low}–{high}]{unit}"
+
+
+def _attaining(point: Point) -> int:
+    return sum(attempt.attains for attempt in point.attempts)
+
+
+def _answer(need: Need, fixed: FixedNeed) -> Sequence[str]:
+    point = need.point
+    held = NONE if fixed.gpus is None else str(fixed.gpus)
+    if point is None:
+        return f"> {need.most_gpus}", NONE, NONE, held
+    return str(point.gpus), _number(point, "gpus_mean", ".1f"), _number(point, "cost_per_hour", ",.2f"), held
+
+
+def _with(need: Need, gpus: int | None) -> str:
+    point = need.curve.points.get(gpus or 0)
+    return NONE if point is None else _number(point, "interactive", ".2%")
