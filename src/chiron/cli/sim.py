@@ -139,3 +139,47 @@ def plan(
     from chiron.cli.sim_work import guarded
 
     guarded(lambda: run_plan(workload, trace_format, asked, recorded, policy, output, vary))
+
+
+@app.command()
+def paper(
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where the report, the figures and finished runs go; it is made."),
+    ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About 5 minutes on two cores instead of an hour: one seed.")
+    ] = False,
+    traces: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the Azure traces; without it their runs are skipped."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="These experiments alone, comma-separated.")
+    ] = None,
+    case: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Run this case of --only again, and print its figures alone."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Of every experiment; none: as many as each thinks right.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    goals_full: Annotated[
+        bool,
+        typer.Option("--goals-full", help="Also the goals that take longer than all the rest: many hours."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and run nothing.")] = False,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the report there as Markdown.")
+    ] = None,
+) -> None:
+    """Simulate the paper's evaluation: every experiment, and one report.
+
+    Finished runs are kept in DIR/cache: after an interruption the same command goes on where it was.
+    """
+    from chiron.cli.sim_paper import PaperOptions, run_paper
+    from chiron.cli.sim_work import guarded
+
+    options = PaperOptions(out, quick, traces, only, case, seeds, jobs, goals_full, dry_run, markdown)
+    guarded(lambda: run_paper(options))
