@@ -19,7 +19,7 @@ from chiron.policy.local.registry import UnknownLocalAutoscalerError, load_local
 from chiron.policy.snapshots import InstanceSample
 from chiron.v1 import cluster_pb2
 from services.local_agent.desired import Want
-from services.local_agent.limits import AS_IT_IS, LimitPair
+from services.local_agent.limits import AS_IT_IS, LimitPair, OwnLimit
 from services.local_agent.samples import Gatherer
 
 OFF = "off"
@@ -45,6 +45,8 @@ class Autoscaling:
         self._name = ""
         self._policy: CheckedLocal | None = None
         self._limits: Limits | None = None
+        self._own = OwnLimit(), OwnLimit()
+        self._wanted = AS_IT_IS
         self._sample: InstanceSample | None = None
         self._ceilings = (0, 0)
         self._error = ""
@@ -56,6 +58,7 @@ class Autoscaling:
         if name == self._name:
             return
         self._name, self._policy, self._limits, self._flaw = name, None, None, ""
+        self._wanted = AS_IT_IS
         if name != OFF:
             try:
                 self._policy = CheckedLocal(load_local(name), self._instance_id)
@@ -63,8 +66,11 @@ class Autoscaling:
                 self._flaw = one_line(error, str)
         self._held_by(self._flaw)
 
-    def hear(self, statistics: worker_pb2.WatchStatisticsResponse) -> None:
-        """Takes up what the worker says; once a control interval is over, decides anew."""
+    def hear(self, statistics: worker_pb2.WatchStatisticsResponse, by_hand: LimitPair = AS_IT_IS) -> None:
+        """Takes up what the worker says; once a control interval is over, decides anew.
+
+        by_hand: what an operator has set.
+        """
         self._ceilings = (statistics.max_batch_size, statistics.max_step_token_budget)
         sample = self._gatherer.add(statistics)
         if sample is None:
@@ -76,18 +82,25 @@ class Autoscaling:
             check(sample)
             self._limits = self._policy.decide(sample)
         except Exception as error:  # Whatever it is, the worker is watched on.
-            self._limits = None
+            self._limits, self._wanted = None, AS_IT_IS
             known = isinstance(error, PolicyError | SampleError)
             self._held_by(one_line(error, str if known else repr))
         else:
+            self._wanted = self._wants(self._limits, sample, by_hand)
             self._held_by("")
 
     @property
     def wanted(self) -> LimitPair:
         """What the last sample led to; zeros: the limits in force stay."""
-        if self._limits is None:
-            return AS_IT_IS
-        return LimitPair(self._limits.batch_size, self._limits.step_token_budget)
+        return self._wanted
+
+    def _wants(self, limits: Limits, sample: InstanceSample, by_hand: LimitPair) -> LimitPair:
+        size, budget = self._own
+        safe = limits.safe_batch_size
+        return LimitPair(
+            size.wanted(by_hand.batch_size, sample.batch_size, limits.batch_size, safe),
+            budget.wanted(by_hand.step_token_budget, sample.step_token_budget, limits.step_token_budget),
+        )
 
     def fill(self, status: cluster_pb2.InstanceStatus, want: Want) -> None:
         """Writes into a status what is known of the worker's limits; `want` says what an operator has set."""
@@ -100,7 +113,8 @@ class Autoscaling:
             local.itl_slo_ms = 1e3 * sample.itl_slo_s
         if limits is None or sample is None:
             return
-        local.wanted_batch_size, local.wanted_step_token_budget = limits.batch_size, limits.step_token_budget
+        local.wanted_batch_size = self._wanted.batch_size
+        local.wanted_step_token_budget = self._wanted.step_token_budget
         local.backpressure = _backpressure(limits, sample)
         local.reason = one_line(limits.reason, str)
         for name, number in islice(limits.numbers.items(), _MOST_NUMBERS):

@@ -21,6 +21,7 @@ from services.local_agent.condition import Failure, FailureKind, Have, Heard, Pr
 from services.local_agent.desired import Goal, Want
 from services.local_agent.inheritance import inherited, tally_of
 from services.local_agent.journal import JournalError
+from services.local_agent.limits import set_by_hand
 from services.local_agent.live_worker import Interrupted, LiveWorker, is_from_outside
 from services.local_agent.memory import Tally, WorkerEnded, WorkerNoted
 from services.local_agent.news import News
@@ -252,7 +253,7 @@ class Runner:
         heard = Heard.of(message, now)
         before = self._have.heard
         scaling.decided_by(self._want.local_autoscaler or self._around.config.local_autoscaler)
-        scaling.hear(message)
+        scaling.hear(message, set_by_hand(self._want))
         self._have = self._have.told(heard, now).proposing(scaling.wanted)
         if self._have.complaint and as_wanted(self._want, self._have):
             self._have = self._have.content()

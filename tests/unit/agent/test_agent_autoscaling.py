@@ -18,7 +18,7 @@ from services.local_agent.autoscaling import Autoscaling
 from services.local_agent.condition import Failure, FailureKind, Have, Heard, Policy
 from services.local_agent.config import AgentConfig
 from services.local_agent.desired import Goal, Want, level_of, want_of
-from services.local_agent.limits import LimitPair, wanted_limits
+from services.local_agent.limits import LimitPair, OwnLimit, wanted_limits
 from services.local_agent.samples import sample_of
 from services.local_agent.supervisor import plan
 
@@ -128,6 +128,57 @@ def test_an_operators_word_goes_before_the_autoscalers_each_limit_by_itself(
 ) -> None:
     want = replace(WANT, batch_size=set_by_hand[0], step_token_budget=set_by_hand[1])
     assert wanted_limits(want, LimitPair(*proposed)) == LimitPair(*expected)
+
+
+BY_HAND = LimitPair(batch_size=1)
+
+
+def test_a_limit_given_back_goes_on_from_what_was_wanted_before_it_was_set_by_hand() -> None:
+    made = decided("reactive", *[statistics(64)] * 3)
+    before = made.wanted
+    assert before.batch_size > 64
+    for size in (before.batch_size, 1, 1, 1):
+        change = statistics(size)
+        change.interval_ms = 3
+        made.hear(change, BY_HAND)
+        made.hear(statistics(size), BY_HAND)
+        assert made.wanted.batch_size == before.batch_size
+        assert told(made).wanted_batch_size == before.batch_size
+    # One more sample of before may come until the worker has what is wanted; from then on it is judged by.
+    made.hear(statistics(1))
+    assert made.wanted.batch_size == before.batch_size
+    change = statistics(before.batch_size)
+    change.interval_ms = 3
+    made.hear(change)
+    made.hear(statistics(before.batch_size, slo_ms=1))
+    assert made.wanted.batch_size < before.batch_size, "it decides again"
+
+
+def test_one_limit_by_hand_leaves_the_other_to_the_autoscaler() -> None:
+    made = decided("model")
+    for budget in (512, 512, 512):
+        made.hear(statistics(64, budget=budget), LimitPair(step_token_budget=512))
+    assert made.wanted.batch_size > 64
+
+
+def test_without_a_memory_what_is_wanted_or_safe_under_the_hand_is_gone_on_from() -> None:
+    own = OwnLimit()
+    assert own.wanted(1, in_force=1, proposed=2, safe=40) == 40
+    assert own.wanted(1, in_force=1, proposed=60, safe=40) == 60
+    assert own.wanted(0, in_force=1, proposed=2) == 60
+    assert own.wanted(0, in_force=60, proposed=70) == 70
+    # By hand again, now with a memory; what the hand holds open is no measure either.
+    assert own.wanted(500, in_force=500, proposed=400, safe=500) == 70
+    assert own.wanted(0, in_force=500, proposed=400) == 70
+    assert own.wanted(0, in_force=70, proposed=80) == 80
+    assert own.wanted(0, in_force=500, proposed=90) == 90, "what was once by hand is a number like others"
+
+
+def test_a_limit_given_back_at_what_is_wanted_is_at_once_the_autoscalers() -> None:
+    own = OwnLimit()
+    assert own.wanted(0, in_force=8, proposed=8) == 8
+    assert own.wanted(8, in_force=8, proposed=9) == 8
+    assert own.wanted(0, in_force=8, proposed=9) == 9
 
 
 def live(batch_size: int = 8, budget: int = 512) -> Have:
