@@ -62,6 +62,11 @@ _REACHED = {
 _MOST_NUMBERS = 12
 
 
+def is_advice(decision: pb.Decision) -> bool:
+    """Whether it says what would be done, and nothing was."""
+    return decision.action == "advised"
+
+
 def headline(decision: pb.Decision) -> str:
     """What was done, in one clause."""
     kind = decision.outcome.kind
@@ -112,6 +117,8 @@ def came_of(decision: pb.Decision, followed_by: Sequence[pb.Decision] = ()) -> l
     """What came of it, as sentences; of a decision about no instance, what came of those that followed."""
     if decision.HasField("outcome"):
         return _outcome(decision.outcome)
+    if is_advice(decision):
+        return ["Nothing was done: it is advice."]
     if not followed_by:
         return ["Nothing is followed up." if decision.instance_id else "No other decision has followed."]
     return [f"{headline(one)}: {in_short(one)}." for one in followed_by]

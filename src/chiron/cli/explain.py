@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from chiron.cli.batch.durations import seconds_of, short
-from chiron.cli.decision_text import came_of, children, headline, in_short, numbers, seen, why_not
+from chiron.cli.decision_text import (
+    came_of,
+    children,
+    headline,
+    in_short,
+    is_advice,
+    numbers,
+    seen,
+    why_not,
+)
 from chiron.cli.runner import EXIT_BAD_START, CliError
 from chiron.cli.status import to_json
 from chiron.cluster import ClusterAdmin
@@ -81,7 +90,7 @@ def explanation(
     if decision.HasField("inputs"):
         parts.append(("Seen", [" ".join(seen(decision.inputs))]))
     told = numbers(decision)
-    parts.append(("Why", [_ended(decision.reason), *([f"({told})"] if told else [])]))
+    parts.append((_why(decision), [_ended(decision.reason), *([f"({told})"] if told else [])]))
     if causes:
         parts.append(
             ("Because", [f"{headline(one)}: {_ended(one.reason)} [{one.decision_id}]" for one in causes])
@@ -102,7 +111,7 @@ def overview(decisions: Iterable[pb.Decision], now_ms: float) -> RenderableType:
     shown = []
     for one in decisions:
         title = Text(f"{_whose(one)}{headline(one)}", style="bold")
-        parts = [("Why", [_ended(one.reason)])]
+        parts = [(_why(one), [_ended(one.reason)])]
         if one.HasField("outcome"):
             parts.append(("Then", [_ended(in_short(one))]))
         shown.append(Group(title, Text(_when(one, now_ms), style="dim"), _Labelled(parts)))
@@ -141,8 +150,12 @@ class _Labelled:
 
 
 async def _newest_of_each(admin: ClusterAdmin, model: str) -> list[pb.Decision]:
-    """The newest decision of each model, those of nodes as one more; by model."""
+    """The newest decision of each model, those of nodes as one more; by model.
+
+    Behind it the advice that has been given since: what was not acted on hides nothing that was.
+    """
     newest: dict[str, pb.Decision] = {}
+    advice: dict[str, pb.Decision] = {}
     wanted = {one.spec.name for one in (await admin.snapshot()).models if not model or one.spec.name == model}
     if model and not wanted:
         wanted = {model}
@@ -150,11 +163,15 @@ async def _newest_of_each(admin: ClusterAdmin, model: str) -> list[pb.Decision]:
     while page := await admin.decisions(limit=_PAGE, model=model, before=before):
         for one in page:
             if one.model in wanted or not one.model:
-                newest.setdefault(one.model, one)
+                if not is_advice(one):
+                    newest.setdefault(one.model, one)
+                elif one.model not in newest:
+                    advice.setdefault(one.model, one)
         if len(page) < _PAGE or wanted <= newest.keys():
             break
         before = page[-1].decision_id
-    return [newest[name] for name in sorted(newest, key=lambda name: (not name, name))]
+    names = sorted(newest.keys() | advice.keys(), key=lambda name: (not name, name))
+    return [kind[name] for name in names for kind in (newest, advice) if name in kind]
 
 
 async def _pages(admin: ClusterAdmin, most: int, model: str, since_s: float) -> list[pb.Decision]:
@@ -198,6 +215,10 @@ def _listed(decisions: Sequence[pb.Decision]) -> pb.ListDecisionsResponse:
 def _nothing(options: ExplainOptions) -> str:
     about = f" about {options.model}" if options.model else ""
     return f"no decision{about}" + (f" in the last {options.since}" if options.since else " is kept")
+
+
+def _why(decision: pb.Decision) -> str:
+    return "Advice" if is_advice(decision) else "Why"
 
 
 def _whose(decision: pb.Decision) -> str:

@@ -222,6 +222,19 @@ def test_the_overview_has_the_reason_and_what_came_of_it() -> None:
     assert drawn(overview([], NOW_MS), 100).strip() == "no decision has been made yet"
 
 
+def advised(number: int, model: str = "chat") -> pb.Decision:
+    text = "start 1 (advisory mode): IBP is above Θ"
+    return made(decision_id=f"7-{number}", action="advised", model=model, instance_id="", reason=text)
+
+
+def test_advice_is_told_as_advice() -> None:
+    shown = drawn(explanation(advised(4), [], [], NOW_MS), 1000, terminal=False)
+    assert shown.startswith("advised, and did not act on chat\n")
+    assert "Advice  start 1 (advisory mode): IBP is above Θ." in shown
+    assert "Then    Nothing was done: it is advice." in shown
+    assert "Advice  start 1 (advisory mode): IBP is above Θ." in drawn(overview([advised(4)], NOW_MS), 1000)
+
+
 class NothingKept:
     """A cluster's administration that has never decided anything."""
 
@@ -248,6 +261,28 @@ async def test_what_was_asked_for_is_named_where_nothing_is_kept(
     assert capsys.readouterr().out.strip() == "no decision about caht is kept"
     assert await show_explanations(ExplainOptions("h:1")) == 0
     assert capsys.readouterr().out.strip() == "no decision has been made yet"
+
+
+class Adviser(NothingKept):
+    """One that has advised of late, and acted before."""
+
+    async def snapshot(self) -> pb.ClusterSnapshot:
+        names = ("chat", "code", "quiet")
+        return pb.ClusterSnapshot(models=[pb.ModelStatus(spec=pb.ModelSpec(name=name)) for name in names])
+
+    async def decisions(self, **_: object) -> list[pb.Decision]:
+        quiet = made(decision_id="7-5", model="quiet", instance_id="quiet-a")
+        older = [made(decision_id="7-3"), advised(2), advised(1, "code")]
+        return [advised(9), advised(8), quiet, advised(4, "quiet"), *older]
+
+
+async def test_advice_hides_no_decision(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chiron.cli.explain.ClusterAdmin", Adviser)
+    await show_explanations(ExplainOptions("h:1"))
+    shown = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("decision ")]
+    assert shown == ["7-3", "7-9", "7-1", "7-5"], "advice from before a decision is over"
 
 
 def test_last_may_lack_its_number() -> None:
