@@ -38,7 +38,7 @@ from chiron.cluster import LocalCluster
 from chiron.sim.recorded.beside import Beside
 from chiron.sim.recorded.cluster import read_cluster
 from chiron.sim.recorded.requests import read_recording
-from chiron.sim.recorded.settings import policy_of
+from chiron.sim.recorded.settings import policy_of, unhosted
 from chiron.sim.recorded.tables import beside_tables
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
@@ -208,8 +208,8 @@ async def _load(plan: Plan, client: Client) -> None:
 
 def compare(folder: Path) -> tuple[Beside, dict[str, Any]]:
     """Simulates what was recorded."""
-    recording = read_recording(folder / "recording", strict=True)
     cluster = read_cluster(folder / "cluster.jsonl", folder / "decisions.json")
+    recording = read_recording(folder / "recording", strict=True).without(unhosted(cluster))
     config = controller_config(folder / _CONFIG)
     scenario, reading = recorded_scenario(folder / "recording", recording, cluster, {}, 0, config)
     policy = policy_of(cluster, chiron=config.autoscaler.chiron)

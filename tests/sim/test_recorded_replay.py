@@ -182,9 +182,34 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert "20 requests are not simulated: refused, QUEUE_FULL" in done.stderr
 
 
+def test_a_model_that_no_node_can_host_is_left_out_and_told(tmp_path: Path) -> None:
+    shown = [snapshot(0, 11), snapshot(3, 16)]
+    for one in shown:
+        # It asks for a profile, another time scale and another autoscaler, and none of that matters.
+        big = spec(
+            name="big", gpus_per_instance=4, engine="vllm", autoscaling=pb.AutoscalingSpec(local="model")
+        )
+        one.models.add(spec=big)
+    snapshots(tmp_path / "cluster.jsonl", *shown)
+    folder = recording(tmp_path / "recording")
+    line = {"model": "big", "class": "interactive", "prompt": 9, "slo": {"ttft_ms": 200}, "took_s": 1.0}
+    refused = {**line, "at": 0.2, "id": "a", "output": 0, "end": "refused", "reason": "NO_INSTANCE"}
+    elsewhere = {**line, "at": 0.3, "id": "b", "output": 5, "end": "ok", "ttft_ms": 5, "itl_mean_ms": 4}
+    with (folder / "requests-r-1.jsonl").open("a") as out:
+        out.write(f"{json.dumps(refused)}\n{json.dumps(elsewhere)}\n")
+    done = replay(tmp_path, "--json", "-", folder=folder)
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["requests"], found["left_out"]) == (23, 2)
+    assert found["simulated"]["interactive_attainment"] == 1.0
+    assert "1 request is not simulated: model 'big': an instance needs 4 GPUs, a node has 2" in done.stderr
+    assert "1 request is not simulated: refused, NO_INSTANCE" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [
+        ({"gpus_per_instance": 3}, "can host none of its models (m: an instance needs 3 GPUs, a node has 2)"),
         ({"engine": "vllm"}, "engine 'vllm' names no profile: give --profile m=NAME"),
         ({"gpus": (2, 4)}, "the nodes' GPUs must be alike"),
         ({"name": "other"}, "model 'm' of the recording is none of the cluster's"),

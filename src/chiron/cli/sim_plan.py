@@ -29,7 +29,6 @@ from chiron.sim.planning.shown import plan_json, plan_tables
 from chiron.sim.planning.source import Slo, Source
 from chiron.sim.planning.told import sentences
 from chiron.sim.policies import PolicyChoice
-from chiron.sim.recorded.cluster import read_cluster
 from chiron.sim.recorded.settings import policy_of
 from chiron.sim.scenario import Scenario, read_scenario
 from chiron.sim.settings import LARGEST
@@ -97,12 +96,7 @@ def _source(
 
 def _recorded(options: RecordedOptions, policy: PolicyOptions) -> tuple[Source, PolicyChoice]:
     """A router's recording, on the cluster that served it, whose models are all autoscaled now."""
-    if options.cluster is None:
-        raise ConfigError(
-            "--cluster: needs the cluster's snapshots, as `chiron status --watch --json` printed them"
-        )
-    recording = read_options(options)
-    cluster = read_cluster(options.cluster, options.live_decisions)
+    recording, cluster = read_options(options)
     config = controller_config(options.config)
     scenario, reading = recorded_scenario(
         options.recording, recording, cluster, profiles_of(options.profile), 0, config

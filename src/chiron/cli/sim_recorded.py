@@ -17,7 +17,7 @@ from chiron.sim.policies import PolicyChoice
 from chiron.sim.recorded.beside import Beside, beside
 from chiron.sim.recorded.cluster import LiveCluster, read_cluster
 from chiron.sim.recorded.requests import Recording, read_recording
-from chiron.sim.recorded.settings import policy_of, reading_of, settings_of
+from chiron.sim.recorded.settings import policy_of, reading_of, settings_of, unhosted
 from chiron.sim.recorded.tables import beside_tables
 from chiron.sim.recorded.times import live_times
 from chiron.sim.runs import Run, run
@@ -56,13 +56,8 @@ def replay_recorded(
     from chiron.cli.sim_work import choice_of, decision_log
 
     check_output(output)
-    if options.cluster is None:
-        raise ConfigError(
-            "--cluster: needs the cluster's snapshots, as `chiron status --watch --json` printed them"
-        )
     with stdout_for_figures(output), ExitStack() as stack:
-        recording = read_options(options)
-        cluster = read_cluster(options.cluster, options.live_decisions)
+        recording, cluster = read_options(options)
         config = controller_config(options.config)
         scenario, reading = recorded_scenario(
             options.recording, recording, cluster, profiles_of(options.profile), seed or 0, config
@@ -97,7 +92,10 @@ def recorded_scenario(
     seed: int,
     config: ControllerConfig,
 ) -> tuple[Scenario, Reading]:
-    """The cluster and its requests, ready to be simulated. Raises ConfigError."""
+    """The cluster and its requests, ready to be simulated. Raises ConfigError.
+
+    recording: without what the cluster cannot host.
+    """
     live = live_times(
         cluster,
         zero_of(recording),
@@ -144,12 +142,18 @@ def _ending(settings: SimSettings, last_s: float) -> SimSettings:
     return dataclasses.replace(settings, horizon_s=last_s + _TAIL_S)
 
 
-def read_options(options: RecordedOptions) -> Recording:
-    """The recording. Raises ConfigError."""
+def read_options(options: RecordedOptions) -> tuple[Recording, LiveCluster]:
+    """The recording, without what no node can host, and the cluster. Raises ConfigError."""
+    if options.cluster is None:
+        raise ConfigError(
+            "--cluster: needs the cluster's snapshots, as `chiron status --watch --json` printed them"
+        )
     try:
-        return read_recording(options.recording, strict=options.strict)
+        recording = read_recording(options.recording, strict=options.strict)
     except TraceError as error:
         raise ConfigError(str(error)) from error
+    cluster = read_cluster(options.cluster, options.live_decisions)
+    return recording.without(unhosted(cluster)), cluster
 
 
 def report_recording(recording: Recording) -> None:
@@ -161,7 +165,8 @@ def report_recording(recording: Recording) -> None:
     if recording.left_out:
         print(f"warning: {recording.left_out} requests could not be recorded", file=sys.stderr)
     for reason, count in recording.skipped.items():
-        print(f"warning: {count} requests are not simulated: {reason}", file=sys.stderr)
+        them = "request is" if count == 1 else "requests are"
+        print(f"warning: {count} {them} not simulated: {reason}", file=sys.stderr)
 
 
 def _plots(done: Run, folder: Path) -> list[Path]:

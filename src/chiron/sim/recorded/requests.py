@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,20 @@ class Recording:
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Requests that cannot be simulated: how many, by the reason."""
 
+    unhosted: frozenset[str] = frozenset()
+    """Models whose requests are not simulated."""
+
     @property
     def replayed(self) -> Sequence[RecordedRequest]:
-        """Those whose lengths are known."""
-        return [one for one in self.requests if one.output_tokens > 0]
+        """Those whose lengths are known, of models that the simulated cluster can host."""
+        return [one for one in self.requests if one.output_tokens > 0 and one.model not in self.unhosted]
+
+    def without(self, unhosted: Mapping[str, str]) -> Recording:
+        """The same with the requests of these models skipped: model → why it cannot be simulated."""
+        # What has no known length is skipped for that already.
+        found = Counter(one.model for one in self.requests if one.output_tokens and one.model in unhosted)
+        more = {f"model {name!r}: {unhosted[name]}": count for name, count in sorted(found.items())}
+        return replace(self, skipped={**self.skipped, **more}, unhosted=frozenset(unhosted))
 
 
 def read_recording(path: Path, *, strict: bool = False) -> Recording:

@@ -40,7 +40,7 @@ _PROFILE_ARGUMENTS = (
 def settings_of(
     cluster: LiveCluster, profiles: Mapping[str, str], seed: int, live: LiveTimes | None = None
 ) -> SimSettings:
-    """The cluster as its first snapshot describes it.
+    """The cluster as its first snapshot describes it, without the models that it cannot host.
 
     Args:
         cluster: as it was.
@@ -55,20 +55,34 @@ def settings_of(
     unknown = profiles.keys() - {model.spec.name for model in snapshot.models}
     if unknown:
         raise ConfigError(f"--profile: the cluster has no model {', '.join(sorted(unknown))}")
-    models = tuple(_model(model.spec, cluster, profiles) for model in snapshot.models)
-    if not models:
+    if not snapshot.models:
         raise ConfigError("the cluster has no model")
+    gpus, left = _gpus(snapshot), unhosted(cluster)
+    hosted = [model for model in snapshot.models if model.spec.name not in left]
+    if not hosted:
+        told = "; ".join(f"{name}: {why}" for name, why in sorted(left.items()))
+        raise ConfigError(f"the cluster can host none of its models ({told})")
     try:
         return SimSettings(
-            models=models,
-            gpu_types=(_gpus(snapshot),),
+            models=tuple(_model(model.spec, cluster, profiles) for model in hosted),
+            gpu_types=(gpus,),
             seed=seed,
-            step_time_factor=_time_scale(snapshot.models),
+            step_time_factor=_time_scale(hosted),
             tick_s=(interval_of(live.ticks_s) if live else None) or 1.0,
             live=live or LiveTimes(),
         )
     except InvalidSettingError as error:
         raise ConfigError(str(error)) from error
+
+
+def unhosted(cluster: LiveCluster) -> Mapping[str, str]:
+    """Models of which no node can hold an instance, and why. Raises ConfigError as `settings_of`."""
+    most = _gpus(cluster.first).gpus_per_node
+    return {
+        model.spec.name: f"an instance needs {model.spec.gpus_per_instance} GPUs, a node has {most}"
+        for model in cluster.first.models
+        if model.spec.gpus_per_instance > most
+    }
 
 
 def policy_of(
@@ -84,7 +98,8 @@ def policy_of(
     Raises:
         ConfigError: instances have had different ones.
     """
-    models = cluster.first.models
+    left = unhosted(cluster)
+    models = [model for model in cluster.first.models if model.spec.name not in left]
     autoscaled = any(_is_autoscaled(model.spec) for model in models)
     if local is not None:
         return PolicyChoice("chiron" if autoscaled else "fixed", local=local, settings=chiron)
@@ -103,7 +118,7 @@ def reading_of(requests: Iterable[RecordedRequest], settings: SimSettings, zero:
     """The workload; times are from `zero`, what came before it arrives then.
 
     Requests are in the order of `requests`, which must be that of their arrivals. Raises ConfigError for a
-    model that the cluster does not have.
+    model that the cluster does not have, and where there is no request.
     """
     models = {model.name: index for index, model in enumerate(settings.models)}
     demands, shortened = [], 0
@@ -124,6 +139,8 @@ def reading_of(requests: Iterable[RecordedRequest], settings: SimSettings, zero:
         passed_s = max(0.0, zero - one.arrived)
         deadline_in_s = max(0.001, one.deadline_s - passed_s) if one.batch else math.inf
         demands.append(Demand(index, kind, arrival, prompt, output, deadline_in_s))
+    if not demands:
+        raise ConfigError("the recording has no request that can be simulated on this cluster")
     return Reading(merge(demands), shortened)
 
 
