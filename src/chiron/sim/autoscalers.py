@@ -8,7 +8,10 @@ from typing import Any
 
 from chiron.policy.fleet import ChironSettings, GlobalAutoscaler, autoscaler_names, load_autoscaler
 from chiron.sim.baselines.fixed import FixedFleet
+from chiron.sim.baselines.in_flight import InFlightAutoscaler, InFlightSettings
 from chiron.sim.baselines.llumnix import FreenessAutoscaler, FreenessThresholds
+from chiron.sim.baselines.queue_length import QueueLengthAutoscaler, QueueLengthSettings
+from chiron.sim.baselines.utilization import UtilizationAutoscaler, UtilizationSettings
 from chiron.sim.parameters import adjusted, settable
 from chiron.sim.settings import SimModel
 
@@ -34,6 +37,9 @@ class Baseline:
 BASELINES: Mapping[str, Baseline] = {
     "fixed": Baseline(lambda _settings, _known: FixedFleet()),
     "llumnix": Baseline(lambda settings, _known: FreenessAutoscaler(settings), FreenessThresholds()),
+    "queue-length": Baseline(lambda settings, _known: QueueLengthAutoscaler(settings), QueueLengthSettings()),
+    "utilization": Baseline(lambda settings, _known: UtilizationAutoscaler(settings), UtilizationSettings()),
+    "in-flight": Baseline(lambda settings, _known: InFlightAutoscaler(settings), InFlightSettings()),
 }
 
 

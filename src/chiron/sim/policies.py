@@ -14,13 +14,17 @@ from chiron.policy.dispatch import Dispatcher, UnknownDispatcherError, load_disp
 from chiron.policy.fleet import ChironSettings, GlobalAutoscaler, UnknownAutoscalerError
 from chiron.policy.local import LocalAutoscaler, UnknownLocalAutoscalerError, load_local
 from chiron.sim.autoscalers import BASELINES, Beforehand, make_autoscaler, parameter_names, settings_for
+from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
 from chiron.sim.baselines.llumnix import FreenessDispatcher
 from chiron.sim.parameters import NO_PARAMETERS, ParameterError, Parameters, adjusted, settable
 from chiron.sim.settings import InvalidSettingError, SimModel, SimSettings
 
 STATIC = "static"
 """The name that stands for no local autoscaler: limits stay as they start."""
-_DISPATCHERS: Mapping[str, Callable[[], Dispatcher]] = {"llumnix": FreenessDispatcher}
+_DISPATCHERS: Mapping[str, Callable[[], Dispatcher]] = {
+    "least-requests": LeastRequestsDispatcher,
+    "llumnix": FreenessDispatcher,
+}
 _NO_LIMIT = 1_000_000
 T = TypeVar("T")
 
@@ -90,6 +94,11 @@ class PolicyParts:
     """What its autoscaler, and the limits with which its instances start, are set to."""
 
 
+def _pinning(autoscaler: str, about: str) -> PolicyParts:
+    """Replicas behind a load balancer: each has its own queue, and no class goes before another."""
+    return PolicyParts(autoscaler, "least-requests", STATIC, pinned=True, preemption=False, about=about)
+
+
 _NAMED: Mapping[str, PolicyParts] = {
     "chiron": PolicyParts("chiron", "least-expected-wait", "model", about="both autoscalers of Chiron"),
     "chiron-static": PolicyParts(
@@ -114,6 +123,9 @@ _NAMED: Mapping[str, PolicyParts] = {
         preemption=False,
         about="the same with one queue for all that waits",
     ),
+    "utilization": _pinning("utilization", "Kubernetes' autoscaler on slots and KV cache in use"),
+    "queue-length": _pinning("queue-length", "KEDA on requests that wait"),
+    "in-flight": _pinning("in-flight", "Ray Serve's autoscaling on ongoing requests"),
     "fixed": PolicyParts("fixed", "least-expected-wait", STATIC, about="a fixed fleet, static batch size"),
     "fixed-model": PolicyParts(
         "fixed", "least-expected-wait", "model", about="a fixed fleet with Chiron's local autoscaler"
@@ -203,6 +215,7 @@ class PolicyChoice:
         parts = self.parts
         autoscaler_name, known = parts.autoscaler, known or Beforehand()
         settings, limits = self._set(parts)
+        known = dataclasses.replace(known, models=tuple(limits.of(model) for model in known.models))
         autoscaler = _loaded(
             "autoscaler", autoscaler_name, BASELINES, lambda name: make_autoscaler(name, settings, known)
         )

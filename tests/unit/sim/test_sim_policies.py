@@ -28,7 +28,13 @@ def test_the_variant_of_llumnix_has_one_queue_in_the_order_of_arrival() -> None:
 def test_chiron_and_what_gets_its_workers_preempt() -> None:
     preempting = {name for name, parts in POLICIES.items() if parts.preemption}
 
-    assert set(POLICIES) - preempting == {"llumnix", "llumnix-queue"}
+    assert set(POLICIES) - preempting == {
+        "llumnix",
+        "llumnix-queue",
+        "utilization",
+        "queue-length",
+        "in-flight",
+    }
     assert POLICIES["llumnix+preempting"].autoscaler == "llumnix"
     assert PolicyChoice("chiron").make().settings(world()) == world()
 
