@@ -98,7 +98,7 @@ class EngineModel:
                 )
         prompt = request.prompt_tokens + request.resumed_tokens
         output = request.output_tokens - request.resumed_tokens
-        key = request.priority, self._arrivals
+        key = request.priority, -1 - self._arrivals if request.goes_on else self._arrivals
         self._arrivals += 1
         given = request.prefix_hashes, request.restored_tokens
         scheduler.add(Sequence(request.request_id, key, prompt, output, *given))
@@ -221,6 +221,12 @@ class EngineModel:
     def waiting(self) -> int:
         """Requests in the queue, preempted ones included."""
         return len(self._scheduler.waiting)
+
+    @property
+    def first_waiting_blocks(self) -> int:
+        """KV blocks of the prompt that is next to be admitted, cached ones included; 0: none waits."""
+        head = self._scheduler.waiting.head()
+        return 0 if head is None else -(-head.target // self._block_size)
 
     @property
     def kv_total_tokens(self) -> int:

@@ -41,6 +41,8 @@ class EngineRequest:
     restored_tokens: int = 0
     """Leading prompt and resumed tokens whose keys and values the caller has copied back: at the first
     admission they take KV blocks and are not computed. The last token is always computed."""
+    goes_on: bool = False
+    """It has run elsewhere up to now, and waits here before all others of its priority."""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1:

@@ -36,6 +36,7 @@ class Driver:
         "_agenda",
         "_ahead",
         "_alarm",
+        "_alarm_s",
         "_batch_changed",
         "_factor",
         "_factors",
@@ -112,6 +113,7 @@ class Driver:
         self._finished: Sequence[int] = _NOBODY
         self._idle = True
         self._alarm = 0
+        self._alarm_s = 0.0
         self._served_any = False
 
     def settle(self, now: float) -> None:
@@ -155,6 +157,7 @@ class Driver:
     def _set_alarm(self, time_s: float) -> None:
         # As Agenda.at does: every step comes by here.
         agenda = self._agenda
+        self._alarm_s = time_s
         agenda.count = self._alarm = alarm = agenda.count + 1
         heappush(agenda.heap, (time_s, alarm, self._on_alarm, alarm))
 
@@ -222,6 +225,7 @@ class Driver:
                 end_s += ahead.duration_s
         # As _set_alarm() does.
         agenda = self._agenda
+        self._alarm_s = end_s
         agenda.count = self._alarm = alarm = agenda.count + 1
         heappush(agenda.heap, (end_s, alarm, self._on_alarm, alarm))
 

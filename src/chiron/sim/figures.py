@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chiron.policy.words import Phase, RequestClass
 from chiron.sim.ledger import FINISHED, OPEN, REFUSED, Ledger
-from chiron.sim.results import Outcomes, Percentiles, SimResult, SloAttainment, Throughput
+from chiron.sim.results import MigrationFigures, Outcomes, Percentiles, SimResult, SloAttainment, Throughput
 from chiron.sim.settings import SimSettings
 from chiron.sim.step_history import note_longest_gaps, p99_itl_s
 from chiron.sim.wait_figures import estimator_figures, refusals_of
@@ -80,10 +80,18 @@ def conclude(
         wall_s=perf_counter() - began_s,
         refusals=refusals_of(simulation.routers),
         estimator=estimator_figures(simulation.routers, settings.queues),
+        migrations=_migration_figures(simulation),
         outcomes=outcomes,
         timeline=tuple(simulation.timeline),
         actions=tuple(simulation.controller.actions),
     )
+
+
+def _migration_figures(simulation: Simulation) -> MigrationFigures | None:
+    found = simulation.migrations
+    if found is None:
+        return None
+    return MigrationFigures(found.done, found.given_up, Percentiles.of(1e3 * np.array(found.stalls_s)))
 
 
 def outcomes_of(settings: SimSettings, workload: Workload, ledger: Ledger) -> Outcomes:

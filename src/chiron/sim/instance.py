@@ -65,7 +65,7 @@ class SimInstance(Driver):
         self.waking = False
         self.dead = False
         self.reloading: dict[int, int] = {}
-        """Requests whose KV cache is being copied back, and its tokens."""
+        """Requests whose KV cache is being copied here, and its tokens."""
         self.itl_s = 0.0
         self.tokens_per_s = 0.0
         """Output tokens per second over the last sample, as measured."""
@@ -87,14 +87,17 @@ class SimInstance(Driver):
         """Whether no request waits or runs, results of the step under way included."""
         return self._idle and not self.reloading
 
-    def submit(self, request_id: int, now: float, restored_tokens: int = 0) -> None:
-        """Take a request; the engine considers it when its next step begins."""
+    def submit(self, request_id: int, now: float, restored_tokens: int = 0, goes_on: bool = False) -> None:
+        """Take a request; the engine considers it when its next step begins.
+
+        goes_on: it comes from another instance, with its KV cache, and goes before others that wait.
+        """
         engine = self.engine
         if self._ahead.steps and not self._interrupted and not engine.full:
             self._interrupt(now)
         ledger = self._ledger
         if restored_tokens or ledger.prefix is not None:
-            engine.submit(ledger.engine_request(request_id, restored_tokens))
+            engine.submit(ledger.engine_request(request_id, restored_tokens, goes_on))
         else:
             engine.submit_plain(
                 request_id,
@@ -128,6 +131,44 @@ class SimInstance(Driver):
             self.waiting_batch -= 1
             self.submit(request_id, now, tokens)
 
+    def decoding(self, now: float) -> list[tuple[int, int]]:
+        """(request id, tokens in the KV cache) of those that decode, at the end of the step under way."""
+        self.settle(now)
+        return [(request_id, tokens) for request_id, tokens, _ in self.engine.decoding_progress()]
+
+    def hand_over(self, request_id: int, now: float) -> tuple[int, float] | None:
+        """Give a decoding request up, for another instance to go on with.
+
+        Return the tokens in its KV cache and when it leaves, the end of the step under way; None when that
+        step finishes it.
+        """
+        self.settle(now)
+        left_s = self._alarm_s
+        tokens = self.remove(request_id, now, left_s)
+        if tokens is None:
+            return None
+        ledger = self._ledger
+        begun_s = ledger.came_s.get(request_id, ledger.first_token_s[request_id])
+        self.history.moved.append((request_id, begun_s, left_s))
+        return tokens, left_s
+
+    def take_over(self, request_id: int, tokens: int, arrives_s: float, now: float) -> None:
+        """Take a request that another instance has given up; the last of its KV cache arrives later."""
+        self.reloading[request_id] = tokens
+        self._count(request_id, False, 1)
+        self._ledger.came_s[request_id] = arrives_s
+        self._agenda.at(arrives_s, self._taken_over, (request_id, self._ledger.submitted_s[request_id]))
+        self._on_change(self, now)
+
+    def _taken_over(self, now: float, came: tuple[int, float]) -> None:
+        request_id, submitted_s = came
+        tokens = self.reloading.pop(request_id, None)
+        if tokens is not None:
+            self._count(request_id, False, -1)
+            self.submit(request_id, now, tokens, goes_on=True)
+            # Its service has begun where it was before.
+            self._ledger.submitted_s[request_id] = submitted_s
+
     def set_limits(self, batch_size: int, step_token_budget: int, now: float) -> None:
         """Set the engine's limits from its next step on."""
         engine = self.engine
@@ -138,13 +179,14 @@ class SimInstance(Driver):
             engine.set_step_token_budget(step_token_budget)
             self._on_change(self, now)
 
-    def remove(self, request_id: int, now: float) -> int | None:
+    def remove(self, request_id: int, now: float, left_s: float | None = None) -> int | None:
         """Give a request up at the end of the step under way.
 
-        Return the tokens in its KV cache, or None when that step finishes it.
+        left_s: when that is, where its stream must be told to have stopped then and not now. Return the
+        tokens in its KV cache, or None when that step finishes it.
         """
         if self.reloading.pop(request_id, None) is not None:
-            self.waiting_batch -= 1
+            self._count(request_id, False, -1)
             return 0
         self.settle(now)
         engine = self.engine
@@ -155,7 +197,7 @@ class SimInstance(Driver):
         self._count(request_id, progress.phase is not RequestPhase.WAITING, -1)
         if self._ledger.is_batch[request_id]:
             del self.batch_ids[request_id]
-        self._ledger.put_back(request_id, progress.emitted_tokens, now)
+        self._ledger.put_back(request_id, progress.emitted_tokens, now if left_s is None else left_s)
         self._batch_changed = True
         self.kv_free_tokens = engine.kv_free_tokens
         self._on_change(self, now)

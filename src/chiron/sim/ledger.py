@@ -28,8 +28,9 @@ class Ledger:
         self.model: list[int] = workload.model.tolist()
         self.deadline_s: list[float] = workload.deadline_s.tolist()
         self.is_batch = (workload.request_class == RequestClass.BATCH).astype("u1").tobytes()
-        self.priority = self.is_batch if settings.queues.preemption else bytes(count)
-        """In engines: interactive requests go first there, too, if batch requests give way to them."""
+        queues = settings.queues
+        self.priority = self.is_batch if queues.preemption or queues.priorities else bytes(count)
+        """In engines: lower is more urgent. Interactive requests go first where the policy tells classes."""
         self.prefix = workload.prefix
         self.refuse_late = None if workload.refuse_late is None else workload.refuse_late.tobytes()
         """Which callers asked to be refused when their SLO cannot be met; None: nobody."""
@@ -45,6 +46,8 @@ class Ledger:
         """When a request that was put back stopped receiving tokens."""
         self.resumed_s: dict[int, float] = {}
         """When a request that had lost its slot got one back for the last time."""
+        self.came_s: dict[int, float] = {}
+        """When a request that has moved from another instance came to the one that it is in."""
         self.times_preempted: dict[int, int] = {}
         self.home: dict[int, tuple[str, int]] = {}
         """Instance whose host keeps the KV cache of a request that was preempted, and its tokens."""
@@ -63,7 +66,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
-    def engine_request(self, request_id: int, restored_tokens: int = 0) -> EngineRequest:
+    def engine_request(
+        self, request_id: int, restored_tokens: int = 0, goes_on: bool = False
+    ) -> EngineRequest:
         """The request as an engine takes it, what was delivered before included."""
         return EngineRequest(
             request_id,
@@ -73,6 +78,7 @@ class Ledger:
             self.prefix[request_id] if self.prefix is not None else (),
             self.delivered.get(request_id, 0),
             restored_tokens,
+            goes_on,
         )
 
     def finish(self, request_ids: Sequence[int], now: float) -> None:

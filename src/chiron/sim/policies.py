@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -16,6 +16,7 @@ from chiron.policy.local import LocalAutoscaler, UnknownLocalAutoscalerError, lo
 from chiron.sim.autoscalers import BASELINES, Beforehand, make_autoscaler, parameter_names, settings_for
 from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
 from chiron.sim.baselines.llumnix import FreenessDispatcher
+from chiron.sim.baselines.migration import FreenessPairing, MigrationPlanner, MigrationThresholds
 from chiron.sim.parameters import NO_PARAMETERS, ParameterError, Parameters, adjusted, settable
 from chiron.sim.settings import InvalidSettingError, SimModel, SimSettings
 
@@ -89,6 +90,10 @@ class PolicyParts:
     """Both classes wait at the router in one queue, first come first served."""
     preemption: bool = True
     """Batch requests give way to interactive ones, in queues and in batches."""
+    migration: bool = False
+    """Running requests move between instances, as Llumnix plans it."""
+    priorities: bool = False
+    """Engines take interactive requests first; batch requests that run keep their slots."""
     about: str = ""
     parameters: Parameters = NO_PARAMETERS
     """What its autoscaler, and the limits with which its instances start, are set to."""
@@ -114,6 +119,25 @@ _NAMED: Mapping[str, PolicyParts] = {
         pinned=True,
         preemption=False,
         about="freeness, static batch size, all requests alike, migration off",
+    ),
+    "llumnix-migration": PolicyParts(
+        "llumnix",
+        "llumnix",
+        STATIC,
+        pinned=True,
+        preemption=False,
+        migration=True,
+        about="the same with migration on",
+    ),
+    "llumnix-priorities": PolicyParts(
+        "llumnix",
+        "llumnix",
+        STATIC,
+        pinned=True,
+        preemption=False,
+        migration=True,
+        priorities=True,
+        about="with migration, and interactive requests first in each engine",
     ),
     "llumnix-queue": PolicyParts(
         "llumnix",
@@ -173,8 +197,8 @@ class PolicyChoice:
     settings: ChironSettings | None = None
     """Of its autoscaler, where that is one of Chiron's; none: the defaults."""
     parameters: Mapping[str, float] = field(default_factory=Parameters)
-    """Settings of its autoscaler and `StaticLimits` by name, over the policy's own and over `settings`. Kept
-    as `Parameters`. ParameterError for a value that is no number."""
+    """Settings of its autoscaler, `StaticLimits` and, if requests move, `MigrationThresholds`, by name, over
+    the policy's own and over `settings`. Kept as `Parameters`. ParameterError for what is no number."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", Parameters(self.parameters))
@@ -214,7 +238,7 @@ class PolicyChoice:
         """
         parts = self.parts
         autoscaler_name, known = parts.autoscaler, known or Beforehand()
-        settings, limits = self._set(parts)
+        settings, limits, thresholds = self._set(parts)
         known = dataclasses.replace(known, models=tuple(limits.of(model) for model in known.models))
         autoscaler = _loaded(
             "autoscaler", autoscaler_name, BASELINES, lambda name: make_autoscaler(name, settings, known)
@@ -224,20 +248,28 @@ class PolicyChoice:
         if parts.local != STATIC:
             _loaded("local", parts.local, {}, load_local)
             local = partial(load_local, parts.local)
-        return Policy(self.label, autoscaler, dispatcher, local, parts, settings, limits)
+        return Policy(self.label, autoscaler, dispatcher, local, parts, settings, limits, thresholds)
 
-    def _set(self, parts: PolicyParts) -> tuple[object | None, StaticLimits]:
-        """What the parameters make of the autoscaler's settings and of the limits. Raises ParameterError."""
-        ours, its = settable(StaticLimits), parameter_names(parts.autoscaler)
+    def _set(self, parts: PolicyParts) -> tuple[object | None, StaticLimits, MigrationThresholds | None]:
+        """What the parameters make of the settings of the policy's parts. Raises ParameterError."""
+        limits, moves = settable(StaticLimits), settable(MigrationThresholds) if parts.migration else {}
+        known = {*limits, *moves, *parameter_names(parts.autoscaler)}
         for name in parts.parameters:
-            if name not in ours and name not in its:
-                known = ", ".join(sorted({*ours, *its}))
+            if name not in known:
                 raise ParameterError(
-                    name, f"unknown parameter {name!r} of autoscaler {parts.autoscaler!r}; known are {known}"
+                    name,
+                    f"unknown parameter {name!r} of autoscaler {parts.autoscaler!r}; known are "
+                    f"{', '.join(sorted(known))}",
                 )
-        limits = {name: number for name, number in parts.parameters.items() if name in ours}
-        rest = {name: number for name, number in parts.parameters.items() if name not in ours}
-        return settings_for(parts.autoscaler, rest, self.settings), adjusted(StaticLimits(), limits)
+
+        def given(names: Iterable[str]) -> dict[str, float]:
+            return {name: number for name, number in parts.parameters.items() if name in names}
+
+        return (
+            settings_for(parts.autoscaler, given(known - {*limits, *moves}), self.settings),
+            adjusted(StaticLimits(), given(limits)),
+            adjusted(MigrationThresholds(), given(moves)) if parts.migration else None,
+        )
 
 
 def _dispatcher(name: str) -> Dispatcher:
@@ -268,6 +300,14 @@ class Policy:
     autoscaler_settings: object | None
     """What the autoscaler is set to; None: it has no settings."""
     limits: StaticLimits
+    migration_thresholds: MigrationThresholds | None = None
+    """None: running requests stay where they are."""
+
+    @property
+    def migration(self) -> MigrationPlanner | None:
+        """A planner of migrations; None: nothing moves."""
+        thresholds = self.migration_thresholds
+        return None if thresholds is None else FreenessPairing(thresholds)
 
     def settings(self, settings: SimSettings) -> SimSettings:
         """The settings under which it runs: a pinning policy has no queue but the engines'.
@@ -280,6 +320,7 @@ class Policy:
             settings.queues,
             preemption=settings.queues.preemption and parts.preemption,
             shared=settings.queues.shared or parts.shared_queue,
+            priorities=settings.queues.priorities or parts.priorities,
         )
         return dataclasses.replace(
             settings,

@@ -23,6 +23,9 @@ class QueueSettings:
     Otherwise each has its own, and interactive requests go first."""
     preemption: bool = True
     """Running batch requests give way to interactive ones; otherwise they keep their slots to the end."""
+    priorities: bool = False
+    """Engines take interactive requests first, and put batch requests back first when KV space runs out; with
+    preemption they do so in any case."""
     prefix_affinity: bool = True
     """Requests go where the beginning of their prompt is cached, among instances loaded about alike."""
     starvation_s: float = 300.0

@@ -157,6 +157,17 @@ class EstimatorFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationFigures:
+    """Running requests that moved to another instance, those of the warm-up included."""
+
+    done: int
+    given_up: int
+    """Begun, and the request ended or stopped decoding, or the destination had no room any more."""
+    stall_ms: Percentiles
+    """From the last step at the source until all of the KV cache was at the destination."""
+
+
+@dataclass(frozen=True, slots=True)
 class SimResult:
     """The figures of one run. Same settings, workload and policies: the same but for `wall_s`."""
 
@@ -203,19 +214,26 @@ class SimResult:
     refusals: Refusals
     estimator: EstimatorFigures | None
     """None: no estimate was asked for."""
+    migrations: MigrationFigures | None
+    """None: the policy moves nothing."""
     outcomes: Outcomes
     timeline: tuple[TimelinePoint, ...]
     actions: tuple[ActionRecord, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures without the arrays, ready for json.dump, always in the same order."""
+        """The figures without the arrays, ready for json.dump, always in the same order.
+
+        `migrations` is left out where the policy moves nothing.
+        """
         figures: dict[str, Any] = {}
         for name in self.__slots__:
             if name in ("outcomes", "timeline", "actions"):
                 continue
             value = getattr(self, name)
             nested = isinstance(value, Percentiles | SloAttainment | Throughput)
-            if isinstance(value, Refusals | EstimatorFigures):
+            if name == "migrations" and value is None:
+                continue
+            if isinstance(value, Refusals | EstimatorFigures | MigrationFigures):
                 value, nested = asdict(value), False
             figures[name] = {key: getattr(value, key) for key in value.__slots__} if nested else value
         return figures

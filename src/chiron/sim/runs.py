@@ -102,6 +102,7 @@ def run(
         autoscaler=made.autoscaler,
         dispatcher=made.dispatcher,
         local=made.local,
+        migration=made.migration,
         policy=made.label,
         progress=progress,
         log=log,
@@ -230,6 +231,8 @@ def parameters(scenario: Scenario, policy: PolicyChoice) -> dict[str, Any]:
     parts = _plain(made.parts)
     del parts["about"]
     parts["autoscaler_settings"] = _plain(made.autoscaler_settings)
+    if made.migration_thresholds is not None:
+        parts["migration_thresholds"] = _plain(made.migration_thresholds)
     return {
         "duration_s": scenario.duration_s,
         "output_drift": scenario.output_drift,

@@ -1,8 +1,9 @@
 """Scenarios: a TOML file that says what is served, on what, and with which promises.
 
 Tables: [cluster] with [[cluster.gpus]], [models.NAME], [[traffic]], [[backlog]], [[replay]], and, when their
-defaults do not do, [simulation], [queues], [telemetry], [faults] with [[faults.planned]], and [policy]. Keys
-are the fields of the classes named in docs/simulator.md; any error names the key, the table and the file.
+defaults do not do, [simulation], [queues], [telemetry], [migration], [faults] with [[faults.planned]], and
+[policy]. Keys are the fields of the classes named in docs/simulator.md; any error names the key, the table
+and the file.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from chiron.sim.drawing import Reading as Reading
 from chiron.sim.drawing import draw
 from chiron.sim.drawing import longest as longest
 from chiron.sim.live_times import LiveTimes
+from chiron.sim.migration_settings import MigrationSettings
 from chiron.sim.parameters import ParameterError, Parameters
 from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
@@ -52,6 +54,7 @@ _KEYS = (
     "simulation",
     "queues",
     "telemetry",
+    "migration",
     "faults",
     "policy",
 )
@@ -176,6 +179,7 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
         "faults": _faults(document, where),
         "live": LiveTimes(),
         "queues": fill(QueueSettings, table_of(document, "queues", where), f"{where} [queues]"),
+        "migration": fill(MigrationSettings, table_of(document, "migration", where), f"{where} [migration]"),
     }
     for key, entries in (("models", models), ("cluster.gpus", gpu_types)):
         if not entries:

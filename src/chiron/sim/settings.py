@@ -10,13 +10,12 @@ from typing import Literal
 from chiron.engine import Profile
 from chiron.policy.words import Role
 from chiron.sim.live_times import LiveTimes
+from chiron.sim.migration_settings import MigrationSettings
 from chiron.sim.queue_settings import InvalidSettingError as InvalidSettingError
 from chiron.sim.queue_settings import QueueSettings
 
 BATCH_CREDIT_S = 2.0
 """How long a worker's offer of slots for batch work stands."""
-
-
 LARGEST = 1e12
 """What any number of a setting may be at most: beyond it is a slip of the pen."""
 LONGEST_S = 366 * 86_400.0
@@ -295,6 +294,8 @@ class SimSettings:
     copied back from host memory if it resumes on the same instance."""
     kv_reload_bytes_per_s: float = 20e9
     """Rate at which one GPU copies KV cache back."""
+    migration: MigrationSettings = field(default_factory=MigrationSettings)
+    """What it costs to move a running request to another instance."""
     discipline: str = "edf"
     """Order of the router's queues: fcfs, edf (batch: request groups by deadline) or mlfq."""
     queues: QueueSettings = field(default_factory=QueueSettings)

@@ -16,6 +16,7 @@ from chiron.policy.fleet import GlobalAutoscaler
 from chiron.policy.local import LocalAutoscaler
 from chiron.policy.words import Phase
 from chiron.sim.agenda import Agenda
+from chiron.sim.baselines.migration import MigrationPlanner
 from chiron.sim.cluster import Cluster, Observers
 from chiron.sim.controller import Controller
 from chiron.sim.decision_log import DecisionLog
@@ -26,6 +27,7 @@ from chiron.sim.gpus import Gpus
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
 from chiron.sim.live_times import next_time
+from chiron.sim.migration import Migrations
 from chiron.sim.results import SimResult, TimelinePoint
 from chiron.sim.router import ModelRouter
 from chiron.sim.settings import SimSettings
@@ -47,21 +49,22 @@ def simulate(
     progress: Progress | None = None,
     policy: str | None = None,
     log: DecisionLog | None = None,
+    migration: MigrationPlanner | None = None,
 ) -> SimResult:
     """Run the workload and return what came of it.
 
     local: makes one local autoscaler per instance; None: batch size and step-token budget stay as set.
     policy: what the result calls the autoscaler; None: the name of its class. log: takes down what the global
-    autoscaler decides. Raises InvalidWorkloadError and InvalidSettingError naming what does not fit,
-    PolicyError when a policy fails or its answer cannot be carried out, AssertionError if an invariant is
-    broken.
+    autoscaler decides. migration: moves running requests between instances; None: they stay. Raises
+    InvalidWorkloadError and InvalidSettingError naming what does not fit, PolicyError when a policy fails or
+    its answer cannot be carried out, AssertionError if an invariant is broken.
     """
     began_s = perf_counter()
     # Nothing here forms cycles while it runs, and scanning millions of live objects for them takes time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        simulation = Simulation(settings, workload, autoscaler, dispatcher, local, progress, log)
+        simulation = Simulation(settings, workload, autoscaler, dispatcher, local, progress, log, migration)
         end_s = simulation.run()
         return conclude(settings, workload, simulation, policy or type(autoscaler).__name__, end_s, began_s)
     finally:
@@ -81,6 +84,7 @@ class Simulation:
         local: Callable[[], LocalAutoscaler] | None,
         progress: Progress | None,
         log: DecisionLog | None = None,
+        migration: MigrationPlanner | None = None,
     ) -> None:
         self._settings = settings
         self._local = local
@@ -95,6 +99,10 @@ class Simulation:
             ModelRouter(settings, index, dispatcher, self.ledger) for index in range(len(settings.models))
         ]
         self._faults = Faults(settings, self.agenda, self.cluster, self.gpus)
+        self.migrations: Migrations | None = None
+        """None: nothing moves."""
+        if migration is not None:
+            self.migrations = Migrations(settings, migration, self.agenda, self.cluster, self.ledger)
         self.timeline: list[TimelinePoint] = []
         self.loop_events = 0
         self._noise = Noise(settings)
@@ -124,6 +132,8 @@ class Simulation:
         at = self.agenda.at
         at(settings.warmup_s, self._warm, None)
         self._faults.begin()
+        if self.migrations is not None:
+            self.migrations.begin()
         at(next_time(settings.live.samples_s, 0.0, settings.local_interval_s), self._sample, None)
         self._begin_reports()
         at(next_time(settings.live.ticks_s, 0.0, settings.tick_s), self._tick, None)

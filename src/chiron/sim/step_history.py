@@ -32,6 +32,7 @@ class StepHistory:
         "factors",
         "finished",
         "kv_read_s",
+        "moved",
         "pending",
         "positions",
         "steps",
@@ -42,6 +43,8 @@ class StepHistory:
         """Those since the last take()."""
         self.finished = array("q")
         """Requests whose last token came from here."""
+        self.moved: list[tuple[int, float, float]] = []
+        """Requests that went on elsewhere: since when and until when this engine made their tokens."""
         self.kv_read_s = kv_read_s
         self.ends_s = array("d")
         self.durations_s = array("d")
@@ -89,10 +92,18 @@ def note_longest_gaps(ledger: Ledger) -> list[Stretch]:
         requests = np.array(history.finished, dtype=np.int64)
         requests = requests[is_batch[requests] == 0]
         table = _Table(history)
-        first = np.searchsorted(table.ends_s, first_token_s[requests], side="right")
-        last = np.searchsorted(table.ends_s, finish_s[requests], side="right")
-        longest_s = longest_between(table.longest_s, first, last)
-        longest_gap_s[requests] = np.maximum(longest_gap_s[requests], longest_s)
+        since_s, until_s, served = first_token_s[requests], finish_s[requests], requests
+        if ledger.came_s:
+            since_s = np.array([ledger.came_s.get(int(each), first_token_s[each]) for each in requests])
+            moved = [each for each in history.moved if not is_batch[each[0]]]
+            if moved:
+                ids, begun_s, left_s = zip(*moved, strict=True)
+                served = np.append(requests, np.array(ids, dtype=np.int64))
+                since_s, until_s = np.append(since_s, begun_s), np.append(until_s, left_s)
+        first = np.searchsorted(table.ends_s, since_s, side="right")
+        last = np.searchsorted(table.ends_s, until_s, side="right")
+        # A request may have been here more than once.
+        np.maximum.at(longest_gap_s, served, longest_between(table.longest_s, first, last))
         looked_at += [
             (int(request_id), history) for request_id in requests[requests % ledger.look_every == 0]
         ]

@@ -3,14 +3,15 @@
 A search is pure: it says which runs it wants next, given those that are done, and in the end which candidate
 is best. So whoever runs simulations side by side, and keeps finished ones, can run a search too; `tune` does
 so by itself. Candidates race: all of them run on one seed, and the better part on the others as well
-(successive halving, Jamieson and Talwalkar, AISTATS 2016, with seeds for the budget).
+(successive halving, Jamieson and Talwalkar, AISTATS 2016, with seeds for the budget). Before that the search
+may climb: the neighbours of the best one on the first seed run too, and those of the best one then.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _SAME_RATE = 0.99
 
 Parameters = Mapping[str, float]
 """Numbers by the names that a policy knows them by."""
+Named = tuple[tuple[str, float], ...]
+"""The same, sorted by name: one candidate."""
 Figures = Mapping[str, Any]
 """What `Run.to_json` tells of a run."""
 
@@ -47,8 +50,8 @@ class Aim(StrEnum):
 class Trial:
     """One run that a search wants."""
 
-    parameters: tuple[tuple[str, float], ...]
-    """Of its candidate, by name."""
+    parameters: Named
+    """Of its candidate."""
     seed: int
 
     def __str__(self) -> str:
@@ -86,6 +89,10 @@ class Search:
     aim: Aim = Aim.ATTAINMENT
     keep: float = 0.2
     """The share that goes on to the other seeds, one at least."""
+    neighbours: Callable[[Parameters], Sequence[Parameters]] | None = None
+    """What to try beside the best so far; None: the candidates alone."""
+    rounds: int = 0
+    """How often at most; it ends when all neighbours of the best have run."""
 
     def __post_init__(self) -> None:
         if not self.candidates:
@@ -98,20 +105,22 @@ class Search:
                 raise ValueError(f"seeds: must be {limits}, which no report uses, not {seed}")
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep: must be above 0 and at most 1, not {self.keep:g}")
+        if self.rounds < 0 or (self.rounds > 0) != (self.neighbours is not None):
+            raise ValueError("rounds: must be above 0 with neighbours, and 0 without")
 
     def next_trials(self, done: Mapping[Trial, Figures]) -> list[Trial]:
         """The runs wanted next; none: the search has ended. Runs of others in `done` do not matter."""
-        first = self._of(self._named(), self.seeds[:1])
-        missing = [trial for trial in first if trial not in done]
-        if missing or len(self.seeds) == 1:
-            return missing
-        return [trial for trial in self._of(self._kept(done), self.seeds[1:]) if trial not in done]
+        named, ended = self._climbed(done)
+        if not ended:
+            return [trial for trial in self._of(named, self.seeds[:1]) if trial not in done]
+        return [trial for trial in self._of(self._kept(named, done), self.seeds[1:]) if trial not in done]
 
     def best(self, done: Mapping[Trial, Figures]) -> Best:
         """The best candidate, once `next_trials` wants no more. Raises ValueError before."""
         if self.next_trials(done):
             raise ValueError("the search has not ended: it wants further runs")
-        kept = self._kept(done) if len(self.seeds) > 1 else self._named()
+        named, _ = self._climbed(done)
+        kept = self._kept(named, done)
         first, *_ = self._ranked(kept, self.seeds, done)
         mine = [done[trial] for trial in self._of([first], self.seeds)]
         least = min(attained(figures) for figures in mine)
@@ -122,35 +131,49 @@ class Search:
             attained=least,
             gpu_hours=_mean(mine, _gpu_hours),
             requests_per_s=_mean(mine, _requests_per_s),
-            runs=len(self.candidates) + (len(kept) * (len(self.seeds) - 1)),
+            runs=len(named) + len(kept) * (len(self.seeds) - 1),
         )
 
     def choice(self, trial: Trial) -> PolicyChoice:
         """The policy that a trial runs under."""
         return self.choose(dict(trial.parameters))
 
-    def _named(self) -> list[tuple[tuple[str, float], ...]]:
-        return [tuple(sorted(candidate.items())) for candidate in self.candidates]
+    def _climbed(self, done: Mapping[Trial, Figures]) -> tuple[list[Named], bool]:
+        """All that are to run on the first seed, as far as is known, and whether all of them have."""
+        named = _named(self.candidates)
+        for climb in range(self.rounds + 1):
+            if any(trial not in done for trial in self._of(named, self.seeds[:1])):
+                return named, False
+            if self.neighbours is None or climb == self.rounds:
+                break
+            best, *_ = self._ranked(named, self.seeds[:1], done)
+            further = [each for each in _named(self.neighbours(dict(best))) if each not in named]
+            if not further:
+                break
+            named += further
+        return named, True
 
-    def _kept(self, done: Mapping[Trial, Figures]) -> list[tuple[tuple[str, float], ...]]:
-        ranked = self._ranked(self._named(), self.seeds[:1], done)
+    def _kept(self, named: Sequence[Named], done: Mapping[Trial, Figures]) -> list[Named]:
+        ranked = self._ranked(named, self.seeds[:1], done)
         return ranked[: ceil(self.keep * len(ranked))]
 
-    def _of(self, named: Sequence[tuple[tuple[str, float], ...]], seeds: Sequence[int]) -> list[Trial]:
+    def _of(self, named: Sequence[Named], seeds: Sequence[int]) -> list[Trial]:
         return [Trial(parameters, seed) for parameters in named for seed in seeds]
 
     def _ranked(
-        self,
-        named: Sequence[tuple[tuple[str, float], ...]],
-        seeds: Sequence[int],
-        done: Mapping[Trial, Figures],
-    ) -> list[tuple[tuple[str, float], ...]]:
+        self, named: Sequence[Named], seeds: Sequence[int], done: Mapping[Trial, Figures]
+    ) -> list[Named]:
         """Best first; equal ones in the order in which they were given."""
         figures = {each: [done[trial] for trial in self._of([each], seeds)] for each in named}
         if self.aim is Aim.ATTAINMENT:
             return sorted(named, key=lambda each: _by_attainment(figures[each]))
         highest = max(_mean(each, _requests_per_s) for each in figures.values())
         return sorted(named, key=lambda each: _by_throughput(figures[each], highest))
+
+
+def _named(candidates: Iterable[Parameters]) -> list[Named]:
+    """Each once, in their order."""
+    return list(dict.fromkeys(tuple(sorted(each.items())) for each in candidates))
 
 
 def attained(figures: Figures) -> float:
@@ -188,6 +211,33 @@ def _requests_per_s(figures: Figures) -> float:
 def grid(**values: Sequence[float]) -> list[dict[str, float]]:
     """Every combination of these values, by name."""
     return [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+
+
+@dataclass(frozen=True, slots=True)
+class Ladders:
+    """The neighbours of a candidate: each of its parameters one value up or down."""
+
+    values: Mapping[str, Sequence[float]]
+    """By name, ascending."""
+    together: Sequence[tuple[str, ...]] = ()
+    """Parameters that also go up, or down, at the same time."""
+    allowed: Callable[[Parameters], bool] = lambda parameters: True
+
+    def __call__(self, candidate: Parameters) -> list[Parameters]:
+        """Those that are allowed. A value between two of the ladder's goes to them."""
+        moves = [*((name,) for name in self.values), *self.together]
+        found = [self._moved(candidate, names, up) for names in moves for up in (False, True)]
+        return [each for each in found if each is not None and self.allowed(each)]
+
+    def _moved(self, candidate: Parameters, names: Sequence[str], up: bool) -> Parameters | None:
+        moved = dict(candidate)
+        for name in names:
+            here = candidate[name]
+            beyond = [each for each in self.values[name] if (each > here if up else each < here)]
+            if not beyond:
+                return None
+            moved[name] = min(beyond) if up else max(beyond)
+        return moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import pytest
 
 from chiron.config import ConfigError
 from chiron.policy.words import Role
+from chiron.sim.baselines.migration import FreenessPairing, MigrationThresholds
+from chiron.sim.parameters import ParameterError
 from chiron.sim.policies import POLICIES, PREEMPTING, PolicyChoice
 from chiron.sim.queue_settings import QueueSettings
 from tests.support.sim_worlds import requests, run, world
@@ -30,6 +32,8 @@ def test_chiron_and_what_gets_its_workers_preempt() -> None:
 
     assert set(POLICIES) - preempting == {
         "llumnix",
+        "llumnix-migration",
+        "llumnix-priorities",
         "llumnix-queue",
         "utilization",
         "queue-length",
@@ -37,6 +41,24 @@ def test_chiron_and_what_gets_its_workers_preempt() -> None:
     }
     assert POLICIES["llumnix+preempting"].autoscaler == "llumnix"
     assert PolicyChoice("chiron").make().settings(world()) == world()
+
+
+def test_migration_and_priorities_are_variants_of_llumnix() -> None:
+    moving = PolicyChoice("llumnix-migration", parameters={"migrate_out_below": 1}).make()
+    assert isinstance(moving.migration, FreenessPairing)
+    assert moving.migration_thresholds == MigrationThresholds(migrate_out_below=1.0)
+    assert not moving.settings(world()).queues.priorities
+
+    told_apart = PolicyChoice("llumnix-priorities").make()
+    assert told_apart.migration is not None
+    queues = told_apart.settings(world()).queues
+    assert (queues.priorities, queues.preemption) == (True, False)
+
+
+def test_without_migration_its_thresholds_are_unknown() -> None:
+    assert PolicyChoice("llumnix").make().migration is None
+    with pytest.raises(ParameterError, match="migrate_out_below"):
+        PolicyChoice("llumnix", parameters={"migrate_out_below": 1}).make()
 
 
 def test_each_scaling_without_chirons_queues_is_there_once_more_over_them() -> None:

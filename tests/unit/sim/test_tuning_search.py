@@ -9,7 +9,7 @@ import pytest
 
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import read_scenario
-from chiron.sim.tuning import Aim, Search, Trial, attained, grid, tune
+from chiron.sim.tuning import Aim, Ladders, Search, Trial, attained, grid, tune
 
 TINY = Path(__file__).parents[3] / "examples" / "scenarios" / "tiny.toml"
 
@@ -120,3 +120,59 @@ def test_a_search_runs_on_a_scenario_with_its_own_seeds() -> None:
     assert [figures["seed"] for figures in done.values()] == [3, 3, 5]
     assert best.choice in policies.values()
     assert best.runs == len(done)
+
+
+def valley(trial: Trial, lowest: float) -> dict[str, object]:
+    return figures(1.0 + abs(trial.parameters[0][1] - lowest))
+
+
+def test_a_search_climbs_from_the_best_candidate_until_its_neighbours_are_worse() -> None:
+    ladders = Ladders({"x": (0, 1, 2, 3, 4, 5, 6)})
+    race = Search(
+        lambda parameters: PolicyChoice("llumnix"), grid(x=(0, 6)), (1, 2), neighbours=ladders, rounds=9
+    )
+    done: dict[Trial, dict[str, object]] = {}
+
+    asked = []
+    while wanted := race.next_trials(done):
+        asked.append([trial.parameters[0][1] for trial in wanted])
+        done |= {trial: valley(trial, 4) for trial in wanted}
+    # From 6 over 5 to 4, whose other neighbour is 3; a fifth of the five goes on to the other seed.
+    assert asked == [[0, 6], [5], [4], [3], [4]]
+    assert race.best(done).parameters == {"x": 4}
+    assert race.best(done).runs == len(done)
+
+
+def test_a_search_climbs_no_more_often_than_it_may() -> None:
+    race = Search(
+        lambda parameters: PolicyChoice("llumnix"),
+        grid(x=(0,)),
+        (1,),
+        neighbours=Ladders({"x": range(9)}),
+        rounds=2,
+    )
+    done: dict[Trial, dict[str, object]] = {}
+    while wanted := race.next_trials(done):
+        done |= {trial: valley(trial, 8) for trial in wanted}
+
+    assert race.best(done).parameters == {"x": 2}
+
+
+def test_neighbours_are_one_value_away_alone_or_together() -> None:
+    ladders = Ladders(
+        {"low": (1, 2, 3), "high": (2, 4)}, [("low", "high")], lambda each: each["low"] < each["high"]
+    )
+
+    # Down alone is 1 and 4; up alone is 3; the other one down is 2, no longer above; both down is 1 and 2.
+    assert ladders({"low": 2, "high": 4}) == [
+        {"low": 1, "high": 4},
+        {"low": 3, "high": 4},
+        {"low": 1, "high": 2},
+    ]
+    # From between two values it goes to either.
+    assert ladders({"low": 1.5, "high": 4})[:2] == [{"low": 1, "high": 4}, {"low": 2, "high": 4}]
+
+
+def test_rounds_go_with_neighbours() -> None:
+    with pytest.raises(ValueError, match="rounds"):
+        search(rounds=1)

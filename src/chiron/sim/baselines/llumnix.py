@@ -3,9 +3,9 @@
 After Sun et al., "Llumnix: Dynamic Scheduling for Large Language Model Serving" (OSDI 2024), sections 4.4.2
 and 4.4.4, reconstructed: an instance's freeness is its free KV blocks, less what waiting requests demand,
 over its running requests, that is, the steps for which its batch can go on. Requests go where freeness is
-highest; the fleet grows while the average is below 10 and shrinks while it is above 60. Migration of
-running requests between instances is not modelled: this is Llumnix with migration off, and with its two
-priorities off. Classes, deadlines and SLOs play no part; batch size and step-token budget are static.
+highest; the fleet grows while the average is below 10 and shrinks while it is above 60. Migration of running
+requests is planned in `chiron.sim.baselines.migration`. Deadlines and SLOs play no part, nor do classes but
+for the scheduling priority that `llumnix-priorities` gives them; batch size and step-token budget are static.
 """
 
 from __future__ import annotations
@@ -50,23 +50,28 @@ class FreenessDispatcher:
             return Refusal(RefusalKind.NO_INSTANCE, RefusalKind.NO_INSTANCE.value)
         kind = RefusalKind.EXCLUDED
         wrong = Role.BATCH if request.request_class is RequestClass.INTERACTIVE else Role.INTERACTIVE
+        excluded = request.excluded
         scores: dict[str, float] = {}
         best: tuple[float, str] | None = None
+        # As freeness() does, for every instance and request.
+        blocks_each = math.ceil(self._prompt_tokens / BLOCK_TOKENS)
         for view in instances:
-            if view.instance_id in request.excluded:
+            name = view.instance_id
+            if excluded and name in excluded:
                 continue
             if view.role is wrong:
                 kind = kind if kind is RefusalKind.FULL else RefusalKind.NO_ROLE
                 continue
+            running, batch_size = view.running, view.batch_size
             waiting = view.waiting_interactive + view.waiting_batch + view.reserved
-            if view.running + waiting >= view.batch_size + view.queue_allowance:
+            beyond = running + waiting - batch_size
+            if beyond >= view.queue_allowance:
                 kind = RefusalKind.FULL
                 continue
-            free = view.kv_free_tokens / BLOCK_TOKENS
-            key = (-freeness(free, waiting, view.running, self._prompt_tokens), view.instance_id)
-            best = key if best is None or key < best else best
-            excess = max(0, view.running + waiting + 1 - view.batch_size)
-            scores[view.instance_id] = excess * view.service_s / view.batch_size
+            key = (waiting * blocks_each - view.kv_free_tokens / BLOCK_TOKENS) / (running or 1), name
+            if best is None or key < best:
+                best = key
+            scores[name] = (beyond + 1) * view.service_s / batch_size if beyond >= 0 else 0.0
         if best is None:
             return Refusal(kind, kind.value)
         return Decision(best[1], f"highest freeness: {-best[0]:.1f}", scores)
