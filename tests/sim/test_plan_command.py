@@ -104,6 +104,23 @@ def in_this_process(workload: Path, *, trace_format: str | None = None, folder: 
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def test_mixes_are_in_the_answer_the_tables_and_the_json(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "fast.toml"
+    profile.write_text('name = "toy@g"\nlike = "toy"\nstep_time_factor = 0.8\n', encoding="utf-8")
+
+    found = in_this_process(scenario, folder=tmp_path, seeds=1, candidates=[f"m={profile}"])
+
+    (mix,) = found["mixes"]
+    assert mix["profiles"] == {"m": "toy@g"}
+    assert mix["price_per_hour"] == 3.0 * mix["types"][0]["gpus"]
+    (told,) = [text for text in found["answer"] if text.startswith("The cheapest: m as toy@g: ")]
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert "mixes" in shown
+
+
 def test_a_trace_is_planned_for_with_the_options_of_replay(tmp_path: Path) -> None:
     trace = tmp_path / "t.csv"
     rows = "".join(f"2023-11-16 18:15:{second:02},100,20\n" for second in range(20))

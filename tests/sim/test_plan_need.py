@@ -15,45 +15,11 @@ from chiron.sim.planning.source import Slo, Source
 from chiron.sim.planning.told import sentences
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import scenario_from
-
-SERVICE_S = 0.2
-"""Of one request: 99 further tokens of 2 ms each, after a first one that takes little more."""
-
-
-def document(rate_per_s: float, nodes: int = 8, **model: Any) -> dict[str, Any]:
-    """Requests at equal distances, each of which has an engine for itself while it is served."""
-    return {
-        "name": "clockwork",
-        "seed": 1,
-        "duration_s": 20,
-        "cluster": {"gpus": [{"name": "g", "nodes": nodes, "gpus_per_node": 1, "price_per_gpu_hour": 2.0}]},
-        "models": {
-            "m": {
-                "profile": "toy",
-                "ttft_slo_s": 0.3,
-                "itl_slo_s": 0.05,
-                "initial_batch_size": 1,
-                "max_batch_size": 1,
-                "load_time_s": 1.0,
-                "initial": {"mixed": 8},
-                **model,
-            }
-        },
-        "traffic": [
-            {
-                "rate_per_s": rate_per_s,
-                "cv": 0,
-                "lengths": "lognormal",
-                "prompt_mean": 1,
-                "output_mean": 100,
-                "sigma": 0,
-            }
-        ],
-    }
+from tests.support.clockwork import clockwork_document
 
 
 def clockwork(rate_per_s: float, **given: Any) -> Source:
-    return Source(scenario_from(document(rate_per_s, **given), Path("clockwork.toml")))
+    return Source(scenario_from(clockwork_document(rate_per_s, **given), Path("clockwork.toml")))
 
 
 def planned(source: Source, **question: Any) -> Plan:
@@ -138,7 +104,7 @@ def test_growth_that_is_none_is_refused(factor: float) -> None:
 def test_growth_is_of_rates_backlogs_and_traces_alike(tmp_path: Path) -> None:
     rows = "".join(f"2023-11-16 18:15:{second:02},100,20\n" for second in range(60))
     (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}", encoding="utf-8")
-    mixed = document(10)
+    mixed = clockwork_document(10)
     mixed["backlog"] = [{"requests": 50, "deadline_in_s": 60}]
     mixed["replay"] = [{"file": "t.csv", "format": "azure"}]
     source = Source(scenario_from(mixed, tmp_path / "s.toml"))

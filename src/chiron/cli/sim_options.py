@@ -140,6 +140,14 @@ class PlanOptions:
     max_gpus: Annotated[
         int | None, typer.Option(min=1, help="Most GPUs that are tried; none: the scenario's budget or GPUs.")
     ] = None
+    candidates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=PROFILE,…",
+            help="Profiles among which the cheapest mix is looked for: by name, MODEL@TYPE, or file; their "
+            "types are [[cluster.gpus]] with prices. May be repeated.",
+        ),
+    ] = None
     budgets: Annotated[
         str, typer.Option(metavar="GPUS,…", help="GPU budgets that the curve is to have in any case.")
     ] = ""

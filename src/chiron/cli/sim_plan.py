@@ -23,6 +23,7 @@ from chiron.cli.sim_work import choice_of
 from chiron.config import ConfigError
 from chiron.sim.live_times import LiveTimes
 from chiron.sim.planning.crew import Crew
+from chiron.sim.planning.mix import parse_candidates
 from chiron.sim.planning.need import Terms
 from chiron.sim.planning.plan import Plan, Question, plan
 from chiron.sim.planning.shown import plan_json, plan_tables
@@ -133,6 +134,7 @@ def _question(asked: PlanOptions, scenario: Scenario) -> Question:
             for pair in itertools.product(ttft, itl)
         ),
         tuple(int(budget) for budget in budgets),
+        parse_candidates(asked.candidates, scenario) if asked.candidates else {},
     )
 
 

@@ -147,7 +147,7 @@ def smallest_fleet(
             continue
         alone = dataclasses.replace(settings, models=(model,))
         single = dataclasses.replace(scenario, settings=alone)
-        found = _search(single, policy, _part(reading, mine))
+        found = _search(single, policy, part_of_model(reading, index))
         if found is None:
             return None
         models.append(fixed_model(model, found))
@@ -204,10 +204,13 @@ def most_instances(settings: SimSettings, model: SimModel) -> int:
 
 def part_of_model(reading: Reading, model: int) -> Reading:
     """The requests of the model with this index, as if there were no other."""
-    return _part(reading, reading.workload.model == model)
+    part = part_of(reading, reading.workload.model == model)
+    only = np.zeros(len(part.workload), dtype=np.int16)
+    return Reading(dataclasses.replace(part.workload, model=only))
 
 
-def _part(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
+def part_of(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
+    """The requests that `mine` marks."""
     whole = reading.workload
     prefix = whole.prefix
     if prefix is not None:
@@ -217,7 +220,7 @@ def _part(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
         whole.prompt_tokens[mine],
         whole.output_tokens[mine],
         whole.request_class[mine],
-        np.zeros(int(np.count_nonzero(mine)), dtype=np.int16),
+        whole.model[mine],
         whole.deadline_s[mine],
         prefix,
         None if whole.refuse_late is None else whole.refuse_late[mine],

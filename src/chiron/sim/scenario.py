@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chiron.config import ConfigError
-from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError, get_profile
+from chiron.engine import InvalidLimitError, Profile, Speculation, UnknownProfileError
 from chiron.policy.disciplines import UnknownDisciplineError, load_discipline
 from chiron.policy.words import Role
 from chiron.sim import scenario_checks as checks
@@ -27,6 +27,7 @@ from chiron.sim.live_times import LiveTimes
 from chiron.sim.migration_settings import MigrationSettings
 from chiron.sim.parameters import ParameterError, Parameters
 from chiron.sim.policies import POLICIES, PolicyChoice
+from chiron.sim.profile_files import load_profile
 from chiron.sim.queue_settings import QueueSettings
 from chiron.sim.settings import (
     LONGEST_S,
@@ -166,9 +167,9 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
         fill(GpuType, table, f"{where} [[cluster.gpus]] #{number}")
         for number, table in enumerate(tables_of(cluster, "gpus", cluster_where, "cluster.gpus"), start=1)
     )
+    tables, folder = table_of(document, "models", where), Path(where).parent
     models = tuple(
-        _model(name, table_of(table_of(document, "models", where), name, where), f"{where} [models.{name}]")
-        for name in table_of(document, "models", where)
+        _model(name, table_of(tables, name, where), f"{where} [models.{name}]", folder) for name in tables
     )
     given: dict[str, Any] = {
         "models": models,
@@ -195,11 +196,11 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     return settings
 
 
-def _model(name: str, table: Mapping[str, Any], where: str) -> SimModel:
+def _model(name: str, table: Mapping[str, Any], where: str, folder: Path) -> SimModel:
     rest = {key: found for key, found in table.items() if key not in ("profile", "engine", "initial")}
     if "profile" not in table:
         raise ConfigError(f"{where}: key 'profile' is required")
-    profile = _profile(table, where)
+    profile = _profile(table, where, folder)
     roles = {role.name.lower(): role for role in Role}
     initial: dict[Role, int] = {}
     given = table_of(table, "initial", where)
@@ -225,7 +226,7 @@ class _Engine:
     acceptance_rate: float | None = None
 
 
-def _profile(table: Mapping[str, Any], where: str) -> Profile:
+def _profile(table: Mapping[str, Any], where: str, folder: Path) -> Profile:
     where_engine = f"{where} engine"
     engine = fill(_Engine, table_of(table, "engine", where), where_engine)
     changed = {
@@ -239,9 +240,9 @@ def _profile(table: Mapping[str, Any], where: str) -> Profile:
     try:
         if drafts is not None:
             changed["speculation"] = Speculation(drafts, rate)
-        return get_profile(str(table["profile"])).replace(**changed)
+        return load_profile(str(table["profile"]), folder).replace(**changed)
     except UnknownProfileError as error:
-        raise ConfigError(f"{where}: 'profile': {error}") from error
+        raise ConfigError(f"{where}: 'profile': {error}; or a file of your own, *.toml") from error
     except InvalidLimitError as error:
         raise ConfigError(f"{where_engine}: {error}") from error
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chiron.config import ConfigError
 from chiron.sim.planning.crew import Crew
+from chiron.sim.planning.mix import Candidates, Mix, mixes
 from chiron.sim.planning.need import FixedNeed, Need, Terms, fixed_need, need
-from chiron.sim.planning.sized import budgets, with_room_for
+from chiron.sim.planning.sized import budgets, most_in_use, with_room_for
 from chiron.sim.planning.source import Slo, Source
 from chiron.sim.policies import PolicyChoice
-from chiron.sim.runs import most_gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Question:
     slos: tuple[Slo, ...] = (Slo(),)
     budgets: tuple[int, ...] = ()
     """That the curve is to have in any case."""
+    candidates: Candidates = field(default_factory=dict)
+    """Profiles by model, among which the cheapest are to be found; empty: nothing is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Plan:
     """The first included, when there are several."""
     slos: tuple[Promised, ...]
     """Likewise."""
+    mixes: tuple[Mix, ...]
+    """Of GPU types, the cheapest first; empty: not asked for."""
     runs: int
     """Simulations that it took."""
 
@@ -72,10 +76,11 @@ def plan(source: Source, policy: PolicyChoice, question: Question, crew: Crew) -
             "fleet is told"
         )
     scenario = source.scenario
-    most = question.terms.most_gpus or most_gpus(scenario.settings)
+    most = question.terms.most_gpus or most_in_use(scenario.settings)
     scenario = with_room_for(scenario, most)
     if not budgets(scenario.settings, most):
         raise ConfigError(f"--max-gpus: {most} GPUs are fewer than the models' first instances need")
+    whole = source
     terms = Terms(question.terms.seeds, question.terms.goal, most)
     source = Source(scenario, source.recorded, source.growth)
     loads = [source.grown(factor) for factor in question.growth]
@@ -103,13 +108,19 @@ def plan(source: Source, policy: PolicyChoice, question: Question, crew: Crew) -
                 fixed_need(promised, policy, terms, crew),
             )
         )
+    mixed: list[Mix] = []
+    if question.candidates:
+        asked = Terms(terms.seeds, terms.goal, question.terms.most_gpus)
+        load = whole.grown(question.growth[0]).promising(question.slos[0])
+        mixed = mixes(load, policy, asked, crew, question.candidates)
     return Plan(
-        first,
-        policy,
-        question,
-        found,
-        fixed,
-        tuple(growth) if len(growth) > 1 else (),
-        tuple(slos) if len(slos) > 1 else (),
-        crew.done,
+        source=first,
+        policy=policy,
+        question=question,
+        need=found,
+        fixed=fixed,
+        growth=tuple(growth) if len(growth) > 1 else (),
+        slos=tuple(slos) if len(slos) > 1 else (),
+        mixes=tuple(mixed),
+        runs=crew.done,
     )

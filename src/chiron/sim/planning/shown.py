@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from chiron.sim.compare import Spread
+from chiron.sim.planning.mix import OneType
 from chiron.sim.planning.need import FixedNeed, Need
 from chiron.sim.planning.plan import Plan
 from chiron.sim.planning.points import Point
-from chiron.sim.planning.told import sentences, slo_text
+from chiron.sim.planning.told import mix_text, sentences, slo_text
 from chiron.sim.runs import parameters
 
 NONE = "–"
@@ -48,6 +49,20 @@ def plan_tables(plan: Plan) -> list[Table]:
             cells = _answer(promised.need, promised.fixed)
             table.add_row(slo_text(promised.slo), *cells, _with(promised.need, plan.need.gpus))
         tables.append(table)
+    if plan.mixes:
+        table = _table("mixes", ("profiles", "GPUs", "price/h", "held/h", "at least/h"))
+        for mix in plan.mixes:
+            counts = " + ".join(_of_type(each) for each in mix.types)
+            table.add_row(
+                mix_text(mix),
+                counts,
+                *(
+                    NONE if price is None else f"{price:,.2f}"
+                    for price in (mix.price_per_hour, mix.held_per_hour)
+                ),
+                f"{mix.least_price_per_hour:,.2f}",
+            )
+        tables.append(table)
     return tables
 
 
@@ -73,6 +88,25 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "fixed": _fixed_json(each.fixed),
             }
             for each in plan.slos
+        ],
+        "mixes": [
+            {
+                "profiles": dict(mix.profiles),
+                "price_per_hour": mix.price_per_hour,
+                "held_per_hour": mix.held_per_hour,
+                "least_price_per_hour": mix.least_price_per_hour,
+                "searched": mix.searched,
+                "types": [
+                    {
+                        "gpu_type": each.gpu_type,
+                        "models": list(each.models),
+                        "price_per_gpu_hour": each.price_per_gpu_hour,
+                        **({} if each.need is None else _need_json(each.need)),
+                    }
+                    for each in mix.types
+                ],
+            }
+            for mix in plan.mixes
         ],
         "runs": plan.runs,
         "parameters": parameters(plan.source.scenario, plan.policy),
@@ -137,6 +171,12 @@ def _number(point: Point, figure: str, form: str, unit: str = "", times: float =
         return NONE
     mean, low, high = (format(value * times, form) for value in (spread.mean, spread.low, spread.high))
     return f"{mean}{unit}" if low == high else f"{mean} [{low}–{high}]{unit}"
+
+
+def _of_type(each: OneType) -> str:
+    if each.need is None:
+        return f"? {each.gpu_type}"
+    return f"{each.need.gpus or f'> {each.need.most_gpus}'} {each.gpu_type}"
 
 
 def _attaining(point: Point) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from chiron.config import ConfigError
 from chiron.policy.words import Role
-from chiron.sim.runs import fixed_model, most_gpus, part_of_model
+from chiron.sim.runs import fixed_model, part_of_model
 from chiron.sim.scenario import Reading, Scenario
-from chiron.sim.settings import SimModel, SimSettings
+from chiron.sim.settings import GpuType, SimModel, SimSettings
 
 
 class Hardware(Protocol):
@@ -65,23 +66,37 @@ def budgets(settings: SimSettings, most: int) -> list[int]:
 
 
 def with_room_for(scenario: Scenario, gpus: int) -> Scenario:
-    """The scenario with nodes for so many GPUs, of the types in proportion, and no budget below.
+    """The scenario with nodes for so many GPUs, those types alone that its models are on, and that budget.
 
-    Raises ConfigError when there are fewer and the cluster has several types: which to add, nobody says.
+    Raises ConfigError when there are fewer of several types: which to add, nobody says.
     """
     settings = scenario.settings
-    if gpus > most_gpus(dataclasses.replace(settings, gpu_budget=0)):
-        if len(settings.gpu_types) > 1:
+    first = settings.gpu_types[0].name
+    models = tuple(dataclasses.replace(model, gpu_type=model.gpu_type or first) for model in settings.models)
+    used = {model.gpu_type for model in models}
+    kinds = tuple(kind for kind in settings.gpu_types if kind.name in used)
+    if gpus > sum(kind.nodes * kind.gpus_per_node for kind in kinds):
+        if len(kinds) > 1:
             raise ConfigError(
-                f"--max-gpus: {scenario.file} has several [[cluster.gpus]]: give them the nodes that they "
-                "may have at most"
+                f"--max-gpus: the models of {scenario.file} are on several [[cluster.gpus]]: give them the "
+                "nodes that they may have at most"
             )
-        (kind,) = settings.gpu_types
-        fit = min(kind.gpus_per_node // model.profile.gpus * model.profile.gpus for model in settings.models)
-        kind = dataclasses.replace(kind, nodes=math.ceil(gpus / fit))
-        settings = dataclasses.replace(settings, gpu_types=(kind,))
-    settings = dataclasses.replace(settings, gpu_budget=gpus)
+        kinds = (roomy(kinds[0], gpus, [model.profile.gpus for model in models]),)
+    settings = dataclasses.replace(settings, gpu_types=kinds, models=models, gpu_budget=gpus)
     return dataclasses.replace(scenario, settings=settings)
+
+
+def roomy(kind: GpuType, gpus: int, sizes: Sequence[int]) -> GpuType:
+    """The type with nodes for so many GPUs in instances of these sizes; never fewer than it has."""
+    fit = min(kind.gpus_per_node // size * size for size in sizes)
+    return dataclasses.replace(kind, nodes=max(kind.nodes, math.ceil(gpus / fit)))
+
+
+def most_in_use(settings: SimSettings) -> int:
+    """GPUs of the types that the models are on, within the budget."""
+    used = {model.gpu_type or settings.gpu_types[0].name for model in settings.models}
+    there_are = sum(kind.nodes * kind.gpus_per_node for kind in settings.gpu_types if kind.name in used)
+    return min(there_are, settings.gpu_budget or there_are)
 
 
 def _fitting(models: tuple[SimModel, ...], gpus: int) -> tuple[SimModel, ...]:

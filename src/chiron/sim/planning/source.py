@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chiron.config import ConfigError
+from chiron.engine import Profile
 from chiron.policy.words import RequestClass
+from chiron.sim.runs import part_of
 from chiron.sim.scenario import Reading, Scenario
 from chiron.sim.settings import LARGEST, SimModel
 from chiron.sim.sources import Replay
@@ -43,6 +46,34 @@ class Slo:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some models of a scenario on GPUs of one type, with the requests that come to them."""
+
+    profiles: Mapping[str, Profile]
+    """Of each of its models, by name, in the place of the scenario's."""
+    gpu_type: str
+
+    def of(self, scenario: Scenario, reading: Reading) -> tuple[Scenario, Reading]:
+        """Leaves these models, that type and these requests."""
+        settings = scenario.settings
+        kept = [index for index, model in enumerate(settings.models) if model.name in self.profiles]
+        models = tuple(
+            dataclasses.replace(model, profile=self.profiles[model.name], gpu_type=self.gpu_type)
+            for model in (settings.models[index] for index in kept)
+        )
+        (kind,) = (kind for kind in settings.gpu_types if kind.name == self.gpu_type)
+        settings = dataclasses.replace(settings, models=models, gpu_types=(kind,))
+        reading = part_of(reading, np.isin(reading.workload.model, kept))
+        places = np.zeros(max(kept) + 1, dtype=np.int16)
+        places[kept] = np.arange(len(kept))
+        workload = dataclasses.replace(reading.workload, model=places[reading.workload.model])
+        return (
+            dataclasses.replace(scenario, settings=settings),
+            dataclasses.replace(reading, workload=workload),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Makes the scenario and its requests for a seed."""
 
@@ -51,6 +82,8 @@ class Source:
     """Requests of a live cluster, which are the same for every seed; None: the scenario draws its own."""
     growth: float = 1.0
     """How many times the load of the scenario comes."""
+    part: Part | None = None
+    """What of it is looked at; None: all."""
 
     def grown(self, factor: float) -> Source:
         """The same with `factor` times the load.
@@ -99,6 +132,10 @@ class Source:
 
     def at(self, seed: int) -> tuple[Scenario, Reading]:
         """The scenario of a seed and its requests, which must not be changed. Raises ConfigError."""
+        whole = self._whole(seed)
+        return whole if self.part is None else self.part.of(*whole)
+
+    def _whole(self, seed: int) -> tuple[Scenario, Reading]:
         scenario = self.scenario.with_seed(seed)
         if self.recorded is not None:
             if self.growth == 1.0:
@@ -153,10 +190,10 @@ def _multiplied(workload: Workload, factor: float, generator: np.random.Generato
     allowed_s = (workload.deadline_s - workload.arrival_s)[chosen]
     order = np.argsort(moved, kind="stable")
     deadline_s = np.where(workload.request_class[chosen] == RequestClass.BATCH, moved + allowed_s, np.inf)
-    return _part_of(workload, chosen[order], moved[order], deadline_s[order])
+    return _chosen(workload, chosen[order], moved[order], deadline_s[order])
 
 
-def _part_of(
+def _chosen(
     workload: Workload,
     chosen: NDArray[np.intp],
     arrival_s: NDArray[np.float64],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from chiron.sim.planning.mix import Mix
 from chiron.sim.planning.need import FixedNeed, Need
 from chiron.sim.planning.plan import Plan
 from chiron.sim.planning.points import Point
@@ -25,6 +28,7 @@ def sentences(plan: Plan) -> list[str]:
         told += _below(plan.need, settings)
         told += _upsets(plan.need)
     told.append(_fixed(plan.fixed, plan.need))
+    told += mix_sentences(plan.mixes)
     for grown in plan.growth[1:]:
         told.append(f"At {grown.factor:g} times the load: {_short(grown.need, plan.need.gpus, settings)}")
     for promised in plan.slos[1:]:
@@ -158,6 +162,43 @@ def _fixed(fixed: FixedNeed, need: Need) -> str:
     than = f"{percent(abs(saved))} {'fewer' if saved > 0 else 'more'}"
     than = "as many" if abs(saved) < _EQUAL else than
     return f"{text}; {need.policy} holds {than} on average."
+
+
+def mix_sentences(mixes: Sequence[Mix]) -> list[str]:
+    """Which mix is the cheapest, and by how much; none when no mix was asked for."""
+    if not mixes:
+        return []
+    priced = [mix for mix in mixes if mix.price_per_hour is not None]
+    if not priced:
+        return ["No mix of GPU types attains with the GPUs that there are."]
+    best = priced[0]
+    told = [f"The cheapest: {mix_text(best)}: {_bill(best)}."]
+    if len(priced) > 1:
+        told.append(f"Next: {mix_text(priced[1])}: {_bill(priced[1])}.")
+    thrifty = min(priced, key=lambda mix: mix.held_per_hour or 0.0)
+    if thrifty is not best:
+        told.append(f"Rented by the hour held, the cheapest is {mix_text(thrifty)}: {_bill(thrifty)}.")
+    for mix in mixes:
+        if mix.searched and mix.price_per_hour is None:
+            short = [each for each in mix.types if each.need is not None and each.need.gpus is None]
+            types = ", ".join(f"{each.need.most_gpus} {each.gpu_type}" for each in short if each.need)
+            told.append(f"{mix_text(mix)}: {types} do not attain.")
+    left = sum(not mix.searched for mix in mixes)
+    if left:
+        told.append(
+            f"{left} further cost more by the lower bound of their work alone, and were not simulated."
+        )
+    return told
+
+
+def mix_text(mix: Mix) -> str:
+    """Which model is on which GPUs."""
+    return ", ".join(f"{model} as {profile}" for model, profile in mix.profiles.items())
+
+
+def _bill(mix: Mix) -> str:
+    counts = " and ".join(f"{each.need.gpus} {each.gpu_type}" for each in mix.types if each.need is not None)
+    return f"{counts}, {mix.price_per_hour:,.2f} an hour, of which {mix.held_per_hour:,.2f} held"
 
 
 def _short(need: Need, before: int | None, settings: SimSettings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from chiron.policy.words import RequestClass, Role
 from chiron.sim.demand import Demand, fit_to_context, merge
 from chiron.sim.live_times import LiveTimes
 from chiron.sim.policies import STATIC, PolicyChoice
+from chiron.sim.profile_files import read_profile
 from chiron.sim.recorded.cluster import LiveCluster
 from chiron.sim.recorded.requests import RecordedRequest
 from chiron.sim.recorded.times import interval_of
@@ -196,7 +198,8 @@ def _profile(spec: pb.ModelSpec, profiles: Mapping[str, str]) -> Profile:
             if key in given:
                 given[key] = int(given[key])
     try:
-        return adjusted_profile(name, **given).replace(gpus=max(1, spec.gpus_per_instance))
+        named = read_profile(Path(name)) if name.endswith(".toml") else adjusted_profile(name, **given)
+        return named.replace(gpus=max(1, spec.gpus_per_instance))
     except (UnknownProfileError, InvalidLimitError) as error:
         raise ConfigError(f"model {spec.name!r}: {error}") from error
 
