@@ -9,7 +9,9 @@ from chiron.sim.policies import POLICIES, PREEMPTING, PolicyChoice
 from chiron.sim.simulator import simulate
 from tests.support.sim_worlds import requests, world
 
-NAMES = ("utilization", "queue-length", "in-flight")
+NAMES = ("utilization", "queue-length", "in-flight", "dynamo-like")
+# Dynamo's planner adds when an SLO is about to be missed, not before: it is told a tighter one.
+PARAMETERS = {"dynamo-like": {"slo_share": 0.5}}
 RATE_PER_S = 25
 STEPS = 40
 
@@ -19,7 +21,8 @@ def test_a_baseline_grows_and_keeps_the_slos(name: str) -> None:
     # 25 a second for 0.4 s each: ten run at once, and an instance has eight slots.
     settings = world(batch_size=8, seed=1)
     work = requests(*((number / RATE_PER_S, 10, STEPS) for number in range(120 * RATE_PER_S)))
-    policy = PolicyChoice(name).make(Beforehand(settings.models))
+    parameters = PARAMETERS.get(name.removesuffix(PREEMPTING), {})
+    policy = PolicyChoice(name, parameters=parameters).make(Beforehand(settings.models))
 
     result = simulate(
         policy.settings(settings),

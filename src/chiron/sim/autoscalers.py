@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chiron.policy.fleet import ChironSettings, GlobalAutoscaler, autoscaler_names, load_autoscaler
+from chiron.sim.baselines.dynamo import DynamoAutoscaler, DynamoSettings
 from chiron.sim.baselines.fixed import FixedFleet
 from chiron.sim.baselines.in_flight import InFlightAutoscaler, InFlightSettings
 from chiron.sim.baselines.llumnix import FreenessAutoscaler, FreenessThresholds
@@ -40,6 +41,9 @@ BASELINES: Mapping[str, Baseline] = {
     "queue-length": Baseline(lambda settings, _known: QueueLengthAutoscaler(settings), QueueLengthSettings()),
     "utilization": Baseline(lambda settings, _known: UtilizationAutoscaler(settings), UtilizationSettings()),
     "in-flight": Baseline(lambda settings, _known: InFlightAutoscaler(settings), InFlightSettings()),
+    "dynamo-like": Baseline(
+        lambda settings, known: DynamoAutoscaler(settings, known.models), DynamoSettings()
+    ),
 }
 
 

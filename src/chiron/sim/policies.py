@@ -150,6 +150,7 @@ _NAMED: Mapping[str, PolicyParts] = {
     "utilization": _pinning("utilization", "Kubernetes' autoscaler on slots and KV cache in use"),
     "queue-length": _pinning("queue-length", "KEDA on requests that wait"),
     "in-flight": _pinning("in-flight", "Ray Serve's autoscaling on ongoing requests"),
+    "dynamo-like": _pinning("dynamo-like", "Dynamo's SLA planner: profiled engines and a forecast"),
     "fixed": PolicyParts("fixed", "least-expected-wait", STATIC, about="a fixed fleet, static batch size"),
     "fixed-model": PolicyParts(
         "fixed", "least-expected-wait", "model", about="a fixed fleet with Chiron's local autoscaler"

@@ -38,6 +38,7 @@ def test_chiron_and_what_gets_its_workers_preempt() -> None:
         "utilization",
         "queue-length",
         "in-flight",
+        "dynamo-like",
     }
     assert POLICIES["llumnix+preempting"].autoscaler == "llumnix"
     assert PolicyChoice("chiron").make().settings(world()) == world()
