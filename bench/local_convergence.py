@@ -24,23 +24,26 @@ import argparse
 import json
 import math
 import statistics
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.saturated_engine import SaturatedEngine, Tally
-from chiron.engine import get_profile
-from chiron.policy.local import load_local
+from chiron.sim.convergence import (
+    Loop,
+    Pair,
+    Yield,
+    arrived_after,
+    best_pair,
+    converge,
+    settled_after,
+    static,
+    swept,
+)
 
 RESULTS = Path(__file__).parent / "results"
 SLOS_S = (0.02, 0.05, 0.2, 2.0)
 POLICIES = ("reactive", "model")
-KEEPS = 0.99
-NEAR = 0.10
-WINDOW = 20
-"""Seconds that are judged together."""
 HOW_SOON = ("settled", "arrived")
 HOW_WELL = ("of_best_static", "static_of_best", "of_operators_static")
 
@@ -49,10 +52,8 @@ HOW_WELL = ("of_best_static", "static_of_best", "of_operators_static")
 class Size:
     """How much is run."""
 
-    profile: str = "llama3-8b@a100"
+    loop: Loop = field(default_factory=Loop)
     seeds: tuple[int, ...] = (201, 202, 203, 204, 205)
-    warm_up_s: int = 100
-    measured_s: int = 200
     start_batch_sizes: tuple[int, ...] = (32, 256)
     start_budget: int = 2048
     batch_sizes: tuple[int, ...] = (64, *range(84, 132, 4), 160, 192, 256, *range(288, 408, 8), 512, 640)
@@ -76,102 +77,17 @@ class Size:
     )
 
 
-SMOKE = Size(seeds=(201,), warm_up_s=10, measured_s=20, batch_sizes=(96, 384), budgets=(128, 512))
-
-
-def static(size: Size, batch_size: int, budget: int, seed: int) -> Tally:
-    """What limits that stay as they are yield after the warm-up."""
-    engine = SaturatedEngine(
-        get_profile(size.profile), batch_size=batch_size, step_token_budget=budget, seed=seed
-    )
-    engine.run(size.warm_up_s)
-    return engine.run(size.measured_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Yield:
-    """What a static pair yields with one seed."""
-
-    tokens_per_s: float
-    attained: dict[float, float]
-    """SLO in seconds -> share of the requests within it."""
-
-
-Pair = tuple[int, int]
-"""Batch size, step-token budget."""
+SMOKE = Size(
+    loop=Loop(warm_up_s=10, measured_s=20),
+    seeds=(201,),
+    batch_sizes=(96, 384),
+    budgets=(128, 512),
+)
 
 
 def sweep(size: Size, seed: int) -> dict[Pair, Yield]:
     """Every pair with one seed."""
-    found = {}
-    for batch_size in size.batch_sizes:
-        for budget in size.budgets:
-            if budget >= batch_size:
-                tally = static(size, batch_size, budget, seed)
-                attained = {slo_s: tally.attained(slo_s) for slo_s in SLOS_S}
-                found[batch_size, budget] = Yield(tally.tokens_per_s, attained)
-    return found
-
-
-def best_pair(sweeps: Sequence[dict[Pair, Yield]], slo_s: float) -> Pair | None:
-    """The pair that keeps the SLO in each of these sweeps and yields the most in all; None if none does."""
-    keeping = [pair for pair in sweeps[0] if all(found[pair].attained[slo_s] >= KEEPS for found in sweeps)]
-    return max(keeping, key=lambda pair: sum(found[pair].tokens_per_s for found in sweeps), default=None)
-
-
-def settled_after(limits: Sequence[Pair]) -> int:
-    """Decisions up to the last with other limits than the final ones, or a batch size 10 % away."""
-    last_batch_size, last_budget = limits[-1]
-    settled = 0
-    for step, (batch_size, budget) in enumerate(limits, start=1):
-        if abs(batch_size - last_batch_size) > NEAR * last_batch_size or budget != last_budget:
-            settled = step
-    return settled
-
-
-def arrived_after(intervals: Sequence[Tally], tokens_per_s: float, slo_s: float) -> int | None:
-    """Decisions up to the last not followed by WINDOW seconds near this yield; None: not at the end.
-
-    Decision n is made after interval n, so that intervals[n:] follow it; there are at least WINDOW of them.
-    """
-    for step in range(len(intervals) - WINDOW, -1, -1):
-        window = Tally()
-        for interval in intervals[step : step + WINDOW]:
-            window.add(interval)
-        if window.tokens_per_s < (1 - NEAR) * tokens_per_s or window.itl_mean_s > (1 + NEAR) * slo_s:
-            return None if step == len(intervals) - WINDOW else step + 1
-    return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One policy in closed loop."""
-
-    limits: list[Pair]
-    intervals: list[Tally]
-    measured: Tally
-    decision_us: float
-
-
-def converge(size: Size, policy: str, slo_s: float, batch_size: int, seed: int) -> Run:
-    """Run one policy in closed loop."""
-    engine = SaturatedEngine(
-        get_profile(size.profile), batch_size=batch_size, step_token_budget=size.start_budget, seed=seed
-    )
-    autoscaler = load_local(policy)
-    measured, limits, intervals, spent_s = Tally(), [], [], 0.0
-    for second in range(size.warm_up_s + size.measured_s):
-        interval = engine.run(1.0)
-        intervals.append(interval)
-        if second >= size.warm_up_s:
-            measured.add(interval)
-        sample = engine.sample(interval, slo_s)
-        begun_s = time.process_time()
-        decision = autoscaler.decide(sample)
-        spent_s += time.process_time() - begun_s
-        engine.apply(decision)
-        limits.append((decision.batch_size, decision.step_token_budget))
-    return Run(limits, intervals, measured, spent_s / len(limits) * 1e6)
+    return swept(size.loop, size.batch_sizes, size.budgets, SLOS_S, seed)
 
 
 def run(size: Size) -> dict[str, Any]:
@@ -198,7 +114,8 @@ def judged(
     seed: int,
 ) -> dict[str, Any]:
     """One run beside the static pairs."""
-    found = converge(size, policy, slo_s, batch_size, seed)
+    start = (batch_size, size.start_budget)
+    found = converge(size.loop, policy, slo_s, start, seed)
     measured, last = found.measured, found.limits[-1]
     line: dict[str, Any] = {
         "policy": policy,
@@ -220,7 +137,7 @@ def judged(
             "arrived": arrived_after(found.intervals, best_tokens_per_s, slo_s),
             "best_static": best,
             "of_best_static": measured.tokens_per_s / best_tokens_per_s,
-            "static_of_best": static(size, *last, seed).tokens_per_s / best_tokens_per_s,
+            "static_of_best": static(size.loop, last, seed).tokens_per_s / best_tokens_per_s,
         }
     if operators is not None:
         line |= {

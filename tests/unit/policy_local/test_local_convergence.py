@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import pytest
 
-from bench.local_convergence import arrived_after, settled_after
-from bench.saturated_engine import SaturatedEngine, Tally
 from chiron.engine import get_profile
 from chiron.policy.decisions import Limits
 from chiron.policy.local import LocalAutoscaler, ModelAutoscaler, ReactiveAutoscaler
+from chiron.sim.convergence import arrived_after, settled_after
+from chiron.sim.saturated_engine import SaturatedEngine, Tally
 
 PROFILE = get_profile("llama3-8b@a100")
 SEED = 7

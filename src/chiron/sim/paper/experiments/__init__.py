@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from chiron.config import ConfigError
 from chiron.sim.paper.experiment import Experiment
+from chiron.sim.paper.experiments.ablation import ABLATION
+from chiron.sim.paper.experiments.burstiness import BURSTINESS
+from chiron.sim.paper.experiments.convergence import CONVERGENCE
+from chiron.sim.paper.experiments.estimator import ESTIMATOR
+from chiron.sim.paper.experiments.head_of_line import HEAD_OF_LINE
+from chiron.sim.paper.experiments.hysteresis import HYSTERESIS
+from chiron.sim.paper.experiments.optimisations import OPTIMISATIONS
 from chiron.sim.paper.experiments.rates_w_a import RATES_W_A
+from chiron.sim.paper.experiments.slo_sweep import SLO_SWEEP
 
-EXPERIMENTS: tuple[Experiment, ...] = (RATES_W_A,)
+EXPERIMENTS: tuple[Experiment, ...] = (
+    RATES_W_A,
+    CONVERGENCE,
+    ESTIMATOR,
+    BURSTINESS,
+    SLO_SWEEP,
+    ABLATION,
+    HYSTERESIS,
+    HEAD_OF_LINE,
+    OPTIMISATIONS,
+)
 """In the order of the report."""
 
 
