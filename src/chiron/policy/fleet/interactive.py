@@ -17,8 +17,8 @@ from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
 from chiron.policy.fleet.theta import Theta
-from chiron.policy.fleet.weighed import fewer_for_demand, fewer_for_growth, keep
-from chiron.policy.snapshots import ModelFleet
+from chiron.policy.fleet.weighed import fewer_for_demand, fewer_for_growth, fewer_for_queue, keep
+from chiron.policy.snapshots import NEVER_S, ModelFleet
 from chiron.policy.words import Role
 
 _DRAIN_TAIL = 0.01
@@ -55,13 +55,18 @@ def assess_interactive(
     serves by so much that D exceeds the room before a new instance could be ready. For one load time after a
     retirement the limit is the room itself: what is left takes over what the others did, and holds more for
     it, for which the retirement is not undone.
+
+    Without a TTFT SLO a load time alone bounds the queue, and counts also in fact: once requests have been in
+    line for so long without a break, one instance is added, and another one only when the first has had a
+    load time to help.
     """
     load_s, each = model.load_time_s, supply.slots_each
     theta = _theta(state, settings, supply.demand, load_s)
     length = state.interactive_lengths.mean
     requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
     # A queue that outlasts a load time waits for longer than a new instance would: it saves nothing.
-    queue_s = min(settings.ttft_share * model.ttft_slo_s, model.load_time_s)
+    queue_s = min(settings.ttft_share * model.ttft_slo_s, load_s)
+    waited_s = now_s - state.in_line_s
     queue_share = queue_s * requests_each / each
     room_share = 1 + queue_share
     target = theta.value * room_share
@@ -79,6 +84,7 @@ def assess_interactive(
         "slots": supply.slots,
         "slots_each": each,
         "slots_loading": coming - supply.slots,
+        "waited_s": waited_s,
         "requests_per_s_each": requests_each,
         "arrivals_per_s": rate.settled if rate else 0.0,
         "arrivals_error": rate.settled_error if rate else 0.0,
@@ -99,10 +105,17 @@ def assess_interactive(
             missing = further
             reason = "arrivals will exceed the room before a new instance can be ready"
             growing = True
+    standing = not missing and model.ttft_slo_s >= NEVER_S and waited_s >= load_s
+    standing = standing and now_s - state.last_added_s >= 2 * load_s
+    if standing:
+        missing = 1
+        reason = f"requests have waited in line for {waited_s:.0f} s, longer than an instance takes to load"
     if missing or missing_now:
         needed = max(demand / target, ahead)
         deficit = 1 - supply.slots / needed if needed > supply.slots else 0.0
-        if growing:
+        if standing:
+            fewer = fewer_for_queue(demand - supply.slots, waited_s)
+        elif growing:
             fewer = fewer_for_growth(ahead, room + (missing - 1) * each * room_share, load_s)
         elif missing:
             limit = room_share if taking_over else target
@@ -111,6 +124,8 @@ def assess_interactive(
             fewer = fewer_for_demand(demand, supply.slots + (missing_now - 1) * each, target, theta.value)
         return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers, (fewer,))
     surplus, why, others = _surplus(model, supply, state, settings, now_s, rate, queue_share)
+    if not surplus and demand > supply.slots:
+        why = f"{demand - supply.slots:.0f} requests wait, and are expected to begin within {queue_s:.0f} s"
     return InteractiveNeed(0, 0, surplus, 0.0, f"{why}; {reason}", numbers, others)
 
 

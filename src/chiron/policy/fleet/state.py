@@ -36,6 +36,8 @@ class ModelState:
         """When a batch request last waited or ran."""
         self.asked_s = now_s
         """When an interactive request last arrived, waited or ran."""
+        self.in_line_s = now_s
+        """When every interactive request last had a slot."""
         self._peaks: deque[tuple[float, int]] = deque()
         self._last_s = now_s
 
@@ -71,6 +73,8 @@ class ModelState:
         )
         if supply.demand or traffic.arrived_interactive:
             self.asked_s = now_s
+        if supply.demand <= supply.slots:
+            self.in_line_s = now_s
         if model.backlog:
             self.batch_waited_s = now_s
         if model.backlog or supply.running_batch:

@@ -35,6 +35,12 @@ def fewer_for_growth(ahead: float, room: float, load_s: float) -> Alternative:
     return Alternative("start one fewer", why, {"demand_ahead": ahead, "room": room})
 
 
+def fewer_for_queue(waiting: float, waited_s: float) -> Alternative:
+    """The same where a queue stands that what serves does not work off."""
+    why = f"{waiting:.0f} requests are in line without a slot, and have been for {waited_s:.0f} s"
+    return Alternative("start one fewer", why, {"waiting": waiting, "waited_s": waited_s})
+
+
 def fewer_for_deadlines(missing: float, count: int, late: int) -> Alternative:
     """One batch instance less than are added."""
     why = f"the deadlines ask for {missing:.2f} more, and {late} request groups would be late"
