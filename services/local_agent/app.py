@@ -16,6 +16,7 @@ from services.local_agent.launch import socket_folder
 from services.local_agent.lock import GpuLocks, NodeLock
 from services.local_agent.node import Node
 from services.local_agent.records import StateDir
+from services.local_agent.socket_folders import held
 
 _LOG = logging.getLogger(__name__)
 _FAREWELL_S = 3.0
@@ -33,12 +34,14 @@ async def serve(config: AgentConfig, stop: asyncio.Event) -> None:
         inventory = await asyncio.to_thread(discover, config.gpus)
         gpus = await asyncio.to_thread(inventory.read)
         locks.enter_context(closing(GpuLocks(gpus if inventory.exclusive else ())))
+        sockets = socket_folder(config.socket_dir and config.socket_dir.absolute(), state_dir)
+        locks.enter_context(held(sockets, state_dir))
         changed = asyncio.Event()
         node = Node(
             config,
             node_id=config.node_id or socket.gethostname(),
             state=StateDir(state_dir),
-            socket_dir=socket_folder(config.socket_dir and config.socket_dir.absolute(), state_dir),
+            socket_dir=sockets,
             inventory=inventory,
             gpus=gpus,
             on_change=changed.set,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from chiron.v1 import types_pb2
 from services.local_agent.config import AgentConfig
 from services.local_agent.desired import Want
 from services.local_agent.records import replace_file
+from services.local_agent.socket_folders import short_folder, short_hash
 
 _LOGS_KEPT = 4
 _TAIL_BYTES = 8192
@@ -137,7 +137,7 @@ def socket_folder(configured: Path | None, state_dir: Path) -> Path:
     """
     folder = configured or state_dir / "sockets"
     if configured is None and not _fits(folder):
-        folder = Path("/tmp") / f"chiron-{os.getuid()}-{short_hash(str(state_dir))}"
+        folder = short_folder(state_dir)
     if not _fits(folder):
         raise ConfigError(f"socket_dir: {folder} is too long for a Unix socket ({_SOCKET_PATH_MAX} bytes)")
     try:
@@ -152,11 +152,6 @@ def socket_folder(configured: Path | None, state_dir: Path) -> Path:
 def socket_path(folder: Path, instance_id: str) -> Path:
     """The control socket of an instance; short, because a Unix socket's path is."""
     return folder / f"{short_hash(instance_id)}.sock"
-
-
-def short_hash(text: str) -> str:
-    """Sixteen hexadecimal digits that stand for the text."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _fits(folder: Path) -> bool:

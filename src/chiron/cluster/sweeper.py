@@ -18,19 +18,23 @@ import time
 from pathlib import Path
 
 from chiron.cluster.workers import find_workers
+from services.local_agent.socket_folders import remove_left, remove_stale
 
 _AGENTS_END_WITHIN_S = 120.0
 _LOOK_S = 0.1
 
 
 def sweep(directory: Path) -> None:
-    """Kills the workers of every node folder below, each once its agent is gone."""
+    """Kills the workers of every node folder below, each once its agent is gone; removes their sockets."""
     deadline = time.monotonic() + _AGENTS_END_WITHIN_S
     for lock in sorted(directory.glob("*/lock")):
         while _held(lock) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
         for worker in find_workers(lock.parent, lock.parent.name):
             worker.kill()
+        if not _held(lock):
+            remove_left(lock.parent.absolute())
+    remove_stale()
 
 
 def _held(lock: Path) -> bool:

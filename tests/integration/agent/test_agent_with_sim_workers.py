@@ -17,6 +17,7 @@ from chiron.rpc.servers import open_channel
 from chiron.v1 import cluster_pb2, inference_pb2, inference_pb2_grpc, types_pb2
 from services.local_agent.launch import socket_folder, socket_path
 from services.local_agent.procfs import stat_of
+from services.local_agent.socket_folders import short_folder
 from services.local_agent.worker_link import CommandError, WorkerLink
 from tests.support.agent_process import AgentProcess
 from tests.support.fake_controller import FakeController
@@ -383,3 +384,17 @@ async def test_without_nvml_a_clear_line_ends_the_start(tmp_path: Path) -> None:
     _, stderr = await process.communicate()
     assert process.returncode == 2
     assert stderr.decode().startswith("error: gpus: NVML finds none (")
+
+
+async def test_an_agent_that_stops_leaves_no_folder_of_sockets_in_tmp(
+    agent: Start, controller: FakeController, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    process = await agent(state_dir=deep)
+    folder = short_folder(deep)
+    controller.send([desired()])
+    await controller.until("toy-1", READY)
+    assert [one.suffix for one in folder.iterdir()] == [".sock"]
+    process.signal(signal.SIGTERM)
+    assert await process.wait() == 0
+    assert not folder.exists()

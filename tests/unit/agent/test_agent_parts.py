@@ -17,6 +17,7 @@ from services.local_agent.gpus import NvmlGpus, discover
 from services.local_agent.ledger import GpuLedger, PortPool
 from services.local_agent.lock import NodeLock
 from services.local_agent.records import StateDir
+from services.local_agent.socket_folders import short_hash
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_the_tail_of_a_log_is_its_last_lines_however_long_it_is(tmp_path: Path) 
 
 
 def test_a_deep_state_folder_has_its_sockets_elsewhere(tmp_path: Path) -> None:
-    shallow = Path("/tmp") / launch.short_hash(str(tmp_path))
+    shallow = Path("/tmp") / short_hash(str(tmp_path))
     assert launch.socket_folder(shallow, tmp_path) == shallow
     shallow.rmdir()
     deep = tmp_path / ("d" * 100)
