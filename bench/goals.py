@@ -1,14 +1,15 @@
-"""The goals: GPU-hours over the lower bound, beside Llumnix at equal attainment.
+"""The goals: GPU-hours over the lower bound, beside Llumnix as it is published and as tuned to each row.
 
     python -m bench.goals --traces DIR           # every row, seeds 101-105: an hour on two cores
     python -m bench.goals --rows 200,cv8 --policies chiron
     python -m bench.goals --smoke                # one short run, to see that it works
 
 Chiron runs with one configuration on all rows. Llumnix at its published thresholds rarely attains on these
-GPUs, whose KV cache is never full at a batch size of 256; so each row also has `llumnix-equal`: of a grid of
-thresholds the one that attains with the fewest GPU-hours, chosen on seed 1 and reported on the others. A run
-attains when 99 % of the interactive requests keep their SLOs and every batch deadline is met. Without
-`--traces` the row that replays a trace, which is not carried here, is left out.
+GPUs, whose KV cache is never full at a batch size of 256. So each row also has `llumnix-tuned`: with
+migration and priorities, at the static batch size and thresholds that attain with the fewest GPU-hours on
+seeds 1 to 3, found by the search of `chiron.sim.tuned`. Rows without a backlog are cut to
+`--tuning-duration` for it. A run attains when 99 % of the interactive requests keep their SLOs and all batch
+deadlines are met. Without `--traces` the row that replays a trace, which is not carried here, is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,14 +28,15 @@ from chiron.sim.policies import PolicyChoice
 from chiron.sim.processes import worker_pool
 from chiron.sim.runs import attains, run, smallest_fleet
 from chiron.sim.scenario import Scenario, read_scenario
+from chiron.sim.tuned import LLUMNIX, tuned
+from chiron.sim.tuning import tune
 
 RESULTS = Path(__file__).parent / "results"
 SCENARIOS = Path(__file__).parents[1] / "examples" / "scenarios"
 SEEDS = (101, 102, 103, 104, 105)
 TUNING_SEED = 1
-POLICIES = ("chiron", "llumnix", "llumnix-equal", "fixed-model")
-THRESHOLDS = ((10, 60), (40, 90), (70, 120), (90, 140), (110, 160), (140, 200), (180, 260), (260, 400))
-"""Free blocks per running request: below the first the fleet grows, above the second it shrinks."""
+TUNED = "llumnix-tuned"
+POLICIES = ("chiron", "llumnix", TUNED, "fixed-model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Outcome:
     scaling_actions: int
     reversals: int
     wall_s: float
-    thresholds: tuple[int, int] | None = None
+    parameters: Mapping[str, float] | None = None
+    """Of a tuned policy."""
     fleet: int | None = None
     """Instances of the smallest fixed fleet that attains, found with the reported requests at hand."""
 
@@ -87,7 +90,8 @@ class Task:
     row: str
     policy: str
     seed: int
-    thresholds: tuple[int, int] | None = None
+    parameters: Mapping[str, float] | None = None
+    """Of a tuned policy."""
     duration_s: float | None = None
     traces: Path | None = None
     """Folder of the recorded traces."""
@@ -96,10 +100,9 @@ class Task:
         """Runs it; None when no fixed fleet attains."""
         scenario = scenario_of(self.row, self.seed, self.duration_s, self.traces)
         fleet = None
-        choice = PolicyChoice(self.policy)
-        if self.thresholds is not None:
-            out_below, in_above = self.thresholds
-            choice = PolicyChoice("llumnix", parameters={"out_below": out_below, "in_above": in_above})
+        choice = PolicyChoice(
+            LLUMNIX if self.policy == TUNED else self.policy, parameters=self.parameters or {}
+        )
         reading = scenario.reading()
         if self.policy == "fixed-model":
             smallest = smallest_fleet(scenario, choice, reading)
@@ -121,7 +124,7 @@ class Task:
             result.scaling_actions,
             result.reversals,
             result.wall_s,
-            self.thresholds,
+            self.parameters,
             fleet,
         )
 
@@ -135,10 +138,25 @@ def scenario_of(row: str, seed: int, duration_s: float | None = None, traces: Pa
     return scenario if duration_s is None else dataclasses.replace(scenario, duration_s=duration_s)
 
 
-def equal_thresholds(outcomes: Iterable[Outcome | None]) -> tuple[int, int] | None:
-    """Of the tuning runs of one row, the thresholds that attain with the fewest GPU-hours; None: none do."""
-    attaining = [each for each in outcomes if each is not None and each.attains]
-    return min(attaining, key=lambda each: each.gpu_hours).thresholds if attaining else None
+def tuned_parameters(
+    row: str, jobs: int, duration_s: float | None, traces: Path | None
+) -> Mapping[str, float]:
+    """What the row's search finds; of each run, and of what it found, a line goes to stderr."""
+    scenario = scenario_of(row, TUNING_SEED, None, traces)
+    if duration_s is not None and duration_s < scenario.duration_s and not scenario.backlogs:
+        scenario = dataclasses.replace(scenario, duration_s=duration_s)
+    search = tuned(LLUMNIX, scenario.settings.models)
+    best, _ = tune(
+        search,
+        scenario,
+        jobs=jobs,
+        progress=lambda trial, figures: print(
+            f"# {row}: {trial}: {figures['gpu_hours']:.3f} GPU-hours", file=sys.stderr, flush=True
+        ),
+    )
+    attaining = "attains on all seeds" if best.attains else "none attains on all seeds"
+    print(f"# {row}: {dict(best.parameters)} of {best.runs} runs, {attaining}", file=sys.stderr, flush=True)
+    return best.parameters
 
 
 def table(outcomes: Sequence[Outcome], ceilings: dict[str, float]) -> list[str]:
@@ -155,7 +173,7 @@ def table(outcomes: Sequence[Outcome], ceilings: dict[str, float]) -> list[str]:
         spread = (
             "–" if not ratios else f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
         )
-        named = policy if mine[0].thresholds is None else f"{policy} {mine[0].thresholds}"
+        named = policy if mine[0].parameters is None else f"{policy} {dict(mine[0].parameters)}"
         fleets = sorted({each.fleet for each in mine if each.fleet is not None})
         named = f"{named} of {fleets[0]}–{fleets[-1]}" if fleets else named
         lines.append(
@@ -185,37 +203,19 @@ def measure(
     jobs: int,
     duration_s: float | None = None,
     traces: Path | None = None,
+    tuning_s: float | None = None,
 ) -> list[Outcome]:
     """Run everything; each outcome is printed as it comes."""
     outcomes: list[Outcome] = []
+    found = {row: tuned_parameters(row, jobs, tuning_s, traces) for row in rows if TUNED in policies}
     with worker_pool(jobs) as pool:
-        plain = [policy for policy in policies if policy != "llumnix-equal"]
         futures = [
-            pool.submit(Task(row, policy, seed, None, duration_s, traces))
+            pool.submit(Task(row, policy, seed, found[row] if policy == TUNED else None, duration_s, traces))
             for row in rows
-            for policy in plain
+            for policy in policies
             for seed in seeds
         ]
-        tuning = {
-            row: [
-                pool.submit(Task(row, "llumnix-equal", TUNING_SEED, pair, duration_s, traces))
-                for pair in THRESHOLDS
-            ]
-            for row in rows
-            if "llumnix-equal" in policies
-        }
         for future in futures:
-            outcomes += _printed(future.result())
-        equal = []
-        for row, tried in tuning.items():
-            pair = equal_thresholds(future.result() for future in tried)
-            if pair is None:
-                print(f"# {row}: no thresholds attain", file=sys.stderr, flush=True)
-            else:
-                equal += [
-                    pool.submit(Task(row, "llumnix-equal", seed, pair, duration_s, traces)) for seed in seeds
-                ]
-        for future in equal:
             outcomes += _printed(future.result())
     return outcomes
 
@@ -236,6 +236,9 @@ def main() -> None:
     parser.add_argument("--seeds", default=",".join(str(seed) for seed in SEEDS))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--duration", type=float, help="cut scenarios to so many seconds")
+    parser.add_argument(
+        "--tuning-duration", type=float, default=2400.0, help="cut them to so many seconds for tuning"
+    )
     parser.add_argument("--traces", type=Path, help="folder of recorded traces")
     parser.add_argument("--smoke", action="store_true", help="one short run of a small row")
     given = parser.parse_args()
@@ -250,7 +253,7 @@ def main() -> None:
             if name not in known:
                 parser.error(f"unknown {kind} {name!r}; known are {', '.join(known)}")
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    outcomes = measure(rows, policies, seeds, given.jobs, given.duration, given.traces)
+    outcomes = measure(rows, policies, seeds, given.jobs, given.duration, given.traces, given.tuning_duration)
     ceilings = {row: ceiling_ratio(row, given.traces) for row in rows}
     order = {row: number for number, row in enumerate(ROWS)}
     outcomes.sort(key=lambda each: (order[each.row], POLICIES.index(each.policy), each.seed))

@@ -134,6 +134,13 @@ class Search:
             runs=len(named) + len(kept) * (len(self.seeds) - 1),
         )
 
+    @property
+    def most_runs(self) -> int:
+        """Runs of the whole search at most, as far as the first candidate's neighbours tell."""
+        near = 0 if self.neighbours is None else len(self.neighbours(self.candidates[0]))
+        first = len(_named(self.candidates)) + self.rounds * near
+        return first + ceil(self.keep * first) * (len(self.seeds) - 1)
+
     def choice(self, trial: Trial) -> PolicyChoice:
         """The policy that a trial runs under."""
         return self.choose(dict(trial.parameters))

@@ -141,6 +141,8 @@ def test_a_search_climbs_from_the_best_candidate_until_its_neighbours_are_worse(
     assert asked == [[0, 6], [5], [4], [3], [4]]
     assert race.best(done).parameters == {"x": 4}
     assert race.best(done).runs == len(done)
+    # Two to begin with, at most nine rounds of one neighbour each as 0 has, and a fifth of them again.
+    assert race.most_runs == 11 + 3
 
 
 def test_a_search_climbs_no_more_often_than_it_may() -> None:
