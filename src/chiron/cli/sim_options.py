@@ -135,8 +135,13 @@ class PlanOptions:
         float,
         typer.Option(help="Share of the interactive requests that must attain; deadlines must all be met."),
     ] = 0.99
-    seeds: Annotated[int, typer.Option(min=1, help="Workloads on each of which it has to attain.")] = 3
-    first_seed: Annotated[int | None, typer.Option(min=0, help="None: the scenario's.")] = None
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workloads on each of which it has to attain; none: 3, and 5 with --tune."),
+    ] = None
+    first_seed: Annotated[int | None, typer.Option(min=0, help="None: the scenario's; with --tune 101.")] = (
+        None
+    )
     max_gpus: Annotated[
         int | None, typer.Option(min=1, help="Most GPUs that are tried; none: the scenario's budget or GPUs.")
     ] = None
@@ -151,6 +156,22 @@ class PlanOptions:
     budgets: Annotated[
         str, typer.Option(metavar="GPUS,…", help="GPU budgets that the curve is to have in any case.")
     ] = ""
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Instead, find the policy's settings that serve the workload best on these GPUs, searched "
+            "on other seeds than are reported.",
+        ),
+    ] = False
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="With --tune: a setting and the values to try; may be repeated. None: all of them, from a "
+            "quarter to four times what they are.",
+        ),
+    ] = None
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0
 
 

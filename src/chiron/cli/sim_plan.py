@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from rich.table import Table
 
 from chiron.cli.sim_options import OutputOptions, PlanOptions, PolicyOptions, TraceOptions
 from chiron.cli.sim_output import check_output, stdout_for_figures, write_findings
@@ -23,12 +28,15 @@ from chiron.cli.sim_work import choice_of
 from chiron.config import ConfigError
 from chiron.sim.live_times import LiveTimes
 from chiron.sim.planning.crew import Crew
+from chiron.sim.planning.knobs import given_knobs, knobs_of
 from chiron.sim.planning.mix import parse_candidates
 from chiron.sim.planning.need import Terms
-from chiron.sim.planning.plan import Plan, Question, plan
+from chiron.sim.planning.plan import Question, plan
 from chiron.sim.planning.shown import plan_json, plan_tables
 from chiron.sim.planning.source import Slo, Source
 from chiron.sim.planning.told import sentences
+from chiron.sim.planning.told_tuning import settings_to_paste, tuned_json, tuned_sentences, tuned_table
+from chiron.sim.planning.tune import FIRST_FRESH, tune
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.recorded.settings import policy_of
 from chiron.sim.scenario import Scenario, read_scenario
@@ -59,21 +67,59 @@ def run_plan(
             progress_bar(output, "simulations") as told,
             Crew(asked.jobs, lambda done, total: told(0.0, done, total)) as crew,
         ):
-            found = plan(source, chosen, question, crew)
+            if asked.tune:
+                findings = _tuned(source, chosen, question, asked, crew)
+            else:
+                findings = _planned(source, chosen, question, crew)
+    write_findings(output, findings.figures, findings.show, findings.draw)
 
-    def show() -> None:
-        print("\n".join(sentences(found)), end="\n\n")
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    figures: Mapping[str, Any]
+    answer: Sequence[str]
+    """Sentences, and what is to be pasted."""
+    tables: Sequence[Table]
+    draw: Callable[[Path], list[Path]]
+
+    def show(self) -> None:
+        print("\n".join(self.answer), end="\n\n")
         console = wide_console()
-        for table in plan_tables(found):
+        for table in self.tables:
             console.print(table)
 
-    write_findings(output, plan_json(found), show, lambda folder: _plots(found, folder))
+
+def _planned(source: Source, policy: PolicyChoice, question: Question, crew: Crew) -> _Findings:
+    found = plan(source, policy, question, crew)
+
+    def draw(folder: Path) -> list[Path]:
+        from chiron.sim.planning.plots import plot_plan
+
+        return plot_plan(found, folder)
+
+    return _Findings(plan_json(found), sentences(found), plan_tables(found), draw)
 
 
-def _plots(found: Plan, folder: Path) -> list[Path]:
-    from chiron.sim.planning.plots import plot_plan
+def _tuned(
+    source: Source, policy: PolicyChoice, question: Question, asked: PlanOptions, crew: Crew
+) -> _Findings:
+    for option, values in (("growth", question.growth), ("slo-ttft and --slo-itl", question.slos)):
+        if len(values) > 1:
+            raise ConfigError(f"--{option}: --tune asks about one value each")
+    if asked.candidates or asked.budgets:
+        raise ConfigError(f"--{'candidates' if asked.candidates else 'budgets'}: does not go with --tune")
+    source = source.grown(question.growth[0]).promising(question.slos[0])
+    settings = source.scenario.settings
+    knobs = given_knobs(asked.knob, policy, settings) if asked.knob else knobs_of(policy, settings)
+    found = tune(source, policy, question.terms, knobs, crew)
 
-    return plot_plan(found, folder)
+    def draw(folder: Path) -> list[Path]:
+        from chiron.sim.planning.plots import plot_tuned
+
+        return plot_tuned(found, folder)
+
+    answer = [*tuned_sentences(found), *(["", paste] if (paste := settings_to_paste(found)) else [])]
+    return _Findings(tuned_json(found), answer, [tuned_table(found)], draw)
 
 
 def _source(
@@ -125,9 +171,13 @@ def _question(asked: PlanOptions, scenario: Scenario) -> Question:
     budgets = _numbers("budgets", asked.budgets) if asked.budgets else []
     if any(budget != int(budget) for budget in budgets):
         raise ConfigError(f"--budgets: must be whole numbers, not {asked.budgets}")
-    first = scenario.settings.seed if asked.first_seed is None else asked.first_seed
+    if asked.knob and not asked.tune:
+        raise ConfigError("--knob: goes with --tune")
+    own = FIRST_FRESH if asked.tune else scenario.settings.seed
+    first = own if asked.first_seed is None else asked.first_seed
+    seeds = asked.seeds or (5 if asked.tune else 3)
     return Question(
-        Terms(tuple(range(first, first + asked.seeds)), asked.goal, asked.max_gpus or 0),
+        Terms(tuple(range(first, first + seeds)), asked.goal, asked.max_gpus or 0),
         tuple(growth),
         tuple(
             Slo(*(None if value is None else value / 1e3 for value in pair))

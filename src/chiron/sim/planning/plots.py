@@ -8,6 +8,7 @@ from typing import Any
 
 from chiron.sim.planning.plan import Plan
 from chiron.sim.planning.points import Point
+from chiron.sim.planning.tune import Tuned
 from chiron.sim.plots import save, subplots
 
 
@@ -33,6 +34,30 @@ def plot_plan(plan: Plan, folder: Path) -> list[Path]:
     axes.set_title(f"{name} · {policy}")
     files = save(figure, folder, name, policy, "plan")
     return files + (_plot_growth(plan, folder) if plan.growth else [])
+
+
+def plot_tuned(tuned: Tuned, folder: Path) -> list[Path]:
+    """Draws both policies on each fresh seed. Returns the files; ConfigError without matplotlib, OSError."""
+    name, policy = tuned.source.scenario.name, tuned.policy.label
+    figure, (cost, met) = subplots(1, 2, figsize=(11, 4.5))
+    for place, (label, point) in enumerate((("as it was", tuned.before), ("tuned", tuned.after))):
+        if label == "tuned" and not tuned.changes:
+            continue
+        cost.plot(
+            [place] * len(point.attempts), [each.gpu_hours for each in point.attempts], "o", label=label
+        )
+        shares = [each.interactive if each.interactive is not None else each.batch for each in point.attempts]
+        met.plot(
+            [place] * len(shares), [100 * share for share in shares if share is not None], "o", label=label
+        )
+    for before, after in zip(tuned.before.attempts, tuned.after.attempts, strict=True):
+        if tuned.changes:
+            cost.plot([0, 1], [before.gpu_hours, after.gpu_hours], color="grey", linewidth=0.8)
+    for axes, label in ((cost, "GPU-hours"), (met, "attained, %")):
+        _dress(axes, "", label)
+        axes.set_xticks([])
+    figure.suptitle(f"{name} · {policy} · fresh seeds")
+    return save(figure, folder, name, tuned.policy.name, "tuned")
 
 
 def _plot_growth(plan: Plan, folder: Path) -> list[Path]:

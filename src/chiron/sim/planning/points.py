@@ -21,9 +21,9 @@ class Point:
         return all(attempt.attains for attempt in self.attempts)
 
     @property
-    def worst(self) -> Attempt:
-        """The seed that met the least: of its batch deadlines first, for each of them is promised."""
-        return min(self.attempts, key=lambda attempt: (attempt.attains, *_met(attempt)))
+    def attaining(self) -> int:
+        """Seeds on which it attains."""
+        return sum(attempt.attains for attempt in self.attempts)
 
     def spread(self, figure: str) -> Spread | None:
         """Of a figure of `Attempt` over the seeds."""
@@ -62,10 +62,3 @@ class Curve:
         return max(
             self.in_order, key=lambda point: (point.mean("interactive"), point.mean("batch"), -point.gpus)
         )
-
-
-def _met(attempt: Attempt) -> tuple[float, float]:
-    return (
-        1.0 if attempt.interactive is None else attempt.interactive,
-        1.0 if attempt.batch is None else attempt.batch,
-    )

@@ -31,7 +31,7 @@ def plan_tables(plan: Plan) -> list[Table]:
         ("GPUs", "attains", "interactive", "batch", "held", "cost/h", "all held", "TTFT p99", "ITL p99"),
     )
     for point in plan.need.curve.in_order:
-        curve.add_row(str(point.gpus), f"{_attaining(point)}/{len(point.attempts)}", *_cells(point))
+        curve.add_row(str(point.gpus), f"{point.attaining}/{len(point.attempts)}", *point_cells(point))
     tables = [curve]
     if plan.growth:
         table = _table(
@@ -119,7 +119,7 @@ def _need_json(need: Need) -> dict[str, Any]:
         "most_gpus": need.most_gpus,
         "monotone": not need.found.upsets,
         "steady_from": need.found.steady_from,
-        "curve": [_point_json(point) for point in need.curve.in_order],
+        "curve": [point_json(point) for point in need.curve.in_order],
     }
 
 
@@ -128,11 +128,12 @@ def _fixed_json(fixed: FixedNeed) -> dict[str, Any]:
         "gpus": fixed.gpus,
         "price_per_hour": fixed.price_per_hour,
         "instances": dict(fixed.instances),
-        "models": {name: _point_json(point) for name, point in fixed.points.items()},
+        "models": {name: point_json(point) for name, point in fixed.points.items()},
     }
 
 
-def _point_json(point: Point) -> dict[str, Any]:
+def point_json(point: Point) -> dict[str, Any]:
+    """A point with its spread and its seeds."""
     return {
         "gpus": point.gpus,
         "attains": point.attains,
@@ -153,7 +154,8 @@ def _table(title: str, headings: Iterable[str]) -> Table:
     return table
 
 
-def _cells(point: Point) -> Sequence[str]:
+def point_cells(point: Point) -> Sequence[str]:
+    """What a row tells of a point: attained, held, cost, times."""
     return (
         _number(point, "interactive", ".2%"),
         _number(point, "batch", ".2%"),
@@ -177,10 +179,6 @@ def _of_type(each: OneType) -> str:
     if each.need is None:
         return f"? {each.gpu_type}"
     return f"{each.need.gpus or f'> {each.need.most_gpus}'} {each.gpu_type}"
-
-
-def _attaining(point: Point) -> int:
-    return sum(attempt.attains for attempt in point.attempts)
 
 
 def _answer(need: Need, fixed: FixedNeed) -> Sequence[str]:

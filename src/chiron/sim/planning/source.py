@@ -84,6 +84,20 @@ class Source:
     """How many times the load of the scenario comes."""
     part: Part | None = None
     """What of it is looked at; None: all."""
+    window: tuple[float, float] = (0.0, 1.0)
+    """Which of its requests come: those of this part of the time until the last one, from which it begins."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether all its requests are from a recording or a trace, and so alike on every seed."""
+        scenario = self.scenario
+        return self.recorded is not None or bool(
+            scenario.replays and not scenario.traffic and not scenario.backlogs
+        )
+
+    def between(self, start: float, end: float) -> Source:
+        """The same with the requests of a part of the time; shares of it, 0 ≤ start < end ≤ 1."""
+        return dataclasses.replace(self, window=(start, end))
 
     def grown(self, factor: float) -> Source:
         """The same with `factor` times the load.
@@ -132,7 +146,10 @@ class Source:
 
     def at(self, seed: int) -> tuple[Scenario, Reading]:
         """The scenario of a seed and its requests, which must not be changed. Raises ConfigError."""
-        whole = self._whole(seed)
+        scenario, reading = self._whole(seed)
+        if self.window != (0.0, 1.0):
+            reading = _within(reading, *self.window, scenario)
+        whole = scenario, reading
         return whole if self.part is None else self.part.of(*whole)
 
     def _whole(self, seed: int) -> tuple[Scenario, Reading]:
@@ -152,6 +169,20 @@ class Source:
                 del _readings[next(iter(_readings))]
             _readings[key] = scenario.reading()
         return scenario, _readings[key]
+
+
+def _within(reading: Reading, start: float, end: float, scenario: Scenario) -> Reading:
+    workload = reading.workload
+    span_s = float(workload.arrival_s[-1])
+    from_s, until_s = start * span_s, end * span_s
+    mine = (workload.arrival_s >= from_s) & ((workload.arrival_s < until_s) | (end == 1.0))
+    found = part_of(reading, mine).workload
+    if not len(found) or found.arrival_s[-1] - from_s < scenario.settings.warmup_s:
+        raise ConfigError(f"{scenario.file}: too short to be cut in two: no request counts in one part of it")
+    moved = dataclasses.replace(
+        found, arrival_s=found.arrival_s - from_s, deadline_s=found.deadline_s - from_s
+    )
+    return Reading(moved)
 
 
 def _more_at_first(model: SimModel, factor: float) -> SimModel:
