@@ -1,4 +1,4 @@
-"""Where a request goes: any dispatcher over cached views, or the built-in one kept as an index."""
+"""Where a request goes: any dispatcher over cached views, or one of the built-in ones kept as an index."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from chiron.policy.checked import CheckedDispatcher
 from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, InstanceView, LeastExpectedWait
 from chiron.policy.giving_way import GivingWay, waits
 from chiron.policy.words import RequestClass, Role
+from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
+from chiron.sim.fewest import FewestPicker
 from chiron.sim.seen import Seen
 
 
@@ -62,6 +64,8 @@ def make_picker(dispatcher: Dispatcher, queue_allowance: int) -> Picker:
     """The fastest picker that decides as the dispatcher does."""
     if type(dispatcher) is LeastExpectedWait:
         return IndexedPicker(queue_allowance)
+    if type(dispatcher) is LeastRequestsDispatcher:
+        return FewestPicker(queue_allowance, lambda: ScanningPicker(dispatcher, queue_allowance))
     return ScanningPicker(dispatcher, queue_allowance)
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from chiron.engine import EngineModel, get_profile
 from chiron.policy.dispatch import LeastExpectedWait
 from chiron.policy.words import Role
+from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
+from chiron.sim.fewest import FewestPicker
 from chiron.sim.gaps import longest_between
-from chiron.sim.picking import IndexedPicker, ScanningPicker
+from chiron.sim.picking import IndexedPicker, ScanningPicker, make_picker
 from chiron.sim.seen import Seen
 
 loads = st.fixed_dictionaries(
@@ -48,10 +50,18 @@ def seen_of(number):
     return Seen(instance)
 
 
-@given(changes, st.sampled_from([0, 2]), st.sampled_from([1, 100]), st.just({}) | shared)
-def test_the_index_picks_what_the_dispatcher_picks(changes, allowance, prompt_tokens, cached):
-    index = IndexedPicker(allowance)
-    scan = ScanningPicker(LeastExpectedWait(), allowance)
+@given(
+    st.sampled_from([(LeastExpectedWait, IndexedPicker), (LeastRequestsDispatcher, FewestPicker)]),
+    changes,
+    st.sampled_from([0, 2]),
+    st.sampled_from([1, 100]),
+    st.just({}) | shared,
+)
+def test_the_index_picks_what_the_dispatcher_picks(kinds, changes, allowance, prompt_tokens, cached):
+    dispatcher, picker = kinds
+    index = make_picker(dispatcher(), allowance)
+    assert type(index) is picker
+    scan = ScanningPicker(dispatcher(), allowance)
     instances = [seen_of(number) for number in range(5)]
     for number, load in changes:
         seen = instances[number]
