@@ -81,6 +81,14 @@ def test_seasons_come_back() -> None:
     assert [said(forecaster, ahead) for ahead in range(1, 49)] == pytest.approx(day * 2, abs=0.5)
 
 
+def test_seasons_that_change_are_learned_anew() -> None:
+    forecaster = fed(HoltWinters(4), [10.0, 20.0, 30.0, 20.0] * 3 + [30.0, 20.0, 10.0, 20.0] * 20)
+
+    assert [said(forecaster, ahead) for ahead in range(1, 5)] == pytest.approx(
+        [30.0, 20.0, 10.0, 20.0], abs=2.0
+    )
+
+
 def test_noise_is_smoothed_away() -> None:
     rng = np.random.default_rng(1)
     values = rng.poisson(100, 200).astype(float)

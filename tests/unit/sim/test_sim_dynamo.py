@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -214,8 +215,8 @@ def test_a_trend_is_foretold() -> None:
 
 
 def test_one_more_when_no_engine_keeps_the_first_token() -> None:
-    # A slot comes free every 0.4 s / 64: a thousand that wait take 9 s and more.
-    full = engine(1, running=64, waiting=2000)
+    # A slot comes free every 20 x 29 ms / 64, so that 1,200 take 10.9 s; their prefill alone takes 7.3 s.
+    full = engine(1, running=64, waiting=1200)
 
     assert watched(planner(), 10, full) == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
     assert watched(planner(), 10, full, engine(2)) == [0] * 11
@@ -238,6 +239,13 @@ def test_requests_that_wait_in_routers_are_shared_out() -> None:
     assert change(autoscaler, snapshot(5.0, full, queued=2000)) == 1
 
 
+def test_prefill_that_waits_counts_where_slots_are_free() -> None:
+    # 4,000 prompts of 40 tokens beside ten that decode: 650 steps of 36 ms.
+    assert watched(planner(), 5, engine(1, waiting=40)) == [0] * 6
+    roomy = dataclasses.replace(engine(1, waiting=4000), batch_size=8000)
+    assert watched(planner(), 5, roomy)[5] == 1
+
+
 def test_nothing_while_one_loads_or_drains() -> None:
     full = engine(1, running=64, waiting=2000)
 
@@ -258,6 +266,46 @@ def test_nobody_goes_whose_requests_find_no_slots() -> None:
     # 40 on each of two are 80 for one.
     assert set(watched(planner(), 200, engine(1, running=40), engine(2, running=40))) == {0}
     assert set(watched(planner(), 200, engine(1, running=30), engine(2, running=30))) == {0, -1}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "changed"),
+    [
+        # Two halves of the cache are all of it.
+        ({}, {"kv_usage": 0.5}),
+        # Twice 40 that run take 33 ms a token, where the margin is 32.
+        ({"slo_share": 0.2}, {"running_interactive": 40, "batch_size": 200}),
+        # Twice 180 that wait are 62 steps of 36 ms, where the margin is 2 s.
+        ({"slo_share": 0.25}, {"waiting_interactive": 180, "batch_size": 2000}),
+    ],
+)
+def test_nobody_goes_whose_load_would_cost_the_others_their_margin(
+    parameters: dict[str, float], changed: dict[str, Any]
+) -> None:
+    full = [dataclasses.replace(engine(number), **changed) for number in range(2)]
+    half = [
+        dataclasses.replace(engine(number), **{key: value // 2 for key, value in changed.items()})
+        for number in range(2)
+    ]
+    if "batch_size" in changed:
+        half = [dataclasses.replace(each, batch_size=changed["batch_size"]) for each in half]
+
+    assert set(watched(planner(correction=False, **parameters), 200, *full)) == {0}
+    assert set(watched(planner(correction=False, **parameters), 200, *half)) == {0, -1}
+
+
+def test_a_batch_request_counts_by_its_weight() -> None:
+    found = {}
+    for weight in (1.0, 0.1):
+        autoscaler = planner(load_scaling=False, correction=False, batch_weight=weight)
+        watched(autoscaler, 179, engine(1), rate=10.0)
+        last = snapshot(180.0, engine(1), rate=10.0)
+        (model,) = last.models
+        burst = dataclasses.replace(model.traffic, arrived_batch=36_000)
+        last = dataclasses.replace(last, models=(dataclasses.replace(model, traffic=burst),))
+        found[weight] = told(autoscaler, last).numbers["least"]
+    # 200 a second more, or 20.
+    assert found == {1.0: 2, 0.1: 1}
 
 
 def test_the_least_loaded_goes_and_the_last_one_stays() -> None:

@@ -307,6 +307,7 @@ def test_keda_keeps_the_least() -> None:
     autoscaler = QueueLengthAutoscaler()
 
     assert change(autoscaler, fleet(0.0, instances(1), least=2)) == 1
+    assert change(QueueLengthAutoscaler(), fleet(0.0, least=2)) == 2
     moves = [change(autoscaler, fleet(float(now_s), instances(2), least=2)) for now_s in range(15, 900, 15)]
     assert set(moves) == {0}
 
@@ -328,10 +329,16 @@ def test_ray_serve_adds_what_was_asked_for_throughout_the_delay() -> None:
 
     moves = [change(autoscaler, fleet(float(now_s), instances(2, running=20))) for now_s in range(31)]
     assert moves == [0] * 30 + [2]
-    # One decision on target begins the delay anew.
-    assert change(autoscaler, fleet(31.0, instances(2, running=10))) == 0
-    moves = [change(autoscaler, fleet(float(now_s), instances(2, running=20))) for now_s in range(32, 62)]
-    assert moves == [0] * 30
+
+
+def test_ray_serve_begins_a_delay_anew_after_one_decision_on_target() -> None:
+    autoscaler = InFlightAutoscaler(InFlightSettings(target=10.0, look_back_s=1.0))
+
+    moves = [
+        change(autoscaler, fleet(float(now_s), instances(2, running=10 if now_s == 20 else 20)))
+        for now_s in range(52)
+    ]
+    assert moves == [0] * 51 + [2]
 
 
 def test_ray_serve_removes_after_ten_minutes_and_the_last_one_alone() -> None:

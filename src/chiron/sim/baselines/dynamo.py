@@ -13,10 +13,10 @@ Both together are what its guide recommends for bursts; `load_scaling` = 0 leave
 times are corrected by the observed ITL over the expected one.
 
 Reconstructed: forecasts are smoothed (`chiron.policy.forecast`) where Dynamo's default is ARIMA. Observed ITL
-is running requests over tokens per second. Where an engine's slots are all taken, a request waits for one
-besides its prefill, and fewer engines must have the slots for what runs: Dynamo's estimates know KV cache and
-prefill queues alone. Nothing is removed before the first forecast. No report tells how much of the prompts
-was cached, by which Dynamo would discount prefill.
+is running requests over tokens per second. Where an engine's slots are all taken, a request waits for one if
+that takes longer than the prefill ahead of it, and fewer engines must have the slots for what runs: Dynamo's
+estimates know KV cache and prefill queues alone. Nothing is removed before the first forecast. No report
+tells how much of the prompts was cached, by which Dynamo would discount prefill.
 """
 
 from __future__ import annotations
@@ -266,7 +266,8 @@ class _Planner:
         profile = self._profile
         tokens = (load.waiting + 1) * prompt
         prefill_s = profile.prefill_s(tokens, load.running, load.kv_tokens)
-        return self._slower * prefill_s + self._slot_s(load, prompt, output)
+        # What goes ahead is computed while slots come free.
+        return max(self._slower * prefill_s, self._slot_s(load, prompt, output))
 
     def _slot_s(self, load: _EngineLoad, prompt: float, output: float) -> float:
         """Until a slot is free behind those that wait."""

@@ -69,9 +69,7 @@ def desired_by_pods(values: Sequence[float], missing: int, target: float, tolera
         ratio = adjusted
     if abs(1 - ratio) <= tolerance + _ROUNDING:
         return current
-    desired = math.ceil(ratio * current - _ROUNDING)
-    turned = desired > current if ratio < 1 else desired < current
-    return current if turned else desired
+    return math.ceil(ratio * current - _ROUNDING)
 
 
 def desired_by_average(total: float, current: int, target: float, tolerance: float) -> int:
