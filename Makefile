@@ -82,7 +82,6 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.simulator --smoke
 	@$(BIN)/python -m bench.local_convergence --smoke
 	@$(BIN)/python -m bench.global_tick --smoke
-	@$(BIN)/python -m bench.goals --smoke
 	@$(BIN)/python -m bench.estimator --smoke
 	@$(BIN)/python -m bench.live_waits --smoke
 	@$(BIN)/python -m bench.waiting_cost --smoke

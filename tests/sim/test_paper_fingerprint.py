@@ -25,8 +25,7 @@ def changed(case: Case, **settings: object) -> Case:
 
 
 def with_model(**fields: object) -> Case:
-    (model,) = BASE.scenario.settings.models
-    return changed(BASE, models=(dataclasses.replace(model, **fields),))
+    return tiny.with_model(BASE, **fields)
 
 
 PROFILE = BASE.scenario.settings.models[0].profile

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from chiron.config import ConfigError
 from chiron.sim.paper import fingerprint
+from chiron.sim.paper.commands import Commands
 from chiron.sim.paper.evaluation import Evaluation, Request
 from chiron.sim.paper.experiment import Experiment, Size
 from chiron.sim.paper.plan import DoubledKeyError, Job
@@ -109,22 +111,25 @@ def test_a_run_whose_file_is_damaged_is_made_again(finished: Path) -> None:
 
 def test_a_failure_is_told_with_its_cause_and_the_rest_goes_on(tmp_path: Path) -> None:
     bad = tiny.case(autoscaler="nowhere:Nothing")
-    good = tiny.case(duration_s=5.0)
-    told, results, heard = ran(tmp_path, tiny.failing(bad, good), tiny.SKIPPED)
+    # No fleet at all is no failure: then there is nothing to report.
+    none, good = tiny.cramped("fixed"), tiny.case(duration_s=5.0)
+    told, results, heard = ran(tmp_path, tiny.failing(bad, none, good), tiny.SKIPPED)
 
-    assert heard.ran == [bad.key, good.key]
+    assert heard.ran == [bad.key, none.key, good.key]
     (failure,) = failures(told)
     assert failure.startswith(f"tiny {bad.key}: PartError: ")
     assert "nowhere" in failure
     section = told[0].section
     assert section is not None
     assert [each.cells[0] for each in section.tables[0].rows] == [good.key]
-    assert bad.key in section.paragraphs[-1]
+    assert bad.key in section.paragraphs[-2]
     cases = results["experiments"][0]["cases"]
-    assert [case["figures"] is None for case in cases] == [True, False]
+    assert [case["figures"] is None for case in cases] == [True, True, False]
+    assert cases[1]["missing"] == "no fixed fleet that the scenario allows attains"
     assert results["experiments"][1]["skipped"] == "nothing was given"
-    # What failed is tried again.
-    assert ran(tmp_path, tiny.failing(bad, good))[2].ran == [bad.key]
+    # What failed is tried again; that there is no fleet is known.
+    again = ran(tmp_path, tiny.failing(bad, none, good))[2]
+    assert (again.ran, again.cached) == ([bad.key], [none.key, good.key])
 
 
 def test_a_process_that_is_killed_takes_no_other_run_with_it(tmp_path: Path) -> None:
@@ -150,23 +155,6 @@ def test_a_section_that_cannot_be_told_is_a_failure(finished: Path) -> None:
     assert failures(told) == ["tiny: KeyError: 'figure'"]
 
 
-def test_a_case_without_a_fleet_that_attains_is_missing_but_no_failure(tmp_path: Path) -> None:
-    case = tiny.case("fixed", duration_s=5.0)
-    (model,) = case.scenario.settings.models
-    settings = dataclasses.replace(
-        case.scenario.settings, models=(dataclasses.replace(model, max_instances=1, ttft_slo_s=0.005),)
-    )
-    case = dataclasses.replace(case, scenario=dataclasses.replace(case.scenario, settings=settings))
-
-    told, results, _ = ran(tmp_path, tiny.failing(case))
-
-    assert failures(told) == []
-    (found,) = results["experiments"][0]["cases"]
-    assert (found["figures"], found["missing"]) == (None, "no fixed fleet that the scenario allows attains")
-    # It is known then.
-    assert ran(tmp_path, tiny.failing(case))[2].cached == [case.key]
-
-
 def test_cases_that_nothing_tells_apart_are_a_defect(tmp_path: Path) -> None:
     twice = tiny.case(), dataclasses.replace(tiny.case(), scenario=tiny.lasting(21.0))
 
@@ -174,20 +162,31 @@ def test_cases_that_nothing_tells_apart_are_a_defect(tmp_path: Path) -> None:
         evaluation(tmp_path, tiny.failing(*twice))
 
 
+def test_a_case_of_a_later_stage_is_found_by_its_key(finished: Path) -> None:
+    heard = Heard()
+
+    job = evaluation(finished).find("30.0,chiron,101", heard)
+
+    assert (job.case.key, job.case.scenario.duration_s) == ("30.0,chiron,101", 30.0)
+    assert heard.ran == []
+    with pytest.raises(
+        ConfigError, match=r"--case: experiment tiny has no case 'x'; it has 20\.0,chiron,101, "
+    ):
+        evaluation(finished).find("x", heard)
+
+
 @pytest.mark.parametrize("policy", ["chiron", "llumnix", "fixed"])
-def test_the_command_of_a_row_runs_it_again(tmp_path: Path, policy: str) -> None:
+def test_the_command_of_a_case_runs_it_again(tmp_path: Path, policy: str) -> None:
     more = {"parameters": {"out_below": 12.5}, "dispatcher": "least-expected-wait", "preemption": True}
     case = tiny.case(policy, duration_s=10.0, **(more if policy == "llumnix" else {}))
-    _, results, _ = ran(tmp_path, tiny.failing(case))
-    (found,) = results["experiments"][0]["cases"]
-    program, group, *arguments = shlex.split(found["command"])
+    figures = case.measure(case)
+    program, group, *arguments = shlex.split(Commands(tmp_path, Size.QUICK, None).command(case))
     assert (program, group) == ("chiron", "sim")
 
     done = simulate(*arguments, "--json", "-")
 
     assert done.status == 0, done.stderr
     again = json.loads(done.stdout)
-    figures = found["figures"]
     run = again if policy != "fixed" else again["policies"]["fixed"]["seeds"]["101"]
     if policy == "fixed":
         assert again["policies"]["fixed"]["fleets"] == [figures["fleet"]]
@@ -198,14 +197,11 @@ def test_the_command_of_a_row_runs_it_again(tmp_path: Path, policy: str) -> None
 def test_a_case_that_no_scenario_file_can_say_is_run_by_its_key(tmp_path: Path) -> None:
     case = tiny.case(duration_s=5.0)
     (model,) = case.scenario.settings.models
-    faster = dataclasses.replace(model, profile=model.profile.replace(load_s=1.0))
-    settings = dataclasses.replace(case.scenario.settings, models=(faster,))
-    case = dataclasses.replace(case, scenario=dataclasses.replace(case.scenario, settings=settings))
+    case = tiny.with_model(case, profile=model.profile.replace(load_s=1.0))
+    commands = Commands(tmp_path, Size("quick", seeds=2, every_goal=True), Path("traces"))
 
-    _, results, _ = ran(tmp_path, tiny.failing(case))
-
-    (found,) = results["experiments"][0]["cases"]
-    assert found["scenario"] is None
-    assert shlex.split(found["command"])[2:] == [
-        *("paper", "--out", str(tmp_path), "--only", "tiny", "--case", case.key, "--quick")
+    assert commands.scenario_file(case.scenario) is None
+    assert shlex.split(commands.command(case))[2:] == [
+        *("paper", "--out", str(tmp_path), "--only", "tiny", "--case", case.key),
+        *("--quick", "--goals-full", "--seeds", "2", "--traces", "traces"),
     ]

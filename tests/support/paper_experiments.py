@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chiron.sim.paper.case import Case, Figures, Outcome
-from chiron.sim.paper.experiment import Experiment, Size, SkippedError
+from chiron.sim.paper.experiment import Experiment, Later, Size, SkippedError
 from chiron.sim.paper.sections import Section, row, table
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import Scenario, read_scenario
@@ -26,6 +26,19 @@ def case(policy: str = "chiron", seed: int = 101, duration_s: float = 20.0, **mo
     """A case of the experiment `tiny`."""
     labels = {"duration": duration_s}
     return Case("tiny", labels, lasting(duration_s), PolicyChoice(policy, **more), seed)  # type: ignore[arg-type]
+
+
+def with_model(given: Case, **fields: object) -> Case:
+    """The case with fields of its only model changed."""
+    (model,) = given.scenario.settings.models
+    changed = dataclasses.replace(model, **fields)  # type: ignore[arg-type]
+    settings = dataclasses.replace(given.scenario.settings, models=(changed,))
+    return dataclasses.replace(given, scenario=dataclasses.replace(given.scenario, settings=settings))
+
+
+def cramped(policy: str) -> Case:
+    """A case that no fleet of its one instance can serve well."""
+    return with_model(case(policy, duration_s=5.0), max_instances=1, ttft_slo_s=0.005)
 
 
 def _cases(size: Size, _traces: Path | None) -> Sequence[Case]:
@@ -52,7 +65,7 @@ def _skips(_size: Size, _traces: Path | None) -> Sequence[Case]:
     raise SkippedError("nothing was given")
 
 
-TINY = Experiment("tiny", "Tiny", "That it runs.", _cases, _tell, _next, lambda _size: 1)
+TINY = Experiment("tiny", "Tiny", "That it runs.", _cases, _tell, _next, lambda _size: Later(1))
 SKIPPED = Experiment("skipped", "Skipped", "Nothing.", _skips, _tell)
 
 

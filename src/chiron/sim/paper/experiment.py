@@ -54,8 +54,17 @@ def _no_more(_size: Size, _outcomes: Sequence[Outcome]) -> Sequence[Case]:
     return ()
 
 
-def _none_later(_size: Size) -> int:
-    return 0
+@dataclass(frozen=True, slots=True)
+class Later:
+    """About what later stages will ask for."""
+
+    runs: int
+    requests: float | None = None
+    """Simulated, in all of them; None: as many a run as the mean of the first ones."""
+
+
+def _none_later(_size: Size) -> Later:
+    return Later(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +84,5 @@ class Experiment:
     next_cases: Callable[[Size, Sequence[Outcome]], Sequence[Case]] = _no_more
     """Further runs, made from the outcomes so far, once these are all there; () when there are none to make.
     A case that was asked for before is not run again."""
-    later: Callable[[Size], int] = _none_later
-    """About how many runs `next_cases` will ask for, for the plan: each as long as the mean of the first."""
+    later: Callable[[Size], Later] = _none_later
+    """About what `next_cases` will ask for, for the plan."""

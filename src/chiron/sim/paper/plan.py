@@ -40,6 +40,8 @@ class Share:
     """Of those, finished before."""
     later: int = 0
     """Runs that will be made from what the first ones show, about."""
+    requests: float = 0.0
+    """Simulated in all, about; those of finished runs and of later ones included."""
     skipped: str = ""
     """Why nothing is run."""
 
@@ -47,14 +49,6 @@ class Share:
     def runs(self) -> int:
         """In all, those of later stages included."""
         return len(self.jobs) + self.later
-
-    @property
-    def requests(self) -> float:
-        """Simulated in all, about; finished runs included."""
-        return self._stretched(sum(job.requests for job in self.jobs))
-
-    def _stretched(self, of_first: float) -> float:
-        return of_first * self.runs / len(self.jobs) if self.jobs else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +99,16 @@ def make_plan(
                 seen[job.fingerprint] = cache.get(job.fingerprint) is not None
                 missing_s += 0.0 if seen[job.fingerprint] else job.cpu_s
             done += seen[job.fingerprint]
+        first = sum(job.requests for job in jobs)
         later = experiment.later(size)
+        further = later.requests
+        if further is None:
+            further = later.runs * first / len(jobs) if jobs else 0.0
         # As long as any of it is to be done, the later runs are too.
-        if jobs and missing_s:
-            missing_s += later * sum(job.cpu_s for job in jobs) / len(jobs)
+        if missing_s:
+            missing_s += further / speed.requests_per_s
         to_do_s += missing_s
-        shares.append(Share(experiment, tuple(jobs), done, later))
+        shares.append(Share(experiment, tuple(jobs), done, later.runs, first + further))
     return Plan(size, tuple(shares), speed, workers, to_do_s)
 
 

@@ -65,7 +65,9 @@ class Speed:
         """Learns from finished runs; calibrates when there is none."""
         self._sums: dict[tuple[str, ...], tuple[float, float]] = {}
         for entry in history:
-            for place in ((entry.experiment, entry.policy), ("", entry.policy), ()):
+            places: list[tuple[str, ...]] = [(entry.experiment, entry.policy), ("", entry.policy)]
+            # A search is many runs, and tells nothing of other policies.
+            for place in places if entry.policy in SEARCHED else [*places, ()]:
                 requests, cpu_s = self._sums.get(place, (0.0, 0.0))
                 self._sums[place] = requests + entry.requests, cpu_s + entry.cpu_s
         self.calibrated_per_s = None if self._known(()) else calibrated()

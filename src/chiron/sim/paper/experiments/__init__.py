@@ -8,14 +8,21 @@ from chiron.sim.paper.experiments.ablation import ABLATION
 from chiron.sim.paper.experiments.burstiness import BURSTINESS
 from chiron.sim.paper.experiments.convergence import CONVERGENCE
 from chiron.sim.paper.experiments.estimator import ESTIMATOR
+from chiron.sim.paper.experiments.goals import GOALS_TABLE
 from chiron.sim.paper.experiments.head_of_line import HEAD_OF_LINE
 from chiron.sim.paper.experiments.hysteresis import HYSTERESIS
 from chiron.sim.paper.experiments.optimisations import OPTIMISATIONS
 from chiron.sim.paper.experiments.rates_w_a import RATES_W_A
+from chiron.sim.paper.experiments.rates_w_b import RATES_W_B
+from chiron.sim.paper.experiments.robustness import ROBUSTNESS_TABLE
+from chiron.sim.paper.experiments.second_table import SECOND_TABLE
 from chiron.sim.paper.experiments.slo_sweep import SLO_SWEEP
+from chiron.sim.paper.experiments.traces import TRACES
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    GOALS_TABLE,
     RATES_W_A,
+    RATES_W_B,
     CONVERGENCE,
     ESTIMATOR,
     BURSTINESS,
@@ -24,6 +31,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     HYSTERESIS,
     HEAD_OF_LINE,
     OPTIMISATIONS,
+    TRACES,
+    SECOND_TABLE,
+    ROBUSTNESS_TABLE,
 )
 """In the order of the report."""
 

@@ -110,7 +110,7 @@ def sweep_tables(outcomes: Sequence[Outcome], label: str, unit: str) -> tuple[Ta
     for mix in values(outcomes, "mix"):
         of_mix = having(outcomes, "mix", mix)
         rows = [
-            policy_row(f"{value:g}", policy, mine)
+            policy_row(value if isinstance(value, str) else f"{value:g}", policy, mine)
             for value in values(of_mix, label)
             for policy, mine in by_policy(having(of_mix, label, value)).items()
         ]
@@ -122,7 +122,7 @@ def sweep_plots(outcomes: Sequence[Outcome], name: str, label: str, unit: str) -
     """Attainment, throughput per GPU and GPU-hours against the label, for each mix of models.
 
     Args:
-        outcomes: with labels `mix` and this one.
+        outcomes: with labels `mix` and this one; values that are texts stand side by side as bars.
         name: of the experiment, which begins the names of the plots.
         label: what was swept.
         unit: of its values.
@@ -132,24 +132,36 @@ def sweep_plots(outcomes: Sequence[Outcome], name: str, label: str, unit: str) -
         ("per-gpu", "requests per GPU and second", per_gpu),
         ("gpu-hours", "GPU-hours", gpu_hours),
     )
+    plots = []
+    for mix in values(outcomes, "mix"):
+        of_mix = having(outcomes, "mix", mix)
+        places = values(of_mix, label)
+        named = any(isinstance(place, str) for place in places)
+        for short, axis, figure in drawn:
+            series = tuple(
+                Series(policy, _points(mine, label, figure, places if named else None))
+                for policy, mine in by_policy(of_mix).items()
+            )
+            plots.append(
+                Plot(
+                    f"{name}-{mix}-{short}",
+                    f"{mix}: {axis}",
+                    Axis(unit, ticks=tuple(map(str, places)) if named else ()),
+                    Axis(axis, least=0.0),
+                    series,
+                    "bars" if named else "lines",
+                )
+            )
+    return tuple(plots)
+
+
+def _points(
+    outcomes: Sequence[Outcome], label: str, figure: Figure, places: Sequence[str] | None
+) -> tuple[Point, ...]:
     return tuple(
-        Plot(
-            f"{name}-{mix}-{short}",
-            f"{mix}: {axis}",
-            Axis(unit),
-            Axis(axis, least=0.0),
-            tuple(
-                Series(policy, _points(mine, label, figure))
-                for policy, mine in by_policy(having(outcomes, "mix", mix)).items()
-            ),
+        point(
+            float(value) if places is None else float(places.index(value)),
+            (figure(each.figures) for each in having(outcomes, label, value)),
         )
-        for mix in values(outcomes, "mix")
-        for short, axis, figure in drawn
-    )
-
-
-def _points(outcomes: Sequence[Outcome], label: str, figure: Figure) -> tuple[Point, ...]:
-    return tuple(
-        point(float(value), (figure(each.figures) for each in having(outcomes, label, value)))
         for value in values(outcomes, label)
     )

@@ -1,0 +1,230 @@
+"""What the goals' runs tell: one table, and for each workload who wins and by what."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from chiron.sim.paper.case import Figures, Outcome
+from chiron.sim.paper.compared import OURS
+from chiron.sim.paper.experiments.rate_tables import having, ratio, values
+from chiron.sim.paper.goal_rows import GOALS
+from chiron.sim.paper.sections import Finding, Row, Section, mean, number, row, share, table
+
+PUBLISHED, TUNING, TUNED, FIXED, CEILING = "as published", "tuning", "tuned", "fixed fleet", "ceiling"
+"""Variants. Tuning runs are on other seeds, and in no table."""
+_COMMANDS = 5
+_COLUMNS = (
+    "workload",
+    "policy",
+    "seeds that attain",
+    "× oracle-lb, median [least–most]",
+    "goal",
+    "GPU-hours, mean",
+    "interactive, least",
+    "deadlines, least",
+    "TTFT p99, s",
+    "actions an hour",
+    "reversals an hour",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One policy on one workload, over its seeds."""
+
+    policy: str
+    """With parameters, where it is tuned."""
+    variant: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def attains(self) -> bool:
+        """On every seed."""
+        return all(each.figures["attains"] for each in self.outcomes)
+
+    def middle(self) -> float | None:
+        """Median ratio over the seeds."""
+        found = [known for each in self.outcomes if (known := ratio(each.figures)) is not None]
+        return statistics.median(found) if found else None
+
+    def on(self, seeds: set[int]) -> float | None:
+        """Mean GPU-hours on these seeds."""
+        return mean(each.figures["gpu_hours"] for each in self.outcomes if each.case.seed in seeds)
+
+    @property
+    def seeds(self) -> set[int]:
+        """That it ran on."""
+        return {each.case.seed for each in self.outcomes}
+
+
+def contenders(outcomes: Sequence[Outcome]) -> list[Contender]:
+    """Of one workload: everybody with figures on reported seeds, ours first."""
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for each in outcomes:
+        variant = str(each.case.labels["variant"])
+        if variant not in (TUNING, CEILING):
+            found.setdefault((each.case.policy.label, variant), []).append(each)
+    made = [Contender(policy, variant, tuple(mine)) for (policy, variant), mine in found.items()]
+    return sorted(made, key=lambda each: each.policy != OURS)
+
+
+def goals_section(outcomes: Sequence[Outcome]) -> Section:
+    """The table, a sentence for each workload, and two findings for each."""
+    rows: list[Row] = []
+    paragraphs: list[str] = []
+    findings: list[Finding] = []
+    for name in values(outcomes, "row"):
+        mine = having(outcomes, "row", name)
+        found = contenders(mine)
+        ceiling = next(
+            (each.figures["ratio"] for each in mine if each.case.labels["variant"] == CEILING), None
+        )
+        rows += [_row(name, each) for each in found]
+        ours = next((each for each in found if each.policy == OURS), None)
+        if ours is not None:
+            findings.append(_goal(name, ours, ceiling))
+            others = [each for each in found if each is not ours and each.variant != FIXED]
+            fixed = next((each for each in found if each.variant == FIXED), None)
+            told = beside(name, ours, others)
+            findings.append(told)
+            paragraphs.append(f"{name}: {told.found}. {told.why} {_fixed(ours, fixed)}".strip())
+    missing = [name for name in GOALS if name not in values(outcomes, "row")]
+    if missing:
+        paragraphs.append(f"Without runs here: {', '.join(missing)}.")
+    return Section(
+        "The goals",
+        (
+            "Ours runs with one configuration on all workloads. A fixed fleet is the smallest that "
+            "attains, found on the very requests that are reported: nobody can know it before. Baselines "
+            "run as published; tuned ones have the batch size and the thresholds that attained with the "
+            "fewest GPU-hours on seeds 1 and 2.",
+            *paragraphs,
+        ),
+        (table("On reported seeds", _COLUMNS, rows),) if rows else (),
+        (),
+        tuple(findings),
+    )
+
+
+def _row(name: str, each: Contender) -> Row:
+    figures = [outcome.figures for outcome in each.outcomes]
+    ratios = [known for found in figures if (known := ratio(found)) is not None]
+    middle = each.middle()
+    spread = None if middle is None else f"{middle:.3f}"
+    if spread is not None and len(ratios) > 1:
+        spread = f"{spread} [{min(ratios):.3f}–{max(ratios):.3f}]"
+    policy = each.policy
+    if each.variant == FIXED:
+        fleets = sorted({found["fleet"] for found in figures})
+        policy = f"{policy} of {'–'.join(map(str, dict.fromkeys((fleets[0], fleets[-1]))))}"
+    elif each.variant == TUNED:
+        policy = f"{policy}, tuned"
+    hours = [found["simulated_s"] / 3600 for found in figures]
+    return row(
+        name,
+        policy,
+        f"{sum(found['attains'] for found in figures)} of {len(figures)}",
+        spread,
+        f"{GOALS[name].goal:.2f}",
+        number(mean(found["gpu_hours"] for found in figures), ",.2f"),
+        share(_least(figures, "interactive")),
+        share(_least(figures, "batch")),
+        number(_seconds(each, "ttft_ms"), ".2f"),
+        number(
+            mean(found["scaling_actions"] / each for found, each in zip(figures, hours, strict=True)), ".1f"
+        ),
+        number(mean(found["reversals"] / each for found, each in zip(figures, hours, strict=True)), ".1f"),
+        command="\n".join(outcome.command for outcome in each.outcomes[:_COMMANDS]),
+    )
+
+
+def _least(figures: Sequence[Figures], kind: str) -> float | None:
+    return min(
+        (share for each in figures if (share := each["slo_attainment"][kind]) is not None), default=None
+    )
+
+
+def _seconds(each: Contender, figure: str) -> float | None:
+    found = [known for outcome in each.outcomes if (known := outcome.figures[figure]["p99"]) is not None]
+    return statistics.fmean(found) / 1e3 if found else None
+
+
+def _goal(name: str, ours: Contender, ceiling: float | None) -> Finding:
+    """Whether the goal is reached: by the median over the seeds, with every seed attaining."""
+    row, middle = GOALS[name], ours.middle()
+    attaining = sum(each.figures["attains"] for each in ours.outcomes)
+    count = len(ours.outcomes)
+    if middle is None:
+        return Finding(f"{name}: × oracle-lb", f"≤ {row.goal:.2f}", "nothing finished", "no figure")
+    why = f"a prototype was seen at {row.seen}"
+    if ceiling is not None:
+        why += f"; an engine that never idles is at {ceiling:.3f}"
+    unreachable = ceiling is not None and ceiling > row.goal
+    met = middle <= row.goal and attaining == count
+    return Finding(
+        f"{name}: × oracle-lb, {count} {'seed' if count == 1 else 'seeds'}",
+        f"≤ {row.goal:.2f}",
+        f"{middle:.3f}, {attaining} of {count} attain",
+        "met" if met else "not reachable" if unreachable else "not met",
+        why,
+    )
+
+
+def beside(name: str, ours: Contender, others: Sequence[Contender]) -> Finding:
+    """Whether ours holds fewer GPU-hours than every baseline that attains too, on common seeds."""
+    claim, asked = f"{name}: GPU-hours below every attaining baseline", "the fewest"
+    if not others:
+        return Finding(claim, asked, "no baseline ran here", "no figure")
+    if not ours.attains:
+        return Finding(claim, asked, "ours does not attain on every seed", "not met")
+    rivals = [
+        (theirs / mine, each)
+        for each in others
+        if each.attains
+        and (theirs := each.on(ours.seeds)) is not None
+        and (mine := ours.on(each.seeds)) is not None
+    ]
+    failing = ", ".join(sorted(_named(each) for each in others if not each.attains))
+    short = f"these do not attain: {failing}" if failing else ""
+    if not rivals:
+        return Finding(claim, asked, "ours alone attains", "met", short)
+    over, best = min(rivals, key=lambda rival: rival[0])
+    found = f"{_named(best)} comes nearest and holds {over - 1:+.1%} GPU-hours over ours"
+    if over < 1:
+        found = f"{_named(best)} wins with {1 - over:.1%} fewer GPU-hours than ours"
+    why = "; ".join(filter(None, (_difference(ours, best), short)))
+    return Finding(claim, asked, found, "met" if over > 1 else "not met", why)
+
+
+def _named(each: Contender) -> str:
+    return f"{each.policy}, tuned" if each.variant == TUNED else each.policy
+
+
+def _difference(ours: Contender, theirs: Contender) -> str:
+    """What the two did otherwise, by their figures on common seeds."""
+    common = ours.seeds & theirs.seeds
+    told = []
+    compared: tuple[tuple[str, Callable[[Figures], float], str], ...] = (
+        ("p99 TTFT, s", lambda found: (found["ttft_ms"]["p99"] or 0.0) / 1e3, ".2f"),
+        ("p99 mean ITL, ms", lambda found: found["itl_ms"]["p99"] or 0.0, ".0f"),
+        ("GPUs at the peak", lambda found: float(found["gpus_peak"]), ".0f"),
+        ("scaling actions", lambda found: float(found["scaling_actions"]), ".0f"),
+    )
+    for text, figure, form in compared:
+        pair = [
+            statistics.fmean(figure(each.figures) for each in side.outcomes if each.case.seed in common)
+            for side in (ours, theirs)
+        ]
+        told.append(f"{text}: {pair[0]:{form}} against {pair[1]:{form}}")
+    return f"ours against {_named(theirs)}: " + ", ".join(told)
+
+
+def _fixed(ours: Contender, fixed: Contender | None) -> str:
+    if fixed is None:
+        return ""
+    theirs, mine = fixed.on(ours.seeds), ours.on(fixed.seeds)
+    if theirs is None or not mine:
+        return ""
+    return f"The smallest fixed fleet that attains holds {theirs / mine - 1:+.1%} GPU-hours over ours."

@@ -1,0 +1,158 @@
+"""The goals: GPU-hours over the lower bound, beside every autoscaling baseline at equal attainment."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chiron.sim.compare import model_ceilings
+from chiron.sim.paper.case import Case, Figures, Outcome
+from chiron.sim.paper.compared import BASELINES, COMPARED_QUICKLY, OURS, PAPER, TUNED, search_for
+from chiron.sim.paper.experiment import Experiment, Later, Size, SkippedError
+from chiron.sim.paper.experiments.goal_telling import CEILING, FIXED, PUBLISHED, TUNING, goals_section
+from chiron.sim.paper.experiments.goal_telling import TUNED as TUNED_ONE
+from chiron.sim.paper.goal_rows import GOALS
+from chiron.sim.paper.speed import expected_requests
+from chiron.sim.policies import PolicyChoice
+from chiron.sim.scenario import Scenario
+from chiron.sim.tuned import LLUMNIX
+from chiron.sim.tuning import Trial
+
+NAME = "goals"
+QUICK_ROWS = ("w_a-8b-30", "azure-conv-8b-50", "w_b-70b-22k")
+"""Rows of a quick run."""
+QUICKLY_COMPARED = ("w_b-70b-22k",)
+"""Where a quick run has baselines too."""
+COMPARED_ROWS = ("w_b-8b-20k", "w_a-8b-30", "azure-conv-8b-50", "w_a-70b-78", "w_b-70b-22k")
+"""Where a full run has them: the shorter ones."""
+TUNED_ROWS = ("w_b-70b-22k",)
+"""Where baselines are tuned too, unless all rows are asked for."""
+TUNING_SEEDS = (1, 2)
+_CEILING_S = 900.0
+_SEARCH_RUNS = 16
+"""That one search takes, about."""
+
+
+def ceiling_figures(case: Case) -> Figures:
+    """× oracle-lb of an engine that never idles, at the best limits under the tightest ITL SLO; None: no
+    limits keep it."""
+    (found,) = model_ceilings(case.scenario.with_seed(case.seed)).values()
+    tightest = found[0]
+    best = None if tightest.best is None else tightest.best.requests_per_gpu_s
+    return {"ratio": best and tightest.bound_requests_per_gpu_s / best}
+
+
+def cases(size: Size, traces: Path | None) -> Sequence[Case]:
+    """Ours on all seeds, the rest on fewer; rows without their trace are left out."""
+    found: list[Case] = []
+    for name in _rows(size):
+        try:
+            scenario = GOALS[name].scenario(traces)
+        except SkippedError:
+            continue
+        beside = _compared(size, name)
+        ours = size.reported(quick=1, full=5 if beside else 3)
+        found += [_case(name, PUBLISHED, scenario, OURS, seed) for seed in ours]
+        short = dataclasses.replace(scenario, duration_s=min(_CEILING_S, scenario.duration_s))
+        found.append(
+            Case(
+                NAME,
+                {"row": name, "variant": CEILING},
+                short,
+                PolicyChoice(OURS),
+                TUNING_SEEDS[0],
+                measure=ceiling_figures,
+            )
+        )
+        others = _beside_seeds(size)
+        found += [_case(name, PUBLISHED, scenario, policy, seed) for policy in beside for seed in others]
+        if beside and not size.quick:
+            found += [_case(name, FIXED, scenario, "fixed-model", seed) for seed in others]
+    return found
+
+
+def _beside_seeds(size: Size) -> tuple[int, ...]:
+    return size.reported(quick=1, full=5 if size.every_goal else 1)
+
+
+def _compared(size: Size, row: str) -> tuple[str, ...]:
+    """Who runs beside ours."""
+    if size.quick and not size.every_goal:
+        return tuple(each for each in COMPARED_QUICKLY if each != OURS) if row in QUICKLY_COMPARED else ()
+    return (PAPER, *BASELINES, LLUMNIX) if size.every_goal or row in COMPARED_ROWS else ()
+
+
+def _rows(size: Size) -> Iterator[str]:
+    for name, row in GOALS.items():
+        if size.every_goal or (name in QUICK_ROWS if size.quick else not row.heavy):
+            yield name
+
+
+def _case(row: str, variant: str, scenario: Scenario, policy: str | PolicyChoice, seed: int) -> Case:
+    choice = PolicyChoice(policy) if isinstance(policy, str) else policy
+    return Case(NAME, {"row": row, "variant": variant}, scenario, choice, seed)
+
+
+def next_cases(size: Size, outcomes: Sequence[Outcome]) -> Sequence[Case]:
+    """Baselines again, tuned: runs on tuning seeds, then the best one on reported seeds."""
+    found: list[Case] = []
+    for row in _tuned_rows(size):
+        scenario = next((each.case.scenario for each in outcomes if _is(each, row, PUBLISHED)), None)
+        if scenario is None:
+            continue
+        for policy in TUNED:
+            search = search_for(policy, scenario.settings.models, TUNING_SEEDS)
+            done = {
+                trial_of(each.case): each.figures
+                for each in outcomes
+                if _is(each, row, TUNING) and each.case.policy.name == policy
+            }
+            trials = search.next_trials(done)
+            if trials:
+                found += [_case(row, TUNING, scenario, search.choice(trial), trial.seed) for trial in trials]
+            else:
+                best = search.best(done).choice
+                found += [_case(row, TUNED_ONE, scenario, best, seed) for seed in _beside_seeds(size)]
+    return found
+
+
+def _tuned_rows(size: Size) -> tuple[str, ...]:
+    if size.every_goal:
+        return tuple(GOALS)
+    return () if size.quick else TUNED_ROWS
+
+
+def _is(outcome: Outcome, row: str, variant: str) -> bool:
+    labels = outcome.case.labels
+    return labels["row"] == row and labels["variant"] == variant
+
+
+def trial_of(case: Case) -> Trial:
+    """The trial that a tuning case is."""
+    return Trial(tuple(case.policy.parameters.items()), case.seed)
+
+
+def later(size: Size) -> Later:
+    """About what the searches take, and the best ones on reported seeds."""
+    rows = _tuned_rows(size)
+    if not rows:
+        return Later(0)
+    runs = len(rows) * len(TUNED) * (_SEARCH_RUNS + len(_beside_seeds(size)))
+    # A row that needs a trace is as long as its neighbours.
+    known = [expected_requests(GOALS[name].scenario(None)) for name in rows if not GOALS[name].replays]
+    return Later(runs, runs * statistics.fmean(known))
+
+
+GOALS_TABLE = Experiment(
+    NAME,
+    "The goals",
+    "GPU-hours over what no schedule can go below, at 99 % interactive attainment and every deadline met, "
+    "with one configuration for all workloads; and whether any autoscaling baseline of equal attainment "
+    "needs less.",
+    cases,
+    goals_section,
+    next_cases,
+    later,
+)

@@ -1,0 +1,155 @@
+"""The goals: who runs on which rows, how baselines are tuned, and who is said to win."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chiron.sim.paper.case import Case, Outcome
+from chiron.sim.paper.compared import BASELINES, OURS
+from chiron.sim.paper.compared import TUNED as TUNED_POLICIES
+from chiron.sim.paper.experiment import REPORTED_SEEDS, Size
+from chiron.sim.paper.experiments import goals
+from chiron.sim.paper.experiments.goal_telling import CEILING, FIXED, PUBLISHED, TUNED, TUNING, goals_section
+from chiron.sim.paper.goal_rows import GOALS
+from chiron.sim.paper.sections import Finding
+from chiron.sim.policies import PolicyChoice
+
+ROW = "w_b-70b-22k"
+SCENARIO = GOALS[ROW].scenario(None)
+
+
+def figures(gpu_hours: float, *, attains: bool = True, ratio: float = 1.1, **more: Any) -> dict[str, Any]:
+    return {
+        "attains": attains,
+        "gpu_hours": gpu_hours,
+        "gpus_peak": 12,
+        "fleet": 3,
+        "simulated_s": 7200.0,
+        "scaling_actions": 10,
+        "reversals": 2,
+        "slo_attainment": {"interactive": 0.999 if attains else 0.5, "batch": 1.0, "all": 0.99},
+        "throughput": {"requests_per_s": 20.0, "requests_per_gpu_hour": 900.0},
+        "oracle_lb": {"gpu_hours": gpu_hours / ratio, "ratio": ratio},
+        "ttft_ms": {"p99": 4000.0},
+        "itl_ms": {"p99": 100.0},
+        **more,
+    }
+
+
+def outcome(
+    policy: str | PolicyChoice, gpu_hours: float, variant: str = PUBLISHED, seed: int = 101, **more: Any
+) -> Outcome:
+    choice = PolicyChoice(policy) if isinstance(policy, str) else policy
+    case = Case(goals.NAME, {"row": ROW, "variant": variant}, SCENARIO, choice, seed)
+    return Outcome(case, figures(gpu_hours, **more), f"again {choice.label} {seed}")
+
+
+def found(outcomes: Sequence[Outcome]) -> tuple[Finding, Finding]:
+    goal, beside = goals_section(outcomes).findings
+    return goal, beside
+
+
+def test_ours_runs_on_five_reported_seeds_beside_every_baseline() -> None:
+    cases = [case for case in goals.cases(Size.FULL, None) if case.labels["row"] == ROW]
+
+    ours = [case.seed for case in cases if case.policy.name == OURS and case.labels["variant"] == PUBLISHED]
+    assert tuple(ours) == REPORTED_SEEDS
+    assert {case.policy.name for case in cases} >= {*BASELINES, "fixed-model"}
+
+
+def test_heavy_rows_run_only_where_all_goals_are_asked_for() -> None:
+    full = {str(case.labels["row"]) for case in goals.cases(Size.FULL, None)}
+    every = {str(case.labels["row"]) for case in goals.cases(Size("full", every_goal=True), None)}
+
+    traces = {name for name, row in GOALS.items() if row.replays}
+    assert every == set(GOALS) - traces
+    assert every - full == {name for name, row in GOALS.items() if row.heavy}
+
+
+def test_baselines_are_tuned_on_seeds_that_are_not_reported_and_run_again_on_those_that_are() -> None:
+    # The more requests in flight, or slots in use, the fewer GPUs, until it does not attain any more.
+    def ran(case: Case) -> Outcome:
+        given = case.policy.parameters
+        most = {"in-flight": ("target", 200), "utilization": ("target", 0.7)}.get(case.policy.name)
+        if most is None:
+            return Outcome(case, figures(50.0))
+        return Outcome(case, figures(2000 / given[most[0]], attains=given[most[0]] <= most[1]))
+
+    done = [outcome(OURS, 10.0), outcome("in-flight", 40.0)]
+    keys: set[str] = set()
+    while new := [case for case in goals.next_cases(Size.FULL, done) if case.key not in keys]:
+        keys |= {case.key for case in new}
+        done += map(ran, new)
+
+    tuning = [each.case for each in done if each.case.labels["variant"] == TUNING]
+    last = {each.case.policy.name: each.case for each in done if each.case.labels["variant"] == TUNED}
+    assert {case.seed for case in tuning} == set(goals.TUNING_SEEDS)
+    assert not {case.seed for case in tuning} & set(REPORTED_SEEDS)
+    assert {case.policy.name for case in tuning} == set(last) == set(TUNED_POLICIES)
+    assert {case.seed for case in last.values()} == {101}
+    # The searches climb to the last values that attain.
+    assert last["in-flight"].policy.parameters["target"] == 192
+    assert last["utilization"].policy.parameters["target"] == 0.7
+    assert goals.next_cases(Size.QUICK, done) == []
+
+
+def test_a_goal_is_met_by_the_median_with_every_seed_attaining() -> None:
+    ratios = (1.10, 1.14, 1.20)
+    ours = [outcome(OURS, 10.0, seed=101 + place, ratio=each) for place, each in enumerate(ratios)]
+
+    assert found(ours)[0].verdict == "met"
+    assert "1.140, 3 of 3 attain" in found(ours)[0].found
+
+    one_fails = [*ours[:2], outcome(OURS, 10.0, seed=103, ratio=1.0, attains=False)]
+    assert found(one_fails)[0].verdict == "not met"
+    assert found([outcome(OURS, 10.0, ratio=1.16)])[0].verdict == "not met"
+
+
+def test_a_goal_below_what_a_busy_engine_needs_is_not_reachable() -> None:
+    ceiling = outcome(OURS, 0.0, CEILING, seed=1)
+    ceiling = Outcome(ceiling.case, {"ratio": 1.16})
+
+    assert found([outcome(OURS, 10.0, ratio=1.17), ceiling])[0].verdict == "not reachable"
+
+
+def test_the_row_names_the_baseline_that_wins_and_what_it_did_otherwise() -> None:
+    tuned = outcome(PolicyChoice("in-flight", parameters={"target": 128}), 9.0, TUNED, gpus_peak=8)
+    outcomes = [outcome(OURS, 10.0), outcome("utilization", 12.0), tuned]
+
+    _, beside = found(outcomes)
+
+    assert beside.verdict == "not met"
+    assert beside.found == "in-flight[target=128], tuned wins with 10.0% fewer GPU-hours than ours"
+    assert "GPUs at the peak: 12 against 8" in beside.why
+
+
+@pytest.mark.parametrize("variant", [FIXED, TUNING])
+def test_neither_a_fixed_fleet_nor_a_tuning_run_is_a_rival(variant: str) -> None:
+    policy = "fixed-model" if variant == FIXED else "in-flight"
+    outcomes = [outcome(OURS, 10.0), outcome("utilization", 12.0), outcome(policy, 5.0, variant)]
+
+    assert found(outcomes)[1].found == "utilization comes nearest and holds +20.0% GPU-hours over ours"
+
+
+def test_a_baseline_that_does_not_attain_is_no_rival_but_named() -> None:
+    outcomes = [outcome(OURS, 10.0), outcome("llumnix", 5.0, attains=False)]
+
+    _, beside = found(outcomes)
+
+    assert (beside.verdict, beside.found) == ("met", "ours alone attains")
+    assert beside.why == "these do not attain: llumnix"
+
+
+def test_rivals_are_compared_on_common_seeds_alone() -> None:
+    outcomes = [outcome(OURS, 10.0), outcome(OURS, 30.0, seed=102), outcome("utilization", 11.0)]
+
+    assert found(outcomes)[1].found == "utilization comes nearest and holds +10.0% GPU-hours over ours"
+
+
+def test_a_row_without_ours_attaining_is_not_met() -> None:
+    outcomes = [outcome(OURS, 10.0, attains=False), outcome("utilization", 12.0)]
+
+    assert found(outcomes)[1].verdict == "not met"
