@@ -86,7 +86,7 @@ def _share_out(plans: Sequence[Plan], free: FreeGpus) -> tuple[list[Action], lis
         for plan, wish in waiting:
             plan.weighed.append(no_gpu(wish.count, wish.role, "no GPU is left for them"))
             plan.reason += f". {wish.count} {wish.role.name.lower()} wait for GPUs: none is left for them"
-        if waiting and priority < least_urgent:
+        if waiting and (priority < least_urgent or any(plan.spare for plan in plans)):
             room = room or Room(plans, free, priority)
             for plan, wish in waiting:
                 room.make(plan.model, wish.count)

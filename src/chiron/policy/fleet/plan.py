@@ -10,6 +10,7 @@ from chiron.policy.fleet.batch import BatchNeed, assess_batch
 from chiron.policy.fleet.interactive import InteractiveNeed, assess_interactive
 from chiron.policy.fleet.retire import drains_soonest
 from chiron.policy.fleet.settings import ChironSettings
+from chiron.policy.fleet.spare import spare_instances
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
 from chiron.policy.fleet.weighed import (
@@ -53,8 +54,10 @@ class Plan:
     """What would have been done had the figures been others, or had there been GPUs."""
     groups: tuple[GroupEstimate, ...] = ()
     woken: int = 0
+    spare: int = 0
+    """Interactive and mixed instances that would go, were another model of its priority to wait for GPUs."""
     yields: bool = False
-    """Whether a more urgent model takes GPUs from it at this tick: it gets none back then."""
+    """Whether another model takes GPUs from it at this tick: it gets none back then."""
 
 
 def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, now_s: float) -> Plan:
@@ -88,6 +91,7 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     _bound(plan)
     if not plan.wishes:
         _remove(plan, state, settings, now_s, interactive)
+        plan.spare = spare_instances(model, supply, state, interactive, settings, now_s)
     return plan
 
 

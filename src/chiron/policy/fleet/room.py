@@ -1,5 +1,6 @@
 """Room for the urgent: which less urgent instances go, node by node (reconstructed).
 
+Of models that are as urgent those go that `spare` finds needless now, before all others.
 An instance needs all its GPUs on one node, so that room comes into being only where what is free, what drains
 and what may go add up to them. The node is chosen where that costs least, and kept from less urgent models
 until the urgent one starts; where no node can come to have room nobody goes.
@@ -16,7 +17,7 @@ from math import inf
 from chiron.policy.decisions import Alternative, Retire
 from chiron.policy.fleet.contention import FreeGpus
 from chiron.policy.fleet.plan import Plan
-from chiron.policy.fleet.retire import drain_cost
+from chiron.policy.fleet.retire import drain_cost, drains_soonest
 from chiron.policy.fleet.weighed import let_wait
 from chiron.policy.snapshots import FleetInstance, ModelFleet
 from chiron.policy.words import Phase
@@ -31,7 +32,7 @@ class _Victim:
     plan: Plan
     instance: FleetInstance
     gpus: int
-    rank: tuple[int, bool, bool, int, int, float, str]
+    rank: tuple[float, bool, bool, int, int, float, str]
     """Who goes first: the least urgent, batch before interactive, then what drains soonest."""
     gone: bool = False
 
@@ -68,8 +69,8 @@ class Room:
             for instance in plan.model.instances:
                 if instance.phase is Phase.DRAINING or instance.instance_id in going:
                     self._leaves(instance.node_id, plan.model.gpus_per_instance)
-            if plan.model.priority > above:
-                self._victims += _victims(plan, going)
+            if plan.model.priority >= above:
+                self._victims += _victims(plan, going, above)
         self._victims.sort(key=lambda victim: victim.rank)
         for victim in self._victims:
             node = self._nodes.get(victim.instance.node_id)
@@ -77,7 +78,7 @@ class Room:
                 node.victims.append(victim)
 
     def make(self, urgent: ModelFleet, count: int) -> None:
-        """Retire for up to `count` instances that found no GPU, as far as strictly less urgent ones may go.
+        """Retire for up to `count` instances that found no GPU, as far as less urgent or spare ones may go.
 
         What drains already counts on its node; each model keeps its fewest instances.
         """
@@ -151,10 +152,14 @@ class Room:
         weighed: tuple[Alternative, ...],
     ) -> None:
         plan, model = victim.plan, victim.plan.model
-        reason = (
-            f"contention: {urgent.name} (priority {urgent.priority}) is more urgent than {model.name} "
-            f"(priority {model.priority}) and waits for GPUs: {why}"
-        )
+        if victim.rank[0] == -inf:
+            standing = f"{urgent.name} waits for GPUs, and {model.name} can spare the instance now"
+        else:
+            standing = (
+                f"{urgent.name} (priority {urgent.priority}) is more urgent than {model.name} "
+                f"(priority {model.priority}) and waits for GPUs"
+            )
+        reason = f"contention: {standing}: {why}"
         plan.retire.append(
             Retire(model.name, victim.instance.instance_id, reason, {**plan.numbers, **numbers}, weighed)
         )
@@ -213,6 +218,9 @@ class Room:
             name = victim.plan.model.name
             if victim.gone or victim in besides or taken.get(name, 0) >= self._may_go[name]:
                 continue
+            if victim.plan.model.priority < priority:
+                # Spare, and of a model that is more urgent: it keeps what it may need next.
+                continue
             taken[name] = taken.get(name, 0) + 1
             picked.append(victim)
             lack -= victim.gpus
@@ -225,15 +233,20 @@ class Room:
         return None
 
 
-def _victims(plan: Plan, going: Collection[str]) -> Iterator[_Victim]:
+def _victims(plan: Plan, going: Collection[str], above: int) -> Iterator[_Victim]:
+    """Of a less urgent model all that stay, of one that is as urgent as `above` what it can spare."""
     supply, model = plan.supply, plan.model
+    staying = [instance for instance in supply.interactive if instance.instance_id not in going]
+    spare = {each.instance_id for each in drains_soonest(staying, plan.spare)}
     for interactive, pool in (
         (False, (*supply.batch, *supply.loading_batch)),
         (True, (*supply.interactive, *supply.loading_interactive)),
     ):
         for instance in pool:
-            if instance.instance_id not in going:
-                rank = (-model.priority, interactive, *drain_cost(instance))
+            spared = instance.instance_id in spare
+            if instance.instance_id not in going and (spared or model.priority > above):
+                urgency = -inf if spared else -model.priority
+                rank = (urgency, interactive, *drain_cost(instance))
                 yield _Victim(plan, instance, model.gpus_per_instance, rank)
 
 
