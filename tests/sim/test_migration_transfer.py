@@ -183,3 +183,52 @@ def test_settings_out_of_range_are_refused_by_name():
     ):
         with pytest.raises(InvalidSettingError, match=f"^{key}: "):
             MigrationSettings(**{key: value})
+
+
+def test_a_destination_that_retires_meanwhile_gets_nothing():
+    # It is told at 0.15 s, while the cache is copied; the request serves to its end where it is.
+    retire = {0.15: [Retire("m", B, "x")]}
+    settings = world(TWO, migration=SLOW, tick_s=0.15)
+    result = run(settings, requests((0.0, 100, 50)), Script(retire), migration=Always())
+
+    assert (result.migrations.done, result.migrations.given_up) == (0, 1)
+    assert result.outcomes.finish_s[0] == pytest.approx(0.5)
+
+
+def test_its_service_is_counted_from_the_first_instance():
+    script = Script()
+    rows = requests((0.0, 100, 50), (1.0, 100, 200))
+    settings = world(TWO, migration=SLOW, tick_s=0.75)
+    result = run(settings, rows, script, migration=Always(interval_s=0.105))
+
+    served_s = sum(each.models[0].traffic.finished_service_s for each in script.snapshots[:2])
+    assert result.migrations.done >= 1
+    assert served_s == pytest.approx(result.outcomes.finish_s[0])
+
+
+def test_room_that_is_gone_when_the_rest_is_due_keeps_it_where_it_is():
+    # The only slot of the second instance is taken while the cache is copied, from 0.13 s to 0.225 s.
+    rows = requests((0.0, 10, 50), (0.16, 60, 50))
+    costs = MigrationSettings(network_bytes_per_s=220.0, last_stage_blocks=1)
+    settings = world(TWO, batch_size=1, migration=costs)
+    result = run(settings, rows, dispatcher=Placing(long=B), migration=Always())
+
+    assert (result.migrations.done, result.migrations.given_up) == (0, 1)
+    assert result.outcomes.finish_s[0] == pytest.approx(0.5)
+
+
+def test_one_request_follows_another_without_a_further_decision():
+    # Decided at 0.125 s and at 0.9 s at the earliest; each of the three takes 20 ms.
+    costs = MigrationSettings(network_bytes_per_s=1e9, handover_s=0.0123)
+    rows = requests((0.0, 10, 60), (0.0, 10, 60), (0.0, 10, 60))
+    result = run(world(TWO, migration=costs), rows, dispatcher=Placing(), migration=Always(interval_s=0.45))
+
+    assert result.migrations.done == 3
+
+
+def test_a_request_stays_off_instances_of_another_role():
+    for roles, moves in (({Role.MIXED: 1, Role.INTERACTIVE: 1}, False), ({Role.INTERACTIVE: 2}, True)):
+        result = run(
+            world(roles, migration=SLOW), requests((0.0, 100, 50)), dispatcher=Placing(), migration=Always()
+        )
+        assert bool(result.migrations.done) == moves

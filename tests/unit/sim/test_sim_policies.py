@@ -6,6 +6,7 @@ import pytest
 
 from chiron.config import ConfigError
 from chiron.policy.words import Role
+from chiron.sim.baselines.llumnix import FreenessDispatcher
 from chiron.sim.baselines.migration import FreenessPairing, MigrationThresholds
 from chiron.sim.parameters import ParameterError
 from chiron.sim.policies import POLICIES, PREEMPTING, PolicyChoice
@@ -54,6 +55,17 @@ def test_migration_and_priorities_are_variants_of_llumnix() -> None:
     assert told_apart.migration is not None
     queues = told_apart.settings(world()).queues
     assert (queues.priorities, queues.preemption) == (True, False)
+
+
+def test_priorities_put_interactive_requests_first_in_an_engine() -> None:
+    # One slot: the first request has it, then a batch request waits, then an interactive one.
+    rows = requests((0.0, 10, 20), (0.01, 10, 20, 30.0), (0.02, 10, 20))
+    for priorities, last in ((False, 2), (True, 1)):
+        queues = QueueSettings(preemption=False, priorities=priorities)
+        settings = world(batch_size=1, engine_queue=8, queues=queues)
+        result = run(settings, rows, dispatcher=FreenessDispatcher())
+        assert int(result.outcomes.finish_s.argmax()) == last
+        assert result.preemptions == 0
 
 
 def test_without_migration_its_thresholds_are_unknown() -> None:
