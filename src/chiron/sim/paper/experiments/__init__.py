@@ -10,6 +10,7 @@ from chiron.sim.paper.experiments.convergence import CONVERGENCE
 from chiron.sim.paper.experiments.estimator import ESTIMATOR
 from chiron.sim.paper.experiments.goals import GOALS_TABLE
 from chiron.sim.paper.experiments.head_of_line import HEAD_OF_LINE
+from chiron.sim.paper.experiments.headline import HEADLINE
 from chiron.sim.paper.experiments.hysteresis import HYSTERESIS
 from chiron.sim.paper.experiments.optimisations import OPTIMISATIONS
 from chiron.sim.paper.experiments.rates_w_a import RATES_W_A
@@ -20,6 +21,7 @@ from chiron.sim.paper.experiments.slo_sweep import SLO_SWEEP
 from chiron.sim.paper.experiments.traces import TRACES
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    HEADLINE,
     GOALS_TABLE,
     RATES_W_A,
     RATES_W_B,

@@ -25,7 +25,7 @@ from chiron.sim.runs import INTERACTIVE_GOAL
 from chiron.sim.scenario import Scenario
 
 NAME = "burstiness"
-QUICK_CVS = (1.0, 4.0, 8.0)
+QUICK_CVS = (1.0, 8.0)
 FULL_CVS = (1.0, 2.0, 4.0, 8.0)
 POLICIES = ("chiron", "llumnix", "fixed")
 
