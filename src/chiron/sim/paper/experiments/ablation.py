@@ -44,7 +44,7 @@ PUBLISHED = (0.30, 0.60)
 
 def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
     """W_A, and W_B with a backlog: the traffic goes on beyond its deadline."""
-    rate, requests = (50.0, 10_000) if quick else (60.0, 60_000)
+    rate, requests = (50.0, 10_000) if quick else (50.0, 40_000)
     backlog = Backlog(
         model="8b",
         requests=requests,

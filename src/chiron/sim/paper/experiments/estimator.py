@@ -173,7 +173,7 @@ def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
     """A run for each seed."""
     scale = QUICK if size.quick else FULL
     found = []
-    for seed in size.reported(quick=10, full=60):
+    for seed in size.reported(quick=10, full=40):
         trouble, fleet, scenario = scenario_drawn(seed, scale)
         choice = (
             PolicyChoice("chiron") if fleet == "chiron" else PolicyChoice("chiron-static", autoscaler="fixed")

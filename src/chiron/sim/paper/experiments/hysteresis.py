@@ -36,7 +36,7 @@ GOAL = 1 / 3
 
 def scenarios(*, quick: bool) -> tuple[tuple[str, Scenario], ...]:
     """Constant, bursty and wavy traffic, by a short name."""
-    whole_s = 800.0 if quick else 1800.0
+    whole_s = 800.0 if quick else 1500.0
     waves = {"shape": "diurnal", "swing": 0.5, "period_s": whole_s / 2, "peak_s": whole_s / 4}
     shapes = [
         ("constant", interactive(quick=quick)),

@@ -10,14 +10,14 @@ from chiron.sim.sources import Traffic
 
 
 def rate_per_s(*, quick: bool) -> float:
-    """Of the 8B model, for 4 or 8 GPUs."""
-    return 80.0 if quick else 150.0
+    """Of the 8B model, for 4 or 6 GPUs."""
+    return 80.0 if quick else 120.0
 
 
 def interactive(
     *, quick: bool, what: str = "", traffic: dict[str, Any] | None = None, **changes: Any
 ) -> Scenario:
-    """W_A with the 8B model: 600 s or 1,200 s after the warm-up, 30 load times or more.
+    """W_A with the 8B model: 600 s or 1,000 s after the warm-up, 30 load times or more.
 
     Args:
         quick: the smaller one.
@@ -30,6 +30,6 @@ def interactive(
         f"W_A 8b {rate:g} per s{what and f', {what}'}",
         [model("8b", GPUS_PER_RATE["8b"] * rate, **changes)],
         traffic=[Traffic(**{"model": "8b", "rate_per_s": rate, **(traffic or {})})],
-        duration_s=800.0 if quick else 1800.0,
-        warmup_s=200.0 if quick else 600.0,
+        duration_s=800.0 if quick else 1500.0,
+        warmup_s=200.0 if quick else 500.0,
     )
