@@ -80,7 +80,7 @@ def test_every_figure_is_in_the_json_and_the_plots(scenario: Path, tmp_path: Pat
         assert set(point["interactive"]) == set(point["batch"]) == NUMBERS
         assert point["attains"] == all(seed["attains"] for seed in point["seeds"].values())
         assert point["cost_per_hour"]["mean"] == pytest.approx(3.0 * point["gpus_mean"]["mean"])
-        assert set(point["misses"]) == {"refused", "late_first_token", "slow_tokens", "late_batch"}
+        assert set(point["misses"]) == {"refused", "late_first_token", "slow_tokens", "late_batch", "early"}
     assert next(point["gpus"] for point in found["curve"] if point["attains"]) == found["gpus"]
     assert [each["factor"] for each in found["growth"]] == [1.0, 2.0]
     assert [each["itl_slo_s"] for each in found["slos"]] == [0.2, 0.1]

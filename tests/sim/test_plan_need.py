@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from chiron.config import ConfigError
 from chiron.sim.planning.crew import Crew
-from chiron.sim.planning.need import Terms
+from chiron.sim.planning.need import Terms, held_fixed
 from chiron.sim.planning.plan import Plan, Question, plan
+from chiron.sim.planning.points import Curve, Point
+from chiron.sim.planning.search import Found
+from chiron.sim.planning.shown import plan_json
 from chiron.sim.planning.source import Slo, Source
 from chiron.sim.planning.told import sentences
 from chiron.sim.policies import PolicyChoice
@@ -125,3 +129,37 @@ def test_recorded_requests_grow_over_the_same_time_and_are_the_same_on_every_see
     grown = recorded.grown(3.0).at(5)[1].workload
     assert len(grown) == 3 * len(reading.workload)
     assert grown.arrival_s[-1] <= reading.workload.arrival_s[-1]
+
+
+def test_a_curve_that_does_not_only_rise_is_told_with_the_size_from_which_it_does() -> None:
+    found = planned(clockwork(12), terms=Terms(seeds=(1,)), budgets=(3, 4, 5, 6))
+    points = dict(found.need.curve.points)
+    # As if 4 GPUs had missed, which 3 and 5 do not.
+    (attempt,) = points[4].attempts
+    points[4] = Point(4, (dataclasses.replace(attempt, attains=False, interactive=0.97),))
+    tried = {size: point.attains for size, point in points.items()}
+    need = dataclasses.replace(found.need, curve=Curve(points), found=Found(3, tried))
+
+    told = sentences(dataclasses.replace(found, need=need))
+
+    assert told[2] == (
+        "More is not always better here: 3 attain, but not 4 (97.0 % of the interactive requests). "
+        "From 5 on all that were tried attain."
+    )
+    assert plan_json(dataclasses.replace(found, need=need))["monotone"] is False
+
+
+def test_a_policy_that_scales_nothing_is_not_planned_for() -> None:
+    with Crew(jobs=1) as crew, pytest.raises(ConfigError, match="policy 'fixed' scales nothing"):
+        plan(clockwork(12), PolicyChoice("fixed"), Question(Terms(seeds=(1,))), crew)
+
+
+def test_the_fixed_fleet_has_the_parts_of_the_policy_and_none_of_the_settings_of_its_autoscaler() -> None:
+    set_up = PolicyChoice("llumnix", parameters={"batch_size": 8, "out_below": 5})
+
+    held = held_fixed(set_up)
+
+    assert held.parts.autoscaler == "fixed"
+    assert (held.parts.pinned, held.parts.dispatcher) == (True, "llumnix")
+    assert dict(held.parameters) == {"batch_size": 8}
+    held.make()

@@ -122,7 +122,7 @@ def attempt(seed: int, gpu_hours: float, interactive: float = 1.0, attains: bool
         itl_p99_s=None,
         scaling_actions=0,
         oracle_ratio=None,
-        misses=Misses(0.0, 0.0, 0.0, 0.0),
+        misses=Misses(0.0, 0.0, 0.0, 0.0, 0.0),
         wall_s=0.0,
     )
 

@@ -142,6 +142,12 @@ class PlanOptions:
     first_seed: Annotated[int | None, typer.Option(min=0, help="None: the scenario's; with --tune 101.")] = (
         None
     )
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Requests of the first so many seconds count in no figure; none: the scenario's."
+        ),
+    ] = None
     max_gpus: Annotated[
         int | None, typer.Option(min=1, help="Most GPUs that are tried; none: the scenario's budget or GPUs.")
     ] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,12 @@ from chiron.cli.sim_telling import progress_bar, report_reading, wide_console
 from chiron.cli.sim_traces import ReplayOptions, naming_options, replayed_scenario
 from chiron.cli.sim_work import choice_of
 from chiron.config import ConfigError
-from chiron.sim.live_times import LiveTimes
 from chiron.sim.planning.crew import Crew
 from chiron.sim.planning.knobs import given_knobs, knobs_of
 from chiron.sim.planning.mix import parse_candidates
 from chiron.sim.planning.need import Terms
 from chiron.sim.planning.plan import Question, plan
+from chiron.sim.planning.recorded import freed, promised, without_slo
 from chiron.sim.planning.shown import plan_json, plan_tables
 from chiron.sim.planning.source import Slo, Source
 from chiron.sim.planning.told import sentences
@@ -59,7 +60,9 @@ def run_plan(
     """`chiron sim plan`."""
     check_output(output)
     with naming_options(), stdout_for_figures(output):
-        source, own = _source(workload, trace_format, trace, policy, varied)
+        source, own = _source(workload, trace_format, asked, trace, policy, varied)
+        if asked.warmup is not None:
+            source = source.counting_from(asked.warmup)
         chosen = choice_of(source.scenario, own, policy)
         question = _question(asked, source.scenario)
         report_reading(source.at(question.terms.seeds[0])[1], source.scenario)
@@ -123,7 +126,12 @@ def _tuned(
 
 
 def _source(
-    workload: Path, trace_format: str | None, trace: TraceOptions, policy: PolicyOptions, varied: str | None
+    workload: Path,
+    trace_format: str | None,
+    asked: PlanOptions,
+    trace: TraceOptions,
+    policy: PolicyOptions,
+    varied: str | None,
 ) -> tuple[Source, PolicyChoice]:
     """The workload, and who serves it unless the command line says otherwise. Raises ConfigError."""
     if trace_format is None:
@@ -136,12 +144,14 @@ def _source(
     if varied is not None:
         raise ConfigError("--vary: goes with a scenario, not with a recorded trace")
     if trace_format == FORMAT:
-        return _recorded(RecordedOptions.of(workload, trace), policy)
+        return _recorded(RecordedOptions.of(workload, trace), policy, bool(asked.slo_ttft or asked.slo_itl))
     scenario = replayed_scenario(ReplayOptions.of(workload, trace_format, trace, _TTFT_MS, _ITL_MS))
     return Source(scenario), scenario.policy
 
 
-def _recorded(options: RecordedOptions, policy: PolicyOptions) -> tuple[Source, PolicyChoice]:
+def _recorded(
+    options: RecordedOptions, policy: PolicyOptions, slos_given: bool
+) -> tuple[Source, PolicyChoice]:
     """A router's recording, on the cluster that served it, whose models are all autoscaled now."""
     recording, cluster = read_options(options)
     config = controller_config(options.config)
@@ -149,14 +159,15 @@ def _recorded(options: RecordedOptions, policy: PolicyOptions) -> tuple[Source, 
         options.recording, recording, cluster, profiles_of(options.profile), 0, config
     )
     report_recording(recording)
-    live = scenario.settings.live
-    # With another fleet the cluster would have done other things at other times: what stays is what it knew.
-    kept = LiveTimes(
-        known_loads_s=live.known_loads_s,
-        presumed_load_s=live.presumed_load_s,
-        drain_notice_s=live.drain_notice_s,
-    )
-    scenario = dataclasses.replace(scenario, settings=dataclasses.replace(scenario.settings, live=kept))
+    models = cluster.first.models
+    scenario = freed(scenario, [model.spec.name for model in models if model.spec.autoscaling.enabled])
+    scenario, told = promised(scenario, recording.replayed)
+    for line in told:
+        print(f"warning: {line}", file=sys.stderr)
+    if (none := without_slo(scenario, recording.replayed)) and not slos_given:
+        raise ConfigError(
+            f"--slo-ttft: nothing is promised to requests to {', '.join(none)}: give this or --slo-itl"
+        )
     own = policy_of(cluster, policy.local, config.autoscaler.chiron)
     return Source(scenario, reading), dataclasses.replace(own, name="chiron")
 

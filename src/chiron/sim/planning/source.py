@@ -144,6 +144,13 @@ class Source:
         settings = dataclasses.replace(settings, models=models)
         return dataclasses.replace(self, scenario=dataclasses.replace(self.scenario, settings=settings))
 
+    def counting_from(self, warmup_s: float) -> Source:
+        """The same with another warm-up. Raises ConfigError when nothing comes after it."""
+        settings = dataclasses.replace(self.scenario.settings, warmup_s=warmup_s)
+        if self.recorded is not None and self.recorded.workload.arrival_s[-1] < warmup_s:
+            raise ConfigError(f"--warmup: no request arrives after {warmup_s:g} s")
+        return dataclasses.replace(self, scenario=dataclasses.replace(self.scenario, settings=settings))
+
     def at(self, seed: int) -> tuple[Scenario, Reading]:
         """The scenario of a seed and its requests, which must not be changed. Raises ConfigError."""
         scenario, reading = self._whole(seed)

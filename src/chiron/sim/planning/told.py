@@ -9,13 +9,15 @@ from chiron.sim.planning.need import FixedNeed, Need
 from chiron.sim.planning.plan import Plan
 from chiron.sim.planning.points import Point
 from chiron.sim.planning.source import Slo
-from chiron.sim.settings import SimSettings
+from chiron.sim.settings import LARGEST, SimSettings
 
 _MINOR = 0.1
 """Of all misses of a class: a cause with a smaller part is not told."""
 _SCARCE = 0.01
 """Of the time: as long as fewer than all GPUs were held for the rest, their number was not what lacked."""
 
+_MOSTLY = 0.5
+"""Of the misses: from there on it is told that they were early."""
 _EQUAL = 0.0005
 """Relative differences below it are none."""
 
@@ -64,13 +66,16 @@ def why(point: Point, settings: SimSettings) -> str:
     misses = point.misses
     ttft = {model.ttft_slo_s for model in settings.models}
     itl = {model.itl_slo_s for model in settings.models}
+    slow = f"took more than {_limit(itl, 'ms')} a token{_p99(point, 'itl_p99_s', 'ms')}"
+    if min(itl) >= LARGEST:
+        slow = "had not finished at the end"
     causes = [
         (misses.refused, "were refused"),
         (
             misses.late_first_token,
             f"had no first token within {_limit(ttft, 's')}{_p99(point, 'ttft_p99_s', 's')}",
         ),
-        (misses.slow_tokens, f"took more than {_limit(itl, 'ms')} a token{_p99(point, 'itl_p99_s', 'ms')}"),
+        (misses.slow_tokens, slow),
     ]
     total = sum(share for share, _ in causes)
     told = [
@@ -80,7 +85,13 @@ def why(point: Point, settings: SimSettings) -> str:
     ]
     if misses.late_batch:
         told.append(f"{percent(misses.late_batch)} of the batch requests missed their deadline")
-    return " and ".join(told)
+    early = ""
+    if total and misses.early > _MOSTLY:
+        early = (
+            f" ({percent(misses.early)} of those that missed came at the very beginning: begin with more "
+            "instances, or count from later on with --warmup)"
+        )
+    return " and ".join(told) + early
 
 
 def percent(share: float) -> str:

@@ -16,6 +16,9 @@ from chiron.sim.runs import INTERACTIVE_GOAL, Run, run
 from chiron.sim.settings import SimSettings
 from chiron.sim.workload import Workload
 
+_EARLY = 3.0
+"""Times what a fleet takes to grow once, from a report to an instance that is ready."""
+
 
 @dataclass(frozen=True, slots=True)
 class Misses:
@@ -29,6 +32,9 @@ class Misses:
     """Of the interactive requests: their mean ITL was beyond its SLO, or they never finished."""
     late_batch: float
     """Of the batch requests: refused, or not finished by their deadline."""
+    early: float
+    """Of the interactive requests that missed: came so early in the time that counts that a fleet
+    which is too small at first cannot have grown, three times, yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,9 @@ def misses_of(settings: SimSettings, workload: Workload, result: SimResult) -> M
     ttft_slo_s = np.array([model.ttft_slo_s for model in settings.models])[workload.model]
     # A comparison with NaN, no token, is false.
     in_time = outcomes.first_token_s - workload.arrival_s <= ttft_slo_s
+    seen_s = settings.tick_s + settings.telemetry.interval_s + settings.telemetry.delay_s
+    growing_s = seen_s + max(model.load_s for model in settings.models)
+    early = missed & (workload.arrival_s < settings.warmup_s + _EARLY * growing_s)
     refused = missed & outcomes.refused
     late = missed & ~refused & ~in_time
     return Misses(
@@ -117,6 +126,7 @@ def misses_of(settings: SimSettings, workload: Workload, result: SimResult) -> M
         late_first_token=_share(late, interactive),
         slow_tokens=_share(missed & ~refused & ~late, interactive),
         late_batch=_share(batch & ~outcomes.attained, batch),
+        early=_share(early, missed),
     )
 
 
