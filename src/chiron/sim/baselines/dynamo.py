@@ -29,6 +29,7 @@ from chiron.policy.decisions import Action, FleetDecision, ModelAssessment
 from chiron.policy.forecast import Forecaster, load_forecaster
 from chiron.policy.snapshots import FleetInstance, FleetSnapshot, ModelFleet
 from chiron.policy.words import Phase
+from chiron.sim.baselines.engine_estimates import EngineLoad, Estimates
 from chiron.sim.baselines.engine_profile import EngineProfile
 from chiron.sim.baselines.replicas import (
     check_not_negative,
@@ -36,7 +37,6 @@ from chiron.sim.baselines.replicas import (
     most_replicas,
     replicas_of,
     toward,
-    waiting_in,
     waiting_in_routers,
 )
 from chiron.sim.settings import SimModel
@@ -241,92 +241,22 @@ class _Planner:
         lengths = self._load.lengths
         if not ready or lengths is None:
             return count, "no request has finished yet"
-        outside = waiting_in_routers(model, self._settings.batch_weight) / len(ready)
-        loads = [_EngineLoad.of(each, outside, self._settings.batch_weight) for each in ready]
-        ttft = [self._ttft_s(load, *lengths) for load in loads]
-        itl = [self._itl_s(load, *lengths) for load in loads]
-        numbers |= {"ttft_s": max(ttft), "itl_s": max(itl)}
-        share = self._settings.slo_share
-        if min(ttft) > share * model.ttft_slo_s:
-            return count + 1, f"every engine's first token is estimated to take {min(ttft):.2f} s or more"
-        if min(itl) > share * model.itl_slo_s:
-            return (
-                count + 1,
-                f"every engine's tokens are estimated to be {1e3 * min(itl):.0f} ms apart or more",
-            )
-        if (
-            self._planned
-            and count > 1
-            and all(self._spare(load, model, count / (count - 1), *lengths) for load in loads)
-        ):
-            return count - 1, "one engine less would keep the SLOs"
+        settings = self._settings
+        outside = waiting_in_routers(model, settings.batch_weight) / len(ready)
+        loads = [EngineLoad.of(each, outside, settings.batch_weight) for each in ready]
+        estimates = Estimates(self._profile, self._slower, *lengths)
+        ttft, itl = (min(map(of, loads)) for of in (estimates.ttft_s, estimates.itl_s))
+        numbers |= {"ttft_s": ttft, "itl_s": itl}
+        slos_s = settings.slo_share * model.ttft_slo_s, settings.slo_share * model.itl_slo_s
+        if ttft > slos_s[0]:
+            return count + 1, f"every engine's first token is estimated to take {ttft:.2f} s or more"
+        if itl > slos_s[1]:
+            return count + 1, f"every engine's tokens are estimated to be {1e3 * itl:.0f} ms apart or more"
+        if self._planned and count > 1:
+            left = [load.times(count / (count - 1)) for load in loads]
+            if all(estimates.keeps(load, *slos_s, settings.sensitivity) for load in left):
+                return count - 1, "one engine less would keep the SLOs"
         return count, "estimates are between the SLOs and what one engine less would keep"
-
-    def _ttft_s(self, load: _EngineLoad, prompt: float, output: float) -> float:
-        profile = self._profile
-        tokens = (load.waiting + 1) * prompt
-        prefill_s = profile.prefill_s(tokens, load.running, load.kv_tokens)
-        # What goes ahead is computed while slots come free.
-        return max(self._slower * prefill_s, self._slot_s(load, prompt, output))
-
-    def _slot_s(self, load: _EngineLoad, prompt: float, output: float) -> float:
-        """Until a slot is free behind those that wait."""
-        ahead = load.running + load.waiting + 1 - load.batch_size
-        if ahead <= 0:
-            return 0.0
-        return ahead * output * self._itl_s(load, prompt, output) / load.batch_size
-
-    def _itl_s(self, load: _EngineLoad, prompt: float, output: float) -> float:
-        profile = self._profile
-        running = min(load.batch_size, load.running + load.waiting)
-        admitted = running * prompt * profile.tokens_per_step / output
-        kv_tokens = load.kv_tokens + (running - load.running) * prompt
-        return self._slower * profile.step_s(running, admitted, kv_tokens) / profile.tokens_per_step
-
-    def _spare(
-        self, load: _EngineLoad, model: ModelFleet, factor: float, prompt: float, output: float
-    ) -> bool:
-        """Whether an engine that takes its part of another one's load keeps the margin."""
-        more = load.times(factor)
-        if more.kv_tokens + more.waiting * prompt >= self._profile.kv_capacity_tokens:
-            return False
-        if more.running + more.waiting > more.batch_size:
-            return False
-        sensitivity, share = self._settings.sensitivity, self._settings.slo_share
-        if self._itl_s(more, prompt, output) >= sensitivity * share * model.itl_slo_s:
-            return False
-        own_s = self._ttft_s(more.times(1.0, waiting=0.0), prompt, output)
-        queued_s = self._ttft_s(more, prompt, output) - own_s
-        return queued_s < sensitivity * (share * model.ttft_slo_s - own_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _EngineLoad:
-    """What one engine has."""
-
-    running: float
-    waiting: float
-    kv_tokens: float
-    batch_size: int
-
-    @classmethod
-    def of(cls, instance: FleetInstance, outside: float, batch_weight: float) -> _EngineLoad:
-        """Its own, and `outside` more that wait for it elsewhere."""
-        return cls(
-            instance.running_interactive + instance.running_batch,
-            waiting_in(instance, batch_weight) + outside,
-            instance.kv_usage * instance.kv_capacity_tokens,
-            instance.batch_size,
-        )
-
-    def times(self, factor: float, waiting: float | None = None) -> _EngineLoad:
-        """With so many times the requests, and so many that wait, if given."""
-        return _EngineLoad(
-            factor * self.running,
-            factor * self.waiting if waiting is None else waiting,
-            factor * self.kv_tokens,
-            self.batch_size,
-        )
 
 
 def _batch_size(model: ModelFleet) -> int:
