@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,27 +17,10 @@ from chiron.sim.paper.experiments.goal_telling import CEILING, FIXED, PUBLISHED,
 from chiron.sim.paper.goal_rows import GOALS
 from chiron.sim.paper.sections import Finding
 from chiron.sim.policies import PolicyChoice
+from tests.support.paper_figures import figures
 
 ROW = "w_b-70b-22k"
 SCENARIO = GOALS[ROW].scenario(None)
-
-
-def figures(gpu_hours: float, *, attains: bool = True, ratio: float = 1.1, **more: Any) -> dict[str, Any]:
-    return {
-        "attains": attains,
-        "gpu_hours": gpu_hours,
-        "gpus_peak": 12,
-        "fleet": 3,
-        "simulated_s": 7200.0,
-        "scaling_actions": 10,
-        "reversals": 2,
-        "slo_attainment": {"interactive": 0.999 if attains else 0.5, "batch": 1.0, "all": 0.99},
-        "throughput": {"requests_per_s": 20.0, "requests_per_gpu_hour": 900.0},
-        "oracle_lb": {"gpu_hours": gpu_hours / ratio, "ratio": ratio},
-        "ttft_ms": {"p99": 4000.0},
-        "itl_ms": {"p99": 100.0},
-        **more,
-    }
 
 
 def outcome(
@@ -47,9 +31,9 @@ def outcome(
     return Outcome(case, figures(gpu_hours, **more), f"again {choice.label} {seed}")
 
 
-def found(outcomes: Sequence[Outcome]) -> tuple[Finding, Finding]:
-    goal, beside = goals_section(outcomes).findings
-    return goal, beside
+def found(outcomes: Sequence[Outcome]) -> tuple[Finding, ...]:
+    """The goal's, and with rivals that of who needs less."""
+    return goals_section(outcomes).findings
 
 
 def test_ours_runs_on_five_reported_seeds_beside_every_baseline() -> None:
@@ -67,6 +51,15 @@ def test_heavy_rows_run_only_where_all_goals_are_asked_for() -> None:
     traces = {name for name, row in GOALS.items() if row.replays}
     assert every == set(GOALS) - traces
     assert every - full == {name for name, row in GOALS.items() if row.heavy}
+
+
+def test_the_plan_tells_what_is_left_out_and_what_would_run_it() -> None:
+    told = goals.left_out(Size.FULL, None)
+
+    assert "w_b-8b-1m, w_a-8b-700 altogether" in told
+    assert "--goals-full runs them too" in told
+    assert "azure-conv-8b-50 needs --traces" in told
+    assert goals.left_out(Size("full", every_goal=True), Path()) == ""
 
 
 def test_baselines_are_tuned_on_seeds_that_are_not_reported_and_run_again_on_those_that_are() -> None:

@@ -10,6 +10,7 @@ import pytest
 from chiron.engine import Speculation
 from chiron.policy.fleet import ChironSettings
 from chiron.sim.live_times import LiveTimes
+from chiron.sim.migration_settings import MigrationSettings
 from chiron.sim.paper.experiment import Experiment, Size, SkippedError
 from chiron.sim.paper.experiments import EXPERIMENTS
 from chiron.sim.policies import PolicyChoice
@@ -63,6 +64,7 @@ def test_what_needs_quotes_and_what_is_endless_survives(tmp_path: Path) -> None:
         TINY.settings,
         models=(odd,),
         step_time_factor=1.3,
+        migration=MigrationSettings(network_bytes_per_s=1.5e9),
         faults=dataclasses.replace(
             TINY.settings.faults, instance_mtbf_s=float("inf"), node_repair_s=1e-3 * 600
         ),

@@ -140,17 +140,22 @@ def show_plan(plan: Plan, console: Console) -> None:
         )
     wide = console if console.is_terminal else Console(file=console.file, width=160)
     wide.print(table)
+    for share in plan.shares:
+        if share.left_out:
+            _say(wide, f"left out of {share.experiment.name}: {share.left_out}")
     calibrated = plan.speed.calibrated_per_s
     how = "from the runs in the cache" if calibrated is None else "from a short run just now"
-    wide.print(
-        f"{sum(share.runs for share in plan.shares):,} runs of "
+    _say(
+        wide,
+        f"{plan.runs:,} runs of "
         f"{sum(share.requests for share in plan.shares):,.0f} requests; {plan.speed.requests_per_s:,.0f} "
         f"requests per CPU-second {how}; about {duration(plan.expected_s)} on {plan.workers} "
         f"{'core' if plan.workers == 1 else 'cores'} for what is not finished",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -165,7 +170,7 @@ class _Shown:
 
     def __init__(self, plan: Plan, console: Console, bar: Progress, task: TaskID) -> None:
         self.runs = self.cached = 0
-        self.requests = self.cpu_s = 0.0
+        self.requests = self.cpu_s = self._expected_s = 0.0
         self._plan, self._console, self._bar, self._task = plan, console, bar, task
         self._began = self._last = time.monotonic()
 
@@ -176,18 +181,23 @@ class _Shown:
         if ended.cached:
             self.cached += 1
         elif ended.entry is None:
-            told = f"failed: {name}: {ended.failure}"
-            self._console.print(told, markup=False, highlight=False, soft_wrap=True)
+            _say(self._console, f"failed: {name}: {ended.failure}")
         else:
             self.requests += ended.entry.requests
             self.cpu_s += ended.entry.cpu_s
-        total = max(self.runs, sum(share.runs for share in self._plan.shares))
-        self._bar.update(self._task, completed=self.runs, total=total, description=job.case.experiment)
+        if not ended.cached:
+            self._expected_s += job.cpu_s
+        total = max(self.runs, self._plan.runs)
         now = time.monotonic()
+        passed_s = now - self._began
+        share = max(0.0, self._plan.to_do_cpu_s / self._expected_s - 1) if self._expected_s else 0.0
+        left = f"about {duration(share * passed_s)} left"
+        described = f"{job.case.experiment}, {left}"
+        self._bar.update(self._task, completed=self.runs, total=total, description=described)
         if self._bar.disable and not ended.cached and now - self._last >= _LINE_EVERY_S:
             self._last = now
-            told = f"{self.runs} of about {total} runs after {duration(now - self._began)}: {name}"
-            self._console.print(told, markup=False, highlight=False, soft_wrap=True)
+            told = f"{self.runs} of about {total} runs after {duration(passed_s)}"
+            _say(self._console, f"{told}, {left}: {name}")
 
 
 @contextmanager
@@ -210,5 +220,5 @@ def _resumable(out: Path, plan: Plan, console: Console) -> Iterator[_Shown]:
             if not isinstance(error, Exception):
                 kept = f"{shown.runs} finished runs are in {out / 'cache'}"
                 text = f"ended early: {kept}; the same command goes on from there"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
+                _say(console, text)
             raise

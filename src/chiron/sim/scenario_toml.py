@@ -18,7 +18,9 @@ from chiron.sim.sources import Replay
 _ENGINE = ("max_context_tokens", "kv_capacity_tokens", "block_size", "default_step_token_budget")
 """What of a profile a scenario may change, beside speculation."""
 _NOT_OF_HEAD = ("file", "settings", "traffic", "backlogs", "replays", "policy")
-_NOT_OF_SIMULATION = ("models", "gpu_types", "gpu_budget", "seed", "telemetry", "faults", "live", "queues")
+_TABLES = ("queues", "telemetry", "migration")
+"""Settings that have a table of their own, by its name."""
+_NOT_OF_SIMULATION = ("models", "gpu_types", "gpu_budget", "seed", "faults", "live", *_TABLES)
 
 
 class UnwritableError(ValueError):
@@ -41,8 +43,8 @@ def scenario_toml(scenario: Scenario) -> str:
     for model in settings.models:
         lines += ["", f"[models.{_text(model.name)}]", *_model(model)]
     lines += _table("simulation", _fields(settings, *_NOT_OF_SIMULATION))
-    lines += _table("queues", _fields(settings.queues))
-    lines += _table("telemetry", _fields(settings.telemetry))
+    for name in _TABLES:
+        lines += _table(name, _fields(getattr(settings, name)))
     lines += _table("faults", _fields(settings.faults, "planned"))
     for fault in settings.faults.planned:
         lines += ["[[faults.planned]]", *_fields(fault)]

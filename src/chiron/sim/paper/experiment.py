@@ -63,6 +63,10 @@ class Later:
     """Simulated, in all of them; None: as many a run as the mean of the first ones."""
 
 
+def _nothing(_size: Size, _traces: Path | None) -> str:
+    return ""
+
+
 def _none_later(_size: Size) -> Later:
     return Later(0)
 
@@ -86,3 +90,5 @@ class Experiment:
     A case that was asked for before is not run again."""
     later: Callable[[Size], Later] = _none_later
     """About what `next_cases` will ask for, for the plan."""
+    left_out: Callable[[Size, Path | None], str] = _nothing
+    """What of it is not run at this size, without these traces, and what would run it; "": nothing."""

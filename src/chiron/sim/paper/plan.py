@@ -44,6 +44,8 @@ class Share:
     """Simulated in all, about; those of finished runs and of later ones included."""
     skipped: str = ""
     """Why nothing is run."""
+    left_out: str = ""
+    """What of it is not run, and what would run it."""
 
     @property
     def runs(self) -> int:
@@ -59,6 +61,8 @@ class Plan:
     shares: tuple[Share, ...]
     speed: Speed
     workers: int
+    runs: int
+    """In all, about; those that several experiments ask for count once."""
     to_do_cpu_s: float
     """Of runs that are neither finished nor the same as another experiment's."""
 
@@ -84,7 +88,7 @@ def make_plan(
     speed = Speed(cache.entries())
     shares = []
     seen: dict[str, bool] = {}
-    to_do_s = 0.0
+    to_do_s, later_runs = 0.0, 0
     for experiment in experiments:
         try:
             cases = experiment.cases(size, traces)
@@ -108,8 +112,10 @@ def make_plan(
         if missing_s:
             missing_s += further / speed.requests_per_s
         to_do_s += missing_s
-        shares.append(Share(experiment, tuple(jobs), done, later.runs, first + further))
-    return Plan(size, tuple(shares), speed, workers, to_do_s)
+        later_runs += later.runs
+        left_out = experiment.left_out(size, traces)
+        shares.append(Share(experiment, tuple(jobs), done, later.runs, first + further, left_out=left_out))
+    return Plan(size, tuple(shares), speed, workers, len(seen) + later_runs, to_do_s)
 
 
 def make_jobs(cases: Sequence[Case], speed: Speed) -> list[Job]:
