@@ -30,6 +30,7 @@ from chiron.sim.policies import PartError, PolicyChoice
 from chiron.sim.report import ceiling_table, comparison_json, comparison_table, run_table
 from chiron.sim.runs import OracleViolatedError, Run, run
 from chiron.sim.scenario import Scenario, read_scenario
+from chiron.sim.searched import none_attains
 from chiron.sim.settings import InvalidSettingError
 from chiron.sim.variations import vary
 
@@ -154,7 +155,7 @@ def run_compare(options: CompareOptions, parts: PartOptions, output: OutputOptio
             )
         for entry in entries:
             if entry.figures is None:
-                none = "no fixed fleet that the scenario allows attains"
+                none = none_attains(PolicyChoice(entry.policy))
                 print(f"warning: {entry.policy}, seed {entry.seed}: {none}", file=sys.stderr)
         ceilings = model_ceilings(scenario.with_seed(first)) if options.ceiling else {}
         figures = comparison_json(scenario, entries, ceilings)

@@ -16,11 +16,11 @@ from chiron.sim.demand import fit_to_context
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.processes import worker_pool
 from chiron.sim.results import SimResult, TimelinePoint
-from chiron.sim.runs import Run, attains, run, smallest_fleet
+from chiron.sim.runs import Run, attains
 from chiron.sim.scenario import Scenario, longest
+from chiron.sim.searched import SEARCHED as SEARCHED
+from chiron.sim.searched import check_policy, run_searched
 
-SEARCHED = ("fixed", "fixed-model")
-"""Policies that get the smallest fleet that attains."""
 CEILING_REQUESTS = 6000
 _CEILING_BATCH_SIZES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 1024)
 _CEILING_BUDGETS = (256, 512, 1024, 2048, 8192)
@@ -33,7 +33,7 @@ class Entry:
     policy: str
     seed: int
     figures: dict[str, Any] | None
-    """As `chiron sim run --json` gives them; None: no fixed fleet attains."""
+    """As `chiron sim run --json` gives them; None: no fixed fleet or schedule attains."""
     timeline: tuple[TimelinePoint, ...] = ()
     fleet: int | None = None
     """Instances of a fixed fleet."""
@@ -49,15 +49,11 @@ class Task:
     policy: PolicyChoice
 
     def __call__(self) -> Entry:
-        """Runs it; fixed fleets are searched first."""
-        reading = self.scenario.reading()
-        if self.policy.name not in SEARCHED:
-            return _entry(run(self.scenario, self.policy, reading=reading), None)
-        scenario = smallest_fleet(self.scenario, self.policy, reading)
-        if scenario is None:
+        """Runs it; fixed fleets and schedules are searched first."""
+        found = run_searched(self.scenario, self.policy)
+        if found is None:
             return Entry(self.policy.label, self.scenario.settings.seed, None)
-        fleet = sum(sum(model.initial.values()) for model in scenario.settings.models)
-        return _entry(run(scenario, self.policy, reading=reading), fleet)
+        return _entry(*found)
 
 
 def _entry(done: Run, fleet: int | None) -> Entry:
@@ -97,7 +93,7 @@ def compare(
         ConfigError: a policy or a trace that cannot be used.
     """
     for policy in policies:
-        policy.make()
+        check_policy(policy)
     tasks = [Task(scenario.with_seed(seed), policy) for policy in policies for seed in seeds]
     workers = min(jobs or len(os.sched_getaffinity(0)), len(tasks))
     if workers <= 1:

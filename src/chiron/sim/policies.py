@@ -181,6 +181,8 @@ def _with_preempting(named: Mapping[str, PolicyParts]) -> Mapping[str, PolicyPar
 
 POLICIES = _with_preempting(_NAMED)
 """By the names that scenarios and commands use."""
+TOLD = ("oracle-feasible",)
+"""References that are told the workload. Nothing here makes them (`chiron.sim.searched`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,8 @@ class PolicyChoice:
         """The names of all parts. Raises ConfigError for an unknown policy."""
         if self.name not in POLICIES:
             known = ", ".join(sorted(POLICIES))
-            raise ConfigError(f"unknown policy {self.name!r}; known are {known}")
+            told = "; it is told the workload: chiron sim compare runs it" if self.name in TOLD else ""
+            raise ConfigError(f"unknown policy {self.name!r}; known are {known}{told}")
         parts = POLICIES[self.name]
         given = {
             key: getattr(self, key)

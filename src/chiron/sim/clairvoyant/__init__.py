@@ -1,1 +1,1 @@
-"""`oracle-feasible`: a schedule made with the whole workload in hand, as a reference. No policy is given it."""
+"""`oracle-feasible`: a schedule made with the workload in hand, as a reference. No policy is given it."""

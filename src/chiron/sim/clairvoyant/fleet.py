@@ -1,10 +1,10 @@
 """The clairvoyant schedule: instances start when what is to come needs them, and stop as long as it does not.
 
-At each tick the work in the system is carried forward as a fluid, with the arrivals that will come and the pace of
-the engines: requests in flight and in the queue are a buffer, which may fill up to what the SLOs allow. An instance
-starts a load time before the buffer would overflow, and stops when the rest would do for `least_stop_s` at least. Batch
-work is done as late as its deadlines allow with the instances that are there, so that it fills what interactive
-requests leave.
+At each tick the work in the system is carried forward as a fluid, with the arrivals that will come and the
+pace of the engines: requests in flight and in the queue are a buffer, which may fill up to what the SLOs
+allow. An instance starts a load time before the buffer would overflow, and stops when the rest would do for
+`least_stop_s` at least. Batch work is done as late as its deadlines allow with the instances that are there,
+so that it fills what interactive requests leave.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from chiron.policy.snapshots import FleetInstance, FleetSnapshot, ModelFleet
 from chiron.policy.words import Phase, Role
 from chiron.sim.clairvoyant.future import Future
 
-STEP_S = 4.0
+STEP_S = 2.0
 """Of the fluid."""
-_WINDOW_S = 12.0
+_WINDOW_S = 4.0
 """For so long after they are ready, new instances must keep the buffer from overflowing."""
 _STOPPING_FILL = 0.85
 """Part of the buffer that an instance's stop may fill: the fluid is not exact."""
 _MOST_AT_ONCE = 64
 """Instances that start for batch work at one tick."""
+_CLEAR_S = 12.0
+"""New instances need not clear what waits any faster."""
 _LATE_S = 2.0
 """From an action that is due to its effect: a tick, and the reports before it."""
 
@@ -35,8 +37,8 @@ class Schedule:
     """How close the schedule goes to the limits."""
 
     fill: float = 0.0
-    """Of the buffer: above 0 the share of the TTFT SLO that requests may have to wait when it is full, below 0 the
-    share of the slots that stay free then."""
+    """Of the buffer: above 0 the share of the TTFT SLO for which requests may have to wait when it is full,
+    below 0 the share of the slots that stay free then."""
     least_stop_s: float = 300.0
     """An instance stops when the rest will do for so long; inf: never."""
     spare: float = 0.02
@@ -108,8 +110,9 @@ class _Now:
         ready_s = self._now_s + known.load_s + _LATE_S
         allowed = max(0, most - held) if most else 1 << 16
         # Not more than what clears all that is there by then, however full the buffer is.
-        work = inside * self._each + known.until(ready_s + _WINDOW_S) - known.until(self._now_s)
-        enough = max(0, ceil(work / (_WINDOW_S * self._full)) - held)
+        work = inside * self._each + known.until(ready_s + _CLEAR_S) - known.until(self._now_s)
+        served_s = ready_s - self._now_s + _CLEAR_S
+        enough = max(0, ceil((work / self._full - held * served_s) / _CLEAR_S))
         more = 0
         while more < min(allowed, enough) and inf > self._overflow_s(
             inside, more, from_s=ready_s, until_s=ready_s + _WINDOW_S

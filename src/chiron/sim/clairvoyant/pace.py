@@ -1,7 +1,7 @@
 """How fast an instance works at each batch size, from the true step times and the lengths of all requests.
 
-Work is counted in seconds of one instance at the unit costs of the lower bound (`chiron.sim.oracle`), so that no
-instance does more than one of them a second.
+Work is counted in seconds of one instance at the unit costs of the lower bound (`chiron.sim.oracle`), so that
+no instance does more than one of them a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from chiron.engine.step_time import step_time_table
 from chiron.sim.oracle import unit_costs, work_gpu_s
 from chiron.sim.settings import SimModel
-
 
 _BUDGET_STEP = 16
 """Step-token budgets are multiples of it: fine enough to hit the edges of the step time's staircase."""
@@ -46,8 +45,8 @@ class Pace:
 class _Mix:
     """What a token costs in a steady mix of requests.
 
-    A step holds a token of each running request and their part of the prompts that are to come; attention reads
-    what a request has on average behind it, long outputs weighing by their length.
+    A step holds a token of each running request and their part of the prompts that are to come; attention
+    reads what a request has on average behind it, long outputs weighing by their length.
     """
 
     model: SimModel

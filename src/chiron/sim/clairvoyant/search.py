@@ -11,18 +11,18 @@ from chiron.policy.words import Role
 from chiron.sim.autoscalers import Beforehand
 from chiron.sim.clairvoyant.fleet import ClairvoyantFleet, Schedule
 from chiron.sim.clairvoyant.future import Future, future_of
-from chiron.sim.policies import POLICIES, Policy, PolicyChoice, PolicyParts
+from chiron.sim.policies import POLICIES, TOLD, Policy, PolicyChoice, PolicyParts
 from chiron.sim.runs import Run, attains, most_instances, run
 from chiron.sim.scenario import Reading, Scenario
 from chiron.sim.settings import SimModel
 
-NAME = "oracle-feasible"
-FILLS = (0.3, 0.6, 0.8)
+(NAME,) = TOLD
+FILLS = (0.3, 0.5, 0.7)
 """Tried one after the other until one does not attain."""
 EMPTIER_FILLS = (0.0, -0.3, -0.6)
 """Tried if the first does not, until one does."""
-LEAST_STOP_S = 400.0
-OTHER_STOPS_S = (150.0, 1200.0)
+LEAST_STOP_S = 150.0
+OTHER_STOPS_S = (400.0,)
 """Tried with the fill that was found."""
 _FIRST_S = 30.0
 """The first instances are as many as the arrivals of so much time and a load need."""
@@ -53,9 +53,9 @@ class ClairvoyantChoice(PolicyChoice):
 def feasible(scenario: Scenario, reading: Reading) -> Run | None:
     """The run of the best schedule that attains; None when none of those tried does.
 
-    It is told the very requests that are reported, and the true step and load times, and is simulated like any
-    other: load times, whole GPUs, drains and noise are as they are. Its instances have the limits that suit the
-    requests best, and the first ones are as many as it wants.
+    It is told the very requests that are reported, and the true step and load times, and is simulated like
+    any other: load times, whole GPUs, drains and noise are as they are. Its instances have the limits that
+    suit the requests best, and the first ones are as many as it wants.
     """
     futures = (
         future_of(scenario.settings, reading.workload, index)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chiron.sim.compare import SEARCHED
 from chiron.sim.policies import PolicyChoice
-from chiron.sim.runs import attains, run, smallest_fleet
+from chiron.sim.runs import attains
 from chiron.sim.scenario import Scenario
+from chiron.sim.searched import none_attains, run_searched
 
 Figures = Mapping[str, Any]
 """What a run found, ready for JSON."""
@@ -19,30 +19,25 @@ Measure = Callable[["Case"], Figures]
 
 
 class NoFleetError(Exception):
-    """No fixed fleet that the scenario allows attains, so that there is nothing to report."""
+    """No fixed fleet that the scenario allows attains, or no schedule, so that there is nothing to report."""
 
 
 def simulated(case: Case) -> Figures:
     """The figures of `chiron sim run` but for `wall_s`, and whether the run attains.
 
     A fixed policy gets the smallest fleet that attains, as in `chiron sim compare`, and `fleet` tells how
-    many instances that is. With `timeline`, `timeline` and `actions` hold what happened when.
+    many instances that is; `oracle-feasible` is searched for likewise. With `timeline`, `timeline` and
+    `actions` hold what happened when.
 
     Raises:
-        NoFleetError: a fixed policy, and none attains.
+        NoFleetError: a fixed policy or `oracle-feasible`, and none attains.
         ConfigError: a policy or a trace that cannot be used.
         OracleViolatedError: a defect of the simulator.
     """
-    scenario = case.scenario.with_seed(case.seed)
-    reading = scenario.reading()
-    fleet = None
-    if case.policy.name in SEARCHED:
-        smallest = smallest_fleet(scenario, case.policy, reading)
-        if smallest is None:
-            raise NoFleetError("no fixed fleet that the scenario allows attains")
-        scenario = smallest
-        fleet = sum(sum(model.initial.values()) for model in scenario.settings.models)
-    done = run(scenario, case.policy, reading=reading)
+    found = run_searched(case.scenario.with_seed(case.seed), case.policy)
+    if found is None:
+        raise NoFleetError(none_attains(case.policy))
+    done, fleet = found
     figures = done.to_json()
     del figures["wall_s"]
     figures |= {"attains": attains(done.result), "fleet": fleet}
