@@ -14,7 +14,9 @@ from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, Instan
 from chiron.policy.giving_way import GivingWay, waits
 from chiron.policy.words import RequestClass, Role
 from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
+from chiron.sim.baselines.llumnix import FreenessDispatcher
 from chiron.sim.fewest import FewestPicker
+from chiron.sim.freest import FreestPicker
 from chiron.sim.seen import Seen
 
 
@@ -66,6 +68,8 @@ def make_picker(dispatcher: Dispatcher, queue_allowance: int) -> Picker:
         return IndexedPicker(queue_allowance)
     if type(dispatcher) is LeastRequestsDispatcher:
         return FewestPicker(queue_allowance, lambda: ScanningPicker(dispatcher, queue_allowance))
+    if type(dispatcher) is FreenessDispatcher:
+        return FreestPicker(dispatcher, queue_allowance, lambda: ScanningPicker(dispatcher, queue_allowance))
     return ScanningPicker(dispatcher, queue_allowance)
 
 

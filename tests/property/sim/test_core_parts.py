@@ -10,7 +10,9 @@ from chiron.engine import EngineModel, get_profile
 from chiron.policy.dispatch import LeastExpectedWait
 from chiron.policy.words import Role
 from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
+from chiron.sim.baselines.llumnix import FreenessDispatcher
 from chiron.sim.fewest import FewestPicker
+from chiron.sim.freest import FreestPicker
 from chiron.sim.gaps import longest_between
 from chiron.sim.picking import IndexedPicker, ScanningPicker, make_picker
 from chiron.sim.seen import Seen
@@ -51,7 +53,13 @@ def seen_of(number):
 
 
 @given(
-    st.sampled_from([(LeastExpectedWait, IndexedPicker), (LeastRequestsDispatcher, FewestPicker)]),
+    st.sampled_from(
+        [
+            (LeastExpectedWait, IndexedPicker),
+            (LeastRequestsDispatcher, FewestPicker),
+            (FreenessDispatcher, FreestPicker),
+        ]
+    ),
     changes,
     st.sampled_from([0, 2]),
     st.sampled_from([1, 100]),

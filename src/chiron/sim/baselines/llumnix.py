@@ -43,9 +43,7 @@ class FreenessDispatcher:
 
     def pick(self, request: DispatchRequest, instances: Sequence[InstanceView]) -> Decision | Refusal:
         """See `Dispatcher.pick`. What waits is taken to need the mean of the prompts seen so far."""
-        if request.prompt_tokens:
-            self._seen += 1
-            self._prompt_tokens += (request.prompt_tokens - self._prompt_tokens) / self._seen
+        blocks_each = self.blocks_each(request.prompt_tokens)
         if not instances:
             return Refusal(RefusalKind.NO_INSTANCE, RefusalKind.NO_INSTANCE.value)
         kind = RefusalKind.EXCLUDED
@@ -54,7 +52,6 @@ class FreenessDispatcher:
         scores: dict[str, float] = {}
         best: tuple[float, str] | None = None
         # As freeness() does, for every instance and request.
-        blocks_each = math.ceil(self._prompt_tokens / BLOCK_TOKENS)
         for view in instances:
             name = view.instance_id
             if excluded and name in excluded:
@@ -75,6 +72,13 @@ class FreenessDispatcher:
         if best is None:
             return Refusal(kind, kind.value)
         return Decision(best[1], f"highest freeness: {-best[0]:.1f}", scores)
+
+    def blocks_each(self, prompt_tokens: int) -> int:
+        """Take note of a prompt, 0 if its length is not known; return the KV blocks of the mean one."""
+        if prompt_tokens:
+            self._seen += 1
+            self._prompt_tokens += (prompt_tokens - self._prompt_tokens) / self._seen
+        return math.ceil(self._prompt_tokens / BLOCK_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
