@@ -21,6 +21,7 @@ from chiron.sim.paper.experiments.head_of_line import HEAD_OF_LINE
 from chiron.sim.paper.experiments.hysteresis import HYSTERESIS
 from chiron.sim.paper.experiments.optimisations import OPTIMISATIONS
 from chiron.sim.paper.experiments.slo_sweep import SLO_SWEEP
+from chiron.sim.paper.experiments.telling import again, middle
 from chiron.sim.paper.sections import Finding
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import Scenario
@@ -120,6 +121,9 @@ def test_estimates_are_taken_from_the_queue_after_the_learning(monkeypatch: pyte
     assert pairs
     assert all(wait > 0 and ahead > 2 for ahead, _, _, wait in pairs)
     assert ESTIMATOR.tell(outcomes).tables[1].rows
+    (first, *_) = small
+    learning = dataclasses.replace(first, labels={**first.labels, "learned_s": 1e6})
+    assert learning.measure(learning)["pairs"] == []
 
 
 def short_queues(case: Case) -> Case:
@@ -290,6 +294,20 @@ def test_a_faster_engine_is_to_cost_less_and_attain_as_well() -> None:
     assert told(1.0, 1250.0).verdict == "met"
     assert told(0.5, 1250.0).why == "attainment is 50.00%"
     assert told(1.0, 1000.0).why == "it takes no fewer GPU-hours"
+
+
+def test_what_never_comes_is_later_than_anything_that_does() -> None:
+    assert middle([3, None, 5]) == "5 [3–never]"
+    assert middle([None]) == "never"
+    assert middle([4, 4]) == "4"
+    assert middle([]) is None
+
+
+def test_a_row_names_a_few_commands_each_once() -> None:
+    many = [dataclasses.replace(made_up(ABLATION, {}), command=f"run {number % 7}") for number in range(20)]
+
+    assert again(many).splitlines() == [f"run {number}" for number in range(5)]
+    assert again([dataclasses.replace(many[0], command="")]) == ""
 
 
 def test_plots_of_the_whole_report_have_names_of_their_own() -> None:

@@ -110,6 +110,11 @@ def test_the_ceiling_of_a_mix_is_of_its_requests_at_their_own_slos() -> None:
     assert found == pytest.approx((interactive + batch) / (interactive / 20.0 + batch / 25.0))
     assert ceiling_per_gpu_s(mixed, {("8b", 0.2): 20.0}) is None
 
+    (traffic,) = mixed.traffic
+    later = dataclasses.replace(traffic, request_class="batch", deadline_in_s=600.0)
+    all_batch = dataclasses.replace(mixed, traffic=(later,))
+    assert ceiling_per_gpu_s(all_batch, {("8b", 2.0): 25.0}) == pytest.approx(25.0)
+
 
 def test_the_ceilings_are_asked_for_first_and_come_from_the_engine_alone(
     monkeypatch: pytest.MonkeyPatch,
