@@ -8,7 +8,11 @@ import pytest
 from chiron.policy.fleet import load_autoscaler
 from chiron.policy.local import load_local
 from chiron.sim import driver
+from chiron.sim.autoscalers import Beforehand
+from chiron.sim.instance import SimInstance
 from chiron.sim.noise import StepNoise
+from chiron.sim.policies import PolicyChoice
+from chiron.sim.simulator import simulate
 from chiron.sim.workload import Workload
 from tests.support.sim_worlds import run
 
@@ -27,6 +31,8 @@ class Log:
         """Global: (snapshot, decision). Local: (which instance, sample, limits)."""
         self.known = 0
         """Entries up to the last tick that is not after the moment, that tick's included."""
+        self.placed = []
+        """(time, request, instance) of every request that was sent to an instance up to the moment."""
         self.known_steps = {}
         """Instance → random factors on step times that were drawn by then."""
         self._until_s = until_s
@@ -66,6 +72,11 @@ def first_difference(log, again):
     for number, (one, other) in enumerate(zip(log.early, again.early, strict=False)):
         if one != other:
             return f"entry {number} of {log.known}: {one}\nbut with another future: {other}"
+    for one, other in zip(log.placed, again.placed, strict=False):
+        if one != other:
+            return f"placed: {one}\nbut with another future: {other}"
+    if len(log.placed) != len(again.placed):
+        return f"{len(log.placed)} placed, but {len(again.placed)} with another future"
     if log.known != again.known:
         return f"{log.known} entries, but {again.known} with another future"
     return None
@@ -94,8 +105,8 @@ class _OtherNoise(StepNoise):
 
 
 class _Fleet:
-    def __init__(self, name, log):
-        self._policy, self._log = load_autoscaler(name), log
+    def __init__(self, policy, log):
+        self._policy, self._log = policy, log
 
     def decide(self, snapshot):
         decision = self._policy.decide(snapshot)
@@ -105,8 +116,8 @@ class _Fleet:
 
 
 class _Local:
-    def __init__(self, name, log, which):
-        self._policy, self._log, self._which = load_local(name), log, which
+    def __init__(self, policy, log, which):
+        self._policy, self._log, self._which = policy, log, which
 
     def decide(self, sample):
         limits = self._policy.decide(sample)
@@ -125,12 +136,61 @@ def play(settings, work, policies, until_s, known_steps=None):
     made = []
 
     def make_local():
-        made.append(_Local(local, log, len(made)))
+        made.append(_Local(load_local(local), log, len(made)))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "StepNoise", log.noise)
-        result = run(settings, work, _Fleet(fleet, log), local=make_local)
+        result = run(settings, work, _Fleet(load_autoscaler(fleet), log), local=make_local)
+    return result, log
+
+
+class _Planner:
+    def __init__(self, planner, log):
+        self._planner, self._log = planner, log
+
+    def __getattr__(self, name):
+        asked = getattr(self._planner, name)
+
+        def logged(*given):
+            answer = asked(*given)
+            self._log.entries.append(("migration", 0, given, answer))
+            return answer
+
+        return logged if callable(asked) else asked
+
+
+def play_named(settings, work, name, until_s, known_steps=None, fleet=None):
+    """Run it with the policy of this name, as `chiron sim run` does; return the result and the log.
+
+    fleet: takes the place of its autoscaler. known_steps: as of `play`.
+    """
+    made = PolicyChoice(name).make(Beforehand(settings.models))
+    log = Log(until_s, known_steps)
+    locals_ = []
+
+    def make_local():
+        locals_.append(_Local(made.local(), log, len(locals_)))
+        return locals_[-1]
+
+    submit = SimInstance.submit
+
+    def submitted(instance, request_id, now, *given, **named):
+        if now <= until_s:
+            log.placed.append((now, request_id, instance.instance_id))
+        submit(instance, request_id, now, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "StepNoise", log.noise)
+        patch.setattr(SimInstance, "submit", submitted)
+        result = simulate(
+            made.settings(settings),
+            work,
+            autoscaler=_Fleet(made.autoscaler if fleet is None else fleet, log),
+            dispatcher=made.dispatcher,
+            local=None if made.local is None else make_local,
+            migration=None if made.migration is None else _Planner(made.migration, log),
+        )
     return result, log
 
 
