@@ -185,14 +185,25 @@ def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any], fie
 # utilization
 
 
-def test_utilization_counts_what_wants_slots_over_the_slots() -> None:
+WITH_WAITING = UtilizationSettings(waiting_weight=1.0)
+
+
+def test_utilization_counts_slots_in_use() -> None:
+    # All of 100 slots are taken: ceil(4 x 1.0 / 0.8) = 5, whatever waits.
+    assert change(UtilizationAutoscaler(), fleet(0.0, instances(4, running=100))) == 1
+    assert (
+        change(UtilizationAutoscaler(), fleet(0.0, instances(4, running=100, waiting=70), backlog=500)) == 1
+    )
+
+
+def test_utilization_may_count_what_wants_slots() -> None:
     # 90 run and 70 wait for 100 slots: ceil(2 x 1.6 / 0.8) = 4.
-    assert change(UtilizationAutoscaler(), fleet(0.0, instances(2, running=90, waiting=70))) == 2
+    assert change(UtilizationAutoscaler(WITH_WAITING), fleet(0.0, instances(2, running=90, waiting=70))) == 2
     # What waits in the routers is shared out among the pods.
-    assert change(UtilizationAutoscaler(), fleet(0.0, instances(2, running=90), queued=140)) == 2
-    assert change(UtilizationAutoscaler(), fleet(0.0, instances(2, running=90), backlog=140)) == 2
-    lighter = UtilizationAutoscaler(UtilizationSettings(batch_weight=0.0))
-    assert change(lighter, fleet(0.0, instances(2, running=85), backlog=140)) == 0
+    assert change(UtilizationAutoscaler(WITH_WAITING), fleet(0.0, instances(2, running=90), queued=140)) == 2
+    assert change(UtilizationAutoscaler(WITH_WAITING), fleet(0.0, instances(2, running=90), backlog=140)) == 2
+    lighter = UtilizationSettings(waiting_weight=1.0, batch_weight=0.0)
+    assert change(UtilizationAutoscaler(lighter), fleet(0.0, instances(2, running=85), backlog=140)) == 0
 
 
 def test_utilization_follows_the_fuller_of_slots_and_kv_cache() -> None:
@@ -205,7 +216,7 @@ def test_utilization_follows_the_fuller_of_slots_and_kv_cache() -> None:
 
 
 def test_utilization_looks_every_fifteen_seconds() -> None:
-    autoscaler = UtilizationAutoscaler()
+    autoscaler = UtilizationAutoscaler(WITH_WAITING)
     busy = instances(2, running=100, waiting=60)
 
     assert [change(autoscaler, fleet(now_s, busy)) for now_s in (0.0, 5.0, 14.0, 15.0)] == [2, 0, 0, 2]
@@ -215,7 +226,7 @@ def test_utilization_counts_those_that_load() -> None:
     # (2 x 1.6 + 2 x 0) / 4 is on target.
     busy = instances(2, running=100, waiting=60, loading=2)
 
-    assert change(UtilizationAutoscaler(), fleet(0.0, busy)) == 0
+    assert change(UtilizationAutoscaler(WITH_WAITING), fleet(0.0, busy)) == 0
 
 
 def test_utilization_keeps_one_and_retires_the_least_loaded() -> None:

@@ -5,9 +5,10 @@ idles and the GPU is busy with a single request. What is published for LLMs is e
 requests in the batch (Google Cloud, "Best practices for autoscaling LLM inference workloads with GPUs on
 GKE") and the use of the KV cache, of which the Workload Variant Autoscaler of llm-d takes 0.80 for saturated.
 Both are used with that target, and as always with several metrics the one that asks for more replicas counts.
-Slots count by what wants them, requests that wait included: a measure that ends at 1 cannot tell how much is
-missing, and grows the fleet by no more than a quarter at a time. So this is the stronger metric under load;
-with the A100's large KV cache it is the one that decides.
+With the A100's large KV cache that is the slots. Requests that wait can be counted with those in the batch
+(`waiting_weight`): that tells how much is missing where all slots are taken, but also asks for replicas for
+queues that are gone by the time they have loaded. In bursts (CV 8) slots in use alone keep as many SLOs with
+fewer GPUs and scaling actions, so that this, the published metric, is the default.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ class UtilizationSettings(HpaSettings):
 
     target: float = 0.8
     """Share of the slots, and of the KV cache, to be in use."""
+    waiting_weight: float = 0.0
+    """What a request that waits counts for, beside one that has a slot."""
     batch_weight: float = 1.0
     """What a batch request that waits counts for, beside an interactive one."""
 
     def __post_init__(self) -> None:
         HpaSettings.__post_init__(self)
         check_positive(self, "target")
-        check_not_negative(self, "batch_weight")
+        check_not_negative(self, "waiting_weight", "batch_weight")
 
 
 class UtilizationAutoscaler:
@@ -69,13 +72,13 @@ class UtilizationAutoscaler:
     ) -> tuple[tuple[Action, ...], ModelAssessment]:
         settings = self._settings
         replicas = replicas_of(model)
-        outside = waiting_in_routers(model, settings.batch_weight) / max(1, len(replicas.ready))
+        weight, batch_weight = settings.waiting_weight, settings.batch_weight
+        outside = waiting_in_routers(model, batch_weight) / max(1, len(replicas.ready))
         slots = [
             (
                 each.running_interactive
                 + each.running_batch
-                + waiting_in(each, settings.batch_weight)
-                + outside
+                + weight * (waiting_in(each, batch_weight) + outside)
             )
             / each.batch_size
             for each in replicas.ready
@@ -96,7 +99,5 @@ class UtilizationAutoscaler:
             "replicas": float(replicas.count),
             "wanted": float(wanted),
         }
-        reason = (
-            f"{numbers['slots']:.2f} of the slots and {numbers['kv_cache']:.2f} of the KV cache are wanted"
-        )
+        reason = f"slots are {numbers['slots']:.2f} full, the KV cache is {numbers['kv_cache']:.2f} full"
         return toward(model, wanted, reason, numbers), ModelAssessment(model.name, numbers, reason)
