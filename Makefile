@@ -15,7 +15,7 @@ PROTO_STAMP := $(PROTO_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 PROJECTS := pyproject.toml client/pyproject.toml
 
-.PHONY: help setup demo demo-vllm up test test-vllm test-system check lint types proto proto-check docs bench bench-smoke soak lock clean
+.PHONY: help setup demo demo-vllm up test test-vllm test-system check lint types proto proto-check docs bench bench-smoke reproduction soak lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,6 +95,9 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.batch_queue --smoke
 	@$(BIN)/python -m bench.batch_queue --store postgres --smoke
 	@$(BIN)/python -m bench.batch_dispatch --smoke
+
+reproduction: setup ## Run the paper's evaluation (an hour; ARGS=--quick: minutes) into paper/ and docs/reproduction.md
+	@$(BIN)/chiron sim paper --out paper --markdown docs/reproduction.md $(ARGS)
 
 soak: setup ## Load a cluster under a random schedule of faults, check what must hold (ARGS="--seconds 900 --seed 1")
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.soak $(ARGS)

@@ -28,7 +28,7 @@ from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import Scenario
 
 NAME = "hysteresis"
-POLICIES = ("chiron", "chiron-paper", "llumnix", "utilization", "queue-length", "in-flight")
+POLICIES = ("chiron", "chiron-paper", "llumnix", "utilization", "queue-length", "in-flight", "dynamo-like")
 REFERENCE = "utilization"
 """Whose actions and reversals the goal is a share of."""
 GOAL = 1 / 3
