@@ -20,8 +20,9 @@ from chiron.sim.paper.experiments.estimator import ESTIMATOR, accuracy
 from chiron.sim.paper.experiments.head_of_line import HEAD_OF_LINE
 from chiron.sim.paper.experiments.hysteresis import HYSTERESIS
 from chiron.sim.paper.experiments.optimisations import OPTIMISATIONS
+from chiron.sim.paper.experiments.rate_tables import again
 from chiron.sim.paper.experiments.slo_sweep import SLO_SWEEP
-from chiron.sim.paper.experiments.telling import again, middle
+from chiron.sim.paper.experiments.telling import middle
 from chiron.sim.paper.sections import Finding
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import Scenario

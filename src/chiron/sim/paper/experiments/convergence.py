@@ -9,7 +9,8 @@ from pathlib import Path
 from chiron.sim.convergence import Loop, Pair, Yield, arrived_after, best_pair, converge, settled_after, swept
 from chiron.sim.paper.case import Case, Figures, Outcome
 from chiron.sim.paper.experiment import Experiment, Size
-from chiron.sim.paper.experiments.telling import again, expected, grouped, middle
+from chiron.sim.paper.experiments.rate_tables import again
+from chiron.sim.paper.experiments.telling import expected, grouped, middle
 from chiron.sim.paper.sections import (
     Axis,
     Finding,

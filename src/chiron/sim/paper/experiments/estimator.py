@@ -13,7 +13,8 @@ from chiron.engine import get_profile
 from chiron.policy.words import RequestClass, Role
 from chiron.sim.paper.case import Case, Figures, Outcome
 from chiron.sim.paper.experiment import Experiment, Size
-from chiron.sim.paper.experiments.telling import again, expected, grouped
+from chiron.sim.paper.experiments.rate_tables import again
+from chiron.sim.paper.experiments.telling import expected, grouped
 from chiron.sim.paper.sections import (
     Axis,
     Finding,

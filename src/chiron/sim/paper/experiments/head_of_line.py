@@ -9,7 +9,8 @@ from pathlib import Path
 from chiron.policy.words import Role
 from chiron.sim.paper.case import Case, Outcome
 from chiron.sim.paper.experiment import Experiment, Size
-from chiron.sim.paper.experiments.telling import again, each_by, expected, grouped
+from chiron.sim.paper.experiments.rate_tables import again
+from chiron.sim.paper.experiments.telling import each_by, expected, grouped
 from chiron.sim.paper.sections import (
     Axis,
     Finding,

@@ -17,10 +17,10 @@ from chiron.sim.paper.experiments.physical import (
     ceiling_per_gpu_s,
     ceiling_table,
 )
-from chiron.sim.paper.experiments.rate_tables import attainment, gpu_hours, per_gpu
+from chiron.sim.paper.experiments.rate_tables import again, attainment, gpu_hours, per_gpu
 from chiron.sim.paper.experiments.rates_w_a import RATES_W_A
 from chiron.sim.paper.experiments.rates_w_b import RATES_W_B
-from chiron.sim.paper.experiments.telling import again, expected, grouped
+from chiron.sim.paper.experiments.telling import expected, grouped
 from chiron.sim.paper.headlines import Judged, Served, as_well, judged
 from chiron.sim.paper.sections import (
     Axis,

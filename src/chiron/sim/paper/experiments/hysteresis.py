@@ -9,8 +9,8 @@ from pathlib import Path
 from chiron.sim.paper.case import Case, Figures, Outcome
 from chiron.sim.paper.experiment import Experiment, Size
 from chiron.sim.paper.experiments.loads import interactive
-from chiron.sim.paper.experiments.rate_tables import attainment, ratio
-from chiron.sim.paper.experiments.telling import again, each_by, expected, grouped
+from chiron.sim.paper.experiments.rate_tables import again, attainment, ratio
+from chiron.sim.paper.experiments.telling import each_by, expected, grouped
 from chiron.sim.paper.sections import (
     Axis,
     Finding,

@@ -13,7 +13,7 @@ from chiron.sim.demand import fit_to_context
 from chiron.sim.lengths import LENGTH_MODELS
 from chiron.sim.paper.case import Case, Figures, Outcome
 from chiron.sim.paper.experiment import Size
-from chiron.sim.paper.experiments.telling import again
+from chiron.sim.paper.experiments.rate_tables import again
 from chiron.sim.paper.sections import Row, Table, number, row, share, table
 from chiron.sim.paper.speed import expected_requests
 from chiron.sim.paper.workloads import PROFILES, model, on_a100s

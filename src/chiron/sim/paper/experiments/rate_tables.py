@@ -32,6 +32,8 @@ COLUMNS = (
     "requests per GPU and second",
     "GPUs at the peak",
 )
+_COMMANDS = 5
+"""That a row shows at most."""
 
 
 def attainment(figures: Figures) -> float | None:
@@ -82,6 +84,12 @@ def by_policy(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return found
 
 
+def again(outcomes: Sequence[Outcome]) -> str:
+    """The commands of the first few of a row's runs, a line each; each runs one of them again."""
+    commands = list(dict.fromkeys(each.command for each in outcomes if each.command))
+    return "\n".join(commands[:_COMMANDS])
+
+
 def policy_row(first: str, policy: str, outcomes: Sequence[Outcome]) -> Row:
     """The figures of one policy over its seeds, under `COLUMNS` after the first."""
     figures = [each.figures for each in outcomes]
@@ -94,7 +102,7 @@ def policy_row(first: str, policy: str, outcomes: Sequence[Outcome]) -> Row:
         spread((ratio(each) for each in figures), ".3f"),
         spread(per_gpu(each) for each in figures),
         number(mean(each["gpus_peak"] for each in figures), ".0f"),
-        command=outcomes[0].command,
+        command=again(outcomes),
     )
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from chiron.sim.paper.case import Case, Outcome
 from chiron.sim.paper.experiment import Experiment, Size
-from chiron.sim.paper.experiments.rate_tables import Figure, attainment, gpu_hours, having, ratio, values
+from chiron.sim.paper.experiments.rate_tables import (
+    Figure,
+    again,
+    attainment,
+    gpu_hours,
+    having,
+    ratio,
+    values,
+)
 from chiron.sim.paper.sections import Finding, Row, Section, mean, row, share, spread, table
 from chiron.sim.paper.workloads import model, on_a100s
 from chiron.sim.policies import PolicyChoice
@@ -96,7 +104,7 @@ def tell(outcomes: Sequence[Outcome]) -> Section:
                     None if plainly is None else f"{plainly:+.1%}",
                     spread((ratio(each.figures) for each in varied), ".3f"),
                     None if more is None else f"{more:+.1%}",
-                    command=varied[0].command,
+                    command=again(varied),
                 )
             )
             if variation != PLAIN and gained is not None and more is not None:

@@ -9,19 +9,10 @@ from chiron.sim.paper.case import Outcome
 from chiron.sim.paper.experiments.rate_tables import Figure, by_policy, having, values
 from chiron.sim.paper.sections import Series, number, point
 
-_COMMANDS = 5
-"""That a row shows at most."""
-
 
 def expected(text: str) -> str:
     """The paragraph that tells what the paper, or its evaluation's plan, leads to expect."""
     return f"Expected: {text}"
-
-
-def again(outcomes: Sequence[Outcome]) -> str:
-    """The commands of the first few of a row's runs, a line each; each runs one of them again."""
-    commands = list(dict.fromkeys(each.command for each in outcomes if each.command))
-    return "\n".join(commands[:_COMMANDS])
 
 
 def grouped(outcomes: Iterable[Outcome], *labels: str) -> dict[tuple[str, ...], list[Outcome]]:
