@@ -90,6 +90,8 @@ async def measure(
                 "cpu_share": [one["cpu_share"] for one in figures],
                 "late_p99_ms": [one["late_p99_ms"] for one in figures],
                 "late_max_ms": [one["late_max_ms"] for one in figures],
+                "own_p99_ms": [one["own_p99_ms"] for one in figures],
+                "own_max_ms": [one["own_max_ms"] for one in figures],
                 "decisions": [one["decisions"] for one in figures],
                 "load_average": [one["load_average"] for one in figures],
                 "rss_mb": {"empty": empty_mb, "nodes": idle_mb, "instances": _rss_mb(controller.pid)},
@@ -112,13 +114,16 @@ async def _round(
     ended = time.monotonic()
     share = (_cpu_s(controller.pid) - before) / (ended - began)
     found = [json.loads(line) for line in (await asyncio.to_thread(notes.read_text)).splitlines()]
-    late = [ms for one in found if began + 1 < one.get("at_s", 0.0) < ended for ms in one["late_ms"]]
+    within = [one for one in found if began + 1 < one.get("at_s", 0.0) < ended]
+    late, own = ([ms for one in within for ms in one[name]] for name in ("late_ms", "own_ms"))
     decisions = await admin.decisions(limit=500)
     acts = Counter(one.action for one in decisions if one.time.ToMilliseconds() >= unix_ms)
     return {
         "cpu_share": round(share, 3),
         "late_p99_ms": round(float(np.quantile(late, 0.99)), 1),
         "late_max_ms": round(max(late), 1),
+        "own_p99_ms": round(float(np.quantile(own, 0.99)), 1),
+        "own_max_ms": round(max(own), 1),
         "decisions": dict(acts),
         "load_average": os.getloadavg()[0],
     }

@@ -2,10 +2,12 @@
 
     python -m bench.watched_controller [--set KEY=VALUE ...]
 Started as a service is. Appends JSON lines to the file that CHIRON_BENCH_NOTES names: once a second
-`{"at_s", "late_ms"}`, the lateness of a sleep of 10 ms, many times over; `{"need_ns", "models", "by"}` when a
-message is taken up that shows these models short of slots: a router's report or call tells of interactive
+`{"at_s", "late_ms", "own_ms"}`, the lateness of a sleep of 10 ms and the CPU time that the loop's thread took
+meanwhile, many times over: what is late without it has waited for a core; `{"need_ns", "models", "by"}` when
+a message is taken up that shows these models short of slots: a router's report or call tells of interactive
 requests that wait, an agent's report of an instance whose slots are all taken. `at_s` is CLOCK_MONOTONIC,
-`need_ns` the wall clock, as in spans. CHIRON_BENCH_PROFILE names a file for a profile of the whole run.
+`need_ns` the wall clock, as in spans. CHIRON_BENCH_PROFILE names a file for a profile of the whole run, in
+CPU time.
 """
 
 from __future__ import annotations
@@ -34,11 +36,14 @@ async def watch_loop(note: Callable[[dict[str, Any]], None]) -> None:
     """Notes lateness until cancelled."""
     while True:
         late_ms: list[float] = []
+        own_ms: list[float] = []
         until = time.monotonic() + 1.0
         while (began := time.monotonic()) < until:
+            used = time.thread_time()
             await asyncio.sleep(_SLEEP_S)
             late_ms.append(round(1e3 * (time.monotonic() - began - _SLEEP_S), 2))
-        note({"at_s": until, "late_ms": late_ms})
+            own_ms.append(round(1e3 * (time.thread_time() - used), 2))
+        note({"at_s": until, "late_ms": late_ms, "own_ms": own_ms})
 
 
 def note_need(note: Callable[[dict[str, Any]], None]) -> None:
@@ -92,7 +97,8 @@ def main() -> int:
     file = os.environ.get("CHIRON_BENCH_PROFILE", "")
     if not file:
         return run_service("controller", ControllerConfig, watched)
-    profile = cProfile.Profile()
+    # CPU time: what others take of the cores is no part of it.
+    profile = cProfile.Profile(time.thread_time)
     try:
         return profile.runcall(run_service, "controller", ControllerConfig, watched)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import time
 
@@ -56,6 +57,9 @@ async def serve(config: ControllerConfig, stop: asyncio.Event) -> None:
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(seat), server.grpc)
     control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer(seat), server.grpc)
     await _check(store)
+    # What is imported stays: looking through it again and again would hold up every agent and router.
+    gc.collect()
+    gc.freeze()
 
     if isinstance(store, EtcdStore):
         tasks = [asyncio.create_task(_campaign(config, store, seat))]

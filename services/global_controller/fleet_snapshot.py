@@ -19,7 +19,7 @@ from chiron.policy.sources import no_live_source
 from chiron.policy.words import Phase
 from chiron.store import InstanceRecord, ModelRecord, NodeRecord
 from chiron.v1 import cluster_pb2, types_pb2
-from services.global_controller.fleet import costs_by_model, node_gpus
+from services.global_controller.fleet import costs_by_model
 from services.global_controller.fleet_instances import Expected, fleet_instance
 from services.global_controller.phases import Phases
 from services.global_controller.sleepers import Sleepers
@@ -92,7 +92,7 @@ def fleet_snapshot(known: Known, now: float) -> FleetSnapshot:
             node.node_id: sum(
                 node.residues.get(index, 0.0) + widest <= 1 + _ROUNDING for index in node.healthy - node.used
             )
-            for node in node_gpus(known.nodes.values(), (*known.instances, *known.unknown), costs)
+            for node in sleepers.nodes.values()
             if node.live and not node.draining
         },
         gpu_types={name: kind for name, node in known.nodes.items() if (kind := gpu_type(node.record))},

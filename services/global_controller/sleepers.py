@@ -62,9 +62,10 @@ class Sleepers:
         self._models = {model.name: model for model in view.models if not model.deleted}
         self._costs = costs_by_model(view.models)
         self._records: Sequence[InstanceRecord] = (*view.instances, *view.unknown)
-        self._nodes: Mapping[str, NodeGpus] = {
+        self.nodes: Mapping[str, NodeGpus] = {
             node.node_id: node for node in node_gpus(view.nodes, self._records, self._costs)
         }
+        """Every node's GPUs, by its id."""
         self._budgets = view.sleep_host_bytes
         self._kept = view.kept_host_bytes
 
@@ -95,7 +96,7 @@ class Sleepers:
         if owners:
             text = ", ".join(f"GPU {index} is {name}'s" for index, name in sorted(owners.items()))
             return f"{record.instance_id} cannot have its GPUs of {record.node_id}: {text}"
-        node = self._nodes[record.node_id]
+        node = self.nodes[record.node_id]
         share, own = costs_of(record, self._costs).memory_share, self._own_share(record)
         for index in record.gpu_indexes:
             if index not in node.healthy:
@@ -105,7 +106,7 @@ class Sleepers:
         return ""
 
     def _reachable(self, node_id: str) -> bool:
-        node = self._nodes.get(node_id)
+        node = self.nodes.get(node_id)
         return node is not None and node.live and not node.draining
 
     def _owners(self, record: InstanceRecord) -> dict[int, str]:
@@ -121,7 +122,7 @@ class Sleepers:
         """What the sleeper itself keeps of each GPU."""
         kept = costs_of(record, self._costs).residual_bytes
         total = self._residual_bytes(record)
-        residues = self._nodes[record.node_id].residues
+        residues = self.nodes[record.node_id].residues
         return {index: residues.get(index, 0.0) * kept / total[index] for index in record.gpu_indexes}
 
     def _residual_bytes(self, record: InstanceRecord) -> Mapping[int, int]:

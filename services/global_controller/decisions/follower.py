@@ -48,6 +48,8 @@ class Follower:
         self._open: dict[str, Followed] = {}
         self._made_s: dict[str, float] = {}
         self._of_instance: dict[str, list[str]] = {}
+        self._of_model: dict[str, dict[str, Followed]] = {}
+        """Model → the open decisions about its instances, the oldest first."""
         self._unwritten: dict[str, Outcome] = {}
         self._news: dict[str, Outcome] = {}
         self.changed = Pulse()
@@ -66,7 +68,8 @@ class Follower:
         for decision in decisions:
             if decision.outcome is None:
                 continue
-            for key, followed in list(self._open.items()):
+            # What a decision undoes or overtakes is about the same instance, or one of the same model.
+            for key, followed in list(self._of_model.get(decision.model, {}).items()):
                 if followed.meet(decision, now - self._made_s[key]):
                     self._note(key, followed)
             self._follow(decision, now)
@@ -164,7 +167,8 @@ class Follower:
         if decision.outcome is None:
             return
         key = decision.decision_id
-        self._open[key] = Followed(decision, decision.outcome)
+        self._open[key] = followed = Followed(decision, decision.outcome)
+        self._of_model.setdefault(decision.model, {})[key] = followed
         self._made_s[key] = made_s
         self._told[key] = len(decision.outcome.milestones)
         self._of_instance.setdefault(decision.instance_id, []).append(key)
@@ -182,6 +186,10 @@ class Follower:
     def _let_go(self, key: str) -> None:
         followed = self._open.pop(key)
         del self._made_s[key], self._told[key]
+        of_model = self._of_model[followed.decision.model]
+        del of_model[key]
+        if not of_model:
+            del self._of_model[followed.decision.model]
         keys = self._of_instance[followed.decision.instance_id]
         keys.remove(key)
         if not keys:

@@ -6,9 +6,11 @@ import dataclasses
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from chiron.policy.decisions import ModelAssessment
+from chiron.policy.placement import NodeGpus
 from chiron.store import DecisionRecord, InstanceRecord, Outcome, Snapshot
 from chiron.v1 import cluster_pb2
 from services.global_controller.decisions.causes import Causes
@@ -22,6 +24,15 @@ from services.global_controller.view import Act
 
 _PARENTS_KEPT = 1000
 _log = logging.getLogger(__name__)
+
+
+class _Around(NamedTuple):
+    """What the decisions of one commit rest on, whichever model they are about."""
+
+    statuses: Mapping[str, cluster_pb2.InstanceStatus]
+    routers: Sequence[Told]
+    nodes: Sequence[NodeGpus]
+    ages_s: Sequence[float]
 
 
 class Recorder:
@@ -68,9 +79,11 @@ class Recorder:
         known: dict[str, bytes] = {}
         ages: dict[str, float] = {}
         decisions = []
+        around: _Around | None = None
         for act in acts:
             if act.model and act.model not in known:
-                inputs = self._inputs(act.model, snapshot)
+                around = around or self._around(snapshot)
+                inputs = self._inputs(act.model, snapshot, around)
                 ages[act.model] = inputs.oldest_report_s
                 known[act.model] = inputs.SerializeToString(deterministic=True)
             record = written.get(act.instance_id)
@@ -113,16 +126,17 @@ class Recorder:
             if len(self._parents) > _PARENTS_KEPT:
                 self._parents.popitem(last=False)
 
-    def _inputs(self, model: str, snapshot: Snapshot) -> cluster_pb2.DecisionInputs:
+    def _around(self, snapshot: Snapshot) -> _Around:
         registry = self._registry
         views = [registry.view(node) for node in snapshot.nodes.values()]
         unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
-        return decision_inputs(
-            model,
-            snapshot.instances.values(),
+        return _Around(
             registry.statuses(),
             [Told(link.report, registry.age_s(link)) for link in registry.routers.values()],
             node_gpus(views, (*snapshot.instances.values(), *unknown)),
             [registry.age_s(link) for link in registry.agents.values() if link.connected],
-            self._assessed.get(model),
         )
+
+    def _inputs(self, model: str, snapshot: Snapshot, around: _Around) -> cluster_pb2.DecisionInputs:
+        instances = snapshot.instances.values()
+        return decision_inputs(model, instances, *around, self._assessed.get(model))
