@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chiron.cli.sim_paper import PaperOptions, run_paper
+from chiron.config import ConfigError
+from chiron.sim.paper import experiments
+from tests.support import paper_experiments as tiny
 from tests.support.chiron_command import simulate
 from tests.support.wait import eventually
 
@@ -38,7 +45,7 @@ def paper(name: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def under_way(out: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """A run that has more to do than it will get to."""
-    command = arguments("MANY", out, "--jobs", "2", *more)
+    command = arguments("MANY", out, "--jobs", "1", *more)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as running:
@@ -67,22 +74,52 @@ def test_it_plans_runs_and_ends_with_one_line_of_figures(tmp_path: Path) -> None
     assert "skipped: nothing was given" in done.stderr
 
 
-def test_a_plan_alone_runs_nothing(tmp_path: Path) -> None:
-    done = paper("TINY", tmp_path, "--dry-run")
+def options(out: Path, **given: Any) -> PaperOptions:
+    plain: dict[str, Any] = {field.name: None for field in dataclasses.fields(PaperOptions)}
+    return PaperOptions(
+        **{**plain, "quick": True, "jobs": 1, "goals_full": False, "dry_run": False, **given, "out": out}
+    )
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+
+@pytest.fixture
+def only_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (tiny.TINY, tiny.SKIPPED))
+
+
+@pytest.mark.usefixtures("only_tiny")
+def test_a_plan_alone_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_paper(options(tmp_path, dry_run=True))
+
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "left out of" not in told.err
+    assert "about 1 later" in told.err
     assert finished(tmp_path) == []
 
 
-def test_one_case_is_run_again_alone(tmp_path: Path) -> None:
-    done = paper("TINY", tmp_path, "--only", "tiny", "--case", "20.0,llumnix,102", "--jobs", "1")
+@pytest.mark.usefixtures("only_tiny")
+def test_one_case_is_run_again_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_paper(options(tmp_path, only="tiny", case="20.0,llumnix,102"))
 
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(capsys.readouterr().out)
     assert (found["key"], found["seed"], found["policy"]) == ("20.0,llumnix,102", 102, "llumnix")
     assert found["figures"]["gpu_hours"] > 0
     assert finished(tmp_path) == []
+
+
+@pytest.mark.usefixtures("only_tiny")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"only": "bogus"}, "--only: unknown experiment 'bogus'; known are skipped, tiny"),
+        ({"case": "x"}, "--case: needs --only with the one experiment that the case is of"),
+        ({"traces": Path("/nowhere")}, "--traces: /nowhere is no folder"),
+        ({"only": "skipped", "case": "x"}, "--case: experiment skipped has no case 'x'; it has none"),
+    ],
+)
+def test_a_mistake_is_named(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+        run_paper(options(tmp_path / "out", **given))
 
 
 async def test_after_a_kill_no_finished_run_is_lost(tmp_path: Path) -> None:
@@ -106,29 +143,6 @@ async def test_after_a_kill_no_finished_run_is_lost(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in row.split("│")]
     assert cells[2] == "30"
     assert int(cells[3]) == len(finished(tmp_path)) > len(kept) >= 3
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--only", "bogus"], "--only: unknown experiment 'bogus'; known are "),
-        (["--case", "x"], "--case: needs --only with the one experiment that the case is of"),
-        (["--traces", "/nowhere"], "--traces: /nowhere is no folder"),
-    ],
-)
-def test_a_mistake_is_one_line(options: list[str], said: str, tmp_path: Path) -> None:
-    done = simulate("paper", "--out", tmp_path / "out", *options)
-
-    assert done.status == 2
-    assert done.stderr.startswith(f"error: {said}")
-    assert done.stderr.count("\n") == 1
-
-
-def test_an_unknown_case_names_those_that_there_are(tmp_path: Path) -> None:
-    done = paper("MANY", tmp_path, "--only", "skipped", "--case", "x")
-
-    assert done.returncode == 2
-    assert done.stderr == "error: --case: experiment skipped has no case 'x'; it has none\n"
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from chiron.policy.fleet import ChironSettings
+from chiron.sim.paper.cache import write_whole
 from chiron.sim.paper.case import Case
 from chiron.sim.paper.fingerprint import digest_of_sources, fingerprint
 from chiron.sim.policies import PolicyChoice
@@ -97,3 +99,20 @@ def test_code_counts_by_its_content_and_its_place(tmp_path: Path) -> None:
     assert second != first
     (tmp_path / "a" / "one.py").rename(tmp_path / "a" / "other.py")
     assert digest() not in (first, second)
+
+
+def test_a_file_that_cannot_be_written_to_its_end_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.json"
+    write_whole(file, "whole")
+
+    def full(_number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(file, "half")
+
+    assert file.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [file]
