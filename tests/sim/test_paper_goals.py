@@ -13,7 +13,15 @@ from chiron.sim.paper.compared import BASELINES, OURS
 from chiron.sim.paper.compared import TUNED as TUNED_POLICIES
 from chiron.sim.paper.experiment import REPORTED_SEEDS, Size
 from chiron.sim.paper.experiments import goals
-from chiron.sim.paper.experiments.goal_telling import CEILING, FIXED, PUBLISHED, TUNED, TUNING, goals_section
+from chiron.sim.paper.experiments.goal_telling import (
+    CEILING,
+    FIXED,
+    PUBLISHED,
+    REFERENCE,
+    TUNED,
+    TUNING,
+    goals_section,
+)
 from chiron.sim.paper.goal_rows import GOALS
 from chiron.sim.paper.sections import Finding
 from chiron.sim.policies import PolicyChoice
@@ -41,7 +49,7 @@ def test_ours_runs_on_five_reported_seeds_beside_every_baseline() -> None:
 
     ours = [case.seed for case in cases if case.policy.name == OURS and case.labels["variant"] == PUBLISHED]
     assert tuple(ours) == REPORTED_SEEDS
-    assert {case.policy.name for case in cases} >= {*BASELINES, "fixed-model"}
+    assert {case.policy.name for case in cases} >= {*BASELINES, FIXED}
 
 
 def test_heavy_rows_run_only_where_all_goals_are_asked_for() -> None:
@@ -119,9 +127,9 @@ def test_the_row_names_the_baseline_that_wins_and_what_it_did_otherwise() -> Non
     assert "GPUs at the peak: 12 against 8" in beside.why
 
 
-@pytest.mark.parametrize("variant", [FIXED, TUNING])
-def test_neither_a_fixed_fleet_nor_a_tuning_run_is_a_rival(variant: str) -> None:
-    policy = "fixed-model" if variant == FIXED else "in-flight"
+@pytest.mark.parametrize("variant", [REFERENCE, TUNING])
+def test_neither_a_reference_nor_a_tuning_run_is_a_rival(variant: str) -> None:
+    policy = FIXED if variant == REFERENCE else "in-flight"
     outcomes = [outcome(OURS, 10.0), outcome("utilization", 12.0), outcome(policy, 5.0, variant)]
 
     assert found(outcomes)[1].found == "utilization comes nearest and holds +20.0% GPU-hours over ours"

@@ -11,7 +11,15 @@ from chiron.sim.compare import model_ceilings
 from chiron.sim.paper.case import Case, Figures, Outcome
 from chiron.sim.paper.compared import BASELINES, COMPARED_QUICKLY, OURS, PAPER, TUNED, search_for
 from chiron.sim.paper.experiment import Experiment, Later, Size, SkippedError
-from chiron.sim.paper.experiments.goal_telling import CEILING, FIXED, PUBLISHED, TUNING, goals_section
+from chiron.sim.paper.experiments.goal_telling import (
+    CEILING,
+    CLAIRVOYANT,
+    FIXED,
+    PUBLISHED,
+    REFERENCE,
+    TUNING,
+    goals_section,
+)
 from chiron.sim.paper.experiments.goal_telling import TUNED as TUNED_ONE
 from chiron.sim.paper.goal_rows import GOALS
 from chiron.sim.paper.speed import expected_requests
@@ -29,6 +37,8 @@ COMPARED_ROWS = ("w_b-8b-20k", "w_a-8b-30", "azure-conv-8b-50", "w_a-70b-78", "w
 """Where a full run has them: the shorter ones."""
 TUNED_ROWS = ("w_b-70b-22k",)
 """Where baselines are tuned too, unless all rows are asked for."""
+ORACLE_ROWS = ("w_a-8b-30", "w_b-70b-22k")
+"""Where a clairvoyant schedule is searched too, likewise."""
 TUNING_SEEDS = (1, 2)
 _CEILING_S = 900.0
 _SEARCH_RUNS = 16
@@ -71,7 +81,11 @@ def cases(size: Size, traces: Path | None) -> Sequence[Case]:
         others = _beside_seeds(size)
         found += [_case(name, PUBLISHED, scenario, policy, seed) for policy in beside for seed in others]
         if beside and not size.quick:
-            found += [_case(name, FIXED, scenario, "fixed-model", seed) for seed in others]
+            found += [
+                _case(name, REFERENCE, scenario, policy, seed)
+                for policy in ((FIXED, CLAIRVOYANT) if name in ORACLE_ROWS or size.every_goal else (FIXED,))
+                for seed in others
+            ]
     return found
 
 
