@@ -78,6 +78,17 @@ TUNABLE: Mapping[str, Tunable] = {
         ),
         {"target": (2, 8, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 640, 768)},
     ),
+    # What its planner knows besides, it has profiled.
+    "dynamo-like": Tunable(
+        (
+            {"slo_share": 1.0, "batch_size": 256},
+            {"slo_share": 0.8, "batch_size": 256},
+            {"slo_share": 0.6, "batch_size": 256},
+            {"slo_share": 0.4, "batch_size": 256},
+            {"slo_share": 0.8, "batch_size": 1024},
+        ),
+        {"slo_share": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)},
+    ),
 }
 """By autoscaler."""
 
