@@ -34,14 +34,14 @@ def test_attainment_is_judged_in_points() -> None:
     # Twenty times as much, but not ninety points: a baseline that attains half leaves no room for them.
     found, *_ = against(served("ours", attained=1.0), served("theirs", attained=0.5))
     assert found.verdict == "not reachable"
-    assert "not reachable with this calibration, ceiling 50 points" in found.why
+    assert "not reachable with this calibration, ceiling 50 points higher" in found.why
 
 
 def test_throughput_beyond_the_ceiling_is_not_reachable_and_the_ceiling_is_told() -> None:
     _, found, _ = against(served("ours", per_gpu_s=15.0), served("theirs", per_gpu_s=10.0))
     assert found.verdict == "not reachable"
-    assert found.finding().found == "50 % more at the most (W)"
-    assert found.finding().why.startswith("not reachable with this calibration, ceiling 100 % more")
+    assert found.finding().found == "50 % higher at the most (W)"
+    assert found.finding().why.startswith("not reachable with this calibration, ceiling 100 % higher")
 
 
 def test_a_gain_that_physics_allows_and_nobody_has_is_not_met() -> None:
@@ -49,7 +49,7 @@ def test_a_gain_that_physics_allows_and_nobody_has_is_not_met() -> None:
         served("ours", per_gpu_s=15.0), served("theirs", per_gpu_s=4.0, ceiling_per_gpu_s=20.0)
     )
     assert found.verdict == "not met"
-    assert found.why.startswith("ceiling 400 % more")
+    assert found.why.startswith("ceiling 400 % higher")
 
     _, found, _ = against(served("ours", per_gpu_s=16.0), served("theirs", per_gpu_s=4.0))
     assert found.verdict == "met"
@@ -65,6 +65,16 @@ def test_gpu_hours_are_compared_only_where_ours_attains() -> None:
     assert (found.verdict, found.largest and found.largest.gain) == ("met", pytest.approx(0.8))
     _, _, found = against(served("ours", gpu_hours=0.9), served("theirs", per_gpu_s=18.0))
     assert (found.verdict, found.ceiling) == ("not reachable", pytest.approx(0.1))
+
+
+def test_a_loss_is_called_one() -> None:
+    attainment, throughput, gpus = against(
+        served("ours", attained=0.97, gpu_hours=1.1, per_gpu_s=9.0), served("theirs")
+    )
+    assert attainment.finding().found == "3 points lower at the most (W)"
+    assert throughput.finding().found == "10 % lower at the most (W)"
+    assert gpus.finding().found == "10 % more at the most (W)"
+    assert gpus.finding().expected == "up to 70 % fewer"
 
 
 def test_the_largest_gain_of_all_workloads_counts_and_so_does_the_largest_ceiling() -> None:

@@ -61,10 +61,18 @@ class Headline:
     published: float
     """As a share."""
     unit: str
+    better: str
+    """What a gain is called, after the unit."""
+    worse: str
+    """And a loss."""
     form: Callable[[float], str]
     """How one side's figure is shown."""
     gain: Callable[[Served, Served], Gain | None]
     """Of ours over theirs on the same workload; None: it says nothing there."""
+
+    def told(self, gain: float, form: str = ".0f") -> str:
+        """A gain, or a loss, in words."""
+        return f"{100 * abs(gain):{form}} {self.unit} {self.worse if gain < 0 else self.better}"
 
 
 def _attainment(ours: Served, theirs: Served) -> Gain:
@@ -96,9 +104,9 @@ def _plain(value: float) -> str:
 
 
 HEADLINES = (
-    Headline("SLO attainment", 0.90, "points", _percent, _attainment),
-    Headline("request throughput per GPU", 3.00, "% more", _plain, _throughput),
-    Headline("GPU-hours", 0.70, "% fewer", _plain, _gpus),
+    Headline("SLO attainment", 0.90, "points", "higher", "lower", _percent, _attainment),
+    Headline("request throughput per GPU", 3.00, "%", "higher", "lower", _plain, _throughput),
+    Headline("GPU-hours", 0.70, "%", "fewer", "more", _plain, _gpus),
 )
 """As published: up to 90 % higher, up to 300 % higher, up to 70 % fewer."""
 
@@ -139,11 +147,11 @@ class Judged:
         """The ceiling, in words."""
         if self.largest is None:
             return "no workload of which both have figures" + (
-                " and which ours attains" if self.headline.unit == "% fewer" else ""
+                " and which ours attains" if self.headline.gain is _gpus else ""
             )
         if self.ceiling is None:
             return ""
-        most = f"{100 * self.ceiling:.0f} {self.headline.unit}"
+        most = self.headline.told(self.ceiling)
         if self.verdict == "not reachable":
             return (
                 f"not reachable with this calibration, ceiling {most} over this baseline on these workloads"
@@ -155,10 +163,10 @@ class Judged:
         headline, largest = self.headline, self.largest
         found = "nothing to compare"
         if largest is not None:
-            found = f"{100 * largest.gain:.0f} {headline.unit} at the most ({largest.cell})"
+            found = f"{headline.told(largest.gain)} at the most ({largest.cell})"
         return Finding(
             f"{headline.claim} against {self.against}",
-            f"up to {100 * headline.published:.0f} {headline.unit}",
+            f"up to {headline.told(headline.published)}",
             found,
             self.verdict,
             self.why,

@@ -214,7 +214,7 @@ def _headline_table(found: Sequence[Judged]) -> Table:
 
 def _headline_row(each: Judged) -> Row:
     headline, largest = each.headline, each.largest
-    published = f"up to {100 * headline.published:.0f} {headline.unit}"
+    published = f"up to {headline.told(headline.published)}"
     if largest is None:
         return row(headline.claim, published, each.against, *(None,) * 6, each.verdict)
     return row(
@@ -223,10 +223,10 @@ def _headline_row(each: Judged) -> Row:
         each.against,
         headline.form(largest.ours),
         headline.form(largest.theirs),
-        f"{100 * largest.gain:+.1f} {headline.unit}",
+        headline.told(largest.gain, ".1f"),
         number(largest.ratio, ".2f"),
         largest.cell,
-        None if each.ceiling is None else f"{100 * each.ceiling:.1f} {headline.unit}",
+        None if each.ceiling is None else headline.told(each.ceiling, ".1f"),
         each.verdict,
     )
 
