@@ -16,7 +16,7 @@ from chiron.sim.planning.points import Curve, Point
 from chiron.sim.planning.search import Found
 from chiron.sim.planning.shown import plan_json
 from chiron.sim.planning.source import Slo, Source
-from chiron.sim.planning.told import sentences
+from chiron.sim.planning.told import sentences, why
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import scenario_from
 from tests.support.clockwork import clockwork_document
@@ -129,6 +129,9 @@ def test_recorded_requests_grow_over_the_same_time_and_are_the_same_on_every_see
     grown = recorded.grown(3.0).at(5)[1].workload
     assert len(grown) == 3 * len(reading.workload)
     assert grown.arrival_s[-1] <= reading.workload.arrival_s[-1]
+    # The first of each three stays where it was, and the others are about there.
+    assert set(reading.workload.arrival_s) <= set(grown.arrival_s)
+    assert grown.arrival_s.mean() == pytest.approx(reading.workload.arrival_s.mean(), rel=0.15)
 
 
 def test_a_curve_that_does_not_only_rise_is_told_with_the_size_from_which_it_does() -> None:
@@ -163,3 +166,31 @@ def test_the_fixed_fleet_has_the_parts_of_the_policy_and_none_of_the_settings_of
     assert (held.parts.pinned, held.parts.dispatcher) == (True, "llumnix")
     assert dict(held.parameters) == {"batch_size": 8}
     held.make()
+
+
+def test_a_backlog_that_would_be_late_needs_more_although_interactive_requests_do_not() -> None:
+    document = clockwork_document(12)
+    work = {"lengths": "lognormal", "prompt_mean": 1, "output_mean": 100, "sigma": 0}
+    # 60 times 0.2 s within 4 s are 3 more at once.
+    document["backlog"] = [{"requests": 60, "arrive_s": 5, "deadline_in_s": 4, **work}]
+
+    found = planned(
+        Source(scenario_from(document, Path("backlog.toml"))), terms=Terms(seeds=(1,)), budgets=(4,)
+    )
+
+    assert found.fixed.gpus is not None
+    assert 2.4 + 3 < found.fixed.gpus <= 8
+    four = found.need.curve.points[4]
+    assert four.mean("interactive") >= 0.99
+    assert not four.attains
+    assert "of the batch requests missed their deadline" in why(four, found.source.scenario.settings)
+
+
+def test_it_has_to_attain_on_every_seed_as_a_budget_and_as_a_fixed_fleet() -> None:
+    found = planned(clockwork(12))
+
+    (fixed,) = found.fixed.points.values()
+    assert [attempt.seed for attempt in fixed.attempts] == [1, 2]
+    good, other = fixed.attempts
+    assert fixed.attains
+    assert not Point(3, (good, dataclasses.replace(other, attains=False))).attains

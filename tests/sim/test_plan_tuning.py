@@ -74,6 +74,8 @@ def test_a_setting_that_changes_nothing_is_no_better_than_the_default() -> None:
 
     assert found.changes == {}
     assert not found.better
+    # As it is, one value less and one more on the first seed, and as it is on both fresh ones: no climb.
+    assert found.runs == 1 + 2 + 2
     assert tuned_sentences(found)[0].startswith("No better than the defaults: none of 1 knobs did better")
     assert settings_to_paste(found) == ""
 
@@ -172,6 +174,14 @@ def test_more_that_attains_is_better_even_with_more_gpus() -> None:
 
     assert verdict(before, after).better
     assert not verdict(after, before).better
+
+
+def test_less_that_attains_is_not_better_even_with_fewer_gpus() -> None:
+    before = [attempt(seed, 10.0, interactive=0.97, attains=False) for seed in FRESH]
+    after = [attempt(seed, 5.0, interactive=0.9, attains=False) for seed in FRESH]
+
+    assert not verdict(before, after).better
+    assert "it does worse on fresh seeds" in tuned_sentences(verdict(before, after))[0]
 
 
 def test_the_spread_is_the_interval_of_student_s_t() -> None:
