@@ -169,7 +169,7 @@ class _Shown:
     """Counts what has ended, and shows it."""
 
     def __init__(self, plan: Plan, console: Console, bar: Progress, task: TaskID) -> None:
-        self.runs = self.cached = 0
+        self.runs = self.cached = self.failed = 0
         self.requests = self.cpu_s = self._expected_s = 0.0
         self._plan, self._console, self._bar, self._task = plan, console, bar, task
         self._began = self._last = time.monotonic()
@@ -181,6 +181,7 @@ class _Shown:
         if ended.cached:
             self.cached += 1
         elif ended.entry is None:
+            self.failed += 1
             _say(self._console, f"failed: {name}: {ended.failure}")
         else:
             self.requests += ended.entry.requests
@@ -218,7 +219,7 @@ def _resumable(out: Path, plan: Plan, console: Console) -> Iterator[_Shown]:
             yield shown
         except BaseException as error:
             if not isinstance(error, Exception):
-                kept = f"{shown.runs} finished runs are in {out / 'cache'}"
+                kept = f"{shown.runs - shown.failed} finished runs are in {out / 'cache'}"
                 text = f"ended early: {kept}; the same command goes on from there"
                 _say(console, text)
             raise
