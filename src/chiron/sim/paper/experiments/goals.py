@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chiron.sim.compare import model_ceilings
 from chiron.sim.paper.case import Case, Figures, Outcome
-from chiron.sim.paper.compared import BASELINES, COMPARED_QUICKLY, OURS, PAPER, TUNED, search_for
+from chiron.sim.paper.compared import BASELINES, COMPARED_QUICKLY, OURS, PAPER, TUNED
 from chiron.sim.paper.experiment import Experiment, Later, Size, SkippedError
 from chiron.sim.paper.experiments.goal_telling import (
     CEILING,
@@ -25,7 +25,7 @@ from chiron.sim.paper.goal_rows import GOALS
 from chiron.sim.paper.speed import expected_requests
 from chiron.sim.policies import PolicyChoice
 from chiron.sim.scenario import Scenario
-from chiron.sim.tuned import LLUMNIX
+from chiron.sim.tuned import LLUMNIX, tuned
 from chiron.sim.tuning import Trial
 
 NAME = "goals"
@@ -121,7 +121,7 @@ def next_cases(size: Size, outcomes: Sequence[Outcome]) -> Sequence[Case]:
         if scenario is None:
             continue
         for policy in TUNED:
-            search = search_for(policy, scenario.settings.models, TUNING_SEEDS)
+            search = tuned(policy, scenario.settings.models, seeds=TUNING_SEEDS, rounds=2)
             done = {
                 trial_of(each.case): each.figures
                 for each in outcomes
