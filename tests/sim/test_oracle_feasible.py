@@ -200,3 +200,17 @@ def test_batch_work_that_would_be_late_starts_instances():
     assert fleet.decide(snapshot(10.0, 1, 1, (due[0],))).actions == ()
     (start,) = fleet.decide(snapshot(10.0, 1, 1, (due[1],))).actions
     assert isinstance(start, Start)
+
+
+def test_batch_work_with_time_to_spare_waits_until_the_last_instance_must_start():
+    work = requests((0.0, 50, 100, 500.0))
+    settings = world(profile=TOY, model={"load_time_s": 5.0, "max_batch_size": 8})
+    fleet = ClairvoyantFleet({"m": future_of(settings, work, 0)}, Schedule())
+    group = (BatchBacklog(400.0, 1000, 0),)
+    assert fleet.decide(snapshot(10.0, 0, 0, group)).actions == ()
+    soon = (BatchBacklog(12.0, 1000, 0),)
+    (start,) = fleet.decide(snapshot(10.0, 0, 0, soon)).actions
+    assert isinstance(start, Start)
+    # The only instance stays while batch work waits; of two, one may go until it must be back.
+    assert fleet.decide(snapshot(10.0, 1, 0, group)).actions == ()
+    assert isinstance(fleet.decide(snapshot(10.0, 2, 0, group)).actions[0], Retire)

@@ -1,4 +1,4 @@
-"""No policy that has a name decides or places otherwise for what is hidden: lengths, arrivals, steps to come."""
+"""No policy with a name decides or places otherwise for what is hidden: lengths, arrivals, steps to come."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ BUSY = get_profile("toy").replace(
 
 
 def three(seed, **changes):
-    """Three instances at first, GPUs for five, and steps that vary; reports are noisy or lost, but not late."""
+    """Three instances, GPUs for five, and steps that vary; reports are noisy or lost, but not late."""
     return world(
         {Role.MIXED: 3},
         profile=BUSY,

@@ -96,7 +96,7 @@ class _Now:
         if self._ready and held > self._model.min_instances:
             idlest = min(self._ready, key=lambda each: _interactive(each) + each.running_batch)
             left = inside - idlest.running_interactive
-            if self._does(left, held - 1):
+            if (held > 1 or not idlest.waiting_batch) and self._does(left, held):
                 reason = "the rest will do for long enough"
                 return Retire(name, idlest.instance_id, reason, numbers), ModelAssessment(
                     name, numbers, reason
@@ -120,20 +120,23 @@ class _Now:
             more += 1
         late = 0
         while more + late < allowed and late < _MOST_AT_ONCE:
-            if self._in_time(held, more + late, self._schedule.spare):
+            # The last one starts when it must: until then the others are kept full.
+            if self._in_time(held, more + late, self._schedule.spare, again_s=_LATE_S):
                 break
             late += 1
         return more + late
 
-    def _does(self, inside: int, left: int) -> bool:
-        """Whether so many instances will do for long, with one fewer than there are."""
+    def _does(self, inside: int, held: int) -> bool:
+        """Whether the instances that are held will do for long without one of them, and what runs there."""
         stop_s = self._schedule.least_stop_s
         if stop_s == inf:
             return False
         until_s = self._now_s + stop_s
         if self._overflow_s(inside, -1, from_s=self._now_s, until_s=until_s, part=_STOPPING_FILL) < inf:
             return False
-        return not self._batch or self._in_time(left, 0, self._schedule.spare + 0.01, again_s=stop_s)
+        if not self._model.backlog:
+            return True
+        return held > 1 and self._in_time(held, -1, self._schedule.spare + 0.01, again_s=stop_s)
 
     def _limit(self, instances: int) -> float:
         """Interactive work that may be in the system with so many instances."""
@@ -172,10 +175,10 @@ class _Now:
                 return at_s
         return inf
 
-    def _in_time(self, instances: int, more: int, spare: float, again_s: float = 0.0) -> bool:
-        """Whether all batch work begins in time, with `more` instances once they have loaded.
+    def _in_time(self, instances: int, more: int, spare: float, again_s: float) -> bool:
+        """Whether all batch work begins in time, with `more` instances once they have loaded, or -1 at once.
 
-        again_s: after so long one instance more may be there, and after its load.
+        again_s: after so long one instance more may start.
         """
         known = self._known
         due: dict[float, float] = {}
@@ -190,11 +193,12 @@ class _Now:
             begin_s = at_s - known.batch_tail_s * (1 + spare)
             span_s = begin_s - self._now_s
             if span_s <= known.load_s:
-                # Nobody who starts now helps.
+                # Nobody who starts now helps, and nobody who is there goes.
+                if more < 0:
+                    return False
                 continue
-            served_s = instances * span_s + more * (span_s - known.load_s)
-            if again_s:
-                served_s += max(0.0, span_s - again_s - known.load_s)
+            served_s = instances * span_s + (more * (span_s - known.load_s) if more > 0 else more * span_s)
+            served_s += max(0.0, span_s - again_s - known.load_s)
             needed = total + known.until(begin_s) - come
             if served_s * self._full * (1 - spare) < needed:
                 return False

@@ -20,7 +20,8 @@ from chiron.sim.settings import SimModel
 FILLS = (0.3, 0.5, 0.7)
 """Tried one after the other until one does not attain."""
 EMPTIER_FILLS = (0.0, -0.3, -0.6)
-"""Tried if the first does not, until one does."""
+"""Tried if the first does not, until one does, with more capacity to spare for batch work."""
+_SPARE = 0.1
 LEAST_STOP_S = 150.0
 OTHER_STOPS_S = (400.0,)
 """Tried with the fill that was found."""
@@ -69,26 +70,25 @@ def feasible(scenario: Scenario, reading: Reading) -> Run | None:
     )
     prepared = dataclasses.replace(scenario, settings=dataclasses.replace(settings, models=models))
 
-    def tried(fill: float, least_stop_s: float) -> Run | None:
-        schedule = Schedule(fill=fill, least_stop_s=least_stop_s)
+    def tried(schedule: Schedule) -> Run | None:
         done = run(prepared, ClairvoyantChoice(NAME, known=known, schedule=schedule), reading=reading)
         return done if attains(done.result) else None
 
-    found: list[tuple[float, Run]] = []
-    for fill in FILLS:
-        done = tried(fill, LEAST_STOP_S)
+    found: list[tuple[Schedule, Run]] = []
+    for schedule in (Schedule(fill, LEAST_STOP_S) for fill in FILLS):
+        done = tried(schedule)
         if done is None:
             break
-        found.append((fill, done))
-    for fill in EMPTIER_FILLS if not found else ():
-        done = tried(fill, LEAST_STOP_S)
+        found.append((schedule, done))
+    for schedule in (Schedule(fill, LEAST_STOP_S, _SPARE) for fill in EMPTIER_FILLS if not found):
+        done = tried(schedule)
         if done is not None:
-            found.append((fill, done))
+            found.append((schedule, done))
             break
     if not found:
         return None
-    fill = min(found, key=lambda each: each[1].result.gpu_hours)[0]
-    others = [tried(fill, least_stop_s) for least_stop_s in OTHER_STOPS_S]
+    best = min(found, key=lambda each: each[1].result.gpu_hours)[0]
+    others = [tried(dataclasses.replace(best, least_stop_s=least_stop_s)) for least_stop_s in OTHER_STOPS_S]
     runs = [each for _, each in found] + [each for each in others if each is not None]
     return min(runs, key=lambda each: each.result.gpu_hours)
 
