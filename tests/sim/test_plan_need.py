@@ -55,6 +55,7 @@ def test_growth_multiplies_the_need_and_tells_what_the_first_answer_would_do() -
     (told,) = [text for text in sentences(found) if text.startswith("At 2 times the load")]
     assert "at least 5 GPUs" in told
     assert "; 3 would serve " in told
+    assert told.endswith(" The smallest fixed fleet that attains holds 5.")
 
 
 def test_an_slo_that_no_number_of_gpus_keeps_is_told_with_the_best_and_the_reason() -> None:
@@ -65,8 +66,9 @@ def test_an_slo_that_no_number_of_gpus_keeps_is_told_with_the_best_and_the_reaso
     assert impossible.fixed.gpus is None
     told = sentences(found)[-1]
     assert told.startswith("With ITL 2 ms: no number up to 8 attains; the best is ")
-    assert " with 0.0 % of the interactive requests. With 8 100 % of the " in told
+    assert " with 0.0 % of the interactive requests. With 8, 100 % of the " in told
     assert "took more than 2 ms a token" in told
+    assert told.endswith(" No fixed fleet does.")
 
 
 def test_the_answer_is_told_first_and_why_one_less_is_too_few() -> None:

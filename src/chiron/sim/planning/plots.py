@@ -80,6 +80,7 @@ def _plot_growth(plan: Plan, folder: Path) -> list[Path]:
         needed.plot([x for x, _ in line], [y for _, y in line], "o-", label=label)
     _dress(met, "times the load", "attained, %")
     _dress(needed, "times the load", "fewest GPUs")
+    needed.yaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(plan.source.scenario.name)
     return save(figure, folder, plan.source.scenario.name, plan.need.policy, "growth")
 

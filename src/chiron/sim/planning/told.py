@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from chiron.sim.planning.mix import Mix
 from chiron.sim.planning.need import FixedNeed, Need
-from chiron.sim.planning.plan import Plan
+from chiron.sim.planning.plan import Grown, Plan, Promised
 from chiron.sim.planning.points import Point
 from chiron.sim.planning.source import Slo
 from chiron.sim.settings import LARGEST, SimSettings
@@ -32,10 +32,10 @@ def sentences(plan: Plan) -> list[str]:
     told.append(_fixed(plan.fixed, plan.need))
     told += mix_sentences(plan.mixes)
     for grown in plan.growth[1:]:
-        told.append(f"At {grown.factor:g} times the load: {_short(grown.need, plan.need.gpus, settings)}")
+        told.append(f"At {grown.factor:g} times the load: {_short(grown, plan.need.gpus, settings)}")
     for promised in plan.slos[1:]:
         changed = plan.source.promising(promised.slo).scenario.settings
-        told.append(f"With {slo_text(promised.slo)}: {_short(promised.need, plan.need.gpus, changed)}")
+        told.append(f"With {slo_text(promised.slo)}: {_short(promised, plan.need.gpus, changed)}")
     return told
 
 
@@ -125,9 +125,11 @@ def _impossible(need: Need, goal: float, settings: SimSettings) -> str:
 def _best(need: Need, settings: SimSettings) -> str:
     """The best that there is, and what misses with the most GPUs that were tried: no number of them helps."""
     best, most = need.curve.best, need.curve.in_order[-1]
-    text = f"the best is {count(best.gpus)} with {served(best)}. With {most.gpus} {why(most, settings)}"
-    peak = most.mean("gpus_peak")
-    return text + (f"; it held {peak:.0f} at most." if peak < most.gpus else ".")
+    text = f"the best is {count(best.gpus)} with {served(best)}. With {most.gpus}, {why(most, settings)}"
+    peak = max(attempt.gpus_peak for attempt in most.attempts)
+    if peak < most.gpus:
+        text += f"; it never held more than {peak}, so that further ones would not help"
+    return f"{text}."
 
 
 def _below(need: Need, settings: SimSettings) -> list[str]:
@@ -212,15 +214,19 @@ def _bill(mix: Mix) -> str:
     return f"{counts}, {mix.price_per_hour:,.2f} an hour, of which {mix.held_per_hour:,.2f} held"
 
 
-def _short(need: Need, before: int | None, settings: SimSettings) -> str:
+def _short(asked: Grown | Promised, before: int | None, settings: SimSettings) -> str:
+    need, fleet = asked.need, asked.fixed.gpus
+    fixed = (
+        " No fixed fleet does." if fleet is None else f" The smallest fixed fleet that attains holds {fleet}."
+    )
     point = need.point
     if point is None:
-        return f"no number up to {need.most_gpus} attains; {_best(need, settings)}"
+        return f"no number up to {need.most_gpus} attains; {_best(need, settings)}{fixed}"
     text = f"at least {count(point.gpus)}, {point.mean('gpus_mean'):.1f} held on average{_price(point)}"
     known = need.curve.points.get(before or 0)
     if known is not None and not known.attains:
         text += f"; {known.gpus} would serve {served(known)}"
-    return text + "."
+    return f"{text}.{fixed}"
 
 
 def _price(point: Point) -> str:
