@@ -19,6 +19,8 @@ _MARKERS = "osD^vP*X"
 _INK = "#010203"
 """Stands for the colour of the page's text until the page decides on it."""
 _SIZE_INCH = (7.2, 4.0)
+_INSIDE = 3
+"""Series of a legend that covers nothing of note; those of more stand below."""
 _SIZE = re.compile(r'\s(?:width|height)="[^"]*"')
 
 
@@ -92,7 +94,9 @@ def _finish(axes: Any, plot: Plot, ink: str) -> None:
         axes.set_xticks(range(len(plot.x.ticks)), list(plot.x.ticks), rotation=20, ha="right")
     axes.set_title(plot.title)
     axes.grid(alpha=0.25)
-    if len(plot.series) > 1:
+    if len(plot.series) > _INSIDE:
+        axes.figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    elif len(plot.series) > 1:
         axes.legend(fontsize="small")
 
 
