@@ -63,6 +63,7 @@ def test_the_planted_setting_is_found_on_other_seeds_and_reported_on_fresh_ones(
     assert not set(found.searched) & set(FRESH)
     verdict, seeds = tuned_sentences(found)
     assert verdict.startswith("Better: instances 3 instead of 8: ")
+    assert "100 % of the interactive requests attained, before 100 % of the interactive requests; " in verdict
     assert "it attains on 2 of 2 seeds, before on 2" in verdict
     assert seeds == "Searched on the workloads of seeds 1, 2, 3; reported on those of seeds 101, 102."
     # No live controller has this autoscaler, so that there is nothing to paste into its configuration.

@@ -106,7 +106,8 @@ def _verdict(tuned: Tuned) -> str:
     less = "fewer" if hours.mean < 0 else "more"
     figures = (
         f"{percent(abs(hours.mean))} {less} GPU-hours (± {percent(hours.spread)}), "
-        f"{served(tuned.after)}; it attains on {after} of {of} seeds, before on {before}"
+        f"{served(tuned.after)} attained, before {served(tuned.before)}; "
+        f"it attains on {after} of {of} seeds, before on {before}"
     )
     if tuned.better:
         return f"Better: {changes}: {figures}."
