@@ -96,6 +96,12 @@ class Refusal:
     reason: str
 
 
+MOST_WAITING = 32
+"""Interactive requests, those under way to it included, that an engine with free slots may have waiting:
+enough prompts for its next steps. Any more would wait there for their prompts to be computed, although
+another instance may be done sooner."""
+
+
 class Dispatcher(Protocol):
     """Chooses an instance for a request."""
 
@@ -125,7 +131,9 @@ class LeastExpectedWait:
     interactive one and do not count for it. With fewer ahead than the batch size a slot is free and the wait
     is 0, unless requests wait although slots are free and the KV cache has no room for this prompt: then
     those waiting go first. Otherwise the request needs (ahead + 1 - batch size) of the running ones to end,
-    which happens every (service time / batch size) seconds on average.
+    which happens every (service time / batch size) seconds on average. An engine with free slots that has
+    `MOST_WAITING` prompts to compute takes no further interactive request: an instance that has just become
+    ready would otherwise get all that waits, and compute prompts for longer than the TTFT SLO.
 
     A free slot is taken on the role dedicated to the class, then on a mixed instance; while none is free, the
     least wait counts before the role. Ties go to the lower share of slots in use, then the lower inter-token
@@ -157,7 +165,11 @@ class LeastExpectedWait:
             waiting = view.waiting_interactive + (0 if interactive else view.waiting_batch)
             ahead = view.running + waiting + view.reserved
             allowance = 0 if not interactive and view.role is Role.MIXED else view.queue_allowance
-            if ahead >= view.batch_size + allowance:
+            if ahead >= view.batch_size + allowance or (
+                interactive
+                and ahead < view.batch_size
+                and view.waiting_interactive + view.reserved >= MOST_WAITING
+            ):
                 kind = RefusalKind.FULL
                 continue
             excess = ahead + 1 - view.batch_size

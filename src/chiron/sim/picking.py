@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 from chiron.policy.affinity import Key, Offer, prefer_cached
 from chiron.policy.checked import CheckedDispatcher
-from chiron.policy.dispatch import Decision, Dispatcher, DispatchRequest, InstanceView, LeastExpectedWait
+from chiron.policy.dispatch import (
+    MOST_WAITING,
+    Decision,
+    Dispatcher,
+    DispatchRequest,
+    InstanceView,
+    LeastExpectedWait,
+)
 from chiron.policy.giving_way import GivingWay, waits
 from chiron.policy.words import RequestClass, Role
 from chiron.sim.baselines.least_requests import LeastRequestsDispatcher
@@ -217,12 +224,12 @@ class IndexedPicker:
         for seen in stale.values():
             entries = seen.entries
             batch_size, role = seen.batch_size, seen.role
-            ahead = batch_size
+            ahead, coming = batch_size, 0
             if interactive and seen.accepts and role is not _BATCH:
-                ahead = seen.running_interactive + seen.running_batch
-                ahead += seen.waiting_interactive + seen.reserved
+                coming = seen.waiting_interactive + seen.reserved
+                ahead = seen.running_interactive + seen.running_batch + coming
             entry: _Entry | None
-            if ahead < batch_size:
+            if ahead < batch_size and coming < MOST_WAITING:
                 # As _entry() does, for nearly every change of an instance.
                 entry = role is _MIXED, ahead / batch_size, seen.itl_ms, seen.instance_id, seen
             else:
@@ -254,6 +261,8 @@ class IndexedPicker:
         ahead = seen.running_interactive + waiting + seen.reserved
         if not mixed or kind is not _YIELDING_PICK:
             ahead += seen.running_batch
+        if ahead < batch_size and kind is not _BATCH_PICK and waiting + seen.reserved >= MOST_WAITING:
+            return None
         if ahead < batch_size and not (waiting and seen.kv_free_tokens < prompt_tokens):
             return mixed, ahead / batch_size, seen.itl_ms, seen.instance_id, seen
         if ahead >= batch_size + allowance:

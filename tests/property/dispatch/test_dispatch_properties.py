@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiron.policy.dispatch import (
+    MOST_WAITING,
     Decision,
     DispatchRequest,
     InstanceView,
@@ -28,9 +29,9 @@ views = st.lists(
         InstanceView,
         instance_id=st.sampled_from("abcdef"),
         role=st.sampled_from(Role),
-        batch_size=st.integers(1, 6),
+        batch_size=st.integers(1, 6) | st.just(80),
         running=small,
-        waiting_interactive=small,
+        waiting_interactive=small | st.integers(MOST_WAITING - 6, MOST_WAITING + 1),
         waiting_batch=small,
         reserved=small,
         queue_allowance=st.integers(0, 3),
@@ -50,11 +51,15 @@ requests = st.builds(
 
 
 def has_room(view: InstanceView, request: DispatchRequest) -> bool:
-    """Interactive requests pass waiting batch ones; batch requests never queue on a mixed instance."""
+    """Interactive requests pass waiting batch ones; batch requests never queue on a mixed instance.
+
+    With slots free, only so many prompts wait to be computed.
+    """
     if request.request_class is RequestClass.INTERACTIVE:
-        return (
-            view.running + view.waiting_interactive + view.reserved < view.batch_size + view.queue_allowance
-        )
+        coming = view.waiting_interactive + view.reserved
+        if view.running + coming < view.batch_size:
+            return coming < MOST_WAITING
+        return view.running + coming < view.batch_size + view.queue_allowance
     total = view.running + view.waiting_interactive + view.waiting_batch + view.reserved
     return total < view.batch_size + (view.queue_allowance if view.role is Role.BATCH else 0)
 

@@ -20,10 +20,11 @@ from chiron.sim.seen import Seen
 loads = st.fixed_dictionaries(
     {
         "role": st.sampled_from(list(Role)),
-        "batch": st.integers(1, 4),
+        "batch": st.integers(1, 4) | st.just(80),
         "running_interactive": st.integers(0, 3),
         "running_batch": st.integers(0, 3),
-        "waiting_interactive": st.integers(0, 2),
+        # With 80 slots, more prompts wait than an engine may have waiting, or just as many as it may.
+        "waiting_interactive": st.integers(0, 2) | st.integers(30, 33),
         "waiting_batch": st.integers(0, 2),
         "kv_free_tokens": st.sampled_from([0, 50, 500]),
         "itl_s": st.sampled_from([0.01, 0.02]),

@@ -180,8 +180,11 @@ def test_a_model_that_was_removed_comes_back_as_a_new_one(name: str) -> None:
         decision = autoscaler.decide(FleetSnapshot(now_s, models, {"n": 0}))
         return [found.numbers["theta"] for found in decision.assessments]
 
-    # Demand that doubles every load time from 1 to 2^29: Θ is half, once it is measured.
-    learned = [theta(20.0 * n, fleet("m", 1, queued=2**n)) for n in range(30)]
+    # Demand and arrivals that double every load time from 1 to 2^29: Θ is half, once it is measured.
+    learned = [
+        theta(20.0 * n, fleet("m", 1, traffic=Traffic(20.0, 2**n, queued_interactive=2**n)))
+        for n in range(30)
+    ]
     assert learned[0] == [0.85]
     assert learned[-1] != [0.85]
     assert theta(600.0) == []

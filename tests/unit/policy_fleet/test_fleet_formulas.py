@@ -115,7 +115,8 @@ def test_requests_that_wait_within_half_of_the_ttft_slo_have_room(ttft_slo_s: fl
     # default Θ of 0.85 that is room for 123 or for 89 requests; there are 120.
     ended = Traffic(1.0, queued_interactive=25, finished_interactive=100, finished_output_tokens=10_000)
     busy = instance("a", running_interactive=95, tokens_per_s=1_000.0)
-    actions = Chiron().decide(snapshot(fleet("m", busy, traffic=ended, ttft_slo_s=ttft_slo_s))).actions
+    half = Chiron(ChironSettings(ttft_share=0.5))
+    actions = half.decide(snapshot(fleet("m", busy, traffic=ended, ttft_slo_s=ttft_slo_s))).actions
     assert [type(action) for action in actions] == [Start] * starts
 
 

@@ -22,7 +22,8 @@ class Told:
         for _ in range(ticks):
             self._now_s += 1
             one = FleetInstance("a", "n", Role.MIXED, Phase.READY, 50, 50, running_interactive=running)
-            model = ModelFleet("m", 1, 1, 1, 10.0, 0.2, 2.0, (one,), Traffic(1.0), load_time_s=1.0)
+            # Each request takes a load time, so that as many arrive within one as run.
+            model = ModelFleet("m", 1, 1, 1, 10.0, 0.2, 2.0, (one,), Traffic(1.0, running), load_time_s=1.0)
             [found] = self._chiron.decide(FleetSnapshot(self._now_s, (model,))).assessments
         assert found is not None
         return found.reason, found.numbers["theta"]

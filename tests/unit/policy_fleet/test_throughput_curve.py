@@ -19,7 +19,20 @@ def tokens_per_s(running: float) -> float:
 def curve(*running: int, batch_size: int = 16, waiting: int = 0) -> ThroughputCurve:
     """After a minute of reports from instances that run so many requests each."""
     learned = ThroughputCurve()
-    for _ in range(60):
+    report(learned, 60, *running, batch_size=batch_size, waiting=waiting)
+    return learned
+
+
+def report(
+    learned: ThroughputCurve,
+    seconds: int,
+    *running: int,
+    batch_size: int = 16,
+    waiting: int = 0,
+    slower: float = 1.0,
+) -> None:
+    """So many seconds with a report of each instance in each."""
+    for _ in range(seconds):
         for each in running:
             learned.see(
                 FleetInstance(
@@ -31,11 +44,24 @@ def curve(*running: int, batch_size: int = 16, waiting: int = 0) -> ThroughputCu
                     batch_size,
                     running_interactive=each,
                     waiting_interactive=waiting,
-                    tokens_per_s=tokens_per_s(each),
+                    tokens_per_s=tokens_per_s(each) / slower,
                 )
             )
         learned.learn(1.0)
-    return learned
+
+
+def test_what_full_instances_made_is_remembered_while_they_are_half_empty() -> None:
+    learned = curve(16)
+    # Half an hour with few requests and short prompts: the line through that promises less than was made.
+    report(learned, 1800, 4, slower=1.5)
+    assert learned.tokens_per_s(16, reach=1.1) == pytest.approx(tokens_per_s(16))
+    # It says nothing of instances that are much less full than those were.
+    assert learned.tokens_per_s(8, reach=1.1) < 0.75 * tokens_per_s(16)
+    # As soon as instances are full again, the newer figure counts, and after an hour nothing is left of it.
+    report(learned, 1200, 16, slower=1.5)
+    assert learned.tokens_per_s(16) == pytest.approx(tokens_per_s(16) / 1.5, rel=0.02)
+    report(learned, 3700, 4, slower=2.0)
+    assert learned.tokens_per_s(16, reach=1.1) < 0.8 * tokens_per_s(16) / 1.5
 
 
 def test_an_instance_with_a_slot_left_bounds_what_a_full_one_makes_by_reach_only() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from chiron.policy.dispatch import (
+    MOST_WAITING,
     Decision,
     DispatchRequest,
     InstanceView,
@@ -49,6 +50,19 @@ def refusal(request: DispatchRequest, *views: InstanceView) -> RefusalKind:
     found = LeastExpectedWait().pick(request, views)
     assert isinstance(found, Refusal)
     return found.kind
+
+
+def test_free_slots_whose_engine_has_many_prompts_to_compute_take_no_more() -> None:
+    # It has just become ready: most slots are free, and what was sent there waits for its first step.
+    young = view("young", batch_size=256, running=20, waiting_interactive=MOST_WAITING - 2, reserved=1)
+    old = view("old", batch_size=256, running=250)
+    assert pick(INTERACTIVE, young, old).instance_id == "young"
+    young = dataclasses.replace(young, reserved=2)
+    assert pick(INTERACTIVE, young, old).instance_id == "old"
+    # Better to wait at the router, from where it can go to whichever is done sooner.
+    assert refusal(INTERACTIVE, young) is RefusalKind.FULL
+    # Batch work has hours.
+    assert pick(BATCH, young).instance_id == "young"
 
 
 def test_a_free_slot_goes_before_a_wait() -> None:

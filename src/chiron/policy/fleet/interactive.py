@@ -130,9 +130,18 @@ def assess_interactive(
 
 
 def _theta(state: ModelState, settings: ChironSettings, demand: float, load_s: float) -> Theta:
-    return state.history.theta(
-        demand, load_s, settings.theta_quantile, settings.default_theta, settings.min_theta
+    """Θ at this demand: room for what may arrive within a load time beyond what did within the last one.
+
+    Demand itself grows as well when the fleet has become smaller, or while instances load, and that is no
+    reason to keep more of them.
+    """
+    theta = state.bursts.theta(
+        state.arrived, load_s, settings.theta_quantile, settings.default_theta, settings.min_theta
     )
+    if not theta.measured:
+        return Theta(settings.default_theta, demand * (1 / settings.default_theta - 1), measured=False)
+    value = max(settings.min_theta, demand / (demand + theta.growth) if demand else 0.0)
+    return Theta(value, theta.growth, measured=True)
 
 
 def _instances(fraction: float) -> int:
@@ -210,8 +219,11 @@ def _surplus(
             break
         # Fuller instances take longer for each request. Where all slots are taken, their growth has decided.
         running = state.curve.running_at(rate.settled * lengths.mean / left) if left else 0.0
-        if left * min(each, running) > slots:
-            more = (_fuller(left * min(each, running), slots),)
+        held = left * min(each, running)
+        # As many arrive by chance, and the fuller they are the longer they stay.
+        held += math.sqrt(held)
+        if held > slots:
+            more = (_fuller(held, slots),)
             break
         surplus = candidate
     if surplus:

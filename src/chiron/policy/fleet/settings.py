@@ -19,7 +19,7 @@ class ChironSettings:
     """In load times."""
     theta_history_loads: float = 90.0
     """Demand older than this is forgotten, in load times."""
-    ttft_share: float = 0.5
+    ttft_share: float = 0.4
     """Share of the TTFT SLO that requests beyond the slots may spend in the queue, at most a load time."""
     hysteresis: float = 0.08
     """What a scale-down leaves must be this much (relative) below the target."""

@@ -22,6 +22,9 @@ class ModelState:
     def __init__(self, settings: ChironSettings, now_s: float) -> None:
         self.curve = ThroughputCurve()
         self.history = DemandHistory(settings.theta_history_loads, settings.theta_warmup_loads)
+        """Demand, in requests."""
+        self.bursts = DemandHistory(settings.theta_history_loads, settings.theta_warmup_loads)
+        """What arrived within a load time, in requests."""
         self.arrivals = Arrivals()
         self.waits = WaitingTimeEstimator(settings.wait_quantile)
         self.last_added_s = -float("inf")
@@ -38,6 +41,9 @@ class ModelState:
         """When an interactive request last arrived, waited or ran."""
         self.in_line_s = now_s
         """When every interactive request last had a slot."""
+        self.arrived = 0
+        """Interactive requests that have come within the last load time."""
+        self._came: deque[tuple[float, int]] = deque()
         self._peaks: deque[tuple[float, int]] = deque()
         self._last_s = now_s
 
@@ -63,6 +69,7 @@ class ModelState:
         self.curve.learn(max(now_s - self._last_s, traffic.interval_s))
         self.arrivals.record(traffic.arrived_interactive, traffic.interval_s, model.load_time_s)
         self.history.record(now_s, supply.demand, model.load_time_s)
+        self.bursts.record(now_s, self._arrived_lately(model, now_s), model.load_time_s)
         batch_tokens = traffic.finished_batch_output_tokens
         batch_sq = traffic.finished_batch_output_tokens_sq
         self.batch_lengths.observe(traffic.finished_batch, batch_tokens, batch_sq)
@@ -88,6 +95,16 @@ class ModelState:
             self._peaks.popleft()
         self._last_s = now_s
         return supply
+
+    def _arrived_lately(self, model: ModelFleet, now_s: float) -> int:
+        came = model.traffic.arrived_interactive
+        if came:
+            self._came.append((now_s, came))
+            self.arrived += came
+        # One tick more or less would be growth that is none.
+        while self._came and self._came[0][0] <= now_s - model.load_time_s * (1 + 1e-6):
+            self.arrived -= self._came.popleft()[1]
+        return self.arrived
 
     @property
     def peak_demand(self) -> int:

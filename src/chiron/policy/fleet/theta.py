@@ -1,12 +1,13 @@
 """Θ: how full interactive capacity may be, from how much demand has grown within one load time.
 
 Θ = D / (D + G): capacity must hold today's demand D and the growth G that the next load time may bring, the
-q-quantile of max(0, demand at t + L - demand at t), L the load time. The paper (arXiv 2501.08090) sets Θ from
-historical bursts; this estimator is reconstructed. Growth counts in requests and not as a factor, because
-what arrives within a load time does not depend on how many requests run already: a quiet moment that doubled
-is no reason to expect that a busy one will. Only times count whose demand was at least half of today's, so
-that a night says nothing about a day. The first load times after nothing was asked do not count either: then
-demand fills up, however steady the arrivals are.
+q-quantile of max(0, demand at t + L - demand at t), L the load time. What counts as demand is up to the
+caller: `chiron` counts what arrived within the last load time, `chiron-paper` what runs or waits. The paper
+(arXiv 2501.08090) sets Θ from historical bursts; this estimator is reconstructed. Growth counts in requests
+and not as a factor, because what arrives within a load time does not depend on how many requests run
+already: a quiet moment that doubled is no reason to expect that a busy one will. Only times count whose
+demand was at least half of today's, so that a night says nothing about a day. The first load times after
+nothing was asked do not count either: then demand fills up, however steady the arrivals are.
 
 G falls where a time of large growth stops counting, so that D + G(D) alone would ask for less capacity as
 demand rises. What is needed is therefore the largest d + G(d) of all d up to D.

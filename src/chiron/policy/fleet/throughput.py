@@ -2,7 +2,9 @@
 
 Learned from reports; reconstructed. Time between a request's tokens is taken as linear in the requests that
 run, and fitted by discounted least squares. The line promises too much where the truth bends up, so what has
-been measured (mean throughput of instances about equally full) bounds it.
+been measured (mean throughput of instances about equally full) bounds it. It promises too little once all
+instances have been half empty for a while, so what full instances made the last time bounds it from below:
+only those show what an engine makes for long, since one that computes no prompts decodes faster.
 """
 
 from __future__ import annotations
@@ -15,12 +17,27 @@ _HALF_LIFE_S = 180.0
 _BINS_PER_DOUBLING = 4
 _ENOUGH_S = 20.0
 _KV_SHARE = 0.92
+_FULL = 0.9
+"""Share of the batch size from which an instance counts as full."""
+_REMEMBERED_S = 3600.0
+"""How long what full instances made is believed."""
 
 
 class ThroughputCurve:
     """One model's instances; feed it each READY instance per tick, then close the tick with `learn`."""
 
-    __slots__ = ("_bins", "_kv", "_kv_tick", "_saturated_s", "_sums", "_tick", "_tick_bins")
+    __slots__ = (
+        "_bins",
+        "_full",
+        "_full_age_s",
+        "_full_tick",
+        "_kv",
+        "_kv_tick",
+        "_saturated_s",
+        "_sums",
+        "_tick",
+        "_tick_bins",
+    )
 
     def __init__(self) -> None:
         self._sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -29,6 +46,10 @@ class ThroughputCurve:
         self._saturated_s = 0.0
         self._kv = (0.0, 0.0)
         self._kv_tick = [0.0, 0.0]
+        # Of full instances: seconds, running, tokens per second. They fade as newer ones come, not with time.
+        self._full = (0.0, 0.0, 0.0)
+        self._full_age_s = 0.0
+        self._full_tick = [0.0, 0.0, 0.0]
         # Bin → (seconds, tokens) and, within a tick, (instances, tokens per second).
         self._bins: dict[int, tuple[float, float]] = {}
         self._tick_bins: dict[int, tuple[int, float]] = {}
@@ -49,6 +70,11 @@ class ThroughputCurve:
             tick[4] += running * gap_s
             waiting = instance.waiting_interactive + instance.waiting_batch
             tick[5] += bool(waiting) or running >= instance.batch_size
+            if waiting or running >= _FULL * instance.batch_size:
+                full = self._full_tick
+                full[0] += 1.0
+                full[1] += running
+                full[2] += rate
             index = int(math.log2(running) * _BINS_PER_DOUBLING)
             number, total = self._tick_bins.get(index, (0, 0.0))
             self._tick_bins[index] = (number + 1, total + rate)
@@ -76,6 +102,21 @@ class ThroughputCurve:
         if self._kv_tick[0]:
             scale = interval_s / self._kv_tick[0]
             self._kv = (self._kv[0] * keep + interval_s, self._kv[1] * keep + self._kv_tick[1] * scale)
+        full, running, rate = self._full_tick
+        self._full_age_s += interval_s
+        if full:
+            seconds, full_running, full_rate = self._full
+            # Some instances full for a second are less than all of them.
+            share = interval_s * full / seen
+            kept = 0.5 ** (share / _HALF_LIFE_S)
+            scale = share / full
+            self._full = (
+                seconds * kept + share,
+                full_running * kept + running * scale,
+                full_rate * kept + rate * scale,
+            )
+            self._full_age_s = 0.0
+        self._full_tick = [0.0, 0.0, 0.0]
         self._tick = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
         self._tick_bins = {}
         self._kv_tick = [0.0, 0.0]
@@ -108,7 +149,18 @@ class ThroughputCurve:
         if not measured:
             return running / gap_s
         factor = 1.0 if self._saturated_s >= _ENOUGH_S else reach
-        return min(running / gap_s, factor * max(measured.values()))
+        return max(min(running / gap_s, factor * max(measured.values())), self._made_when_full(running))
+
+    def _made_when_full(self, running: float) -> float:
+        """Output tokens per second of instances that were as full as this, at most, and full; 0: unknown."""
+        seconds, full_running, full_rate = self._full
+        if (
+            seconds < _ENOUGH_S
+            or self._full_age_s > _REMEMBERED_S
+            or running < _FULL * full_running / seconds
+        ):
+            return 0.0
+        return full_rate / seconds
 
     def running_at(self, tokens_per_s: float) -> float:
         """Requests that run on an instance that makes so many tokens per second; inf: more than it can make.

@@ -22,9 +22,6 @@ from chiron.policy.snapshots import InstanceSample
 
 BURST = 1.0
 """Interactive requests that wait per one that runs, from which on the wait counts more than throughput."""
-BURST_DECISIONS = 60
-"""Decisions for which slots that have just run out count as a burst, however few requests wait at the engine
-(routers hold the others back): about as long as GPUs load. After that the overload lasts."""
 BETTER_BY = 1.01
 """A larger budget must promise so much more throughput than the one in force."""
 NOT_WORSE_BY = 0.995
@@ -53,10 +50,11 @@ class ModelAutoscaler:
     batch size is an estimate also while slots are spare. Then, per saturated sample: try budgets that could
     beat the best one known, each for an interval or a few, also past budgets that are worse (the step time is
     a staircase); then hold the best pair, correcting the batch size as KV use and bias are learned. In a
-    burst, when slots have just run out or at least as many interactive requests wait as run, the batch is as
-    large as the ITL SLO allows and prompts are computed as fast as it allows, on purpose: that takes requests
-    up while GPUs load. Nothing grows on a sample that is no evidence; a batch size too large for the SLO in
-    force shrinks on any, and what a probe or a burst opened is taken back once slots are spare.
+    burst, when at least as many interactive requests wait as run, the batch is as large as the ITL SLO
+    allows and prompts are computed as fast as it allows, on purpose: that takes requests up while GPUs
+    load. A shorter wait is left to the router's queue: steps of a burst yield fewer tokens, and so prolong
+    it. Nothing grows on a sample that is no evidence; a batch size too large for the SLO in force shrinks on
+    any, and what a probe or a burst opened is taken back once slots are spare.
     """
 
     def __init__(self) -> None:
@@ -66,7 +64,6 @@ class ModelAutoscaler:
         self._base: Pair | None = None
         self._lead = 0
         self._held = 0
-        self._since_spare = BURST_DECISIONS
         self._bursting = False
 
     def decide(self, sample: InstanceSample) -> Limits:
@@ -74,7 +71,6 @@ class ModelAutoscaler:
         check(sample)
         learning = self._learning
         learning.observe(sample)
-        self._since_spare = self._since_spare + 1 if is_evidence(sample) else 0
         fallback = self._reactive.decide(sample)
         most = self._most(sample)
         if not learning.trusted:
@@ -169,13 +165,9 @@ class ModelAutoscaler:
     def _overloaded(self, sample: InstanceSample, base: Pair) -> bool:
         """Tell whether interactive requests wait that a larger batch would take up.
 
-        That is so when with the best batch in use as many wait as run, and for a while after the slots have
-        run out.
+        That is so when with the best batch in use as many wait as run.
         """
         running = sample.running_interactive + sample.running_batch
-        taken = running + sample.waiting_interactive
-        if taken >= sample.batch_size and sample.waiting_interactive and self._since_spare < BURST_DECISIONS:
-            return True
         return running >= BATCH_IN_USE * base.batch_size and sample.waiting_interactive >= BURST * running
 
     def _near_enough(self, before: int, best: Pair) -> bool:
