@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from chiron.policy.decisions import Action, Retire, Sleep
+from chiron.policy.decisions import Action, Retire, Sleep, Start, Wake
 from chiron.policy.fleet import Chiron, ChironSettings
 from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
 from chiron.policy.words import Phase, Role
@@ -121,3 +123,39 @@ def test_of_a_model_in_use_goes_what_neither_peak_nor_arrivals_need() -> None:
     full = Chiron(PATIENT)
     for tick in range(200):
         assert decide(full, float(tick), busy(95, 190), model("waits", traffic=WAITING)) == []
+
+
+def test_what_was_given_up_is_not_taken_back_while_the_other_waits() -> None:
+    autoscaler = Chiron(PATIENT)
+    asked = Traffic(1.0, queued_interactive=50)
+    gives = model("a-gives", instance("a", can_sleep=True))
+    waits = model("b-waits", traffic=WAITING)
+    decide(autoscaler, 0.0, gives, waits)
+    (slept,) = decide(autoscaler, WAKE_S, gives, waits)
+    assert isinstance(slept, Sleep)
+    sleeps = replace(instance("a", can_wake=True), phase=Phase.SLEEPING)
+    # It is asked again before its GPU is free, and lacks as much as the other.
+    back = model("a-gives", sleeps, traffic=asked)
+    assert decide(autoscaler, WAKE_S + 1, back, waits) == []
+    freed = FleetSnapshot(WAKE_S + 2, (back, waits), {"n": 1})
+    (start,) = autoscaler.decide(freed).actions
+    assert isinstance(start, Start)
+    assert start.model == "b-waits"
+
+
+def test_what_the_other_does_not_take_goes_back() -> None:
+    autoscaler = Chiron(PATIENT)
+    gives = model("a-gives", instance("a", can_sleep=True))
+    decide(autoscaler, 0.0, gives, model("b-waits", traffic=WAITING))
+    decide(autoscaler, WAKE_S, gives, model("b-waits", traffic=WAITING))
+    sleeps = replace(instance("a", can_wake=True), phase=Phase.SLEEPING)
+    back = model("a-gives", sleeps, traffic=Traffic(1.0, queued_interactive=50))
+    calm = autoscaler.decide(FleetSnapshot(WAKE_S + 1, (back, model("b-waits")), {"n": 1}))
+    assert [type(action) for action in calm.actions] == [Wake]
+    # A model that cannot start, for whatever reason, does not keep it for ever.
+    stuck = Chiron(PATIENT)
+    waits = model("b-waits", traffic=WAITING, gpu_type="other")
+    for now_s in (0.0, WAKE_S):
+        decide(stuck, now_s, gives, model("b-waits", traffic=WAITING))
+    late = stuck.decide(FleetSnapshot(WAKE_S + 2 * LOAD_S, (back, waits), {"n": 1}))
+    assert [type(action) for action in late.actions] == [Wake]

@@ -11,6 +11,7 @@ from itertools import groupby
 
 from chiron.policy.decisions import Action, FleetDecision, ModelAssessment, Start, Wake
 from chiron.policy.fleet.contention import FreeGpus, GpuRequest, grant
+from chiron.policy.fleet.given import Given
 from chiron.policy.fleet.plan import Plan, Wish, plan_model
 from chiron.policy.fleet.room import Room
 from chiron.policy.fleet.settings import ChironSettings
@@ -27,6 +28,7 @@ class Chiron:
         self.settings = settings or ChironSettings()
         self._states: dict[str, ModelState] = {}
         self._sleepers = Sleepers()
+        self._given = Given()
 
     def decide(self, snapshot: FleetSnapshot) -> FleetDecision:
         """See `GlobalAutoscaler.decide`. O(instances + request groups) for calm models."""
@@ -39,7 +41,9 @@ class Chiron:
             if state is None:
                 state = self._states[model.name] = ModelState(self.settings, snapshot.now_s)
             plans.append(plan_model(model, state, self.settings, snapshot.now_s))
+        self._given.keep(plans, snapshot.now_s)
         wakes, starts = _share_out(plans, FreeGpus(snapshot))
+        self._given.note(plans, snapshot.now_s)
         leave = self._sleepers.settle(plans, snapshot.now_s)
         going = {(action.model, action.instance_id) for action in leave}
         changes: list[Action] = [

@@ -56,8 +56,10 @@ class Plan:
     woken: int = 0
     spare: int = 0
     """Interactive and mixed instances that would go, were another model of its priority to wait for GPUs."""
+    gave_to: str = ""
+    """The model of its priority for which it gives up what it can spare at this tick; "": none."""
     yields: bool = False
-    """Whether another model takes GPUs from it at this tick: it gets none back then."""
+    """Whether another model takes GPUs from it, or waits for those that it gave: it gets none back then."""
 
 
 def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, now_s: float) -> Plan:

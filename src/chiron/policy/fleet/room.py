@@ -153,6 +153,7 @@ class Room:
     ) -> None:
         plan, model = victim.plan, victim.plan.model
         if victim.rank[0] == -inf:
+            plan.gave_to = urgent.name
             standing = f"{urgent.name} waits for GPUs, and {model.name} can spare the instance now"
         else:
             standing = (
