@@ -81,7 +81,7 @@ def _share_out(plans: Sequence[Plan], free: FreeGpus) -> tuple[list[Action], lis
         requests = [GpuRequest(plan.model, wish.role, wish.count, wish.deficit) for plan, wish in takers]
         for (plan, wish), granted in zip(takers, grant(requests, free), strict=True):
             if granted:
-                weighed = (wake(plan.supply, plan.woken), *wish.weighed)
+                weighed = (wake(plan.supply, plan.woken), *wish.others(wish.count - granted))
                 if granted < wish.count:
                     weighed += (no_gpu(wish.count - granted, wish.role, "no GPU is left for more"),)
                 starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers, weighed))
@@ -104,7 +104,7 @@ def _wake(plan: Plan, wish: Wish, free: FreeGpus) -> list[Wake]:
     took_s = plan.model.wake_time_s
     weighed = (
         start_instead(plan.model, f"what sleeps serves in about {took_s:.0f} s", took_s),
-        *wish.weighed,
+        *wish.others(),
     )
     for instance in [each for each in plan.supply.sleeping if each.can_wake]:
         if not wish.count or not free.wake(instance, plan.model.gpus_per_instance):

@@ -7,7 +7,7 @@ ahead, and the test that a scale-down lasts are reconstructed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from chiron.policy.decisions import Alternative
@@ -17,7 +17,13 @@ from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
 from chiron.policy.fleet.theta import Theta
-from chiron.policy.fleet.weighed import fewer_for_demand, fewer_for_growth, fewer_for_queue, keep
+from chiron.policy.fleet.weighed import (
+    fewer_for_arrivals,
+    fewer_for_demand,
+    fewer_for_growth,
+    fewer_for_queue,
+    keep,
+)
 from chiron.policy.snapshots import NEVER_S, ModelFleet
 from chiron.policy.words import Role
 
@@ -42,6 +48,8 @@ class InteractiveNeed:
     numbers: Mapping[str, float]
     weighed: tuple[Alternative, ...] = ()
     """Of what is missing: one fewer. Else: to keep what goes, and to retire one more."""
+    one_fewer: Callable[[int], Alternative] | None = None
+    """One fewer still where so many of the missing ones are not started; None: none is missing."""
 
 
 def assess_interactive(
@@ -98,8 +106,8 @@ def assess_interactive(
         reason = f"demand exceeds the target share of the slots, loading ones included; {reason}"
     growing = False
     room = coming * room_share
+    number = len(supply.interactive) + len(supply.loading_interactive)
     if ahead > room and rate:
-        number = len(supply.interactive) + len(supply.loading_interactive)
         further = max(_instances((ahead - room) / each), _instances(rate.likely / requests_each - number))
         if further > missing:
             missing = further
@@ -113,16 +121,21 @@ def assess_interactive(
     if missing or missing_now:
         needed = max(demand / target, ahead)
         deficit = 1 - supply.slots / needed if needed > supply.slots else 0.0
-        if standing:
-            fewer = fewer_for_queue(demand - supply.slots, waited_s)
-        elif growing:
-            fewer = fewer_for_growth(ahead, room + (missing - 1) * each * room_share, load_s)
-        elif missing:
-            limit = room_share if taking_over else target
-            fewer = fewer_for_demand(demand, coming + (missing - 1) * each, limit, theta.value)
-        else:
-            fewer = fewer_for_demand(demand, supply.slots + (missing_now - 1) * each, target, theta.value)
-        return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers, (fewer,))
+
+        def one_fewer(not_started: int) -> Alternative:
+            added = missing - not_started - 1
+            if standing:
+                return fewer_for_queue(demand - supply.slots, waited_s)
+            if growing and rate and ahead <= room + added * each:
+                return fewer_for_arrivals(rate.likely, number + added, requests_each)
+            if growing:
+                return fewer_for_growth(ahead, room + added * each, load_s)
+            if missing:
+                limit = room_share if taking_over else target
+                return fewer_for_demand(demand, coming + added * each, limit, theta.value)
+            return fewer_for_demand(demand, supply.slots + (missing_now - 1) * each, target, theta.value)
+
+        return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers, (one_fewer(0),), one_fewer)
     surplus, why, others = _surplus(model, supply, state, settings, now_s, rate, queue_share)
     if not surplus and demand > supply.slots:
         why = f"{demand - supply.slots:.0f} requests wait, and are expected to begin within {queue_s:.0f} s"

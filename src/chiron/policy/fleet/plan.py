@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from chiron.policy.decisions import Alternative, ChangeRole, GroupEstimate, Retire
@@ -36,6 +36,16 @@ class Wish:
     reason: str
     weighed: tuple[Alternative, ...] = ()
     """What else was weighed before."""
+    one_fewer: Callable[[int], Alternative] | None = None
+    """See `InteractiveNeed.one_fewer`."""
+    left_out: int = 0
+    """Those that are wished for no more: the model may have no further ones."""
+
+    def others(self, without: int = 0) -> tuple[Alternative, ...]:
+        """What else was weighed, one fewer than are started included; `without`: of `count`, not started."""
+        if self.one_fewer is None:
+            return self.weighed
+        return (*self.weighed, self.one_fewer(self.left_out + without))
 
 
 @dataclass(slots=True)
@@ -82,8 +92,9 @@ def plan_model(model: ModelFleet, state: ModelState, settings: ChironSettings, n
     reason = f"interactive: {interactive.reason}. batch: {batch.reason}"
     plan = Plan(model, supply, numbers, reason, changes, groups=batch.groups)
     if missing:
-        weighed = (role_change(changed, missing, _fixed(supply.batch)), *interactive.weighed)
-        plan.wishes.append(Wish(Role.MIXED, missing, interactive.deficit, interactive.reason, weighed))
+        weighed: tuple[Alternative, ...] = (role_change(changed, missing, _fixed(supply.batch)),)
+        fewer = interactive.one_fewer
+        plan.wishes.append(Wish(Role.MIXED, missing, interactive.deficit, interactive.reason, weighed, fewer))
     if batch.missing:
         closed = [i for i in supply.interactive if i.role is Role.INTERACTIVE]
         weighed = (open_to_batch(opened_for_batch, supply, _fixed(closed)), *batch.weighed)
@@ -137,6 +148,7 @@ def _bound(plan: Plan) -> None:
                 plan.reason += (
                     f". {wish.count - room} fewer than needed: max_instances is {model.max_instances}"
                 )
+                wish.left_out = wish.count - room
             wish.count = min(wish.count, room)
             room -= wish.count
         plan.wishes = [wish for wish in plan.wishes if wish.count]

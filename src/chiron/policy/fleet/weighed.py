@@ -20,19 +20,34 @@ def fewer_for_demand(demand: float, slots: float, limit: float, theta: float) ->
     """
     numbers = {"demand": demand, "slots": slots, "limit": limit, "theta": theta}
     if slots <= 0:
-        return Alternative("start one fewer", f"{demand:.0f} requests would have no slot", numbers)
+        requests = "1 request" if round(demand) == 1 else f"{demand:.0f} requests"
+        return Alternative("start one fewer", f"{requests} would have no slot", numbers)
     numbers["ibp"] = demand / slots
     why = f"IBP would be {demand / slots:.2f}, more than {limit:.2f} (Θ {theta:.2f} and the queue's share)"
     return Alternative("start one fewer", why, numbers)
 
 
 def fewer_for_growth(ahead: float, room: float, load_s: float) -> Alternative:
-    """The same where arrivals grow faster than an instance loads."""
+    """The same where arrivals grow faster than an instance loads.
+
+    room: requests that have room now, and the slots of what starts: nobody queues there yet.
+    """
     why = (
-        f"{ahead:.0f} requests would be there within a load time of {load_s:.0f} s, "
-        f"and room for {max(0.0, room):.0f}"
+        f"{ahead:.1f} requests would be there within a load time of {load_s:.0f} s, "
+        f"and room for {max(0.0, room):.1f}"
     )
     return Alternative("start one fewer", why, {"demand_ahead": ahead, "room": room})
+
+
+def fewer_for_arrivals(likely: float, instances: int, requests_each: float) -> Alternative:
+    """The same where there would be room, and the room would fill up: more arrive than are served.
+
+    likely, requests_each: requests per second, of all arrivals and that one instance serves.
+    """
+    serve = instances * requests_each
+    which = "1 instance serves" if instances == 1 else f"{instances} instances serve"
+    why = f"{likely:.2f} requests may arrive per second, and {which} {serve:.2f}"
+    return Alternative("start one fewer", why, {"arrivals_likely": likely, "served": serve})
 
 
 def fewer_for_queue(waiting: float, waited_s: float) -> Alternative:
