@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import math
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,7 +24,8 @@ from chiron.policy.snapshots import FleetSnapshot
 from chiron.policy.words import Phase
 from chiron.store import InstanceRecord, ModelRecord, RefusedError, Snapshot, TooLargeError, UnavailableError
 from chiron.v1 import cluster_pb2
-from services.global_controller.asked import asked_about, signature, supply_count, wanted_by_role
+from services.global_controller.advice import Advices
+from services.global_controller.asked import asked_about, supply_count, wanted_by_role
 from services.global_controller.autoscale_view import Assessed, autoscale_status
 from services.global_controller.autoscaler_config import OFF, AutoscalerMode
 from services.global_controller.bounds import Bounds, bounds_now, is_autoscaled
@@ -43,7 +42,6 @@ from services.global_controller.restraint import (
     sift,
     temporary_surplus,
 )
-from services.global_controller.view import Act
 from services.global_controller.writer import Draft
 
 if TYPE_CHECKING:
@@ -57,8 +55,6 @@ _LATE_INTERVALS = 3.0
 _OWN_INTERVAL_S = 1.0
 """Between two reports of a router, and between two of a worker to its agent, whose own reports may come more
 often and tell nothing new of it. A router that has another setting tells it with its reports."""
-_BETWEEN_ADVICE_S = 10.0
-"""Between two records of what is advised for a model, at least."""
 
 
 def _wall_clock() -> datetime:
@@ -85,7 +81,7 @@ class Autoscaling:
         self._vain = VainWaits()
         self._told_on_demand: Mapping[str, str] = {}
         self._assessed: dict[str, Assessed] = {}
-        self._advised: dict[str, tuple[Counter[str], float]] = {}
+        self._advices = Advices()
         self._trouble = ""
         self._stirred = asyncio.Event()
 
@@ -193,7 +189,7 @@ class Autoscaling:
         self._failed.forget_others(models)
         self._vain.forget_others(models)
         self._assessed = {name: one for name, one in self._assessed.items() if name in models}
-        self._advised = {name: one for name, one in self._advised.items() if name in models}
+        self._advices.keep_only(models)
 
     def _operators(self, model: ModelRecord) -> Restraint:
         said = operators_restraint(model)
@@ -259,9 +255,9 @@ class Autoscaling:
                 },
             )
             void += carried.void
-            advised = self._advise(advice, restraints, seen.now_s)
+            advised = self._advices.acts(advice, restraints, seen.now_s)
             plan = carried.plan
-            return Draft((*plan.models, *plan.puts), acts=(*plan.acts, *advised.values()))
+            return Draft((*plan.models, *plan.puts), acts=(*plan.acts, *advised))
 
         await self._controller.write(build)
         fleets = {model.name: model for model in seen.models}
@@ -277,7 +273,7 @@ class Autoscaling:
                 void=tuple(dict.fromkeys(why for action, why in void if action.model == name)),
                 fewest=bounds[name].fewest,
             )
-            self._note_advice(name, advice, restraint, seen.now_s)
+        self._advices.note(advice, restraints, seen.now_s)
         self._controller.assessed()
 
     def _look_at_failures(self, names: Iterable[str], now: float) -> None:
@@ -316,37 +312,6 @@ class Autoscaling:
             ],
             late_s=_LATE_INTERVALS * max(_OWN_INTERVAL_S, self._controller.config.report_interval_ms / 1e3),
         )
-
-    def _advise(
-        self, advice: FleetDecision, restraints: Mapping[str, Restraint], now: float
-    ) -> dict[str, Act]:
-        """What is to be recorded as advised, by model: once for each change of it."""
-        acts = {}
-        found = {one.model: one for one in advice.assessments}
-        for name, restraint in restraints.items():
-            advised = signature(name, advice)
-            before, at_s = self._advised.get(name, (Counter(), -math.inf))
-            if restraint.own_count or not advised or advised == before or now - at_s < _BETWEEN_ADVICE_S:
-                continue
-            what = ", ".join(f"{kind} {count}" for kind, count in sorted(advised.items()))
-            assessment = found.get(name)
-            reason = (
-                f"{what} ({restraint.reasons[0]}): {assessment.reason if assessment else 'no assessment'}"
-            )
-            others = tuple(
-                other for action in advice.actions if action.model == name for other in action.alternatives
-            )
-            numbers = assessment.numbers if assessment else {}
-            acts[name] = Act("advised", reason, name, numbers=numbers, alternatives=others)
-        return acts
-
-    def _note_advice(self, name: str, advice: FleetDecision, restraint: Restraint, now: float) -> None:
-        advised = signature(name, advice)
-        before, at_s = self._advised.get(name, (Counter(), -math.inf))
-        if restraint.own_count or not advised:
-            self._advised.pop(name, None)
-        elif advised != before and now - at_s >= _BETWEEN_ADVICE_S:
-            self._advised[name] = advised, now
 
     def _in_trouble(self, text: str) -> None:
         if text and text != self._trouble:

@@ -186,7 +186,8 @@ def _remove(
     weighed = (*need.weighed, *next_candidate("retire", chosen, supply.interactive))
     for instance in chosen:
         going[instance.instance_id] = need.reason, weighed
-        state.last_removed_s = now_s
+    if chosen:
+        state.sent_away([instance.instance_id for instance in chosen], now_s)
     if need.surplus > len(chosen):
         why = _not_for_the_least(model, supply.count - len(going))
         plan.weighed.append(Alternative(f"retire {need.surplus - len(chosen)} more", why))

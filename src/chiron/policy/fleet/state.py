@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from chiron.policy.fleet.arrivals import Arrivals
 from chiron.policy.fleet.settings import ChironSettings
@@ -11,7 +12,7 @@ from chiron.policy.fleet.theta import DemandHistory
 from chiron.policy.fleet.throughput import ThroughputCurve
 from chiron.policy.snapshots import ModelFleet
 from chiron.policy.waiting import LengthModel, WaitingTimeEstimator
-from chiron.policy.words import RequestClass
+from chiron.policy.words import Phase, RequestClass
 
 _ENOUGH_LENGTHS = 50.0
 
@@ -43,6 +44,8 @@ class ModelState:
         """When every interactive request last had a slot."""
         self.arrived = 0
         """Interactive requests that have come within the last load time."""
+        self._sent_away: tuple[str, ...] = ()
+        self._removed_before_s = self.last_removed_s
         self._came: deque[tuple[float, int]] = deque()
         self._peaks: deque[tuple[float, int]] = deque()
         self._last_s = now_s
@@ -62,9 +65,19 @@ class ModelState:
         """Whether enough interactive requests have ended to turn arrivals into work."""
         return self.interactive_lengths.weight >= _ENOUGH_LENGTHS
 
+    def sent_away(self, instances: Sequence[str], now_s: float) -> None:
+        """Interactive capacity is to go: whether it does is seen at the next tick."""
+        self._sent_away = tuple(instances)
+        self._removed_before_s, self.last_removed_s = self.last_removed_s, now_s
+
     def observe(self, model: ModelFleet, now_s: float) -> Supply:
         """Take a snapshot in; return what the model's instances add up to."""
         supply = supply_of(model, self.curve)
+        serving = {one.instance_id for one in model.instances if one.phase is Phase.READY}
+        if self._sent_away and serving.issuperset(self._sent_away):
+            # Whoever carries decisions out has kept them all: nothing went.
+            self.last_removed_s = self._removed_before_s
+        self._sent_away = ()
         traffic = model.traffic
         self.curve.learn(max(now_s - self._last_s, traffic.interval_s))
         self.arrivals.record(traffic.arrived_interactive, traffic.interval_s, model.load_time_s)
