@@ -5,13 +5,21 @@ from __future__ import annotations
 from chiron.cli.runner import CliError
 from chiron.cluster import ClusterAdmin
 from chiron.cluster.specs import ROLES
+from chiron.v1 import types_pb2
+
+_GOING = {
+    types_pb2.INSTANCE_STATE_DRAINING: "drains already: it was to go, and this starts no other in its place",
+    types_pb2.INSTANCE_STATE_STOPPED: "has stopped already, and this starts no other in its place",
+    types_pb2.INSTANCE_STATE_FAILED: "has failed: nothing is left to drain, and this starts no other",
+}
 
 
 async def drain_instance(controller: str, instance: str) -> int:
     """Has an instance replaced, then stopped."""
     async with ClusterAdmin(controller) as admin:
         shown = await admin.drain_instance(instance)
-    print(f"{instance}: drains, another instance of {shown.model} takes its place")
+    what = _GOING.get(shown.state, f"drains, another instance of {shown.model} takes its place")
+    print(f"{instance}: {what}")
     return 0
 
 
