@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from chiron.policy.decisions import FleetDecision
+from chiron.policy.decisions import ChangeRole, FleetDecision
 from services.global_controller.asked import signature
 from services.global_controller.restraint import Restraint
 from services.global_controller.view import Act
@@ -45,7 +45,7 @@ class Advices:
         found = {one.model: one for one in advice.assessments}
         acts = []
         for name, restraint in restraints.items():
-            if not self._is_new(name, what := signature(name, advice), restraint, now):
+            if not self._is_new(name, what := _what(name, advice, restraint), restraint, now):
                 continue
             said = ", ".join(f"{kind} {count}" for kind, count in sorted(what.items()))
             assessment = found.get(name)
@@ -61,7 +61,7 @@ class Advices:
     def note(self, advice: FleetDecision, restraints: Mapping[str, Restraint], now: float) -> None:
         """The acts of this tick are on record."""
         for name, restraint in restraints.items():
-            what, told = signature(name, advice), self._told.get(name)
+            what, told = _what(name, advice, restraint), self._told.get(name)
             if restraint.own_count:
                 self._told.pop(name, None)
             elif self._is_new(name, what, restraint, now):
@@ -78,3 +78,11 @@ class Advices:
         if what == told.what:
             return told.ceased and now - told.at_s >= SAME_AGAIN_S
         return now - told.at_s >= BETWEEN_ADVICE_S
+
+
+def _what(name: str, advice: FleetDecision, restraint: Restraint) -> Counter[str]:
+    """What would be done to the model if it were not in advisory mode: its pinned number would stay."""
+    if restraint.nothing and restraint.count:
+        changes = tuple(action for action in advice.actions if isinstance(action, ChangeRole))
+        return signature(name, FleetDecision(changes, ()))
+    return signature(name, advice)

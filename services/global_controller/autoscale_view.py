@@ -69,7 +69,8 @@ def autoscale_status(
     if assessed is not None:
         wanted, numbers = assessed.wanted, assessed.numbers
         if restraint.count:
-            texts = [f"wanted {wanted.total()}, {restraint.count}", *texts[1:]]
+            count = f"wanted {wanted.total()}, {restraint.count}"
+            texts = [count, *(text for text in texts if text != restraint.count)]
         texts += [why for why in assessed.void if why not in texts]
         texts += [assessed.found.reason] if assessed.found is not None else []
         status.ibp, status.bbp = numbers.get("ibp", 0.0), numbers.get("bbp", 0.0)

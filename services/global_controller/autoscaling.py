@@ -194,7 +194,8 @@ class Autoscaling:
     def _operators(self, model: ModelRecord) -> Restraint:
         said = operators_restraint(model)
         if not said.nothing and self._config.mode is AutoscalerMode.ADVISORY:
-            return Restraint("advisory mode", cluster_pb2.AUTOSCALE_STATE_ADVISORY)
+            state = cluster_pb2.AUTOSCALE_STATE_PINNED if said.count else cluster_pb2.AUTOSCALE_STATE_ADVISORY
+            return dataclasses.replace(said, nothing="advisory mode", state=state)
         return said
 
     def _decide(

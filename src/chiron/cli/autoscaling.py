@@ -8,6 +8,12 @@ from chiron.cluster.specs import ROLES
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
+_NOBODYS = {
+    pb.AUTOSCALE_STATE_ADVISORY: "advisory mode",
+    pb.AUTOSCALE_STATE_PAUSED: "the autoscaler is paused for it",
+    pb.AUTOSCALE_STATE_OFF: "the autoscaler is off",
+}
+
 
 async def pause(controller: str, name: str, *, paused: bool, reason: str = "") -> int:
     """Suspends the autoscaler's acts on a model, or lets it act again."""
@@ -25,7 +31,7 @@ async def scale(controller: str, name: str, instances: int | None, *, auto: bool
         model = await admin.scale_model(name, instances or 0, auto=auto)
     whose = ""
     if model.HasField("autoscale"):
-        whose = ", set by the autoscaler" if auto else ", until `--auto` gives the number back"
+        whose = f", {_whose(model.autoscale.state)}" if auto else ", until `--auto` gives the number back"
     print(f"{name}: {_count(model)}{whose}")
     return 0
 
@@ -46,6 +52,13 @@ async def set_role(controller: str, instance: str, role: str | None, *, auto: bo
 def state_name(state: pb.AutoscaleState.ValueType) -> str:
     """active, advisory, paused, pinned, holding or off."""
     return pb.AutoscaleState.Name(state).removeprefix("AUTOSCALE_STATE_").lower()
+
+
+def _whose(state: pb.AutoscaleState.ValueType) -> str:
+    """Who sets a number of instances that no operator has set."""
+    if why := _NOBODYS.get(state):
+        return f"its number is nobody's now: {why}"
+    return "set by the autoscaler"
 
 
 def _count(model: pb.ModelStatus) -> str:

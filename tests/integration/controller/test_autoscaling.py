@@ -182,6 +182,26 @@ async def test_advice_is_recorded_once_and_changes_nothing() -> None:
         assert (shown.wanted_mixed, shown.wanted_batch) == (2, 1)
 
 
+async def test_a_pin_is_shown_in_advisory_mode_and_nothing_is_advised_against_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with autoscaled(mode=AutoscalerMode.ADVISORY) as (served, _):
+        await apply(served, max_instances=4)
+        await commands.scale(served.address, "chat", 2, auto=False)
+        await becomes(served, mixed=2)
+        Target.wanted = {"chat": {Role.MIXED: 1}}
+        await ticks(5)
+        shown = (await status(served)).autoscale
+        assert (shown.state, shown.pinned_instances) == (cluster_pb2.AUTOSCALE_STATE_PINNED, 2)
+        assert shown.reason == "wanted 1, an operator pinned 2; advisory mode; the test wants it"
+        assert not await served.decisions("advised")
+        await commands.scale(served.address, "chat", None, auto=True)
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert said == "chat: 2 of 2 instances ready, its number is nobody's now: advisory mode"
+        await eventually(lambda: served.decisions("advised"))
+        assert (await status(served)).autoscale.state == cluster_pb2.AUTOSCALE_STATE_ADVISORY
+
+
 async def test_a_paused_model_stays_as_it_is_until_it_is_resumed() -> None:
     async with autoscaled() as (served, _):
         await apply(served)

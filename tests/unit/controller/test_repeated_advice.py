@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chiron.policy.decisions import FleetDecision, ModelAssessment, Retire, Start
+from chiron.policy.decisions import ChangeRole, FleetDecision, ModelAssessment, Retire, Start
 from chiron.policy.words import Role
 from chiron.v1 import cluster_pb2
 from services.global_controller.advice import BETWEEN_ADVICE_S, SAME_AGAIN_S, Advices
@@ -14,7 +14,7 @@ START = Start("chat", Role.MIXED, 1, "busy")
 
 
 def tick(
-    advices: Advices, now_s: float, *actions: Retire | Start, restraint: Restraint = ADVISORY
+    advices: Advices, now_s: float, *actions: Retire | Start | ChangeRole, restraint: Restraint = ADVISORY
 ) -> list[str]:
     """What is recorded of a tick that advises these actions."""
     advice = FleetDecision(actions, (ModelAssessment("chat", {"demand": now_s}, f"at {now_s:g} s"),))
@@ -52,3 +52,11 @@ def test_what_was_carried_out_in_between_makes_it_new() -> None:
     assert len(tick(advices, 0.0, RETIRE)) == 1
     assert not tick(advices, 1.0, RETIRE, restraint=Restraint())
     assert len(tick(advices, 2.0, RETIRE)) == 1
+
+
+def test_no_advice_is_given_against_a_pin_in_advisory_mode() -> None:
+    pinned = Restraint("advisory mode", cluster_pb2.AUTOSCALE_STATE_PINNED, count="an operator pinned 1")
+    advices = Advices()
+    assert not tick(advices, 0.0, RETIRE, START, restraint=pinned)
+    role = ChangeRole("chat", "a", Role.BATCH, "batch work")
+    assert tick(advices, 1.0, RETIRE, role, restraint=pinned) == ["make batch 1 (advisory mode): at 1 s"]
