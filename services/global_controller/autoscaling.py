@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -42,12 +41,12 @@ from services.global_controller.restraint import (
     sift,
     temporary_surplus,
 )
+from services.global_controller.trouble import Trouble
 from services.global_controller.writer import Draft
 
 if TYPE_CHECKING:
     from services.global_controller.controller import Controller
 
-_log = logging.getLogger(__name__)
 _SHORTEST_PAUSE_S = 0.1
 """Between two ticks, whoever asks for one."""
 _LATE_INTERVALS = 3.0
@@ -82,7 +81,7 @@ class Autoscaling:
         self._told_on_demand: Mapping[str, str] = {}
         self._assessed: dict[str, Assessed] = {}
         self._advices = Advices()
-        self._trouble = ""
+        self._trouble = Trouble(wall)
         self._stirred = asyncio.Event()
 
     @property
@@ -128,7 +127,7 @@ class Autoscaling:
         return (
             said.nothing
             or said.count
-            or self._trouble
+            or self._trouble.told
             or self._failed.last(model.name, now)
             or self._vain.why(model.name, now)
         )
@@ -148,6 +147,7 @@ class Autoscaling:
         models = {one.name: one for one in controller.snapshot.models.values() if is_autoscaled(one)}
         self._keep_only(models)
         if not models:
+            controller.decisions.recorder.assessed(())
             return
         wall = self._wall()
         bounds = {name: bounds_now(model, wall) for name, model in models.items()}
@@ -157,6 +157,7 @@ class Autoscaling:
             controller.decisions.recorder.assessed(decision.assessments)
             await self._carry_out(seen, decision, advice, bounds)
         except PolicyError as error:
+            controller.decisions.recorder.assessed(())
             self._in_trouble(f"the policy failed: {error}")
         except (UnavailableError, RefusedError, TooLargeError) as error:
             self._in_trouble(f"nothing can be changed now: {error}")
@@ -169,7 +170,7 @@ class Autoscaling:
             return None
         assessed = self._assessed.get(model.name)
         age_s = self._controller.now() - assessed.at_s if assessed is not None else 0.0
-        why = self._trouble
+        why = self._trouble.told
         if self._controller.registry.settling():
             why = "the controller waits for the nodes on record to report"
         restraint = said = self._operators(model)
@@ -183,7 +184,8 @@ class Autoscaling:
     def _new_decider(self) -> CheckedAutoscaler | None:
         if self.off:
             return None
-        return CheckedAutoscaler(load_autoscaler(self._config.policy, self._config.chiron))
+        policy = load_autoscaler(self._config.policy, self._config.chiron)
+        return CheckedAutoscaler(policy, tell_time=False)
 
     def _keep_only(self, models: Mapping[str, ModelRecord]) -> None:
         self._failed.forget_others(models)
@@ -314,7 +316,6 @@ class Autoscaling:
             late_s=_LATE_INTERVALS * max(_OWN_INTERVAL_S, self._controller.config.report_interval_ms / 1e3),
         )
 
-    def _in_trouble(self, text: str) -> None:
-        if text and text != self._trouble:
-            _log.warning("the autoscaler holds: %s", text)
-        self._trouble = text
+    def _in_trouble(self, why: str) -> None:
+        if self._trouble.now(why):
+            self._controller.assessed()

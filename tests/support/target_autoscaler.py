@@ -19,9 +19,13 @@ class Target:
     """Model → instances by role; a model that is not in it stays as it is."""
     snapshots: ClassVar[list[FleetSnapshot]] = []
     """What it was asked about."""
+    mistake: ClassVar[str] = ""
+    """What it raises; empty: it decides."""
 
     def decide(self, snapshot: FleetSnapshot) -> FleetDecision:
         Target.snapshots.append(snapshot)
+        if Target.mistake:
+            raise RuntimeError(Target.mistake)
         actions = [action for model in snapshot.models for action in self._actions(model)]
         numbers = {"ibp": 0.5, "bbp": 0.0, "theta": 0.8}
         found = [ModelAssessment(model.name, numbers, "the test wants it") for model in snapshot.models]

@@ -13,6 +13,7 @@ from chiron.policy.decisions import ModelAssessment
 from chiron.policy.placement import NodeGpus
 from chiron.store import DecisionRecord, InstanceRecord, Outcome, Snapshot
 from chiron.v1 import cluster_pb2
+from services.global_controller.bounds import is_autoscaled
 from services.global_controller.decisions.causes import Causes
 from services.global_controller.decisions.inputs import decision_inputs
 from services.global_controller.decisions.outcomes import kind_of
@@ -139,4 +140,7 @@ class Recorder:
 
     def _inputs(self, model: str, snapshot: Snapshot, around: _Around) -> cluster_pb2.DecisionInputs:
         instances = snapshot.instances.values()
-        return decision_inputs(model, instances, *around, self._assessed.get(model))
+        record = snapshot.models.get(model)
+        # What the autoscaler found when it still scaled the model is not so any more.
+        assessed = self._assessed.get(model) if record is not None and is_autoscaled(record) else None
+        return decision_inputs(model, instances, *around, assessed)

@@ -159,8 +159,7 @@ def _outcome(outcome: pb.DecisionOutcome) -> list[str]:
     if steps:
         texts.append(_sentence(", ".join(steps)))
     if outcome.state == pb.OUTCOME_STATE_OPEN:
-        reached = any(one.name == _REACHED.get(outcome.kind) for one in outcome.milestones)
-        waits = "what it is good for is still watched" if reached else _WAITS.get(outcome.kind, "under way")
+        waits = _waits(outcome)
         texts.append(_sentence(f"{waits}: {outcome.reason}" if outcome.reason else waits))
     elif outcome.state == pb.OUTCOME_STATE_FAILED:
         texts.append(_sentence(f"it failed: {outcome.reason}"))
@@ -174,6 +173,17 @@ def _outcome(outcome: pb.DecisionOutcome) -> list[str]:
         if one.name == "reversed"
     ]
     return texts
+
+
+def _waits(outcome: pb.DecisionOutcome) -> str:
+    """What is still to come of it."""
+    if not any(one.name == _REACHED.get(outcome.kind) for one in outcome.milestones):
+        return _WAITS.get(outcome.kind, "under way")
+    if outcome.kind not in (pb.OUTCOME_KIND_STARTED, pb.OUTCOME_KIND_WOKEN):
+        return "whether it is undone is still watched"
+    return (
+        "its first request is waited for" if outcome.HasField("need") else "whether it is needed is watched"
+    )
 
 
 def _need(need: pb.DecisionNeed) -> str:

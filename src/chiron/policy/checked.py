@@ -171,8 +171,10 @@ def check_pick(answer: object, request: DispatchRequest, instances: Sequence[Ins
 class CheckedAutoscaler:
     """A global autoscaler whose decisions are checked."""
 
-    def __init__(self, autoscaler: GlobalAutoscaler) -> None:
+    def __init__(self, autoscaler: GlobalAutoscaler, *, tell_time: bool = True) -> None:
+        """`tell_time`: a mistake names the snapshot's time; of use where that clock can be read."""
         self._autoscaler = autoscaler
+        self._tell_time = tell_time
         self._seen: dict[str, str] = {}
 
     def decide(self, snapshot: FleetSnapshot) -> FleetDecision:
@@ -180,14 +182,15 @@ class CheckedAutoscaler:
         for model in snapshot.models:
             for instance in model.instances:
                 self._seen[instance.instance_id] = model.name
+        about = f" at {snapshot.now_s:g} s" if self._tell_time else ""
         try:
             decision = self._autoscaler.decide(snapshot)
         except FAILURES as error:
-            raise _failed("autoscaler", self._autoscaler, f"at {snapshot.now_s:g} s", error) from error
+            raise _failed("autoscaler", self._autoscaler, about, error) from error
         try:
             check_fleet_decision(decision, snapshot, self._seen)
         except PolicyError as error:
-            raise _mistaken("autoscaler", self._autoscaler, f"at {snapshot.now_s:g} s", error) from None
+            raise _mistaken("autoscaler", self._autoscaler, about, error) from None
         return decision
 
 
@@ -203,12 +206,12 @@ class CheckedLocal:
         try:
             limits = self._local.decide(sample)
         except FAILURES as error:
-            about = f"for instance {self._instance_id}"
+            about = f" for instance {self._instance_id}"
             raise _failed("local autoscaler", self._local, about, error) from error
         try:
             check_limits(limits, sample)
         except PolicyError as error:
-            about = f"for instance {self._instance_id}"
+            about = f" for instance {self._instance_id}"
             raise _mistaken("local autoscaler", self._local, about, error) from None
         return limits
 
@@ -224,11 +227,11 @@ class CheckedDispatcher:
         try:
             answer = self._dispatcher.pick(request, instances)
         except FAILURES as error:
-            raise _failed("dispatcher", self._dispatcher, _about(request), error) from error
+            raise _failed("dispatcher", self._dispatcher, f" {_about(request)}", error) from error
         try:
             check_pick(answer, request, instances)
         except PolicyError as error:
-            raise _mistaken("dispatcher", self._dispatcher, _about(request), error) from None
+            raise _mistaken("dispatcher", self._dispatcher, f" {_about(request)}", error) from None
         return answer
 
 
@@ -238,11 +241,11 @@ def _about(request: DispatchRequest) -> str:
 
 
 def _failed(what: str, policy: object, about: str, error: BaseException) -> PolicyError:
-    return failure(f"{what} {class_name(policy)} failed {about}", type(policy).__module__, error)
+    return failure(f"{what} {class_name(policy)} failed{about}", type(policy).__module__, error)
 
 
 def _mistaken(what: str, policy: object, about: str, error: PolicyError) -> PolicyError:
-    return PolicyError(f"{what} {class_name(policy)} {about}: {error}")
+    return PolicyError(f"{what} {class_name(policy)}{about}: {error}")
 
 
 def _wrong(made: object, field: str, wanted: str) -> PolicyError:

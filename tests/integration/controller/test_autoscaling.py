@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -31,7 +32,7 @@ FAILED = types_pb2.INSTANCE_STATE_FAILED
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> None:
-    Target.wanted, Target.snapshots = {}, []
+    Target.wanted, Target.snapshots, Target.mistake = {}, [], ""
 
 
 @contextlib.asynccontextmanager
@@ -144,6 +145,45 @@ async def test_only_models_whose_spec_asks_for_it_are_scaled() -> None:
         assert await roles(served) == {"mixed": 1}
         assert not (await status(served)).HasField("autoscale")
         assert {model.name for one in Target.snapshots for model in one.models} == {"code"}
+
+
+async def test_who_watches_hears_of_each_new_mistake_of_the_policy_and_when_it_began() -> None:
+    async with autoscaled() as (served, _):
+        await apply(served)
+        await ticks()
+        stream = served.cluster.WatchCluster(cluster_pb2.WatchClusterRequest())
+
+        async def told(what: str) -> str:
+            async for shown in stream:
+                reason = shown.snapshot.models[0].autoscale.reason
+                if what in reason:
+                    return reason
+            raise AssertionError("the stream has ended")
+
+        for mistake in ("boo", "nay"):
+            Target.mistake = mistake
+            async with asyncio.timeout(20):
+                reason = await told(mistake)
+            assert re.match(
+                r"since \d\d:\d\d:\d\d UTC the policy failed: autoscaler \S+ failed: Runtime", reason
+            )
+            # The clock that the policy sees is no operator's.
+            assert f" {Target.snapshots[-1].now_s:.0f}" not in reason
+        Target.mistake = ""
+        async with asyncio.timeout(20):
+            assert await told("the test wants it") == "the test wants it"
+
+
+async def test_a_decision_tells_no_figure_of_an_autoscaler_that_has_no_part_in_it() -> None:
+    async with autoscaled() as (served, _):
+        await apply(served)
+        await ticks()
+        await apply(served, enabled=False)
+        await apply(served, enabled=False, min_instances=3)
+        await becomes(served, mixed=3)
+        newest = (await served.decisions("place"))[0]
+        assert newest.inputs.ibp == 0.0
+        assert not newest.inputs.HasField("theta")
 
 
 async def test_a_lost_instance_is_replaced_in_its_role() -> None:

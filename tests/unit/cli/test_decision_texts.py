@@ -149,7 +149,29 @@ def test_alternatives_and_numbers_are_told_and_what_the_inputs_tell_is_not_told_
         (
             outcome(pb.OUTCOME_STATE_OPEN, ("ready", 3)),
             "ready after 3.0 s",
-            ["It was ready after 3.0 s.", "What it is good for is still watched."],
+            ["It was ready after 3.0 s.", "Whether it is needed is watched."],
+        ),
+        (
+            outcome(
+                pb.OUTCOME_STATE_OPEN,
+                ("ready", 3),
+                need=pb.DecisionNeed(peak_use=0, peak_without=0.25, limit=0.85, window_s=5),
+            ),
+            "ready after 3.0 s, not needed",
+            [
+                "It was ready after 3.0 s.",
+                "Its first request is waited for.",
+                "It was not needed: without it requests would have been 0.25 of the other slots, "
+                "no more than 0.85; its own use peaked at 0.00 in 5.0 s.",
+            ],
+        ),
+        (
+            outcome(pb.OUTCOME_STATE_OPEN, ("stopped", 0.5), kind=pb.OUTCOME_KIND_STOPPED),
+            "stopped after 0.5 s",
+            [
+                "It had stopped and its GPUs were free after 0.5 s.",
+                "Whether it is undone is still watched.",
+            ],
         ),
         (
             outcome(pb.OUTCOME_STATE_FAILED, reason="out of memory"),
