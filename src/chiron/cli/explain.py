@@ -62,12 +62,14 @@ async def show_explanations(options: ExplainOptions) -> int:
             return 0
         if options.last is None and not options.since:
             decisions = await _newest_of_each(admin, options.model)
+            await _refuse_unknown(admin, options, decisions)
             nothing = not decisions and bool(options.model)
             told: RenderableType = Text(_nothing(options)) if nothing else overview(decisions, _now_ms())
             _print(options, _listed(decisions), [told])
             return 0
         most = options.last if options.last is not None else _MOST_SHOWN
         decisions = await _pages(admin, most, options.model, since_s)
+        await _refuse_unknown(admin, options, decisions)
     by_id = {one.decision_id: one for one in decisions}
     shown = [
         explanation(
@@ -185,6 +187,14 @@ async def _pages(admin: ClusterAdmin, most: int, model: str, since_s: float) -> 
         if len(page) < limit:
             break
     return found
+
+
+async def _refuse_unknown(admin: ClusterAdmin, options: ExplainOptions, found: Sequence[pb.Decision]) -> None:
+    """Raises CliError for a model that neither is there nor has decisions: its name is a slip."""
+    if found or not options.model:
+        return
+    if all(one.spec.name != options.model for one in (await admin.snapshot()).models):
+        raise CliError(f"there is no model {options.model!r}; {_nothing(options)}")
 
 
 def _print(

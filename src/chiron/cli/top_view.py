@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from chiron.cli.batch.durations import short
@@ -17,6 +17,8 @@ from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
 DECISIONS_SHOWN = 8
+_WIDEST_ACT = 40
+"""Columns to which what was done is filled up, so that what came of it stands in line."""
 _AWAKE = (
     types_pb2.INSTANCE_STATE_PENDING,
     types_pb2.INSTANCE_STATE_LOADING,
@@ -43,7 +45,7 @@ def top_view(
     parts: list[RenderableType] = [cluster_line(snapshot), Text(""), model_table(snapshot)]
     parts += [Text(text, style="yellow") for model in snapshot.models if (text := _said(model))]
     if decisions and decisions_shown > 0:
-        parts += [Text(""), decision_table(decisions[-decisions_shown:])]
+        parts += [Text(""), decision_lines(decisions[-decisions_shown:])]
     return Group(*parts)
 
 
@@ -51,7 +53,11 @@ def cluster_line(snapshot: pb.ClusterSnapshot) -> Text:
     """GPUs, nodes, leader and routers in one line."""
     counts = gpu_counts(snapshot)
     live = sum(node.live for node in snapshot.nodes)
-    nodes = f"{live} nodes" if live == len(snapshot.nodes) else f"{live} of {len(snapshot.nodes)} nodes"
+    nodes = (
+        _counted(live, "node")
+        if live == len(snapshot.nodes)
+        else f"{live} of {_counted(len(snapshot.nodes), 'node')}"
+    )
     gpus = ", ".join(
         f"{counts[name]} {name}" for name in ("awake", "asleep", "free", "out of use") if counts[name]
     )
@@ -63,10 +69,14 @@ def cluster_line(snapshot: pb.ClusterSnapshot) -> Text:
         led += ", settling"
     interactive = sum(router.queued.interactive for router in snapshot.routers)
     batch = sum(router.queued.batch for router in snapshot.routers)
-    queued = f"{len(snapshot.routers)} routers, {interactive} interactive and {batch} batch wait there"
+    routers = _counted(len(snapshot.routers), "router")
+    queued = f"{routers}, {interactive} interactive and {batch} batch wait there"
     if items := _queued_items(snapshot.routers):
-        queued += f", {items} batch items queued"
-    return Text(f"{sum(counts.values())} GPUs: {gpus or 'none'} · {nodes} · {led} · {queued}", style="bold")
+        queued += f", {_counted(items, 'batch item')} queued"
+    return Text(
+        f"{_counted(sum(counts.values()), 'GPU')}: {gpus or 'none'} · {nodes} · {led} · {queued}",
+        style="bold",
+    )
 
 
 def gpu_counts(snapshot: pb.ClusterSnapshot) -> Counter[str]:
@@ -124,17 +134,17 @@ def model_table(snapshot: pb.ClusterSnapshot) -> FittingTable:
     return table
 
 
-def decision_table(decisions: Iterable[pb.Decision]) -> Table:
-    """A line for each decision, with what has come of it."""
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0), expand=False)
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+def decision_lines(decisions: Sequence[pb.Decision]) -> RenderableType:
+    """A line for each decision, with what has come of it: that alone is cut where there is little room."""
+    width = min(_WIDEST_ACT, max(cell_len(what(one)) for one in decisions))
+    lines = []
     for one in decisions:
-        style = _STYLES.get(one.outcome.state, "")
+        did = what(one)
         came = in_short(one) if one.HasField("outcome") else one.reason
-        table.add_row(clock(one), what(one), Text(came, style=style))
-    return table
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{clock(one)}  ", style="dim").append(did.ljust(width))
+        lines.append(line.append(f"  {came}", style=_STYLES.get(one.outcome.state, "")))
+    return Group(*lines)
 
 
 def decision_line(decision: pb.Decision) -> str:
@@ -192,6 +202,10 @@ def _said(model: pb.ModelStatus) -> str:
         name = pb.AutoscaleState.Name(state).removeprefix("AUTOSCALE_STATE_").lower()
         texts.append(f"autoscaling {name}: {model.autoscale.reason}")
     return f"{model.spec.name}: {'; '.join(texts)}" if texts else ""
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _queued_items(routers: Iterable[pb.RouterStatus]) -> int:

@@ -11,6 +11,7 @@ from rich.console import Console
 from chiron.cli.decision_text import came_of, children, headline, in_short, numbers, seen, why_not
 from chiron.cli.explain import ExplainOptions, explanation, overview, show_explanations
 from chiron.cli.main import _with_values
+from chiron.cli.runner import CliError
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -275,12 +276,31 @@ class NothingKept:
         return []
 
 
+class Untouched(NothingKept):
+    """One with a model about which nothing was decided."""
+
+    async def snapshot(self) -> pb.ClusterSnapshot:
+        return pb.ClusterSnapshot(models=[pb.ModelStatus(spec=pb.ModelSpec(name="chat"))])
+
+
 async def test_what_was_asked_for_is_named_where_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("chiron.cli.explain.ClusterAdmin", NothingKept)
-    assert await show_explanations(ExplainOptions("h:1", model="caht")) == 0
-    assert capsys.readouterr().out.strip() == "no decision about caht is kept"
+    for options in (
+        ExplainOptions("h:1", model="caht"),
+        ExplainOptions("h:1", model="caht", last=3),
+        ExplainOptions("h:1", model="caht", as_json=True),
+    ):
+        with pytest.raises(
+            CliError, match=r"^there is no model 'caht'; no decision about caht is kept$"
+        ) as slip:
+            await show_explanations(options)
+        assert slip.value.status != 0
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("chiron.cli.explain.ClusterAdmin", Untouched)
+    assert await show_explanations(ExplainOptions("h:1", model="chat")) == 0
+    assert capsys.readouterr().out.strip() == "no decision about chat is kept"
     assert await show_explanations(ExplainOptions("h:1")) == 0
     assert capsys.readouterr().out.strip() == "no decision has been made yet"
 

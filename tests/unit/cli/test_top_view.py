@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from chiron.cli.at_work import Lines
-from chiron.cli.top import of_model
-from chiron.cli.top_view import attained, by_role, cluster_line, decision_line, gpu_counts, top_view
+from chiron.cli.runner import CliError
+from chiron.cli.top import of_model, show_top
+from chiron.cli.top_view import attained, by_role, clock, cluster_line, decision_line, gpu_counts, top_view
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -91,7 +93,7 @@ def test_the_first_line_has_gpus_nodes_leader_and_queues() -> None:
     snapshot = cluster(routers=[pb.RouterStatus(batch_queue=queue), pb.RouterStatus(batch_queue=queue)])
     assert cluster_line(cluster()).plain == (
         "6 GPUs: 3 awake, 1 asleep, 1 free, 1 out of use · 1 of 2 nodes · c1:50050 leads for 2m05s · "
-        "1 routers, 3 interactive and 1 batch wait there"
+        "1 router, 3 interactive and 1 batch wait there"
     )
     assert cluster_line(snapshot).plain.endswith("40 batch items queued")
     assert "nobody leads" in cluster_line(pb.ClusterSnapshot()).plain
@@ -162,6 +164,46 @@ def test_one_model_alone_is_shown_when_one_is_named() -> None:
     snapshot = cluster(models=[pb.ModelStatus(spec=pb.ModelSpec(name=name)) for name in ("chat", "code")])
     assert [one.spec.name for one in of_model(snapshot, "code").models] == ["code"]
     assert of_model(snapshot, "") is snapshot
+    assert [one.instance_id for one in of_model(snapshot, "code").instances] == ["code-e"]
+    # By them the screen counts the GPUs in use.
+    assert gpu_counts(of_model(snapshot, "code", whole=True)) == gpu_counts(snapshot)
+
+
+async def test_a_pipe_has_one_model_s_instances_alone_and_a_slip_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Admin:
+        def __init__(self, _: str) -> None: ...
+
+        async def __aenter__(self) -> Admin:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def watch(self) -> AsyncIterator[pb.ClusterSnapshot]:
+            yield cluster()
+
+        async def watch_decisions(self, **_: object) -> AsyncIterator[pb.Decision]:
+            for known in ():
+                yield known
+
+    monkeypatch.setattr("chiron.cli.top.ClusterAdmin", Admin)
+    assert await show_top("h:1", model="chat", as_json=False) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["chat-a", "chat-b", "chat-c", "chat-d"]
+    with pytest.raises(CliError, match=r"^there is no model 'caht'$"):
+        await show_top("h:1", model="caht", as_json=False)
+
+
+def test_eighty_columns_show_when_and_of_which_model() -> None:
+    why = "start 3 mixed (advisory mode): interactive: demand exceeds the target share of the slots"
+    advised = made(1, action="advised", instance_id="", node_id="", reason=why)
+    placed = made(2, model="chat", outcome=pb.DecisionOutcome(state=pb.OUTCOME_STATE_OPEN))
+    lines = drawn(80, cluster(), advised, placed).splitlines()[-2:]
+    assert lines[0].startswith(f"{clock(advised)}  advised, and did not act on chat  start 3 mixed")
+    assert lines[0].rstrip().endswith("…")
+    assert lines[1].startswith(f"{clock(placed)}  placed chat-2 on n1  ")
+    assert lines[0].index("start 3") == lines[1].index("under way")
 
 
 @pytest.mark.parametrize(("requests", "met", "text"), [(0, 0, ""), (3, 2, "66.7%")])
