@@ -83,13 +83,17 @@ def _share_out(plans: Sequence[Plan], free: FreeGpus) -> tuple[list[Action], lis
             if granted:
                 weighed = (wake(plan.supply, plan.woken), *wish.others(wish.count - granted))
                 if granted < wish.count:
-                    weighed += (no_gpu(wish.count - granted, wish.role, "no GPU is left for more"),)
+                    why = free.why_none(plan.model.gpus_per_instance, "more")
+                    weighed += (no_gpu(wish.count - granted, wish.role, why),)
                 starts.append(Start(plan.model.name, wish.role, granted, wish.reason, plan.numbers, weighed))
             wish.count -= granted
         waiting = [(plan, wish) for plan, wish in equals if wish.count]
         for plan, wish in waiting:
-            plan.weighed.append(no_gpu(wish.count, wish.role, "no GPU is left for them"))
-            plan.reason += f". {wish.count} {wish.role.name.lower()} wait for GPUs: none is left for them"
+            why = free.why_none(plan.model.gpus_per_instance, "them")
+            plan.weighed.append(no_gpu(wish.count, wish.role, why))
+            plan.reason += f". {wish.count} {wish.role.name.lower()} wait for GPUs: {why}"
+            if wish.for_minimum:
+                plan.reason += f", and {wish.reason}"
         if waiting and (priority < least_urgent or any(plan.spare for plan in plans)):
             room = room or Room(plans, free, priority)
             for plan, wish in waiting:

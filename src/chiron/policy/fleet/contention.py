@@ -59,6 +59,12 @@ class FreeGpus:
         """Instances of this many GPUs that the budget still allows, up to a large number."""
         return 1_000_000 if self._budget is None else max(0, self._budget) // gpus
 
+    def why_none(self, gpus: int, whom: str) -> str:
+        """Why an instance of this many GPUs gets none: the budget where it is spent, else the nodes."""
+        if self.within_budget(gpus) < 1:
+            return f"the GPU budget leaves none for {whom}"
+        return f"no GPU is left for {whom}"
+
     def promise(self, gpus: int) -> None:
         """Keep this much of the budget for one that is to start later."""
         if self._budget is not None:

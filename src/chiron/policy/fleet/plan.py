@@ -40,6 +40,8 @@ class Wish:
     """See `InteractiveNeed.one_fewer`."""
     left_out: int = 0
     """Those that are wished for no more: the model may have no further ones."""
+    for_minimum: bool = False
+    """Whether nothing but the fewest instances asks for them."""
 
     def others(self, without: int = 0) -> tuple[Alternative, ...]:
         """What else was weighed, one fewer than are started included; `without`: of `count`, not started."""
@@ -155,7 +157,7 @@ def _bound(plan: Plan) -> None:
     short = model.min_instances - count - sum(wish.count for wish in plan.wishes)
     if short > 0:
         reason = f"min_instances is {model.min_instances}"
-        plan.wishes.append(Wish(Role.MIXED, short, short / model.min_instances, reason))
+        plan.wishes.append(Wish(Role.MIXED, short, short / model.min_instances, reason, for_minimum=True))
 
 
 def _remove(
