@@ -15,6 +15,7 @@ from services.global_controller.bounds import is_autoscaled
 from services.global_controller.controller import Draft
 from services.global_controller.fleet import is_current, is_failed, is_stopping, stopped_copy
 from services.global_controller.model_roles import with_change, with_desired
+from services.global_controller.owed import without_owed
 from services.global_controller.rolls import start_roll
 from services.global_controller.specs import (
     MOST_INSTANCES,
@@ -78,6 +79,7 @@ def apply_model(
         )
         reason = f"new model, {counted(record.desired_instances, 'instance')} wanted"
     else:
+        before = without_owed(before, wanted, snapshot.instances.values())
         applied = dataclasses.replace(applied, rollout_version=_served_by(before, wanted, version))
         if applied.rollout_version == before.rollout_version:
             record = pointed_at(before, applied, _resumed(before.roll, version, rollback_on_failure))
