@@ -10,6 +10,7 @@ import dataclasses
 from chiron.rpc.errors import ChironError
 from chiron.store import InstanceRecord, Snapshot
 from chiron.v1 import types_pb2
+from services.global_controller.decisions.causes import NOTHING
 from services.global_controller.fleet import is_failed, is_stopping
 from services.global_controller.model_roles import role_name
 from services.global_controller.operator_acts import known_instance, live_model
@@ -23,7 +24,7 @@ def drain_instance(snapshot: Snapshot, instance_id: str) -> Draft | None:
     if not _stays(record):
         return None
     reason = "an operator wants it empty: another instance takes its place"
-    act = Act("drain", reason, record.model, instance_id, record.node_id)
+    act = Act("drain", reason, record.model, instance_id, record.node_id, follows=NOTHING)
     return Draft(puts=[_marked(record)], acts=[act])
 
 

@@ -9,6 +9,7 @@ from chiron.rpc.errors import ChironError
 from chiron.store import InstanceRecord, Snapshot
 from chiron.v1 import cluster_pb2
 from services.global_controller.controller import Draft
+from services.global_controller.decisions.causes import NOTHING
 from services.global_controller.operator_acts import changeable_instance
 from services.global_controller.specs import DEFAULT_MAX_BATCH_SIZE
 from services.global_controller.view import Act
@@ -48,7 +49,8 @@ def set_instance_limits(
             instead = f"instead of {before}" if before else f"in place of the autoscaler's {in_force or '?'}"
             said.append(f"{name} {now} {instead}" if now else f"the {name} back to the local autoscaler")
     reason = f"an operator asked for {' and '.join(said)}"
-    act = Act("set_limits", reason, record.model, record.instance_id, record.node_id, numbers)
+    of = record.model, record.instance_id, record.node_id
+    act = Act("set_limits", reason, *of, numbers, follows=NOTHING)
     return Draft(puts=[changed], acts=[act])
 
 

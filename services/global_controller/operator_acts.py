@@ -13,6 +13,7 @@ from chiron.store import InstanceRecord, ModelRecord, NodeRecord, Record, Roll, 
 from chiron.v1 import cluster_pb2, types_pb2
 from services.global_controller.bounds import is_autoscaled
 from services.global_controller.controller import Draft
+from services.global_controller.decisions.causes import NOTHING
 from services.global_controller.fleet import is_current, is_failed, is_stopping, stopped_copy
 from services.global_controller.model_roles import with_change, with_desired
 from services.global_controller.owed import without_owed
@@ -176,7 +177,8 @@ def set_role(snapshot: Snapshot, instance_id: str, role: types_pb2.Role.ValueTyp
         puts.append(with_change(model, record.role, role))
     names = [types_pb2.Role.Name(one).removeprefix("ROLE_").lower() for one in (record.role, role)]
     reason = f"an operator asked for {names[1]} instead of {names[0]}"
-    return Draft(puts=puts, acts=[Act("set_role", reason, record.model, instance_id, record.node_id)])
+    of = record.model, instance_id, record.node_id
+    return Draft(puts=puts, acts=[Act("set_role", reason, *of, follows=NOTHING)])
 
 
 def give_back_role(snapshot: Snapshot, instance_id: str) -> Draft | None:
@@ -184,7 +186,8 @@ def give_back_role(snapshot: Snapshot, instance_id: str) -> Draft | None:
     record = known_instance(snapshot, instance_id)
     if not record.role_pinned:
         return None
-    act = Act("set_role", "its role is the autoscaler's again", record.model, instance_id, record.node_id)
+    of = record.model, instance_id, record.node_id
+    act = Act("set_role", "its role is the autoscaler's again", *of, follows=NOTHING)
     return Draft(puts=[dataclasses.replace(record, role_pinned=False)], acts=[act])
 
 

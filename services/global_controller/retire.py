@@ -25,18 +25,63 @@ def retire(work: Work, model: ModelRecord) -> None:
 
 
 def _retire_draining(work: Work, model: ModelRecord, fleet: Fleet) -> None:
-    """Each instance that is drained stays until its replacement serves; without one it goes now."""
+    """What is drained stays until its replacement serves; without room for one it goes all the same.
+
+    Without room one goes at a time: the next once nobody of the model is on the way out or in.
+
+    A drain of a node must end, so that there a replacement that has failed counts as none, and with an agent
+    that leaves all go at once: it ends them itself.
+    """
+    if not fleet.draining:
+        return
     elsewhere = (*fleet.fresh, *fleet.outdated)
     ready = sum(map(is_ready, elsewhere))
-    coming = sum(map(is_coming, elsewhere))
+    to_come = [record for record in elsewhere if not is_ready(record)]
+    coming = sum(map(is_coming, to_come))
     still_needed = max(0, model.desired_instances - ready)
-    keep = min(len(fleet.draining), coming, still_needed)
-    for record in _least_loaded(work, fleet.draining)[: len(fleet.draining) - keep]:
-        nowhere = "no GPU is free for another one" if record.draining else "no other node has GPUs for it"
-        where = "enough others serve" if still_needed == 0 else nowhere
-        numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
-        reason = f"{work.emptying(record)} and {where}"
-        work.stop(record, reason, numbers, follows=drain_of(work, record))
+    numbers = {"desired": model.desired_instances, "ready_elsewhere": ready, "coming": coming}
+
+    def stop(record: InstanceRecord, where: str) -> None:
+        work.stop(record, f"{work.emptying(record)} and {where}", numbers, follows=drain_of(work, record))
+
+    ordered = _least_loaded(work, fleet.draining)
+    spare = max(0, len(ordered) - still_needed)
+    for record in ordered[:spare]:
+        stop(record, "another one serves in its place" if still_needed else "enough others serve")
+    staying = ordered[spare:]
+    leaving = [record for record in staying if work.nodes[record.node_id].leaving]
+    for record in leaving[: max(0, len(staying) - coming)]:
+        stop(record, "no other node has GPUs for it")
+        staying.remove(record)
+    going = fleet.stopping or len(staying) < len(ordered)
+    if staying and not going and not coming:
+        # Nothing is on its way that could take a place: what could have been placed has been.
+        victim = next((one for one in staying if work.nodes[one.node_id].emptying or not to_come), None)
+        if victim is not None:
+            stop(victim, _why_without(victim, to_come))
+            staying.remove(victim)
+    for record in staying:
+        work.explain(
+            model.name, f"{record.instance_id} serves on although {_why_kept(work, record, to_come)}"
+        )
+
+
+def _why_without(record: InstanceRecord, to_come: list[InstanceRecord]) -> str:
+    """Why an instance goes without a replacement."""
+    if to_come:
+        return f"{to_come[0].instance_id}, which was to take its place, has failed"
+    return "no GPU is free for another one" if record.draining else "no other node has GPUs for it"
+
+
+def _why_kept(work: Work, record: InstanceRecord, to_come: list[InstanceRecord]) -> str:
+    """Why an instance is drained and yet stays, and until when."""
+    why = work.emptying(record)
+    if not to_come:
+        return f"{why}: no GPU is free for another one, so that one goes at a time"
+    other = next((one for one in to_come if is_coming(one)), to_come[0])
+    trouble = other.observed.reason if is_failed(other) or other.observed.restarts else ""
+    until = f"{why}: until {other.instance_id} serves"
+    return f"{until}, whose start fails ({trouble})" if trouble else until
 
 
 def drain_of(work: Work, record: InstanceRecord) -> str:

@@ -6,6 +6,7 @@ from chiron.rpc.errors import ChironError, Reason
 from chiron.store import InstanceRecord, ModelRecord, Snapshot
 from services.global_controller.bounds import is_autoscaled
 from services.global_controller.controller import Draft
+from services.global_controller.decisions.causes import NOTHING
 from services.global_controller.model_roles import with_more
 from services.global_controller.operator_acts import changeable_instance, live_model, pinned
 from services.global_controller.sleep_costs import sleep_costs
@@ -37,8 +38,7 @@ def _sleep(model: ModelRecord, record: InstanceRecord) -> Draft:
     if left < spec.min_instances:
         what = f"{model.name} must run at least {counted(spec.min_instances, 'instance')} (min_instances)"
         raise ChironError.invalid([("instance_id", what)])
-    numbers = {"desired": left}
-    act = Act("sleep", "an operator asked for it", model.name, record.instance_id, record.node_id, numbers)
+    act = _asked("sleep", record, {"desired": left})
     return Draft(puts=[asleep_copy(record), _counted(model, record, -1)], acts=[act])
 
 
@@ -47,9 +47,13 @@ def _wake(model: ModelRecord, record: InstanceRecord) -> Draft:
     if wanted > most:
         what = f"{model.name} may run at most {counted(most, 'instance')} (max_instances)"
         raise ChironError.invalid([("instance_id", what)])
-    numbers = {"desired": wanted}
-    act = Act("wake", "an operator asked for it", model.name, record.instance_id, record.node_id, numbers)
+    act = _asked("wake", record, {"desired": wanted})
     return Draft(puts=[awake_copy(record, record.role), _counted(model, record, 1)], acts=[act])
+
+
+def _asked(action: str, record: InstanceRecord, numbers: dict[str, float]) -> Act:
+    of = record.model, record.instance_id, record.node_id
+    return Act(action, "an operator asked for it", *of, numbers, follows=NOTHING)
 
 
 def _counted(model: ModelRecord, record: InstanceRecord, change: int) -> ModelRecord:

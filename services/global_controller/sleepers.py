@@ -27,6 +27,9 @@ from services.global_controller.view import ClusterView, Liveness
 
 _GIB = 2**30
 _ROUNDING = 1e-9
+LOST_SLEEPER_S = 60.0
+"""Silence of a node, in seconds, after which its sleepers are given up. They keep nothing from anybody until
+then: on a node out of touch nothing is placed."""
 _ENDED = (
     types_pb2.INSTANCE_STATE_FAILED,
     types_pb2.INSTANCE_STATE_STOPPED,
@@ -38,7 +41,11 @@ def stop_sleepers(work: Work) -> None:
     """Stops sleepers that nobody will wake: their worker has ended, or they would have to be replaced."""
     for model in work.live_models():
         for record in work.fleet(model).asleep:
-            if why := _why_gone(work, model, record):
+            node = work.nodes.get(record.node_id)
+            if node is not None and node.liveness is Liveness.DEAD and node.silent_s < LOST_SLEEPER_S:
+                # It may come back, and its sleepers with it.
+                work.look_again(LOST_SLEEPER_S - node.silent_s)
+            elif why := _why_gone(work, model, record):
                 work.stop(record, why, {}, follows=NOTHING)
 
 

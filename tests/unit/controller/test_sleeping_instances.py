@@ -21,7 +21,7 @@ from services.global_controller.fleet import held_gpus
 from services.global_controller.notice import Notice
 from services.global_controller.registry import Registry
 from services.global_controller.sleep_acts import set_sleeping
-from services.global_controller.sleepers import Sleepers
+from services.global_controller.sleepers import LOST_SLEEPER_S, Sleepers
 from services.global_controller.view import ClusterView, Liveness, NodeView
 from tests.support.cluster_states import (
     DRAINING,
@@ -71,6 +71,15 @@ def hosts(view: ClusterView, gib: float = 64, **kept_gib: float) -> ClusterView:
     )
 
 
+def long_dead(name: str) -> NodeView:
+    return dataclasses.replace(node(name, liveness=Liveness.DEAD), silent_s=61.0)
+
+
+def test_a_sleeper_waits_for_a_node_that_has_just_fallen_silent() -> None:
+    done = decide(cluster(sleepy(desired=0), node("n", liveness=Liveness.DEAD), asleep("a", 0)))
+    assert (done.puts, done.due_s) == ((), LOST_SLEEPER_S - 7.5)
+
+
 def test_a_sleeper_is_none_of_those_that_are_wanted_and_its_gpu_is_for_others() -> None:
     view = cluster(sleepy("chat", 0), model("other", 1), node("n", 1), asleep("a", 0))
     done = decide(view)
@@ -109,7 +118,7 @@ def test_a_waking_instance_counts_as_coming() -> None:
         ((sleepy(version=2, desired=0), node("n"), asleep("a", 0)), "runs spec version 1, not 2"),
         ((sleepy(desired=0), node("n", draining=True), asleep("a", 0)), "is being drained"),
         ((sleepy(desired=0), node("n", unhealthy=(0,)), asleep("a", 0)), "GPU 0 of n is not healthy"),
-        ((sleepy(desired=0), node("n", liveness=Liveness.DEAD), asleep("a", 0)), "silent for 7.5 s"),
+        ((sleepy(desired=0), long_dead("n"), asleep("a", 0)), "silent for 61.0 s"),
         (
             (
                 sleepy(desired=0),
