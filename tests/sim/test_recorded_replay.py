@@ -140,6 +140,7 @@ def test_both_sides_are_counted_by_the_same_rules(tmp_path: Path) -> None:
     assert found["decisions"] == [
         {"at_s": pytest.approx(0.5), "side": "live", "kind": "start", "model": "m", "reason": "more comes"}
     ]
+    assert found["operators_acts"] == {"spec applied": 1}
     assert [one["live"]["ready"] for one in found["instances"]] == [1] * 13
     assert found["simulation"]["policy"] == "fixed[local=static]"
 
@@ -151,6 +152,37 @@ def test_it_is_shown_side_by_side(tmp_path: Path) -> None:
     row = next(line for line in done.stdout.splitlines() if "SLO attainment" in line)
     assert [cell.strip() for cell in row.split("│")[2:5]] == ["95.00%", "100.00%", "+5.00 points"]
     assert "start m: more comes" in done.stdout
+    assert "Operators acted meanwhile, which is not simulated: 1 × spec applied" in done.stdout
+
+
+def scaled_by(factor: float) -> struct_pb2.Struct:
+    arguments = struct_pb2.Struct()
+    arguments.update({"profile": "toy", "time_scale": factor})
+    return arguments
+
+
+def with_an_idle_model() -> pb.ClusterSnapshot:
+    """Beside the model `m` one of which the engine is ten times slower."""
+    made = snapshot(0, 0)
+    made.models.add(spec=spec(name="idle", engine_args=scaled_by(10.0)))
+    return made
+
+
+def test_a_model_without_a_request_may_have_engines_of_another_speed(tmp_path: Path) -> None:
+    folder = recording(tmp_path / "recording")
+    snapshots(tmp_path / "plain.jsonl", snapshot(0, 0))
+    snapshots(tmp_path / "cluster.jsonl", with_an_idle_model())
+    beside = json.loads(replay(tmp_path, "--json", "-", folder=folder).stdout)
+    (tmp_path / "plain.jsonl").replace(tmp_path / "cluster.jsonl")
+    alone = json.loads(replay(tmp_path, "--json", "-", folder=folder).stdout)
+    assert beside["simulated"]["ttft_ms"] == alone["simulated"]["ttft_ms"]
+    snapshots(tmp_path / "cluster.jsonl", with_an_idle_model())
+    more = json.loads((folder / "requests-r-1.jsonl").read_text().splitlines()[1])
+    with (folder / "requests-r-1.jsonl").open("a") as file:
+        file.write(json.dumps({**more, "id": "other", "model": "idle"}) + "\n")
+    assert "engine_args.time_scale differs between models: [1.0, 10.0]" in only_error(
+        replay(tmp_path, folder=folder), 2
+    )
 
 
 def test_an_autoscaled_cluster_is_simulated_with_the_autoscaler(tmp_path: Path) -> None:

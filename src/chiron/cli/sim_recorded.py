@@ -102,7 +102,7 @@ def recorded_scenario(
         presumed_load_s=config.presumed_load_time_s,
         drain_notice_s=config.drain_notice_s,
     )
-    settings = settings_of(cluster, profiles, seed, live)
+    settings = settings_of(cluster, profiles, seed, live, asked={one.model for one in recording.replayed})
     reading = reading_of(recording.replayed, settings, zero_of(recording))
     last_s = float(reading.workload.arrival_s[-1])
     return Scenario(file, f"recording {file.name}", "", last_s, _ending(settings, last_s)), reading

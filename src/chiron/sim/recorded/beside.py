@@ -21,6 +21,18 @@ SAMPLES = 12
 """Times at which instances are shown."""
 _KIND = {"change_role": "change-role"}
 _ACTS = ("start", "retire", "change-role", "wake", "sleep")
+_OPERATORS = {
+    "scale": "scale",
+    "apply_model": "spec applied",
+    "delete_model": "model deleted",
+    "set_role": "role set",
+    "set_limits": "limits set",
+    "pause": "pause",
+    "resume": "resume",
+    "drain": "drain",
+    "drain_node": "node drained or given back",
+}
+"""What operators do, by the action of its decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,8 @@ class Beside:
     samples: tuple[Sample, ...]
     acts: tuple[Act, ...]
     """Of both, by time."""
+    operators: Mapping[str, int]
+    """What operators did meanwhile, which is not simulated: how often, by kind."""
 
     def to_json(self) -> dict[str, Any]:
         """All of it, ready for json.dump."""
@@ -122,6 +136,7 @@ class Beside:
                 }
                 for act in self.acts
             ],
+            "operators_acts": dict(self.operators),
         }
 
 
@@ -154,6 +169,7 @@ def beside(
         fleet=_simulated_fleet(result, span_s),
         samples=() if cluster is None else _samples(cluster, result.timeline, zero, span_s),
         acts=_acts(cluster, result.actions, zero, span_s),
+        operators={} if cluster is None else _operators(cluster, zero, span_s),
     )
 
 
@@ -245,6 +261,14 @@ def _acts(
             for at_s, kind, model, reason, _ in _live_acts(cluster, zero, span_s)
         ]
     return tuple(sorted(acts, key=lambda act: act.at_s))
+
+
+def _operators(cluster: LiveCluster, zero: float, span_s: float) -> Mapping[str, int]:
+    found: Counter[str] = Counter()
+    for one in cluster.decisions:
+        if one.action in _OPERATORS and 0 <= one.time.ToNanoseconds() / 1e9 - zero <= span_s:
+            found[_OPERATORS[one.action]] += 1
+    return dict(sorted(found.items()))
 
 
 def _live_acts(cluster: LiveCluster, zero: float, span_s: float) -> list[tuple[float, str, str, str, int]]:

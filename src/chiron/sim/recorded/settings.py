@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,12 @@ _PROFILE_ARGUMENTS = (
 
 
 def settings_of(
-    cluster: LiveCluster, profiles: Mapping[str, str], seed: int, live: LiveTimes | None = None
+    cluster: LiveCluster,
+    profiles: Mapping[str, str],
+    seed: int,
+    live: LiveTimes | None = None,
+    *,
+    asked: Collection[str] | None = None,
 ) -> SimSettings:
     """The cluster as its first snapshot describes it, without the models that it cannot host.
 
@@ -49,6 +54,7 @@ def settings_of(
         profiles: profile by model, for engines other than `sim`, whose arguments name one.
         seed: of the simulation.
         live: when things happened there; None: nobody knows.
+        asked: the models that have requests, whose engines must be equally fast; None: all.
 
     Raises:
         ConfigError: something of the cluster cannot be simulated; the text says what.
@@ -69,7 +75,7 @@ def settings_of(
             models=tuple(_model(model.spec, cluster, profiles) for model in hosted),
             gpu_types=(gpus,),
             seed=seed,
-            step_time_factor=_time_scale(hosted),
+            step_time_factor=_time_scale(one for one in hosted if asked is None or one.spec.name in asked),
             tick_s=(interval_of(live.ticks_s) if live else None) or 1.0,
             live=live or LiveTimes(),
         )

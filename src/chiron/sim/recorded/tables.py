@@ -22,6 +22,9 @@ def beside_tables(found: Beside, title: str) -> RenderableType:
         parts.append(_instances(found))
     if found.acts:
         parts.append(_decisions(found.acts))
+    if found.operators:
+        told = ", ".join(f"{count} × {kind}" for kind, count in found.operators.items())
+        parts.append(Text(f"Operators acted meanwhile, which is not simulated: {told}"))
     return Group(*parts)
 
 
