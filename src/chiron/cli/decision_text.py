@@ -250,7 +250,8 @@ def _gpus(inputs: pb.DecisionInputs) -> str:
     where = ", ".join(f"{node} {free}" for node, free in sorted(inputs.free_gpus_on.items()))
     text = f"{inputs.free_gpus} of {inputs.gpus} GPUs free" + (f" ({where})" if where else "")
     if inputs.silent_nodes:
-        text += f"; {inputs.silent_nodes} nodes not heard of"
+        nodes = "1 node" if inputs.silent_nodes == 1 else f"{inputs.silent_nodes} nodes"
+        text += f"; {nodes} not heard of"
     return _sentence(f"{text}; the oldest report is {_time(inputs.oldest_report_s)} old")
 
 

@@ -81,7 +81,7 @@ def test_what_was_seen_is_told_in_numbers() -> None:
         "IBP 0.93, Θ 0.85, BBP 1.",
         "Batch requests: 120 due in 10m00s, expected in 14m00s (late); 3 due 5.0 s ago; "
         "7 without a deadline, expected in 30.0 s; 2 further groups.",
-        "3 of 8 GPUs free (n1 2, n2 1); 1 nodes not heard of; the oldest report is 0.9 s old.",
+        "3 of 8 GPUs free (n1 2, n2 1); 1 node not heard of; the oldest report is 0.9 s old.",
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from chiron.policy.decisions import Alternative, Start
 from chiron.policy.fleet import Chiron
+from chiron.policy.fleet.weighed import fewer_for_deadlines
 from chiron.policy.snapshots import FleetInstance, FleetSnapshot, ModelFleet, Traffic
 from chiron.policy.words import Phase, Role
 
@@ -88,3 +89,5 @@ def test_one_request_is_one() -> None:
     assert one_fewer(starts(fleet(0, 0, Traffic(1.0, queued_interactive=1)), 1)).why_not == (
         "1 request would have no slot"
     )
+    assert fewer_for_deadlines(0.5, 1, 1).why_not.endswith("and 1 request group would be late")
+    assert fewer_for_deadlines(0.5, 1, 2).why_not.endswith("and 2 request groups would be late")

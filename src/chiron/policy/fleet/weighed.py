@@ -58,7 +58,8 @@ def fewer_for_queue(waiting: float, waited_s: float) -> Alternative:
 
 def fewer_for_deadlines(missing: float, count: int, late: int) -> Alternative:
     """One batch instance less than are added."""
-    why = f"the deadlines ask for {missing:.2f} more, and {late} request groups would be late"
+    groups = "1 request group" if late == 1 else f"{late} request groups"
+    why = f"the deadlines ask for {missing:.2f} more, and {groups} would be late"
     return Alternative("start one fewer", why, {"missing": missing, "started": float(count - 1)})
 
 
