@@ -40,6 +40,9 @@ def status_of(want: Want, have: Have, node_id: str) -> cluster_pb2.InstanceStatu
 
 def _state_of(want: Want, have: Have) -> tuple[types_pb2.InstanceState.ValueType, str]:
     stopping = want.goal is Goal.STOPPED
+    if have.dozing and (stopping or (have.leaving and have.process is not Process.NONE)):
+        # Others may own its GPUs until it is gone: DRAINING would say that it does.
+        return types_pb2.INSTANCE_STATE_SLEEPING, ""
     if have.process is Process.NONE:
         if stopping:
             # A process that is nobody's holds the GPUs as well as a worker does.

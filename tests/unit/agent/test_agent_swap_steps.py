@@ -120,6 +120,7 @@ def test_one_that_somebody_else_has_woken_on_the_gpus_of_others_is_put_to_sleep_
 
 def test_a_stopped_sleeper_needs_no_drain_and_no_look_at_gpus_that_others_own() -> None:
     assert step(STOP, DOZING) == steps.Terminate(None)
+    assert shown(STOP, DOZING)[0] == SLEEPING, "others may own its GPUs until it is gone"
     gone = DOZING.gone(None, NOW, POLICY)
     assert step(STOP, gone) == steps.Release()
     assert shown(STOP, gone.released())[0] == types_pb2.INSTANCE_STATE_STOPPED
