@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from chiron.rpc.errors import ChironError, Reason
 from chiron.store import InstanceRecord, ModelRecord, Snapshot
-from services.global_controller.bounds import is_autoscaled
 from services.global_controller.controller import Draft
 from services.global_controller.decisions.causes import NOTHING
 from services.global_controller.model_roles import with_more
@@ -18,6 +17,8 @@ from services.global_controller.wording import counted
 
 def set_sleeping(snapshot: Snapshot, view: ClusterView, instance_id: str, *, sleeping: bool) -> Draft:
     """Puts an instance to sleep or wakes it; one instance less or more of its model is wanted then.
+
+    That sets no number: of an autoscaled model the autoscaler may decide otherwise from then on.
 
     BUSY says what stands in the way, INVALID_ARGUMENT that the model's spec does not allow it.
     """
@@ -57,5 +58,8 @@ def _asked(action: str, record: InstanceRecord, numbers: dict[str, float]) -> Ac
 
 
 def _counted(model: ModelRecord, record: InstanceRecord, change: int) -> ModelRecord:
-    counted = with_more(model, record.role, change)
-    return pinned(counted, counted.desired_instances) if is_autoscaled(model) else counted
+    """The model with so many more wanted: a number that an operator has set moves along, else the autoscaler
+    goes on from the new one."""
+    moved = with_more(model, record.role, change)
+    kept = model.autoscaling.pinned_instances
+    return moved if kept is None else pinned(moved, moved.desired_instances)

@@ -46,10 +46,27 @@ async def set_sleeping(controller: str, instance: str, *, sleeping: bool) -> int
     """Puts an instance to sleep or wakes it; says what comes of it."""
     async with ClusterAdmin(controller) as admin:
         shown = await admin.set_sleeping(instance, sleeping=sleeping)
+        snapshot = await admin.snapshot()
     name = types_pb2.InstanceState.Name(shown.state).removeprefix("INSTANCE_STATE_").lower()
     then = "sleeps once its requests have finished" if sleeping else "wakes"
     print(f"{instance}: {then} (now {name})")
+    model = next((one for one in snapshot.models if one.spec.name == shown.model), None)
+    if model is not None and (line := afterwards(model, sleeping=sleeping)):
+        print(line)
     return 0
+
+
+def afterwards(model: pb.ModelStatus, *, sleeping: bool) -> str:
+    """Who decides on an instance that an operator has put to sleep or woken; empty: nobody but operators."""
+    name = model.spec.name
+    if not model.HasField("autoscale"):
+        return ""
+    if model.autoscale.HasField("pinned_instances"):
+        count = model.autoscale.pinned_instances
+        return (
+            f"{name} stays at {count} as an operator set; `chiron models scale {name} --auto` gives it back"
+        )
+    return f"its autoscaler may {'wake it again when requests come' if sleeping else 'put it back to sleep'}"
 
 
 def limits_line(instance: pb.InstanceStatus) -> str:

@@ -202,6 +202,19 @@ def test_an_operators_sleep_and_wake_change_how_many_are_wanted() -> None:
     assert (record.desired, record.generation, counted.desired_instances) == (RUNNING, 2, 2)
 
 
+@pytest.mark.parametrize(("pinned", "then"), [(None, None), (2, 1)])
+def test_an_operators_sleep_pins_no_number_that_was_not_pinned(pinned: int | None, then: int | None) -> None:
+    scaled = sleepy(desired=2)
+    spec = scaled.parsed_spec()
+    spec.autoscaling.enabled = True
+    orders = dataclasses.replace(scaled.autoscaling, pinned_instances=pinned)
+    scaled = dataclasses.replace(scaled, spec=spec.SerializeToString(), autoscaling=orders)
+    view = hosts(cluster(scaled, node("n"), instance("a", "n", 0), instance("b", "n", 1)))
+    counted = set_sleeping(snapshot_of(view), view, "a", sleeping=True).puts[1]
+    assert isinstance(counted, ModelRecord)
+    assert (counted.desired_instances, counted.autoscaling.pinned_instances) == (1, then)
+
+
 def test_an_operator_is_told_what_stands_in_the_way() -> None:
     view = hosts(cluster(sleepy(), node("n"), asleep("a", 0), instance("b", "n", 0)))
     with pytest.raises(ChironError, match="GPU 0 is b's") as caught:
