@@ -365,7 +365,9 @@ class Controller:
         )
         for link in self.registry.agents.values():
             self._set_level(link, self._told(self.snapshot, link.node_id))
-        entries = routing.entries(self.snapshot, self.registry, self.reasons, self.autoscaling.on_demand())
+        on_demand = self.autoscaling.on_demand()
+        # The autoscaler says when waiting is in vain; without one nobody would.
+        entries = routing.entries(self.snapshot, self.registry, self.reasons, on_demand, patient=on_demand)
         if self.tables.update(entries, self._routed_access.of(self.snapshot)):
             for router in self.registry.routers.values():
                 router.wake.beat()

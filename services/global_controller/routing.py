@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from chiron.internal.v1 import control_pb2
@@ -44,6 +44,7 @@ def entries(
     registry: Registry,
     reasons: Mapping[str, str],
     on_demand: Mapping[str, str] = _NOBODY_STARTS,
+    patient: Collection[str] = (),
 ) -> Entries:
     """What routers should know, without what changes all the time: loads come fresher from workers, and for
     how long instances have been on their way is added as a table is sent.
@@ -57,6 +58,8 @@ def entries(
         reasons: for each model that has not what it should have, what stands in the way.
         on_demand: models of which an instance starts when requests wait → why none would start now; empty:
             one would.
+        patient: those of `on_demand` whose requests wait also while what is wanted has no place: it may come
+            free, and `on_demand` says when it has been waited for in vain.
     """
     unknown = [one for one in registry.unknown() if one.instance_id not in snapshot.instances]
     by_model: dict[str, list[InstanceRecord]] = {}
@@ -70,6 +73,7 @@ def entries(
             dead,
             reasons.get(model.name, ""),
             on_demand.get(model.name),
+            patient=model.name in patient,
         )
         for model in snapshot.models.values()
         if not model.deleted
@@ -183,6 +187,8 @@ def _model(
     dead: frozenset[str],
     blocked: str,
     unstartable: str | None,
+    *,
+    patient: bool,
 ) -> control_pb2.RoutedModel:
     """`unstartable`: why no instance would start although requests waited; None: none ever does so."""
     spec = model.parsed_spec()
@@ -212,7 +218,8 @@ def _model(
         routed.reason = blocked or f"{coming or leaving} of {model.desired_instances} instances starting"
     else:
         # Without a reason the reconciler has not come to it yet.
-        routed.reason, routed.failed = blocked, bool(blocked)
+        waits = patient and not unstartable and not any(map(is_failed, wanted))
+        routed.reason, routed.failed = blocked, bool(blocked) and not waits
     return routed
 
 

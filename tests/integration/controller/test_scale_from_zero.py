@@ -12,6 +12,7 @@ import pytest
 from google.protobuf import struct_pb2
 
 from chiron.client import Client, Completion, NoInstance, Progress, SyncClient
+from chiron.cluster import ClusterAdmin
 from chiron.cluster.process import ServiceProcess
 from chiron.internal.v1 import router_pb2, router_pb2_grpc
 from chiron.rpc.servers import open_channel
@@ -79,6 +80,12 @@ async def _models(router: str) -> int:
             router_pb2.GetRouterStateRequest()
         )
     return int(state.table.models)
+
+
+async def _is_empty(served: Served) -> bool:
+    """Whether nothing runs, and the one model is short of a place."""
+    shown = await served.snapshot()
+    return not shown.instances and "cannot be placed" in shown.models[0].reason
 
 
 def in_order(told: list[Progress]) -> None:
@@ -163,3 +170,35 @@ async def test_a_model_for_which_there_is_no_gpu_keeps_nobody_waiting(
     async with Client(cluster.routers[0], max_attempts=1) as client:
         with pytest.raises(NoInstance, match="GPU"):
             await client.complete(model="wide", prompt="a b c", max_tokens=4, timeout_s=30)
+
+
+async def test_requests_wait_for_a_model_whose_only_node_is_drained(cluster: Cluster) -> None:
+    await cluster.apply("toy")
+    told: list[Progress] = []
+    async with ClusterAdmin(cluster.served.address) as admin, Client(cluster.routers[0]) as client:
+        await client.complete(model="toy", prompt="a b c", max_tokens=4)
+        [node] = (await cluster.served.snapshot()).nodes
+        await admin.drain_node(node.node_id)
+        await eventually(lambda: _is_empty(cluster.served))
+        asked = asyncio.create_task(
+            client.complete(model="toy", prompt="a b c", max_tokens=4, on_progress=told.append)
+        )
+        await eventually(lambda: asked.done() or told)
+        assert not asked.done(), asked.result()
+        await admin.drain_node(node.node_id, undo=True)
+        assert len((await asked).token_ids) == 4
+
+
+async def test_they_do_not_wait_for_ever(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_demand, "_PATIENCE_S", 0.5)
+    await cluster.apply("toy")
+    async with (
+        ClusterAdmin(cluster.served.address) as admin,
+        Client(cluster.routers[0], max_attempts=1) as client,
+    ):
+        await client.complete(model="toy", prompt="a b c", max_tokens=4)
+        [node] = (await cluster.served.snapshot()).nodes
+        await admin.drain_node(node.node_id)
+        await eventually(lambda: _is_empty(cluster.served))
+        with pytest.raises(NoInstance, match=r"no instance can be started|cannot be placed"):
+            await client.complete(model="toy", prompt="a b c", max_tokens=4, timeout_s=30)

@@ -111,6 +111,16 @@ class TestModels:
         unplaced = on_demand(model(), reason="needs 2 GPUs on one node")
         assert (unplaced.failed, unplaced.reason) == (True, "needs 2 GPUs on one node")
 
+    def test_requests_wait_for_a_place_until_that_is_in_vain(self) -> None:
+        def shown(why: str, *parts: InstanceRecord) -> control_pb2.RoutedModel:
+            records = state(model(), *parts)
+            blocked = {"chat": "1 of 1 instances cannot be placed"}
+            return entries(records, live(), blocked, {"chat": why}, patient={"chat"})[0]["chat"]
+
+        assert (shown("").failed, shown("").reason) == (False, "1 of 1 instances cannot be placed")
+        assert shown("no instance can be started").failed
+        assert shown("", instance("i", "a", state=FAILED)).failed
+
     def test_it_names_what_is_coming_while_nothing_is_ready(self) -> None:
         parts = [
             instance("b", "a", state=LOADING),
