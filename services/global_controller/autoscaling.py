@@ -256,6 +256,7 @@ class Autoscaling:
                     for name, one in restraints.items()
                     if not one.nothing
                 },
+                may_start={name for name, one in restraints.items() if not one.up},
             )
             void += carried.void
             advised = self._advices.acts(advice, restraints, seen.now_s)

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from chiron.policy.decisions import Action
 from chiron.store import ModelRecord
 from services.global_controller.bounds import Bounds
 from services.global_controller.fleet import Work
-from services.global_controller.fleet_orders import Orders, Started, apply_action, give_up_failed
+from services.global_controller.fleet_orders import (
+    Orders,
+    Started,
+    apply_action,
+    give_up_failed,
+    retry_replacements,
+)
 from services.global_controller.model_roles import Role, RoleSeats, api_role, role_name, with_more
 from services.global_controller.reconcile import reconcile
 from services.global_controller.rolls import missing
@@ -38,6 +44,7 @@ def carry_out(
     new_id: Callable[[str], str],
     *,
     bounds: Mapping[str, Bounds],
+    may_start: Collection[str] = (),
 ) -> Carried:
     """What is written so that the actions take effect.
 
@@ -47,10 +54,14 @@ def carry_out(
         new_id: as for `reconcile`.
         bounds: of the models that the autoscaler may change. What of these has failed beyond the fewest
             instances is given up; actions on others are void.
+        may_start: those of them whose failed starts keep none from starting now: what has failed in the place
+            of a drained instance is tried again.
     """
     orders = Orders(view, bounds)
     for name in sorted(bounds.keys() & orders.models.keys()):
         give_up_failed(orders, name)
+        if name in may_start:
+            retry_replacements(orders, name)
     void = [(action, why) for action in actions if (why := apply_action(orders, action))]
     before = {record.instance_id: record for record in view.instances}
     changed = {key: record for key, record in orders.instances.items() if record is not before[key]}

@@ -14,7 +14,7 @@ from chiron.policy.decisions import Action, Alternative, ChangeRole, Retire, Sle
 from chiron.store import InstanceRecord, ModelRecord
 from services.global_controller.bounds import Bounds
 from services.global_controller.decisions.causes import NOTHING
-from services.global_controller.fleet import Work, is_failed, is_stopping, is_to_sleep, stopped_copy
+from services.global_controller.fleet import Work, is_failed, is_ready, is_stopping, is_to_sleep, stopped_copy
 from services.global_controller.model_roles import api_role, role_name, with_change, with_more
 from services.global_controller.restraint import present_instances
 from services.global_controller.sleepers import Sleepers, asleep_copy, awake_copy
@@ -113,6 +113,28 @@ def give_up_failed(orders: Orders, name: str) -> None:
         orders.explain("give_up", record, reason, {"desired": model.desired_instances - 1})
         model = with_more(model, record.role, -1)
     orders.models[name] = model
+
+
+def retry_replacements(orders: Orders, name: str) -> None:
+    """Gives what has failed another try while a drained instance that serves waits for it.
+
+    The drained one counts as serving, so that no policy asks for another.
+    """
+    waits = next(
+        (
+            record
+            for record in orders.instances.values()
+            if record.model == name and record.draining and is_ready(record) and not is_stopping(record)
+        ),
+        None,
+    )
+    if waits is None:
+        return
+    for record in orders.failed(orders.models[name]):
+        orders.stop(record)
+        other = f"{waits.instance_id}, which an operator drains, waits for another try"
+        reason = f"it failed on {record.node_id}: {record.observed.reason}; {other}"
+        orders.explain("give_up", record, reason, {"desired": orders.models[name].desired_instances})
 
 
 def apply_action(orders: Orders, action: Action) -> str:

@@ -9,6 +9,8 @@ import pytest
 from chiron.rpc.errors import ChironError
 from chiron.store import Change, InstanceRecord, Snapshot
 from chiron.v1 import types_pb2
+from services.global_controller.bounds import Bounds
+from services.global_controller.carrying_out import carry_out
 from services.global_controller.drain_acts import drain_instance, drain_role
 from services.global_controller.reconcile import reconcile
 from services.global_controller.view import ClusterView
@@ -155,3 +157,21 @@ def test_the_instances_of_an_agent_that_leaves_do_not_wait_for_each_other() -> N
     leaving = dataclasses.replace(node("n0", 2), leaving=True)
     plan = decide(cluster(model(desired=2), leaving, instance("a", "n0", 0), instance("b", "n0", 1)))
     assert stopped(plan) == {"a", "b"}
+
+
+@pytest.mark.parametrize(("may_start", "gone"), [((), set()), (("chat",), {"k"})])
+def test_a_failed_replacement_is_tried_again_once_no_pause_forbids_it(
+    may_start: tuple[str, ...], gone: set[str]
+) -> None:
+    failed = instance("k", "n0", 1, state=FAILED, reason="exit 1")
+    view = cluster(model(), node("n0", 3), drained("a", 0), failed)
+    done = carry_out(view, [], numbered(), bounds={"chat": Bounds(0, 4)}, may_start=may_start).plan
+    assert stopped(done) == gone
+    assert len(started(done)) == len(gone)
+
+
+def test_what_has_failed_in_nobodys_place_is_not_tried_again_by_itself() -> None:
+    failed = instance("k", "n0", 1, state=FAILED, reason="exit 1")
+    view = cluster(model(desired=2), node("n0", 3), instance("a", "n0", 0), failed)
+    done = carry_out(view, [], numbered(), bounds={"chat": Bounds(2, 4)}, may_start=("chat",)).plan
+    assert done.puts == ()
