@@ -9,11 +9,16 @@ from chiron.client.output import (
     Choice,
     Chunk,
     FinishReason,
+    Parsed,
+    ParsedPiece,
     Timing,
     TokenAlternative,
     TokenLogprobs,
+    ToolCall,
+    ToolCallPiece,
     Usage,
 )
+from chiron.client.parsed import ParsedParts
 from chiron.client.stopwatch import Stopwatch
 from chiron.v1 import inference_pb2 as pb
 
@@ -31,6 +36,7 @@ class _Partial:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_match: str = ""
+    parsed: ParsedParts = field(default_factory=ParsedParts)
 
 
 class Assembly:
@@ -116,6 +122,11 @@ class Assembly:
         choice.logprobs += logprobs
         if delta.text:
             choice.texts.append(delta.text)
+        if delta.HasField("parsed"):
+            try:
+                choice.parsed.add(delta.parsed)
+            except ValueError as error:
+                raise _broken(str(error)) from error
         if delta.finish_reason:
             choice.finish_reason = FINISH_REASONS.get(delta.finish_reason)
             if choice.finish_reason is None:
@@ -140,6 +151,7 @@ class Assembly:
             timing=self.timing,
             request_id=self._request_id,
             attempts=self.attempts,
+            parsed=_parsed_piece(delta.parsed) if delta.HasField("parsed") else None,
         )
 
     def check_complete(self) -> tuple[Usage, Timing]:
@@ -161,6 +173,7 @@ class Assembly:
                 logprobs=tuple(each.logprobs),
                 finish_reason=each.finish_reason,
                 stop_match=each.stop_match,
+                parsed=parsed_output(each.parsed.whole("".join(each.texts))) if each.parsed.any else None,
             )
             for index, each in enumerate(self._choices)
         )
@@ -194,4 +207,25 @@ def token_logprobs(logprobs: pb.TokenLogprobs) -> TokenLogprobs:
         alternatives=tuple(
             TokenAlternative(each.token_id, each.logprob, each.text) for each in logprobs.alternatives
         ),
+    )
+
+
+def _parsed_piece(delta: pb.ParsedDelta) -> ParsedPiece:
+    return ParsedPiece(
+        content=delta.content,
+        tool_calls=tuple(
+            ToolCallPiece(piece.index, piece.id, piece.name, piece.arguments) for piece in delta.tool_calls
+        ),
+        reasoning=delta.reasoning,
+        error=delta.error,
+    )
+
+
+def parsed_output(parsed: pb.ParsedOutput) -> Parsed:
+    """What a choice says and calls."""
+    return Parsed(
+        content=parsed.content,
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in parsed.tool_calls),
+        reasoning=parsed.reasoning,
+        error=parsed.error,
     )

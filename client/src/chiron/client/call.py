@@ -80,7 +80,7 @@ class Call:
         self._refused = False
         self._instance_id = ""
         self._handed_back = False
-        """Whether the last attempt ended because a worker gave its place to interactive work."""
+        """Whether the last attempt ended because a worker gave its place to interactive work, or drains."""
         self._excluded: list[str] = []
         self._pauses = Pauses(network.settings.routers)
 
@@ -161,7 +161,7 @@ class Call:
             raise _delivered(CannotResume(_SEVERAL, reason="CANNOT_RESUME"), assembly) from error
         progressed = resume and tries.progressed(assembly.delivered_tokens)
         full = self._worker_refused(error) and error.metadata.get("full") == "true"
-        # A worker has given a batch request's place to interactive work: nothing has failed.
+        # A worker has given a batch request's place to interactive work, or drains: nothing has failed.
         yielded = self._handed_back = error.metadata.get("handed_back", "").isdecimal()
         if yielded:
             assembly.preemptions = int(error.metadata["handed_back"])

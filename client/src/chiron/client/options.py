@@ -140,6 +140,12 @@ class RequestOptions(SamplingOptions, total=False):
     """A chat, rendered by the model's template; mappings have the keys of Message."""
     tools: Sequence[Mapping[str, Any]]
     """Tool definitions in OpenAI's form; only with messages."""
+    tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any] | None
+    """Has the calls that the model writes parsed (`Choice.parsed`), which takes a model with a tool parser:
+    `auto` leaves it to the model to call, `required` does not, and a mapping
+    `{"type": "function", "function": {"name": ...}}` names the tool it must call. Default: all is text."""
+    parallel_tool_calls: bool | None
+    """False: of an answer with several calls only the first counts. Default: all do."""
     template_kwargs: Mapping[str, Any]
     """More variables for the chat template; only with messages."""
     request_class: RequestClass | Literal["interactive", "batch"]

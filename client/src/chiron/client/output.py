@@ -97,6 +97,54 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallPiece:
+    """What one tool call gained."""
+
+    index: int
+    """Place of the call in the choice's output, from 0."""
+    id: str
+    """Set on a call's first piece, with its name."""
+    name: str
+    arguments: str
+    """Piece of its arguments: JSON text as the model wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPiece:
+    """What a chunk's text says and calls."""
+
+    content: str
+    """Text outside of calls and of reasoning."""
+    tool_calls: tuple[ToolCallPiece, ...]
+    reasoning: str
+    error: str
+    """Why the parser could not go on: all later text is content. Empty: it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model wrote."""
+
+    id: str
+    name: str
+    """As the model wrote it: not necessarily that of a tool."""
+    arguments: str
+    """JSON text as the model wrote it: it may be invalid, and cut off where the output is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a choice says and calls in all."""
+
+    content: str
+    """Text outside of calls and of reasoning; all of the text where the parser failed."""
+    tool_calls: tuple[ToolCall, ...]
+    reasoning: str
+    error: str
+    """Why the parser failed; empty: it did not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one choice of a stream gained."""
 
@@ -122,6 +170,8 @@ class Chunk:
     request_id: str
     attempts: int
     """How many attempts it took to get here; 1: the first one worked."""
+    parsed: ParsedPiece | None = None
+    """What the text says and calls; only where `tool_choice` has calls parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +187,8 @@ class Choice:
     """None: it was interrupted."""
     stop_match: str
     """The stop string or stop token's text that ended it."""
+    parsed: Parsed | None = None
+    """What the text says and calls; only where `tool_choice` has calls parsed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,11 @@ _CLASSES = {
     RequestClass.INTERACTIVE: types_pb2.REQUEST_CLASS_INTERACTIVE,
     RequestClass.BATCH: types_pb2.REQUEST_CLASS_BATCH,
 }
+_TOOL_CHOICES = {
+    "none": pb.TOOL_CHOICE_NONE,
+    "auto": pb.TOOL_CHOICE_AUTO,
+    "required": pb.TOOL_CHOICE_REQUIRED,
+}
 _EXPECTED = {
     FieldDescriptor.CPPTYPE_STRING: "a str",
     FieldDescriptor.CPPTYPE_BOOL: "a bool",
@@ -99,7 +104,7 @@ def route_request(request: pb.GenerateRequest) -> pb.RouteRequest:
         model=request.model,
         request_class=request.request_class,
         slo=request.slo if request.HasField("slo") else None,
-        priority=request.priority,
+        priority=request.priority if request.HasField("priority") else None,
         adapter=request.adapter,
         prompt_tokens=estimate_prompt_tokens(request),
         max_tokens=request.sampling.max_tokens,
@@ -199,7 +204,7 @@ def _set_input(request: pb.GenerateRequest, options: RequestOptions) -> None:
             "input", f"exactly one of prompt, prompt_token_ids or messages is required, {given} are given"
         )
     if messages is None:
-        for name in ("tools", "template_kwargs"):
+        for name in ("tools", "template_kwargs", "tool_choice"):
             if options.get(name):
                 raise InvalidRequest.of(name, "needs messages")
     if prompt is not None:
@@ -213,8 +218,26 @@ def _set_input(request: pb.GenerateRequest, options: RequestOptions) -> None:
             _add_message(request.chat, message, f"messages[{index}]")
         for index, tool in enumerate(options.get("tools") or ()):
             _set_struct(request.chat.tools.add(), tool, f"tools[{index}]")
+        _set_tool_choice(request.chat, options.get("tool_choice"))
+        set_field(request.chat, "parallel_tool_calls", options.get("parallel_tool_calls"))
         if template_kwargs := options.get("template_kwargs"):
             _set_struct(request.chat.template_kwargs, template_kwargs, "template_kwargs")
+
+
+def _set_tool_choice(chat: pb.ChatInput, choice: object) -> None:
+    if choice is None:
+        return
+    if isinstance(choice, str) and choice in _TOOL_CHOICES:
+        chat.tool_choice = _TOOL_CHOICES[choice]
+        return
+    try:
+        named = choice["function"]["name"]  # type: ignore[index]
+    except (TypeError, KeyError):
+        names = ", ".join(_TOOL_CHOICES)
+        expected = f'one of {names} or {{"type": "function", "function": {{"name": ...}}}}'
+        raise InvalidRequest.of("tool_choice", f"must be {expected}, not {_shown(choice)}") from None
+    chat.tool_choice = pb.TOOL_CHOICE_NAMED
+    set_field(chat, "named_tool", named)
 
 
 def _add_message(chat: pb.ChatInput, message: Message | Mapping[str, Any], path: str) -> None:

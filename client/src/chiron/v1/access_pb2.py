@@ -26,45 +26,57 @@ from chiron.v1 import types_pb2 as chiron_dot_v1_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63hiron/v1/access.proto\x12\tchiron.v1\x1a\x15\x63hiron/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x01\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12(\n\x07\x63lasses\x18\x03 \x03(\x0e\x32\x17.chiron.v1.RequestClass\x12!\n\x14most_urgent_priority\x18\x04 \x01(\x11H\x00\x88\x01\x01\x12\x1f\n\x05quota\x18\x05 \x01(\x0b\x32\x10.chiron.v1.Quota\x12\x10\n\x08subjects\x18\x06 \x03(\tB\x17\n\x15_most_urgent_priority\"\xbb\x01\n\x05Quota\x12\x16\n\x0erequests_per_s\x18\x01 \x01(\x01\x12\x16\n\x0etokens_per_min\x18\x02 \x01(\x04\x12\x12\n\nconcurrent\x18\x03 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\x04 \x01(\r\x12\x13\n\x0b\x62\x61tch_items\x18\x05 \x01(\x04\x12\x12\n\nbatch_open\x18\x06 \x01(\r\x12\x13\n\x0b\x62\x61tch_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62\x61tch_weight\x18\x08 \x01(\x01\"\x9a\x01\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.chiron.v1.AccessRole\x12\r\n\x05label\x18\x04 \x01(\t\x12+\n\x07\x63reated\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\"7\n\x12\x41pplyTenantRequest\x12!\n\x06tenant\x18\x01 \x01(\x0b\x32\x11.chiron.v1.Tenant\"&\n\x13\x41pplyTenantResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"#\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteTenantResponse\"\x14\n\x12ListTenantsRequest\"9\n\x13ListTenantsResponse\x12\"\n\x07tenants\x18\x01 \x03(\x0b\x32\x11.chiron.v1.Tenant\"V\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.chiron.v1.AccessRole\x12\r\n\x05label\x18\x03 \x01(\t\"C\n\x11\x43reateKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.chiron.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"3\n\x11RevokeKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.chiron.v1.ApiKey\"\x11\n\x0fListKeysRequest\"3\n\x10ListKeysResponse\x12\x1f\n\x04keys\x18\x01 \x03(\x0b\x32\x11.chiron.v1.ApiKey*o\n\nAccessRole\x12\x1b\n\x17\x41\x43\x43\x45SS_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43\x45SS_ROLE_ADMIN\x10\x01\x12\x15\n\x11\x41\x43\x43\x45SS_ROLE_AGENT\x10\x02\x12\x16\n\x12\x41\x43\x43\x45SS_ROLE_ROUTER\x10\x03\x32\xd1\x03\n\rAccessService\x12L\n\x0b\x41pplyTenant\x12\x1d.chiron.v1.ApplyTenantRequest\x1a\x1e.chiron.v1.ApplyTenantResponse\x12O\n\x0c\x44\x65leteTenant\x12\x1e.chiron.v1.DeleteTenantRequest\x1a\x1f.chiron.v1.DeleteTenantResponse\x12L\n\x0bListTenants\x12\x1d.chiron.v1.ListTenantsRequest\x1a\x1e.chiron.v1.ListTenantsResponse\x12\x46\n\tCreateKey\x12\x1b.chiron.v1.CreateKeyRequest\x1a\x1c.chiron.v1.CreateKeyResponse\x12\x46\n\tRevokeKey\x12\x1b.chiron.v1.RevokeKeyRequest\x1a\x1c.chiron.v1.RevokeKeyResponse\x12\x43\n\x08ListKeys\x12\x1a.chiron.v1.ListKeysRequest\x1a\x1b.chiron.v1.ListKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63hiron/v1/access.proto\x12\tchiron.v1\x1a\x15\x63hiron/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x01\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12(\n\x07\x63lasses\x18\x03 \x03(\x0e\x32\x17.chiron.v1.RequestClass\x12!\n\x14most_urgent_priority\x18\x04 \x01(\x11H\x00\x88\x01\x01\x12\x1f\n\x05quota\x18\x05 \x01(\x0b\x32\x10.chiron.v1.Quota\x12\x10\n\x08subjects\x18\x06 \x03(\tB\x17\n\x15_most_urgent_priority\"\xcb\x01\n\x05Quota\x12\x16\n\x0erequests_per_s\x18\x01 \x01(\x01\x12\x16\n\x0etokens_per_min\x18\x02 \x01(\x04\x12\x12\n\nconcurrent\x18\x03 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\x04 \x01(\r\x12\x13\n\x0b\x62\x61tch_items\x18\x05 \x01(\x04\x12\x12\n\nbatch_open\x18\x06 \x01(\r\x12\x13\n\x0b\x62\x61tch_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62\x61tch_weight\x18\x08 \x01(\x01\x12\x0e\n\x06weight\x18\t \x01(\x01\"\x87\x01\n\x08KeyTerms\x12$\n\x06limits\x18\x01 \x01(\x0b\x32\x14.chiron.v1.KeyLimits\x12(\n\x08\x64\x65\x66\x61ults\x18\x02 \x01(\x0b\x32\x16.chiron.v1.KeyDefaults\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc5\x01\n\tKeyLimits\x12\x16\n\x0erequests_per_s\x18\x01 \x01(\x01\x12\x16\n\x0etokens_per_min\x18\x02 \x01(\x04\x12\x12\n\nconcurrent\x18\x03 \x01(\r\x12\x0e\n\x06models\x18\x04 \x03(\t\x12(\n\x07\x63lasses\x18\x05 \x03(\x0e\x32\x17.chiron.v1.RequestClass\x12!\n\x14most_urgent_priority\x18\x06 \x01(\x11H\x00\x88\x01\x01\x42\x17\n\x15_most_urgent_priority\"\x92\x01\n\x0bKeyDefaults\x12.\n\rrequest_class\x18\x01 \x01(\x0e\x32\x17.chiron.v1.RequestClass\x12\x15\n\x08priority\x18\x02 \x01(\x11H\x00\x88\x01\x01\x12\x1b\n\x03slo\x18\x03 \x01(\x0b\x32\x0e.chiron.v1.Slo\x12\x12\n\nmax_tokens\x18\x04 \x01(\rB\x0b\n\t_priority\";\n\x08LimitUse\x12\r\n\x05limit\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x11\n\trouter_id\x18\x03 \x01(\t\"\xe8\x01\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.chiron.v1.AccessRole\x12\r\n\x05label\x18\x04 \x01(\t\x12+\n\x07\x63reated\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x12\"\n\x05terms\x18\x07 \x01(\x0b\x32\x13.chiron.v1.KeyTerms\x12(\n\x0bnear_limits\x18\x08 \x03(\x0b\x32\x13.chiron.v1.LimitUse\"7\n\x12\x41pplyTenantRequest\x12!\n\x06tenant\x18\x01 \x01(\x0b\x32\x11.chiron.v1.Tenant\"&\n\x13\x41pplyTenantResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"#\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteTenantResponse\"\x14\n\x12ListTenantsRequest\"9\n\x13ListTenantsResponse\x12\"\n\x07tenants\x18\x01 \x03(\x0b\x32\x11.chiron.v1.Tenant\"z\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.chiron.v1.AccessRole\x12\r\n\x05label\x18\x03 \x01(\t\x12\"\n\x05terms\x18\x04 \x01(\x0b\x32\x13.chiron.v1.KeyTerms\"C\n\x11\x43reateKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.chiron.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"3\n\x11RevokeKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.chiron.v1.ApiKey\"S\n\rSetKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\"\n\x05terms\x18\x02 \x01(\x0b\x32\x13.chiron.v1.KeyTerms\x12\x0e\n\x06\x66ields\x18\x03 \x03(\t\"A\n\x0eSetKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.chiron.v1.ApiKey\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\x11\n\x0fListKeysRequest\"3\n\x10ListKeysResponse\x12\x1f\n\x04keys\x18\x01 \x03(\x0b\x32\x11.chiron.v1.ApiKey*o\n\nAccessRole\x12\x1b\n\x17\x41\x43\x43\x45SS_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43\x45SS_ROLE_ADMIN\x10\x01\x12\x15\n\x11\x41\x43\x43\x45SS_ROLE_AGENT\x10\x02\x12\x16\n\x12\x41\x43\x43\x45SS_ROLE_ROUTER\x10\x03\x32\x90\x04\n\rAccessService\x12L\n\x0b\x41pplyTenant\x12\x1d.chiron.v1.ApplyTenantRequest\x1a\x1e.chiron.v1.ApplyTenantResponse\x12O\n\x0c\x44\x65leteTenant\x12\x1e.chiron.v1.DeleteTenantRequest\x1a\x1f.chiron.v1.DeleteTenantResponse\x12L\n\x0bListTenants\x12\x1d.chiron.v1.ListTenantsRequest\x1a\x1e.chiron.v1.ListTenantsResponse\x12\x46\n\tCreateKey\x12\x1b.chiron.v1.CreateKeyRequest\x1a\x1c.chiron.v1.CreateKeyResponse\x12\x46\n\tRevokeKey\x12\x1b.chiron.v1.RevokeKeyRequest\x1a\x1c.chiron.v1.RevokeKeyResponse\x12=\n\x06SetKey\x12\x18.chiron.v1.SetKeyRequest\x1a\x19.chiron.v1.SetKeyResponse\x12\x43\n\x08ListKeys\x12\x1a.chiron.v1.ListKeysRequest\x1a\x1b.chiron.v1.ListKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chiron.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESSROLE']._serialized_start=1191
-  _globals['_ACCESSROLE']._serialized_end=1302
+  _globals['_ACCESSROLE']._serialized_start=2021
+  _globals['_ACCESSROLE']._serialized_end=2132
   _globals['_TENANT']._serialized_start=94
   _globals['_TENANT']._serialized_end=285
   _globals['_QUOTA']._serialized_start=288
-  _globals['_QUOTA']._serialized_end=475
-  _globals['_APIKEY']._serialized_start=478
-  _globals['_APIKEY']._serialized_end=632
-  _globals['_APPLYTENANTREQUEST']._serialized_start=634
-  _globals['_APPLYTENANTREQUEST']._serialized_end=689
-  _globals['_APPLYTENANTRESPONSE']._serialized_start=691
-  _globals['_APPLYTENANTRESPONSE']._serialized_end=729
-  _globals['_DELETETENANTREQUEST']._serialized_start=731
-  _globals['_DELETETENANTREQUEST']._serialized_end=766
-  _globals['_DELETETENANTRESPONSE']._serialized_start=768
-  _globals['_DELETETENANTRESPONSE']._serialized_end=790
-  _globals['_LISTTENANTSREQUEST']._serialized_start=792
-  _globals['_LISTTENANTSREQUEST']._serialized_end=812
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=814
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=871
-  _globals['_CREATEKEYREQUEST']._serialized_start=873
-  _globals['_CREATEKEYREQUEST']._serialized_end=959
-  _globals['_CREATEKEYRESPONSE']._serialized_start=961
-  _globals['_CREATEKEYRESPONSE']._serialized_end=1028
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1030
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1064
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1066
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1117
-  _globals['_LISTKEYSREQUEST']._serialized_start=1119
-  _globals['_LISTKEYSREQUEST']._serialized_end=1136
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1138
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1189
-  _globals['_ACCESSSERVICE']._serialized_start=1305
-  _globals['_ACCESSSERVICE']._serialized_end=1770
+  _globals['_QUOTA']._serialized_end=491
+  _globals['_KEYTERMS']._serialized_start=494
+  _globals['_KEYTERMS']._serialized_end=629
+  _globals['_KEYLIMITS']._serialized_start=632
+  _globals['_KEYLIMITS']._serialized_end=829
+  _globals['_KEYDEFAULTS']._serialized_start=832
+  _globals['_KEYDEFAULTS']._serialized_end=978
+  _globals['_LIMITUSE']._serialized_start=980
+  _globals['_LIMITUSE']._serialized_end=1039
+  _globals['_APIKEY']._serialized_start=1042
+  _globals['_APIKEY']._serialized_end=1274
+  _globals['_APPLYTENANTREQUEST']._serialized_start=1276
+  _globals['_APPLYTENANTREQUEST']._serialized_end=1331
+  _globals['_APPLYTENANTRESPONSE']._serialized_start=1333
+  _globals['_APPLYTENANTRESPONSE']._serialized_end=1371
+  _globals['_DELETETENANTREQUEST']._serialized_start=1373
+  _globals['_DELETETENANTREQUEST']._serialized_end=1408
+  _globals['_DELETETENANTRESPONSE']._serialized_start=1410
+  _globals['_DELETETENANTRESPONSE']._serialized_end=1432
+  _globals['_LISTTENANTSREQUEST']._serialized_start=1434
+  _globals['_LISTTENANTSREQUEST']._serialized_end=1454
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1456
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1513
+  _globals['_CREATEKEYREQUEST']._serialized_start=1515
+  _globals['_CREATEKEYREQUEST']._serialized_end=1637
+  _globals['_CREATEKEYRESPONSE']._serialized_start=1639
+  _globals['_CREATEKEYRESPONSE']._serialized_end=1706
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1708
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1742
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1744
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1795
+  _globals['_SETKEYREQUEST']._serialized_start=1797
+  _globals['_SETKEYREQUEST']._serialized_end=1880
+  _globals['_SETKEYRESPONSE']._serialized_start=1882
+  _globals['_SETKEYRESPONSE']._serialized_end=1947
+  _globals['_LISTKEYSREQUEST']._serialized_start=1949
+  _globals['_LISTKEYSREQUEST']._serialized_end=1966
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1968
+  _globals['_LISTKEYSRESPONSE']._serialized_end=2019
+  _globals['_ACCESSSERVICE']._serialized_start=2135
+  _globals['_ACCESSSERVICE']._serialized_end=2663
 # @@protoc_insertion_point(module_scope)

@@ -107,6 +107,7 @@ class Quota(_message.Message):
     BATCH_OPEN_FIELD_NUMBER: _builtins.int
     BATCH_BYTES_FIELD_NUMBER: _builtins.int
     BATCH_WEIGHT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     requests_per_s: _builtins.float
     tokens_per_min: _builtins.int
     """Prompt tokens and the most output tokens that requests ask for, at the time they arrive."""
@@ -118,9 +119,13 @@ class Quota(_message.Message):
     batch_open: _builtins.int
     """Batches that have not ended."""
     batch_bytes: _builtins.int
-    """Bytes of batch items and results kept."""
+    """Bytes of batch items, results and files kept."""
     batch_weight: _builtins.float
     """Share of the batch capacity that it gets beside other tenants whose deadlines are similar; 0: 1."""
+    weight: _builtins.float
+    """Share that it gets of the places that come free, beside other tenants whose interactive requests of the same
+    priority wait; 0: 1.
+    """
     def __init__(
         self,
         *,
@@ -132,14 +137,162 @@ class Quota(_message.Message):
         batch_open: _builtins.int = ...,
         batch_bytes: _builtins.int = ...,
         batch_weight: _builtins.float = ...,
+        weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes", b"batch_bytes", "batch_items", b"batch_items", "batch_open", b"batch_open", "batch_weight", b"batch_weight", "concurrent", b"concurrent", "default_max_tokens", b"default_max_tokens", "requests_per_s", b"requests_per_s", "tokens_per_min", b"tokens_per_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes", b"batch_bytes", "batch_items", b"batch_items", "batch_open", b"batch_open", "batch_weight", b"batch_weight", "concurrent", b"concurrent", "default_max_tokens", b"default_max_tokens", "requests_per_s", b"requests_per_s", "tokens_per_min", b"tokens_per_min", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class KeyTerms(_message.Message):
+    """What a key has of its own, below what its tenant may: both count. Nothing set: no more and no less than its tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    DEFAULTS_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> Global___KeyLimits: ...
+    @_builtins.property
+    def defaults(self) -> Global___KeyDefaults: ...
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp:
+        """By the wall clock; from then on it is refused. Unset: it lasts until it is revoked."""
+
+    def __init__(
+        self,
+        *,
+        limits: Global___KeyLimits | None = ...,
+        defaults: Global___KeyDefaults | None = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "expires", b"expires", "limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "expires", b"expires", "limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyTerms: _TypeAlias = KeyTerms  # noqa: Y015
+
+@_typing.final
+class KeyLimits(_message.Message):
+    """Limits of one key, at each router; 0: no limit but the tenant's. Of batches only models, classes and
+    most_urgent_priority count, when they are handed in.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_S_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MIN_FIELD_NUMBER: _builtins.int
+    CONCURRENT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    MOST_URGENT_PRIORITY_FIELD_NUMBER: _builtins.int
+    requests_per_s: _builtins.float
+    tokens_per_min: _builtins.int
+    """Counted as Quota.tokens_per_min."""
+    concurrent: _builtins.int
+    most_urgent_priority: _builtins.int
+    """The most urgent priority it may ask for; unset: the tenant's."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of models; none: all of the tenant's."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RequestClass.ValueType]:
+        """None: all of the tenant's."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_s: _builtins.float = ...,
+        tokens_per_min: _builtins.int = ...,
+        concurrent: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        classes: _abc.Iterable[_types_pb2.RequestClass.ValueType] | None = ...,
+        most_urgent_priority: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_most_urgent_priority", b"_most_urgent_priority", "most_urgent_priority", b"most_urgent_priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_most_urgent_priority", b"_most_urgent_priority", "classes", b"classes", "concurrent", b"concurrent", "models", b"models", "most_urgent_priority", b"most_urgent_priority", "requests_per_s", b"requests_per_s", "tokens_per_min", b"tokens_per_min"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__most_urgent_priority: _TypeAlias = _typing.Literal["most_urgent_priority"]  # noqa: Y015
+    _WhichOneofArgType__most_urgent_priority: _TypeAlias = _typing.Literal["_most_urgent_priority", b"_most_urgent_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most_urgent_priority) -> _WhichOneofReturnType__most_urgent_priority | None: ...
+
+Global___KeyLimits: _TypeAlias = KeyLimits  # noqa: Y015
+
+@_typing.final
+class KeyDefaults(_message.Message):
+    """What requests get that say nothing of it; it goes before what the model's spec sets by default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_CLASS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    SLO_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    request_class: _types_pb2.RequestClass.ValueType
+    priority: _builtins.int
+    max_tokens: _builtins.int
+    """Most output tokens; 0: as the tenant's quota says."""
+    @_builtins.property
+    def slo(self) -> _types_pb2.Slo:
+        """For requests of the default class alone, which is interactive where none is set. deadline_s is also a batch's
+        that names none, where the class is batch.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_class: _types_pb2.RequestClass.ValueType = ...,
+        priority: _builtins.int | None = ...,
+        slo: _types_pb2.Slo | None = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority", "slo", b"slo"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "max_tokens", b"max_tokens", "priority", b"priority", "request_class", b"request_class", "slo", b"slo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___KeyDefaults: _TypeAlias = KeyDefaults  # noqa: Y015
+
+@_typing.final
+class LimitUse(_message.Message):
+    """How much of a limit is in use at one router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    ROUTER_ID_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """Name of a field of KeyLimits."""
+    share: _builtins.float
+    """0: none of it; 1: the next request is refused."""
+    router_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+        share: _builtins.float = ...,
+        router_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "router_id", b"router_id", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitUse: _TypeAlias = LimitUse  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):
@@ -153,6 +306,8 @@ class ApiKey(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    NEAR_LIMITS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     tenant: _builtins.str
     """Empty for a key with a role."""
@@ -162,6 +317,12 @@ class ApiKey(_message.Message):
     revoked: _builtins.bool
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def terms(self) -> Global___KeyTerms: ...
+    @_builtins.property
+    def near_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitUse]:
+        """Limits of which a router has lately told that little is left."""
+
     def __init__(
         self,
         *,
@@ -171,10 +332,12 @@ class ApiKey(_message.Message):
         label: _builtins.str = ...,
         created: _timestamp_pb2.Timestamp | None = ...,
         revoked: _builtins.bool = ...,
+        terms: Global___KeyTerms | None = ...,
+        near_limits: _abc.Iterable[Global___LimitUse] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "key_id", b"key_id", "label", b"label", "revoked", b"revoked", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "key_id", b"key_id", "label", b"label", "near_limits", b"near_limits", "revoked", b"revoked", "role", b"role", "tenant", b"tenant", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,20 +459,26 @@ class CreateKeyRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Either a tenant or a role."""
     role: Global___AccessRole.ValueType
     label: _builtins.str
+    @_builtins.property
+    def terms(self) -> Global___KeyTerms:
+        """Limits and defaults are a tenant's key's alone."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         role: Global___AccessRole.ValueType = ...,
         label: _builtins.str = ...,
+        terms: Global___KeyTerms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "role", b"role", "tenant", b"tenant", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,6 +546,61 @@ class RevokeKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015
+
+@_typing.final
+class SetKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    @_builtins.property
+    def terms(self) -> Global___KeyTerms: ...
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What changes: paths within KeyTerms, as `limits.requests_per_s` or `expires`. Such a field becomes what `terms` has,
+        also nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        terms: Global___KeyTerms | None = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "key_id", b"key_id", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetKeyRequest: _TypeAlias = SetKeyRequest  # noqa: Y015
+
+@_typing.final
+class SetKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False when it was so already."""
+    @_builtins.property
+    def key(self) -> Global___ApiKey: ...
+    def __init__(
+        self,
+        *,
+        key: Global___ApiKey | None = ...,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetKeyResponse: _TypeAlias = SetKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):

@@ -60,6 +60,11 @@ class AccessServiceStub(object):
                 request_serializer=chiron_dot_v1_dot_access__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=chiron_dot_v1_dot_access__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.SetKey = channel.unary_unary(
+                '/chiron.v1.AccessService/SetKey',
+                request_serializer=chiron_dot_v1_dot_access__pb2.SetKeyRequest.SerializeToString,
+                response_deserializer=chiron_dot_v1_dot_access__pb2.SetKeyResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/chiron.v1.AccessService/ListKeys',
                 request_serializer=chiron_dot_v1_dot_access__pb2.ListKeysRequest.SerializeToString,
@@ -105,6 +110,14 @@ class AccessServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetKey(self, request, context):
+        """Changes what a key in force may do and takes by default; it counts within about a second. INVALID_ARGUMENT names a
+        bad field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListKeys(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -138,6 +151,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=chiron_dot_v1_dot_access__pb2.RevokeKeyRequest.FromString,
                     response_serializer=chiron_dot_v1_dot_access__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'SetKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetKey,
+                    request_deserializer=chiron_dot_v1_dot_access__pb2.SetKeyRequest.FromString,
+                    response_serializer=chiron_dot_v1_dot_access__pb2.SetKeyResponse.SerializeToString,
             ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
@@ -281,6 +299,33 @@ class AccessService(object):
             '/chiron.v1.AccessService/RevokeKey',
             chiron_dot_v1_dot_access__pb2.RevokeKeyRequest.SerializeToString,
             chiron_dot_v1_dot_access__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.v1.AccessService/SetKey',
+            chiron_dot_v1_dot_access__pb2.SetKeyRequest.SerializeToString,
+            chiron_dot_v1_dot_access__pb2.SetKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,10 @@ class AccessServiceStub:
     """Makes an API key. Its secret is in the answer and nowhere else."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeKeyRequest, _access_pb2.RevokeKeyResponse]
     """Takes a key out of force for good; routers refuse it within about a second."""
+    SetKey: _aio.UnaryUnaryMultiCallable[_access_pb2.SetKeyRequest, _access_pb2.SetKeyResponse]
+    """Changes what a key in force may do and takes by default; it counts within about a second. INVALID_ARGUMENT names a
+    bad field.
+    """
     ListKeys: _aio.UnaryUnaryMultiCallable[_access_pb2.ListKeysRequest, _access_pb2.ListKeysResponse]
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +72,16 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_access_pb2.RevokeKeyRequest, _abc.Awaitable[_access_pb2.RevokeKeyResponse]],
     ) -> _abc.Awaitable[_access_pb2.RevokeKeyResponse]:
         """Takes a key out of force for good; routers refuse it within about a second."""
+
+    @_abc_1.abstractmethod
+    def SetKey(
+        self,
+        request: _access_pb2.SetKeyRequest,
+        context: _aio.ServicerContext[_access_pb2.SetKeyRequest, _abc.Awaitable[_access_pb2.SetKeyResponse]],
+    ) -> _abc.Awaitable[_access_pb2.SetKeyResponse]:
+        """Changes what a key in force may do and takes by default; it counts within about a second. INVALID_ARGUMENT names a
+        bad field.
+        """
 
     @_abc_1.abstractmethod
     def ListKeys(

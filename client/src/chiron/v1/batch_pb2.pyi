@@ -184,11 +184,15 @@ class BatchHeader(_message.Message):
     id is the same submission. Empty: the router makes one, and a broken stream cannot be taken up.
     """
     deadline_s: _builtins.float
-    """Time from arrival until every result is to be there, in seconds; > 0. The router turns it into an instant."""
+    """Time from arrival until every result is to be there, in seconds; > 0. The router turns it into an instant. Unset:
+    the key's default, where it has one for batch requests.
+    """
     late: Global___LatePolicy.ValueType
     invalid_items: Global___InvalidItemPolicy.ValueType
     priority: _builtins.int
-    """Among the tenant's batches of similar deadlines: a lower value goes first. -1000 to 1000."""
+    """Among the tenant's batches of similar deadlines: a lower value goes first. -1000 to 1000. Unset: the key's default,
+    else 0.
+    """
     items: _builtins.int
     """How many items there are in all; 0: as many as have come when the batch is complete. Another number is an
     error.
@@ -204,15 +208,17 @@ class BatchHeader(_message.Message):
         deadline_s: _builtins.float = ...,
         late: Global___LatePolicy.ValueType = ...,
         invalid_items: Global___InvalidItemPolicy.ValueType = ...,
-        priority: _builtins.int = ...,
+        priority: _builtins.int | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         items: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "deadline_s", b"deadline_s", "invalid_items", b"invalid_items", "items", b"items", "late", b"late", "metadata", b"metadata", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "batch_id", b"batch_id", "deadline_s", b"deadline_s", "invalid_items", b"invalid_items", "items", b"items", "late", b"late", "metadata", b"metadata", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___BatchHeader: _TypeAlias = BatchHeader  # noqa: Y015
 
@@ -820,6 +826,8 @@ class ItemChoice(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_MATCH_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PARSED_FIELD_NUMBER: _builtins.int
+    TEXT_ENDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     finish_reason: _inference_pb2.FinishReason.ValueType
     stop_match: _builtins.str
@@ -827,6 +835,14 @@ class ItemChoice(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.TokenLogprobs]: ...
+    @_builtins.property
+    def parsed(self) -> _inference_pb2.ParsedOutput:
+        """Only where ChatInput.tool_choice has calls parsed."""
+
+    @_builtins.property
+    def text_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As OutputDelta.text_ends; only beside logprobs, to tell which token released what."""
+
     def __init__(
         self,
         *,
@@ -835,10 +851,12 @@ class ItemChoice(_message.Message):
         finish_reason: _inference_pb2.FinishReason.ValueType = ...,
         stop_match: _builtins.str = ...,
         logprobs: _abc.Iterable[_inference_pb2.TokenLogprobs] | None = ...,
+        parsed: _inference_pb2.ParsedOutput | None = ...,
+        text_ends: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parsed", b"parsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "stop_match", b"stop_match", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "parsed", b"parsed", "stop_match", b"stop_match", "text", b"text", "text_ends", b"text_ends", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -919,7 +937,7 @@ class TenantUsage(_message.Message):
     queued: _builtins.int
     running: _builtins.int
     stored_bytes: _builtins.int
-    """Bytes of items and results kept."""
+    """Bytes of items, results and files kept."""
     succeeded: _builtins.int
     """Since this queue was made."""
     failed: _builtins.int

@@ -208,7 +208,7 @@ class ModelSpec(_message.Message):
     max_batch_size: _builtins.int
     """Ceiling of the batch size, in requests; the engine allocates for it. 0: 256."""
     tool_parser: _builtins.str
-    """Names of the engine's parsers for tool calls and reasoning; empty: none."""
+    """Names of the engine's parsers for tool calls (ChatInput.tool_choice) and reasoning; empty: none."""
     reasoning_parser: _builtins.str
     role: _types_pb2.Role.ValueType
     """Role of new instances. Unspecified: mixed."""
@@ -769,6 +769,8 @@ class InstanceLoad(_message.Message):
     PREEMPTED_FOR_INTERACTIVE_FIELD_NUMBER: _builtins.int
     PREEMPTED_TOKENS_FIELD_NUMBER: _builtins.int
     HANDED_BACK_REQUESTS_FIELD_NUMBER: _builtins.int
+    STEP_TOKENS_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_REQUESTS_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Most requests run at once now."""
     step_token_budget: _builtins.int
@@ -803,6 +805,12 @@ class InstanceLoad(_message.Message):
     preempted_tokens: _builtins.int
     handed_back_requests: _builtins.int
     """Batch requests that the worker handed back since it started, because they waited too long. They only grow."""
+    step_tokens: _builtins.float
+    """Mean tokens that an engine step computed over the last report interval: of requests that decode, drafts included,
+    and of prompts, cached ones excluded. 0: there was no step.
+    """
+    handed_over_requests: _builtins.int
+    """Streams that the worker handed over to other instances since it started, because it is to go. They only grow."""
     @_builtins.property
     def running(self) -> _types_pb2.ClassCounts: ...
     @_builtins.property
@@ -837,10 +845,12 @@ class InstanceLoad(_message.Message):
         preempted_for_interactive: _builtins.int = ...,
         preempted_tokens: _builtins.int = ...,
         handed_back_requests: _builtins.int = ...,
+        step_tokens: _builtins.float = ...,
+        handed_over_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "failed_requests", b"failed_requests", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "handed_back_requests", b"handed_back_requests", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preempted_for_interactive", b"preempted_for_interactive", "preempted_tokens", b"preempted_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "failed_requests", b"failed_requests", "finished_batch", b"finished_batch", "finished_interactive", b"finished_interactive", "handed_back_requests", b"handed_back_requests", "handed_over_requests", b"handed_over_requests", "itl_mean_ms", b"itl_mean_ms", "itl_p95_ms", b"itl_p95_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "load_ms", b"load_ms", "max_context_tokens", b"max_context_tokens", "preempted_for_interactive", b"preempted_for_interactive", "preempted_tokens", b"preempted_tokens", "preemptions", b"preemptions", "running", b"running", "safe_batch_size", b"safe_batch_size", "step_token_budget", b"step_token_budget", "step_tokens", b"step_tokens", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,37 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ToolChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_UNSPECIFIED: _ToolChoice.ValueType  # 0
+    """The tools go to the template, and what the model writes is text alone."""
+    TOOL_CHOICE_NONE: _ToolChoice.ValueType  # 1
+    """As unspecified: said by those who do not want calls."""
+    TOOL_CHOICE_AUTO: _ToolChoice.ValueType  # 2
+    """The model decides; its calls are parsed."""
+    TOOL_CHOICE_REQUIRED: _ToolChoice.ValueType  # 3
+    """It must call at least one of the tools. Excludes a structured_output."""
+    TOOL_CHOICE_NAMED: _ToolChoice.ValueType  # 4
+    """It must call `named_tool`. Excludes a structured_output."""
+
+class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper): ...
+
+TOOL_CHOICE_UNSPECIFIED: ToolChoice.ValueType  # 0
+"""The tools go to the template, and what the model writes is text alone."""
+TOOL_CHOICE_NONE: ToolChoice.ValueType  # 1
+"""As unspecified: said by those who do not want calls."""
+TOOL_CHOICE_AUTO: ToolChoice.ValueType  # 2
+"""The model decides; its calls are parsed."""
+TOOL_CHOICE_REQUIRED: ToolChoice.ValueType  # 3
+"""It must call at least one of the tools. Excludes a structured_output."""
+TOOL_CHOICE_NAMED: ToolChoice.ValueType  # 4
+"""It must call `named_tool`. Excludes a structured_output."""
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -77,7 +108,7 @@ class GenerateRequest(_message.Message):
     """Plain text; the worker tokenises it."""
     request_class: _types_pb2.RequestClass.ValueType
     priority: _builtins.int
-    """Order within the class: a lower value is more urgent. -1000 to 1000, default 0."""
+    """Order within the class: a lower value is more urgent. -1000 to 1000. Unset: the key's default, else 0."""
     adapter: _builtins.str
     """Name of a LoRA adapter of the model; empty: the base model."""
     ticket: _builtins.bytes
@@ -117,7 +148,7 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         request_class: _types_pb2.RequestClass.ValueType = ...,
         slo: _types_pb2.Slo | None = ...,
-        priority: _builtins.int = ...,
+        priority: _builtins.int | None = ...,
         adapter: _builtins.str = ...,
         ticket: _builtins.bytes = ...,
         attempt: _builtins.int = ...,
@@ -125,12 +156,17 @@ class GenerateRequest(_message.Message):
         resume: Global___ResumeState | None = ...,
         tell_progress: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "resume", b"resume", "sampling", b"sampling", "slo", b"slo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "chat", b"chat", "input", b"input", "priority", b"priority", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "resume", b"resume", "sampling", b"sampling", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "chat", b"chat", "elapsed_ms", b"elapsed_ms", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_class", b"request_class", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "slo", b"slo", "tell_progress", b"tell_progress", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "adapter", b"adapter", "attempt", b"attempt", "chat", b"chat", "elapsed_ms", b"elapsed_ms", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_class", b"request_class", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "slo", b"slo", "tell_progress", b"tell_progress", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "prompt_token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
@@ -162,6 +198,18 @@ class ChatInput(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     TEMPLATE_KWARGS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    NAMED_TOOL_FIELD_NUMBER: _builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    tool_choice: Global___ToolChoice.ValueType
+    """Whether the model is to call tools, and whether the calls that it writes are parsed into OutputDelta.parsed. All
+    but NONE need tools, each `{"type": "function", "function": {"name": ..., "parameters": ...}}`, and a model whose
+    spec names a tool_parser.
+    """
+    named_tool: _builtins.str
+    """With TOOL_CHOICE_NAMED: the name of the tool."""
+    parallel_tool_calls: _builtins.bool
+    """Where calls are parsed: whether one answer may hold several. Unset: it may; false: only its first call counts."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """At most 10,000."""
@@ -180,12 +228,17 @@ class ChatInput(_message.Message):
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         tools: _abc.Iterable[_struct_pb2.Struct] | None = ...,
         template_kwargs: _struct_pb2.Struct | None = ...,
+        tool_choice: Global___ToolChoice.ValueType = ...,
+        named_tool: _builtins.str = ...,
+        parallel_tool_calls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["template_kwargs", b"template_kwargs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "parallel_tool_calls", b"parallel_tool_calls", "template_kwargs", b"template_kwargs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "template_kwargs", b"template_kwargs", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "messages", b"messages", "named_tool", b"named_tool", "parallel_tool_calls", b"parallel_tool_calls", "template_kwargs", b"template_kwargs", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
 
 Global___ChatInput: _TypeAlias = ChatInput  # noqa: Y015
 
@@ -382,6 +435,7 @@ class StructuredOutput(_message.Message):
     REGEX_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
+    STRUCTURAL_TAG_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """A JSON schema, as JSON text."""
     json_object: _builtins.bool
@@ -389,6 +443,8 @@ class StructuredOutput(_message.Message):
     regex: _builtins.str
     grammar: _builtins.str
     """A grammar in the engine's EBNF dialect."""
+    structural_tag: _builtins.str
+    """A structural tag, as JSON text: free text with constrained parts, in xgrammar's form."""
     @_builtins.property
     def choice(self) -> Global___StringList: ...
     def __init__(
@@ -399,12 +455,13 @@ class StructuredOutput(_message.Message):
         regex: _builtins.str = ...,
         grammar: _builtins.str = ...,
         choice: Global___StringList | None = ...,
+        structural_tag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "constraint", b"constraint", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "constraint", b"constraint", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "structural_tag", b"structural_tag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "constraint", b"constraint", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "constraint", b"constraint", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "structural_tag", b"structural_tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["json_schema", "json_object", "regex", "grammar", "choice"]  # noqa: Y015
+    _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["json_schema", "json_object", "regex", "grammar", "choice", "structural_tag"]  # noqa: Y015
     _WhichOneofArgType_constraint: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_constraint) -> _WhichOneofReturnType_constraint | None: ...
 
@@ -595,6 +652,7 @@ class OutputDelta(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    PARSED_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     """Index of the choice, 0 to n - 1."""
     first_token_index: _builtins.int
@@ -629,6 +687,13 @@ class OutputDelta(_message.Message):
     def origin(self) -> Global___StreamOrigin:
         """Set on the first delta of a stream that is not resumed."""
 
+    @_builtins.property
+    def parsed(self) -> Global___ParsedDelta:
+        """What the text brought, split into what is said and what is called. Where ChatInput.tool_choice has calls parsed:
+        in a choice's last delta and in those that brought something. `text` stays whole: the markup of calls is in it,
+        special tokens included where the parser needs them.
+        """
+
     def __init__(
         self,
         *,
@@ -643,14 +708,140 @@ class OutputDelta(_message.Message):
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
         origin: Global___StreamOrigin | None = ...,
+        parsed: Global___ParsedDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "parsed", b"parsed", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish_reason", b"finish_reason", "first_token_index", b"first_token_index", "logprobs", b"logprobs", "origin", b"origin", "stop_match", b"stop_match", "text", b"text", "text_ends", b"text_ends", "timing", b"timing", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish_reason", b"finish_reason", "first_token_index", b"first_token_index", "logprobs", b"logprobs", "origin", b"origin", "parsed", b"parsed", "stop_match", b"stop_match", "text", b"text", "text_ends", b"text_ends", "timing", b"timing", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutputDelta: _TypeAlias = OutputDelta  # noqa: Y015
+
+@_typing.final
+class ParsedDelta(_message.Message):
+    """Joined over a choice's deltas, a resumed stream's attempts included, they make up its ParsedOutput."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """Text outside of calls and of reasoning."""
+    reasoning: _builtins.str
+    """What the model thought; only where its spec names a reasoning_parser."""
+    error: _builtins.str
+    """Set once if the parser could not go on: why. All later text is content."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]: ...
+    def __init__(
+        self,
+        *,
+        content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
+        reasoning: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "error", b"error", "reasoning", b"reasoning", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParsedDelta: _TypeAlias = ParsedDelta  # noqa: Y015
+
+@_typing.final
+class ToolCallDelta(_message.Message):
+    """What one call gained. A delta may hold several of one call, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Place of the call in the choice's output, from 0."""
+    id: _builtins.str
+    """Set on the first delta of a call, with its name. Unique, and the same whichever instance goes on with the stream."""
+    name: _builtins.str
+    """As the model wrote it: not necessarily that of a tool."""
+    arguments: _builtins.str
+    """Piece of the arguments: JSON text as the model wrote it, so it may be invalid, and cut off where the output is."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
+
+@_typing.final
+class ParsedOutput(_message.Message):
+    """What a choice has said and called in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    reasoning: _builtins.str
+    error: _builtins.str
+    """As ParsedDelta.error: then `content` is the whole text and there are no calls."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]: ...
+    def __init__(
+        self,
+        *,
+        content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        reasoning: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "error", b"error", "reasoning", b"reasoning", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParsedOutput: _TypeAlias = ParsedOutput  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    arguments: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class TokenLogprobs(_message.Message):
@@ -821,8 +1012,8 @@ class RouteRequest(_message.Message):
     choices: _builtins.int
     """As SamplingParams.n; 0: 1."""
     handed_back: _builtins.bool
-    """Of a batch request: the last worker has handed it back for interactive work (`handed_back` in the metadata of its
-    error). It waits for as long as its call does.
+    """Of a batch request, or of one that goes on: the last worker has handed it back, for interactive work or because it
+    drains (`handed_back` in the metadata of its error). It waits for as long as its call does.
     """
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
@@ -846,7 +1037,7 @@ class RouteRequest(_message.Message):
         model: _builtins.str = ...,
         request_class: _types_pb2.RequestClass.ValueType = ...,
         slo: _types_pb2.Slo | None = ...,
-        priority: _builtins.int = ...,
+        priority: _builtins.int | None = ...,
         adapter: _builtins.str = ...,
         prompt_tokens: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
@@ -858,11 +1049,13 @@ class RouteRequest(_message.Message):
         choices: _builtins.int = ...,
         handed_back: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "handed_back", b"handed_back", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "adapter", b"adapter", "attempt", b"attempt", "choices", b"choices", "elapsed_ms", b"elapsed_ms", "excluded_instance_ids", b"excluded_instance_ids", "handed_back", b"handed_back", "max_tokens", b"max_tokens", "model", b"model", "prefix_hashes", b"prefix_hashes", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_class", b"request_class", "request_id", b"request_id", "slo", b"slo", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___RouteRequest: _TypeAlias = RouteRequest  # noqa: Y015
 

@@ -25,13 +25,13 @@ _sym_db = _symbol_database.Default()
 from chiron.v1 import inference_pb2 as chiron_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63hiron/internal/v1/batch.proto\x12\x12\x63hiron.internal.v1\x1a\x19\x63hiron/v1/inference.proto\"r\n\x0eItemCheckpoint\x12&\n\x06resume\x18\x01 \x01(\x0b\x32\x16.chiron.v1.ResumeState\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x08logprobs\x18\x03 \x03(\x0b\x32\x18.chiron.v1.TokenLogprobsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63hiron/internal/v1/batch.proto\x12\x12\x63hiron.internal.v1\x1a\x19\x63hiron/v1/inference.proto\"\xae\x01\n\x0eItemCheckpoint\x12&\n\x06resume\x18\x01 \x01(\x0b\x32\x16.chiron.v1.ResumeState\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x08logprobs\x18\x03 \x03(\x0b\x32\x18.chiron.v1.TokenLogprobs\x12\'\n\x06parsed\x18\x04 \x01(\x0b\x32\x17.chiron.v1.ParsedOutput\x12\x11\n\ttext_ends\x18\x05 \x03(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chiron.internal.v1.batch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ITEMCHECKPOINT']._serialized_start=81
-  _globals['_ITEMCHECKPOINT']._serialized_end=195
+  _globals['_ITEMCHECKPOINT']._serialized_start=82
+  _globals['_ITEMCHECKPOINT']._serialized_end=256
 # @@protoc_insertion_point(module_scope)

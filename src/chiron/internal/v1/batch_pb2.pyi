@@ -30,6 +30,8 @@ class ItemCheckpoint(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PARSED_FIELD_NUMBER: _builtins.int
+    TEXT_ENDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What the delivered tokens released: resume.delivered_text_length code points."""
     @_builtins.property
@@ -38,16 +40,26 @@ class ItemCheckpoint(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.TokenLogprobs]:
         """For each delivered token, where they were asked for."""
 
+    @_builtins.property
+    def parsed(self) -> _inference_pb2.ParsedOutput:
+        """Likewise, where calls are parsed."""
+
+    @_builtins.property
+    def text_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Likewise, beside logprobs: as OutputDelta.text_ends."""
+
     def __init__(
         self,
         *,
         resume: _inference_pb2.ResumeState | None = ...,
         text: _builtins.str = ...,
         logprobs: _abc.Iterable[_inference_pb2.TokenLogprobs] | None = ...,
+        parsed: _inference_pb2.ParsedOutput | None = ...,
+        text_ends: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parsed", b"parsed", "resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "resume", b"resume", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "parsed", b"parsed", "resume", b"resume", "text", b"text", "text_ends", b"text_ends"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,70 +23,77 @@ _sym_db = _symbol_database.Default()
 
 
 from chiron.internal.v1 import auth_pb2 as chiron_dot_internal_dot_v1_dot_auth__pb2
+from chiron.internal.v1 import worker_pb2 as chiron_dot_internal_dot_v1_dot_worker__pb2
 from chiron.v1 import access_pb2 as chiron_dot_v1_dot_access__pb2
 from chiron.v1 import cluster_pb2 as chiron_dot_v1_dot_cluster__pb2
 from chiron.v1 import types_pb2 as chiron_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n chiron/internal/v1/control.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a\x16\x63hiron/v1/access.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\x84\x01\n\x13\x43onnectAgentRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.AgentHelloH\x00\x12\x31\n\x06report\x18\x02 \x01(\x0b\x32\x1f.chiron.internal.v1.AgentReportH\x00\x42\t\n\x07message\"\xc6\x01\n\nAgentHello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x14\n\x0chighest_term\x18\x05 \x01(\x04\x12\x10\n\x08state_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12,\n\x04keys\x18\x14 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\"\xcb\x01\n\x0b\x41gentReport\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x35\n\tinstances\x18\x02 \x03(\x0b\x32\".chiron.internal.v1.InstanceReport\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x18\n\x10\x61pplied_revision\x18\x04 \x01(\x04\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\x12\x10\n\x08problems\x18\x06 \x03(\t\x12\x18\n\x10sleep_host_bytes\x18\x14 \x01(\x04\"J\n\x0eInstanceReport\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.chiron.v1.InstanceStatus\x12\r\n\x05known\x18\x02 \x01(\x08\"\xba\x01\n\x14\x43onnectAgentResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32 .chiron.internal.v1.AgentWelcomeH\x00\x12\x32\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\x1f.chiron.internal.v1.DesiredNodeH\x00\x12.\n\x04keys\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeysH\x00\x42\t\n\x07message\"U\n\x0c\x41gentWelcome\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1a\n\x12report_interval_ms\x18\x02 \x01(\r\x12\x1b\n\x13liveness_timeout_ms\x18\x03 \x01(\r\">\n\x08GpuOrder\x12\x10\n\x08gpu_uuid\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x97\x01\n\x0b\x44\x65siredNode\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x36\n\tinstances\x18\x03 \x03(\x0b\x32#.chiron.internal.v1.DesiredInstance\x12\x30\n\ngpu_orders\x18\x04 \x03(\x0b\x32\x1c.chiron.internal.v1.GpuOrder\"\x84\x03\n\x0f\x44\x65siredInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .chiron.internal.v1.DesiredState\x12\"\n\x04spec\x18\x04 \x01(\x0b\x32\x14.chiron.v1.ModelSpec\x12\x14\n\x0cspec_version\x18\x05 \x01(\x04\x12\x1d\n\x04role\x18\x06 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x13\n\x0bgpu_indexes\x18\x07 \x03(\r\x12\x17\n\x0f\x64rain_timeout_s\x18\x08 \x01(\x01\x12\x12\n\nbatch_size\x18\t \x01(\r\x12\x19\n\x11step_token_budget\x18\n \x01(\r\x12\x18\n\x10local_autoscaler\x18\x0b \x01(\t\x12\x14\n\x0ctrace_parent\x18\x0c \x01(\t\x12\x13\n\x0bsleep_level\x18\x14 \x01(\r\x12\x1c\n\x14sleep_residual_bytes\x18\x15 \x01(\x04\"\xb7\x01\n\x14\x43onnectRouterRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.chiron.internal.v1.RouterHelloH\x00\x12\x32\n\x06report\x18\x02 \x01(\x0b\x32 .chiron.internal.v1.RouterReportH\x00\x12.\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.RouterCallH\x00\x42\t\n\x07message\">\n\nRouterCall\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .chiron.internal.v1.WaitingModel\"E\n\x0cWaitingModel\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x06queued\x18\x02 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\"n\n\x0bRouterHello\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12,\n\x04keys\x18\x14 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\"\xce\x01\n\x0cRouterReport\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0binterval_ms\x18\x02 \x01(\x01\x12/\n\x06\x64\x65mand\x18\x03 \x03(\x0b\x32\x1f.chiron.internal.v1.ModelDemand\x12+\n\x07\x65jected\x18\x04 \x03(\x0b\x32\x1a.chiron.v1.EjectedInstance\x12\x39\n\x0b\x62\x61tch_queue\x18\x05 \x01(\x0b\x32$.chiron.internal.v1.BatchQueueReport\"e\n\x10\x42\x61tchQueueReport\x12\x10\n\x08queue_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x01\x12/\n\x06models\x18\x03 \x03(\x0b\x32\x1f.chiron.internal.v1.QueuedModel\"N\n\x0bQueuedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x06groups\x18\x02 \x03(\x0b\x32 .chiron.internal.v1.RequestGroup\"\xf6\x03\n\x0bModelDemand\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07\x61rrived\x18\x02 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\'\n\x07refused\x18\x04 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12&\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12&\n\x06queued\x18\x06 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x10\n\x08ttft_met\x18\x07 \x01(\r\x12\x11\n\tttft_seen\x18\x08 \x01(\r\x12\x36\n\x0c\x62\x61tch_groups\x18\t \x03(\x0b\x32 .chiron.internal.v1.RequestGroup\x12\x13\n\x0bslo_arrived\x18\n \x01(\r\x12+\n\x0bslo_refused\x18\x0b \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12*\n\nslo_failed\x18\x0c \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x10\n\x08slo_left\x18\r \x01(\r\x12\x15\n\rdeadlines_met\x18\x0e \x01(\r\x12\x18\n\x10\x64\x65\x61\x64lines_missed\x18\x0f \x01(\r\"g\n\x0cRequestGroup\x12\x1b\n\x0e\x64\x65\x61\x64line_in_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x04\x42\x11\n\x0f_deadline_in_ms\"\xbb\x01\n\x15\x43onnectRouterResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32 .chiron.internal.v1.RoutingTableH\x00\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .chiron.internal.v1.RoutingDeltaH\x00\x12.\n\x04keys\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeysH\x00\x42\t\n\x07message\"\xe4\x01\n\x0cRoutingTable\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12/\n\x06models\x18\x03 \x03(\x0b\x32\x1f.chiron.internal.v1.RoutedModel\x12\x35\n\tinstances\x18\x04 \x03(\x0b\x32\".chiron.internal.v1.RoutedInstance\x12\"\n\x07tenants\x18\x05 \x03(\x0b\x32\x11.chiron.v1.Tenant\x12+\n\x04keys\x18\x06 \x03(\x0b\x32\x1d.chiron.internal.v1.RoutedKey\"\xbe\x02\n\x0cRoutingDelta\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12/\n\x06models\x18\x02 \x03(\x0b\x32\x1f.chiron.internal.v1.RoutedModel\x12\x16\n\x0eremoved_models\x18\x03 \x03(\t\x12\x35\n\tinstances\x18\x04 \x03(\x0b\x32\".chiron.internal.v1.RoutedInstance\x12\x1c\n\x14removed_instance_ids\x18\x05 \x03(\t\x12\"\n\x07tenants\x18\x06 \x03(\x0b\x32\x11.chiron.v1.Tenant\x12\x17\n\x0fremoved_tenants\x18\x07 \x03(\t\x12+\n\x04keys\x18\x08 \x03(\x0b\x32\x1d.chiron.internal.v1.RoutedKey\x12\x17\n\x0fremoved_key_ids\x18\t \x03(\t\"q\n\tRoutedKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12#\n\x04role\x18\x05 \x01(\x0e\x32\x15.chiron.v1.AccessRole\"\x88\x02\n\x0bRoutedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x0cslo_defaults\x18\x02 \x01(\x0b\x32\x16.chiron.v1.SloDefaults\x12\x10\n\x08\x61\x64\x61pters\x18\x03 \x03(\t\x12\x14\n\x0cspec_version\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x08\x12\x17\n\x0frollout_version\x18\x07 \x01(\x04\x12\x15\n\rkept_versions\x18\x08 \x03(\x04\x12\x32\n\x06\x63oming\x18\t \x03(\x0b\x32\".chiron.internal.v1.ComingInstance\x12\x11\n\ton_demand\x18\n \x01(\x08\"\x87\x01\n\x0e\x43omingInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x12\n\nloading_ms\x18\x03 \x01(\x01\x12\x13\n\x0bready_in_ms\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xdf\x01\n\x0eRoutedInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x14\n\x0cspec_version\x18\x07 \x01(\x04\x12%\n\x04load\x18\x08 \x01(\x0b\x32\x17.chiron.v1.InstanceLoad*\x7f\n\x0c\x44\x65siredState\x12\x1d\n\x19\x44\x45SIRED_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45SIRED_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x44\x45SIRED_STATE_SLEEPING\x10\x02\x12\x19\n\x15\x44\x45SIRED_STATE_STOPPED\x10\x03\x32\xe1\x01\n\x0e\x43ontrolService\x12\x65\n\x0c\x43onnectAgent\x12\'.chiron.internal.v1.ConnectAgentRequest\x1a(.chiron.internal.v1.ConnectAgentResponse(\x01\x30\x01\x12h\n\rConnectRouter\x12(.chiron.internal.v1.ConnectRouterRequest\x1a).chiron.internal.v1.ConnectRouterResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n chiron/internal/v1/control.proto\x12\x12\x63hiron.internal.v1\x1a\x1d\x63hiron/internal/v1/auth.proto\x1a\x1f\x63hiron/internal/v1/worker.proto\x1a\x16\x63hiron/v1/access.proto\x1a\x17\x63hiron/v1/cluster.proto\x1a\x15\x63hiron/v1/types.proto\"\x84\x01\n\x13\x43onnectAgentRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.chiron.internal.v1.AgentHelloH\x00\x12\x31\n\x06report\x18\x02 \x01(\x0b\x32\x1f.chiron.internal.v1.AgentReportH\x00\x42\t\n\x07message\"\xc6\x01\n\nAgentHello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x14\n\x0chighest_term\x18\x05 \x01(\x04\x12\x10\n\x08state_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12,\n\x04keys\x18\x14 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\"\xcb\x01\n\x0b\x41gentReport\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x35\n\tinstances\x18\x02 \x03(\x0b\x32\".chiron.internal.v1.InstanceReport\x12\x1c\n\x04gpus\x18\x03 \x03(\x0b\x32\x0e.chiron.v1.Gpu\x12\x18\n\x10\x61pplied_revision\x18\x04 \x01(\x04\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\x12\x10\n\x08problems\x18\x06 \x03(\t\x12\x18\n\x10sleep_host_bytes\x18\x14 \x01(\x04\"J\n\x0eInstanceReport\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.chiron.v1.InstanceStatus\x12\r\n\x05known\x18\x02 \x01(\x08\"\xef\x01\n\x14\x43onnectAgentResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32 .chiron.internal.v1.AgentWelcomeH\x00\x12\x32\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\x1f.chiron.internal.v1.DesiredNodeH\x00\x12.\n\x04keys\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeysH\x00\x12\x33\n\nhand_overs\x18\x04 \x01(\x0b\x32\x1d.chiron.internal.v1.HandOversH\x00\x42\t\n\x07message\">\n\tHandOvers\x12\x31\n\x06orders\x18\x01 \x03(\x0b\x32!.chiron.internal.v1.HandOverOrder\"Z\n\rHandOverOrder\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x34\n\x07request\x18\x02 \x01(\x0b\x32#.chiron.internal.v1.HandOverRequest\"U\n\x0c\x41gentWelcome\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1a\n\x12report_interval_ms\x18\x02 \x01(\r\x12\x1b\n\x13liveness_timeout_ms\x18\x03 \x01(\r\">\n\x08GpuOrder\x12\x10\n\x08gpu_uuid\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x97\x01\n\x0b\x44\x65siredNode\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x36\n\tinstances\x18\x03 \x03(\x0b\x32#.chiron.internal.v1.DesiredInstance\x12\x30\n\ngpu_orders\x18\x04 \x03(\x0b\x32\x1c.chiron.internal.v1.GpuOrder\"\x84\x03\n\x0f\x44\x65siredInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .chiron.internal.v1.DesiredState\x12\"\n\x04spec\x18\x04 \x01(\x0b\x32\x14.chiron.v1.ModelSpec\x12\x14\n\x0cspec_version\x18\x05 \x01(\x04\x12\x1d\n\x04role\x18\x06 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\x13\n\x0bgpu_indexes\x18\x07 \x03(\r\x12\x17\n\x0f\x64rain_timeout_s\x18\x08 \x01(\x01\x12\x12\n\nbatch_size\x18\t \x01(\r\x12\x19\n\x11step_token_budget\x18\n \x01(\r\x12\x18\n\x10local_autoscaler\x18\x0b \x01(\t\x12\x14\n\x0ctrace_parent\x18\x0c \x01(\t\x12\x13\n\x0bsleep_level\x18\x14 \x01(\r\x12\x1c\n\x14sleep_residual_bytes\x18\x15 \x01(\x04\"\xb7\x01\n\x14\x43onnectRouterRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.chiron.internal.v1.RouterHelloH\x00\x12\x32\n\x06report\x18\x02 \x01(\x0b\x32 .chiron.internal.v1.RouterReportH\x00\x12.\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.RouterCallH\x00\x42\t\n\x07message\">\n\nRouterCall\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .chiron.internal.v1.WaitingModel\"E\n\x0cWaitingModel\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x06queued\x18\x02 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\"n\n\x0bRouterHello\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12,\n\x04keys\x18\x14 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeys\"\xff\x01\n\x0cRouterReport\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0binterval_ms\x18\x02 \x01(\x01\x12/\n\x06\x64\x65mand\x18\x03 \x03(\x0b\x32\x1f.chiron.internal.v1.ModelDemand\x12+\n\x07\x65jected\x18\x04 \x03(\x0b\x32\x1a.chiron.v1.EjectedInstance\x12\x39\n\x0b\x62\x61tch_queue\x18\x05 \x01(\x0b\x32$.chiron.internal.v1.BatchQueueReport\x12/\n\x0bnear_limits\x18\x06 \x03(\x0b\x32\x1a.chiron.internal.v1.KeyUse\":\n\x06KeyUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12 \n\x03use\x18\x02 \x01(\x0b\x32\x13.chiron.v1.LimitUse\"e\n\x10\x42\x61tchQueueReport\x12\x10\n\x08queue_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x01\x12/\n\x06models\x18\x03 \x03(\x0b\x32\x1f.chiron.internal.v1.QueuedModel\"N\n\x0bQueuedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x06groups\x18\x02 \x03(\x0b\x32 .chiron.internal.v1.RequestGroup\"\xf6\x03\n\x0bModelDemand\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07\x61rrived\x18\x02 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\'\n\x07refused\x18\x04 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12&\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12&\n\x06queued\x18\x06 \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x10\n\x08ttft_met\x18\x07 \x01(\r\x12\x11\n\tttft_seen\x18\x08 \x01(\r\x12\x36\n\x0c\x62\x61tch_groups\x18\t \x03(\x0b\x32 .chiron.internal.v1.RequestGroup\x12\x13\n\x0bslo_arrived\x18\n \x01(\r\x12+\n\x0bslo_refused\x18\x0b \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12*\n\nslo_failed\x18\x0c \x01(\x0b\x32\x16.chiron.v1.ClassCounts\x12\x10\n\x08slo_left\x18\r \x01(\r\x12\x15\n\rdeadlines_met\x18\x0e \x01(\r\x12\x18\n\x10\x64\x65\x61\x64lines_missed\x18\x0f \x01(\r\"g\n\x0cRequestGroup\x12\x1b\n\x0e\x64\x65\x61\x64line_in_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x04\x42\x11\n\x0f_deadline_in_ms\"\xbb\x01\n\x15\x43onnectRouterResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32 .chiron.internal.v1.RoutingTableH\x00\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .chiron.internal.v1.RoutingDeltaH\x00\x12.\n\x04keys\x18\x03 \x01(\x0b\x32\x1e.chiron.internal.v1.TicketKeysH\x00\x42\t\n\x07message\"\xe4\x01\n\x0cRoutingTable\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12/\n\x06models\x18\x03 \x03(\x0b\x32\x1f.chiron.internal.v1.RoutedModel\x12\x35\n\tinstances\x18\x04 \x03(\x0b\x32\".chiron.internal.v1.RoutedInstance\x12\"\n\x07tenants\x18\x05 \x03(\x0b\x32\x11.chiron.v1.Tenant\x12+\n\x04keys\x18\x06 \x03(\x0b\x32\x1d.chiron.internal.v1.RoutedKey\"\xbe\x02\n\x0cRoutingDelta\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12/\n\x06models\x18\x02 \x03(\x0b\x32\x1f.chiron.internal.v1.RoutedModel\x12\x16\n\x0eremoved_models\x18\x03 \x03(\t\x12\x35\n\tinstances\x18\x04 \x03(\x0b\x32\".chiron.internal.v1.RoutedInstance\x12\x1c\n\x14removed_instance_ids\x18\x05 \x03(\t\x12\"\n\x07tenants\x18\x06 \x03(\x0b\x32\x11.chiron.v1.Tenant\x12\x17\n\x0fremoved_tenants\x18\x07 \x03(\t\x12+\n\x04keys\x18\x08 \x03(\x0b\x32\x1d.chiron.internal.v1.RoutedKey\x12\x17\n\x0fremoved_key_ids\x18\t \x03(\t\"\x95\x01\n\tRoutedKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12#\n\x04role\x18\x05 \x01(\x0e\x32\x15.chiron.v1.AccessRole\x12\"\n\x05terms\x18\x06 \x01(\x0b\x32\x13.chiron.v1.KeyTerms\"\x9d\x02\n\x0bRoutedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x0cslo_defaults\x18\x02 \x01(\x0b\x32\x16.chiron.v1.SloDefaults\x12\x10\n\x08\x61\x64\x61pters\x18\x03 \x03(\t\x12\x14\n\x0cspec_version\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x08\x12\x17\n\x0frollout_version\x18\x07 \x01(\x04\x12\x15\n\rkept_versions\x18\x08 \x03(\x04\x12\x32\n\x06\x63oming\x18\t \x03(\x0b\x32\".chiron.internal.v1.ComingInstance\x12\x11\n\ton_demand\x18\n \x01(\x08\x12\x13\n\x0btool_parser\x18\x0b \x01(\t\"\x87\x01\n\x0e\x43omingInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x12\n\nloading_ms\x18\x03 \x01(\x01\x12\x13\n\x0bready_in_ms\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xdf\x01\n\x0eRoutedInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x1d\n\x04role\x18\x05 \x01(\x0e\x32\x0f.chiron.v1.Role\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.chiron.v1.InstanceState\x12\x14\n\x0cspec_version\x18\x07 \x01(\x04\x12%\n\x04load\x18\x08 \x01(\x0b\x32\x17.chiron.v1.InstanceLoad*\x7f\n\x0c\x44\x65siredState\x12\x1d\n\x19\x44\x45SIRED_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45SIRED_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x44\x45SIRED_STATE_SLEEPING\x10\x02\x12\x19\n\x15\x44\x45SIRED_STATE_STOPPED\x10\x03\x32\xe1\x01\n\x0e\x43ontrolService\x12\x65\n\x0c\x43onnectAgent\x12\'.chiron.internal.v1.ConnectAgentRequest\x1a(.chiron.internal.v1.ConnectAgentResponse(\x01\x30\x01\x12h\n\rConnectRouter\x12(.chiron.internal.v1.ConnectRouterRequest\x1a).chiron.internal.v1.ConnectRouterResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chiron.internal.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESIREDSTATE']._serialized_start=4585
-  _globals['_DESIREDSTATE']._serialized_end=4712
-  _globals['_CONNECTAGENTREQUEST']._serialized_start=160
-  _globals['_CONNECTAGENTREQUEST']._serialized_end=292
-  _globals['_AGENTHELLO']._serialized_start=295
-  _globals['_AGENTHELLO']._serialized_end=493
-  _globals['_AGENTREPORT']._serialized_start=496
-  _globals['_AGENTREPORT']._serialized_end=699
-  _globals['_INSTANCEREPORT']._serialized_start=701
-  _globals['_INSTANCEREPORT']._serialized_end=775
-  _globals['_CONNECTAGENTRESPONSE']._serialized_start=778
-  _globals['_CONNECTAGENTRESPONSE']._serialized_end=964
-  _globals['_AGENTWELCOME']._serialized_start=966
-  _globals['_AGENTWELCOME']._serialized_end=1051
-  _globals['_GPUORDER']._serialized_start=1053
-  _globals['_GPUORDER']._serialized_end=1115
-  _globals['_DESIREDNODE']._serialized_start=1118
-  _globals['_DESIREDNODE']._serialized_end=1269
-  _globals['_DESIREDINSTANCE']._serialized_start=1272
-  _globals['_DESIREDINSTANCE']._serialized_end=1660
-  _globals['_CONNECTROUTERREQUEST']._serialized_start=1663
-  _globals['_CONNECTROUTERREQUEST']._serialized_end=1846
-  _globals['_ROUTERCALL']._serialized_start=1848
-  _globals['_ROUTERCALL']._serialized_end=1910
-  _globals['_WAITINGMODEL']._serialized_start=1912
-  _globals['_WAITINGMODEL']._serialized_end=1981
-  _globals['_ROUTERHELLO']._serialized_start=1983
-  _globals['_ROUTERHELLO']._serialized_end=2093
-  _globals['_ROUTERREPORT']._serialized_start=2096
-  _globals['_ROUTERREPORT']._serialized_end=2302
-  _globals['_BATCHQUEUEREPORT']._serialized_start=2304
-  _globals['_BATCHQUEUEREPORT']._serialized_end=2405
-  _globals['_QUEUEDMODEL']._serialized_start=2407
-  _globals['_QUEUEDMODEL']._serialized_end=2485
-  _globals['_MODELDEMAND']._serialized_start=2488
-  _globals['_MODELDEMAND']._serialized_end=2990
-  _globals['_REQUESTGROUP']._serialized_start=2992
-  _globals['_REQUESTGROUP']._serialized_end=3095
-  _globals['_CONNECTROUTERRESPONSE']._serialized_start=3098
-  _globals['_CONNECTROUTERRESPONSE']._serialized_end=3285
-  _globals['_ROUTINGTABLE']._serialized_start=3288
-  _globals['_ROUTINGTABLE']._serialized_end=3516
-  _globals['_ROUTINGDELTA']._serialized_start=3519
-  _globals['_ROUTINGDELTA']._serialized_end=3837
-  _globals['_ROUTEDKEY']._serialized_start=3839
-  _globals['_ROUTEDKEY']._serialized_end=3952
-  _globals['_ROUTEDMODEL']._serialized_start=3955
-  _globals['_ROUTEDMODEL']._serialized_end=4219
-  _globals['_COMINGINSTANCE']._serialized_start=4222
-  _globals['_COMINGINSTANCE']._serialized_end=4357
-  _globals['_ROUTEDINSTANCE']._serialized_start=4360
-  _globals['_ROUTEDINSTANCE']._serialized_end=4583
-  _globals['_CONTROLSERVICE']._serialized_start=4715
-  _globals['_CONTROLSERVICE']._serialized_end=4940
+  _globals['_DESIREDSTATE']._serialized_start=4994
+  _globals['_DESIREDSTATE']._serialized_end=5121
+  _globals['_CONNECTAGENTREQUEST']._serialized_start=193
+  _globals['_CONNECTAGENTREQUEST']._serialized_end=325
+  _globals['_AGENTHELLO']._serialized_start=328
+  _globals['_AGENTHELLO']._serialized_end=526
+  _globals['_AGENTREPORT']._serialized_start=529
+  _globals['_AGENTREPORT']._serialized_end=732
+  _globals['_INSTANCEREPORT']._serialized_start=734
+  _globals['_INSTANCEREPORT']._serialized_end=808
+  _globals['_CONNECTAGENTRESPONSE']._serialized_start=811
+  _globals['_CONNECTAGENTRESPONSE']._serialized_end=1050
+  _globals['_HANDOVERS']._serialized_start=1052
+  _globals['_HANDOVERS']._serialized_end=1114
+  _globals['_HANDOVERORDER']._serialized_start=1116
+  _globals['_HANDOVERORDER']._serialized_end=1206
+  _globals['_AGENTWELCOME']._serialized_start=1208
+  _globals['_AGENTWELCOME']._serialized_end=1293
+  _globals['_GPUORDER']._serialized_start=1295
+  _globals['_GPUORDER']._serialized_end=1357
+  _globals['_DESIREDNODE']._serialized_start=1360
+  _globals['_DESIREDNODE']._serialized_end=1511
+  _globals['_DESIREDINSTANCE']._serialized_start=1514
+  _globals['_DESIREDINSTANCE']._serialized_end=1902
+  _globals['_CONNECTROUTERREQUEST']._serialized_start=1905
+  _globals['_CONNECTROUTERREQUEST']._serialized_end=2088
+  _globals['_ROUTERCALL']._serialized_start=2090
+  _globals['_ROUTERCALL']._serialized_end=2152
+  _globals['_WAITINGMODEL']._serialized_start=2154
+  _globals['_WAITINGMODEL']._serialized_end=2223
+  _globals['_ROUTERHELLO']._serialized_start=2225
+  _globals['_ROUTERHELLO']._serialized_end=2335
+  _globals['_ROUTERREPORT']._serialized_start=2338
+  _globals['_ROUTERREPORT']._serialized_end=2593
+  _globals['_KEYUSE']._serialized_start=2595
+  _globals['_KEYUSE']._serialized_end=2653
+  _globals['_BATCHQUEUEREPORT']._serialized_start=2655
+  _globals['_BATCHQUEUEREPORT']._serialized_end=2756
+  _globals['_QUEUEDMODEL']._serialized_start=2758
+  _globals['_QUEUEDMODEL']._serialized_end=2836
+  _globals['_MODELDEMAND']._serialized_start=2839
+  _globals['_MODELDEMAND']._serialized_end=3341
+  _globals['_REQUESTGROUP']._serialized_start=3343
+  _globals['_REQUESTGROUP']._serialized_end=3446
+  _globals['_CONNECTROUTERRESPONSE']._serialized_start=3449
+  _globals['_CONNECTROUTERRESPONSE']._serialized_end=3636
+  _globals['_ROUTINGTABLE']._serialized_start=3639
+  _globals['_ROUTINGTABLE']._serialized_end=3867
+  _globals['_ROUTINGDELTA']._serialized_start=3870
+  _globals['_ROUTINGDELTA']._serialized_end=4188
+  _globals['_ROUTEDKEY']._serialized_start=4191
+  _globals['_ROUTEDKEY']._serialized_end=4340
+  _globals['_ROUTEDMODEL']._serialized_start=4343
+  _globals['_ROUTEDMODEL']._serialized_end=4628
+  _globals['_COMINGINSTANCE']._serialized_start=4631
+  _globals['_COMINGINSTANCE']._serialized_end=4766
+  _globals['_ROUTEDINSTANCE']._serialized_start=4769
+  _globals['_ROUTEDINSTANCE']._serialized_end=4992
+  _globals['_CONTROLSERVICE']._serialized_start=5124
+  _globals['_CONTROLSERVICE']._serialized_end=5349
 # @@protoc_insertion_point(module_scope)

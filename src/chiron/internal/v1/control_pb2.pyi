@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from chiron.internal.v1 import auth_pb2 as _auth_pb2
+from chiron.internal.v1 import worker_pb2 as _worker_pb2
 from chiron.v1 import access_pb2 as _access_pb2
 from chiron.v1 import cluster_pb2 as _cluster_pb2
 from chiron.v1 import types_pb2 as _types_pb2
@@ -209,6 +210,7 @@ class ConnectAgentResponse(_message.Message):
     WELCOME_FIELD_NUMBER: _builtins.int
     DESIRED_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    HAND_OVERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___AgentWelcome: ...
     @_builtins.property
@@ -217,22 +219,74 @@ class ConnectAgentResponse(_message.Message):
     def keys(self) -> _auth_pb2.TicketKeys:
         """For the node's workers: at the start, and after each rotation."""
 
+    @_builtins.property
+    def hand_overs(self) -> Global___HandOvers:
+        """For its workers that drain: while there are some, again and again."""
+
     def __init__(
         self,
         *,
         welcome: Global___AgentWelcome | None = ...,
         desired: Global___DesiredNode | None = ...,
         keys: _auth_pb2.TicketKeys | None = ...,
+        hand_overs: Global___HandOvers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "keys", b"keys", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "hand_overs", b"hand_overs", "keys", b"keys", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "keys", b"keys", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "hand_overs", b"hand_overs", "keys", b"keys", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired", "keys"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired", "keys", "hand_overs"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectAgentResponse: _TypeAlias = ConnectAgentResponse  # noqa: Y015
+
+@_typing.final
+class HandOvers(_message.Message):
+    """How fast instances that drain may hand their streams over now. It is on no record and lapses by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___HandOverOrder]:
+        """Those that are not in it are told nothing."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___HandOverOrder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOvers: _TypeAlias = HandOvers  # noqa: Y015
+
+@_typing.final
+class HandOverOrder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    @_builtins.property
+    def request(self) -> _worker_pb2.HandOverRequest: ...
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        request: _worker_pb2.HandOverRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverOrder: _TypeAlias = HandOverOrder  # noqa: Y015
 
 @_typing.final
 class AgentWelcome(_message.Message):
@@ -516,6 +570,7 @@ class RouterReport(_message.Message):
     DEMAND_FIELD_NUMBER: _builtins.int
     EJECTED_FIELD_NUMBER: _builtins.int
     BATCH_QUEUE_FIELD_NUMBER: _builtins.int
+    NEAR_LIMITS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one from 1 within a stream."""
     interval_ms: _builtins.float
@@ -530,6 +585,10 @@ class RouterReport(_message.Message):
     def batch_queue(self) -> Global___BatchQueueReport:
         """What waits in the durable queue that this router works on; unset: it has none, or has not read it yet."""
 
+    @_builtins.property
+    def near_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyUse]:
+        """Keys of which little of a limit is left, those with the least first; not all where they are many."""
+
     def __init__(
         self,
         *,
@@ -538,14 +597,40 @@ class RouterReport(_message.Message):
         demand: _abc.Iterable[Global___ModelDemand] | None = ...,
         ejected: _abc.Iterable[_cluster_pb2.EjectedInstance] | None = ...,
         batch_queue: Global___BatchQueueReport | None = ...,
+        near_limits: _abc.Iterable[Global___KeyUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "demand", b"demand", "ejected", b"ejected", "interval_ms", b"interval_ms", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_queue", b"batch_queue", "demand", b"demand", "ejected", b"ejected", "interval_ms", b"interval_ms", "near_limits", b"near_limits", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouterReport: _TypeAlias = RouterReport  # noqa: Y015
+
+@_typing.final
+class KeyUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    @_builtins.property
+    def use(self) -> _access_pb2.LimitUse:
+        """Without the router's id."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        use: _access_pb2.LimitUse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["use", b"use"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "use", b"use"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyUse: _TypeAlias = KeyUse  # noqa: Y015
 
 @_typing.final
 class BatchQueueReport(_message.Message):
@@ -858,6 +943,7 @@ class RoutedKey(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     digest: _builtins.bytes
     """SHA-256 of the key; see chiron.auth.api_keys."""
@@ -865,6 +951,8 @@ class RoutedKey(_message.Message):
     """Empty for an administrator's."""
     revoked: _builtins.bool
     role: _access_pb2.AccessRole.ValueType
+    @_builtins.property
+    def terms(self) -> _access_pb2.KeyTerms: ...
     def __init__(
         self,
         *,
@@ -873,10 +961,11 @@ class RoutedKey(_message.Message):
         tenant: _builtins.str = ...,
         revoked: _builtins.bool = ...,
         role: _access_pb2.AccessRole.ValueType = ...,
+        terms: _access_pb2.KeyTerms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_id", b"key_id", "revoked", b"revoked", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_id", b"key_id", "revoked", b"revoked", "role", b"role", "tenant", b"tenant", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -896,6 +985,7 @@ class RoutedModel(_message.Message):
     KEPT_VERSIONS_FIELD_NUMBER: _builtins.int
     COMING_FIELD_NUMBER: _builtins.int
     ON_DEMAND_FIELD_NUMBER: _builtins.int
+    TOOL_PARSER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec_version: _builtins.int
     reason: _builtins.str
@@ -908,6 +998,8 @@ class RoutedModel(_message.Message):
     """
     on_demand: _builtins.bool
     """Instances of it start when requests wait, also where none is wanted otherwise."""
+    tool_parser: _builtins.str
+    """As in its spec: without one, requests whose calls are to be parsed are refused."""
     @_builtins.property
     def slo_defaults(self) -> _cluster_pb2.SloDefaults: ...
     @_builtins.property
@@ -935,10 +1027,11 @@ class RoutedModel(_message.Message):
         kept_versions: _abc.Iterable[_builtins.int] | None = ...,
         coming: _abc.Iterable[Global___ComingInstance] | None = ...,
         on_demand: _builtins.bool = ...,
+        tool_parser: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo_defaults", b"slo_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "coming", b"coming", "failed", b"failed", "kept_versions", b"kept_versions", "name", b"name", "on_demand", b"on_demand", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "coming", b"coming", "failed", b"failed", "kept_versions", b"kept_versions", "name", b"name", "on_demand", b"on_demand", "reason", b"reason", "rollout_version", b"rollout_version", "slo_defaults", b"slo_defaults", "spec_version", b"spec_version", "tool_parser", b"tool_parser"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -506,6 +506,7 @@ class StoredApiKey(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     digest: _builtins.bytes
     tenant: _builtins.str
@@ -514,6 +515,8 @@ class StoredApiKey(_message.Message):
     created_unix_ms: _builtins.int
     """Wall clock, for people."""
     revoked: _builtins.bool
+    terms: _builtins.bytes
+    """The serialised KeyTerms."""
     def __init__(
         self,
         *,
@@ -524,10 +527,11 @@ class StoredApiKey(_message.Message):
         label: _builtins.str = ...,
         created_unix_ms: _builtins.int = ...,
         revoked: _builtins.bool = ...,
+        terms: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "digest", b"digest", "key_id", b"key_id", "label", b"label", "revoked", b"revoked", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "digest", b"digest", "key_id", b"key_id", "label", b"label", "revoked", b"revoked", "role", b"role", "tenant", b"tenant", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,58 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class HandOverRequest(_message.Message):
+    """How much other instances take over; see chiron.policy.hand_over.Grant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERACTIVE_PER_S_FIELD_NUMBER: _builtins.int
+    BATCH_PER_S_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    interactive_per_s: _builtins.float
+    """In streams per second."""
+    batch_per_s: _builtins.float
+    tokens_per_s: _builtins.float
+    """Prompt and delivered tokens of these streams, per second."""
+    prefill_tokens_per_s: _builtins.float
+    """At which one of the others computes what comes, in tokens per second."""
+    valid_s: _builtins.float
+    """Time for which this holds, in seconds: a worker that nobody tells anything serves to the end."""
+    def __init__(
+        self,
+        *,
+        interactive_per_s: _builtins.float = ...,
+        batch_per_s: _builtins.float = ...,
+        tokens_per_s: _builtins.float = ...,
+        prefill_tokens_per_s: _builtins.float = ...,
+        valid_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_per_s", b"batch_per_s", "interactive_per_s", b"interactive_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "tokens_per_s", b"tokens_per_s", "valid_s", b"valid_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverRequest: _TypeAlias = HandOverRequest  # noqa: Y015
+
+@_typing.final
+class HandOverResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverResponse: _TypeAlias = HandOverResponse  # noqa: Y015
+
+@_typing.final
 class WatchLoadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -367,6 +419,8 @@ class WatchStatisticsResponse(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     MAX_STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     incarnation: _builtins.int
     state: _types_pb2.InstanceState.ValueType
@@ -395,6 +449,11 @@ class WatchStatisticsResponse(_message.Message):
     max_step_token_budget: _builtins.int
     preemptions: _builtins.int
     """Requests that the engine preempted in the interval of its own accord, for lack of KV cache."""
+    draft_tokens: _builtins.int
+    """Speculative decoding in the interval: tokens drafted, each of which a step computed, and those of them that were
+    accepted and so are among the output tokens. 0 without.
+    """
+    accepted_tokens: _builtins.int
     @_builtins.property
     def load(self) -> _cluster_pb2.InstanceLoad: ...
     @_builtins.property
@@ -422,10 +481,12 @@ class WatchStatisticsResponse(_message.Message):
         max_batch_size: _builtins.int = ...,
         max_step_token_budget: _builtins.int = ...,
         preemptions: _builtins.int = ...,
+        draft_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cached_prompt_tokens", b"cached_prompt_tokens", "finished", b"finished", "incarnation", b"incarnation", "instance_id", b"instance_id", "interval_ms", b"interval_ms", "load", b"load", "max_batch_size", b"max_batch_size", "max_step_token_budget", b"max_step_token_budget", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "role", b"role", "saturated", b"saturated", "state", b"state", "steps", b"steps", "tightest_itl_slo_ms", b"tightest_itl_slo_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "address", b"address", "cached_prompt_tokens", b"cached_prompt_tokens", "draft_tokens", b"draft_tokens", "finished", b"finished", "incarnation", b"incarnation", "instance_id", b"instance_id", "interval_ms", b"interval_ms", "load", b"load", "max_batch_size", b"max_batch_size", "max_step_token_budget", b"max_step_token_budget", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "role", b"role", "saturated", b"saturated", "state", b"state", "steps", b"steps", "tightest_itl_slo_ms", b"tightest_itl_slo_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

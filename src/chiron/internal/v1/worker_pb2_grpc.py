@@ -66,6 +66,11 @@ class WorkerServiceStub(object):
                 request_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.HandOver = channel.unary_unary(
+                '/chiron.internal.v1.WorkerService/HandOver',
+                request_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.HandOverRequest.SerializeToString,
+                response_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.HandOverResponse.FromString,
+                _registered_method=True)
         self.Sleep = channel.unary_unary(
                 '/chiron.internal.v1.WorkerService/Sleep',
                 request_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.SleepRequest.SerializeToString,
@@ -130,6 +135,14 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HandOver(self, request, context):
+        """From now on a worker that drains hands running streams over, as fast as is said: they end with STREAM_INTERRUPTED
+        and `handed_back` in the metadata, and whoever reads them has another instance go on. A later call replaces it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Sleep(self, request, context):
         """Takes the weights off the GPU and answers once that is done. With a drain it first refuses new requests and
         lets those that run finish, and serves on when the call is cancelled meanwhile; without, FAILED_PRECONDITION
@@ -185,6 +198,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'HandOver': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOver,
+                    request_deserializer=chiron_dot_internal_dot_v1_dot_worker__pb2.HandOverRequest.FromString,
+                    response_serializer=chiron_dot_internal_dot_v1_dot_worker__pb2.HandOverResponse.SerializeToString,
             ),
             'Sleep': grpc.unary_unary_rpc_method_handler(
                     servicer.Sleep,
@@ -366,6 +384,33 @@ class WorkerService(object):
             '/chiron.internal.v1.WorkerService/Drain',
             chiron_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             chiron_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chiron.internal.v1.WorkerService/HandOver',
+            chiron_dot_internal_dot_v1_dot_worker__pb2.HandOverRequest.SerializeToString,
+            chiron_dot_internal_dot_v1_dot_worker__pb2.HandOverResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,10 @@ class WorkerServiceStub:
     """Refuses new requests and answers when the last one has finished, or the timeout has passed and the
     rest was aborted with reason RETRY_ELSEWHERE or STREAM_INTERRUPTED.
     """
+    HandOver: _aio.UnaryUnaryMultiCallable[_worker_pb2.HandOverRequest, _worker_pb2.HandOverResponse]
+    """From now on a worker that drains hands running streams over, as fast as is said: they end with STREAM_INTERRUPTED
+    and `handed_back` in the metadata, and whoever reads them has another instance go on. A later call replaces it.
+    """
     Sleep: _aio.UnaryUnaryMultiCallable[_worker_pb2.SleepRequest, _worker_pb2.SleepResponse]
     """Takes the weights off the GPU and answers once that is done. With a drain it first refuses new requests and
     lets those that run finish, and serves on when the call is cancelled meanwhile; without, FAILED_PRECONDITION
@@ -93,6 +97,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_worker_pb2.DrainResponse]:
         """Refuses new requests and answers when the last one has finished, or the timeout has passed and the
         rest was aborted with reason RETRY_ELSEWHERE or STREAM_INTERRUPTED.
+        """
+
+    @_abc_1.abstractmethod
+    def HandOver(
+        self,
+        request: _worker_pb2.HandOverRequest,
+        context: _aio.ServicerContext[_worker_pb2.HandOverRequest, _abc.Awaitable[_worker_pb2.HandOverResponse]],
+    ) -> _abc.Awaitable[_worker_pb2.HandOverResponse]:
+        """From now on a worker that drains hands running streams over, as fast as is said: they end with STREAM_INTERRUPTED
+        and `handed_back` in the metadata, and whoever reads them has another instance go on. A later call replaces it.
         """
 
     @_abc_1.abstractmethod

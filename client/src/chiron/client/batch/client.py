@@ -59,7 +59,7 @@ class Batches:
         deadline_s: float,
         on_late: LatePolicy | Literal["finish", "expire"] = LatePolicy.FINISH,
         on_invalid: InvalidItemPolicy | Literal["refuse", "fail"] = InvalidItemPolicy.REFUSE,
-        priority: int = 0,
+        priority: int | None = None,
         metadata: Mapping[str, str] | None = None,
         batch_id: str = "",
         count: int = 0,
@@ -74,7 +74,8 @@ class Batches:
             deadline_s: time until every result is to be there, in seconds; > 0.
             on_late: what becomes of items without a result at the deadline.
             on_invalid: what becomes of the batch when an item cannot be worked on.
-            priority: among the tenant's batches of similar deadlines: a lower value goes first.
+            priority: among the tenant's batches of similar deadlines: a lower value goes first; None: the
+                key's default, else 0.
             metadata: for people and programs; at most 16 entries.
             batch_id: 1 to 128 characters of [A-Za-z0-9._:-]; a submission under the same id is the same
                 submission. Empty: a new one.

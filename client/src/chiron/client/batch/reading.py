@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chiron.client.assembly import FINISH_REASONS, token_logprobs
+from chiron.client.assembly import FINISH_REASONS, parsed_output, token_logprobs
 from chiron.client.batch.records import (
     Batch,
     BatchProgress,
@@ -129,6 +129,7 @@ def _choice(index: int, message: pb.ItemChoice) -> Choice:
         logprobs=tuple(map(token_logprobs, message.logprobs)),
         finish_reason=FINISH_REASONS.get(message.finish_reason),
         stop_match=message.stop_match,
+        parsed=parsed_output(message.parsed) if message.HasField("parsed") else None,
     )
 
 

@@ -37,7 +37,7 @@ class SyncBatches:
         deadline_s: float,
         on_late: LatePolicy | Literal["finish", "expire"] = LatePolicy.FINISH,
         on_invalid: InvalidItemPolicy | Literal["refuse", "fail"] = InvalidItemPolicy.REFUSE,
-        priority: int = 0,
+        priority: int | None = None,
         metadata: Mapping[str, str] | None = None,
         batch_id: str = "",
         count: int = 0,
