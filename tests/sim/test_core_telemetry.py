@@ -2,11 +2,12 @@
 
 import pytest
 
+from chiron.engine import Speculation
 from chiron.policy.decisions import ChangeRole, Limits
 from chiron.policy.fleet import load_autoscaler
 from chiron.policy.words import Role
 from chiron.sim.settings import InvalidSettingError, TelemetrySettings
-from tests.support.sim_worlds import STEP_S, Script, requests, run, world
+from tests.support.sim_worlds import FLAT, STEP_S, Script, requests, run, world
 
 STEADY = requests(*[(0.2 * i, 10, 100) for i in range(100)])
 
@@ -68,6 +69,22 @@ def test_samples_tell_what_an_interval_held():
     assert first.saturated
     assert second.saturated
     assert script.snapshots[2].models[0].instances[0].safe_batch_size == 5
+
+
+def test_reports_and_samples_tell_what_steps_computed_drafts_included():
+    # Two requests with two drafts each, all accepted: in each step three tokens computed and three out.
+    watcher, script = Watcher(), Script()
+    profile = FLAT.replace(speculation=Speculation(2, 1.0))
+    settings = world(profile=profile, batch_size=2, telemetry=TelemetrySettings(delay_s=0.01))
+    run(settings, requests((0.0, 10, 1000), (0.0, 10, 1000)), script, local=lambda: watcher)
+    second = watcher.samples[1]
+    assert (second.steps, second.output_tokens, second.prompt_tokens) == (100, 600, 0)
+    assert (second.draft_tokens, second.accepted_tokens) == (400, 400)
+    assert (second.decodes, second.computed_tokens) == (200, 600)
+    seen = script.snapshots[2].models[0].instances[0]
+    assert (seen.step_tokens, seen.step_token_budget) == (6.0, FLAT.default_step_token_budget)
+    # The first interval computed the prompts, too: 20 tokens more, over its 100 steps.
+    assert 6.0 < script.snapshots[1].models[0].instances[0].step_tokens < 6.3
 
 
 def test_a_change_of_role_does_not_cut_a_sample_short():

@@ -221,6 +221,7 @@ def test_every_number_of_an_autoscaler_is_a_knob_within_what_it_takes() -> None:
     assert knobs["theta_quantile"] == (0.8, 0.9, 0.95, 0.975, 0.9875)
     # Four times 0.4 is refused, for it must be below 1.
     assert knobs["ttft_share"] == (0.1, 0.2, 0.4, 0.8)
+    assert knobs["step_share"] == (0.25, 0.5, 1.0)
     assert "batch_size" not in knobs
     # The model allows one request in a batch.
     assert set(knobs_of(PLANTED, settings)) == {"instances", "decoy"}

@@ -167,6 +167,7 @@ class Fluid:
                     running_batch=round(i.ran_batch),
                     tokens_per_s=i.tokens_per_s,
                     ready_in_s=max(0.0, i.ready_at_s - self.now_s),
+                    phase_age_s=max(0.0, self.now_s - i.ready_at_s),
                 )
             )
         backlog = (

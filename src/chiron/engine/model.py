@@ -255,6 +255,8 @@ class EngineModel:
             steps=self._stepper.steps,
             prefill_tokens=self._stepper.prefill_tokens,
             emitted_tokens=self._stepper.emitted_tokens,
+            draft_tokens=self._stepper.draft_tokens,
+            accepted_tokens=self._stepper.accepted_tokens,
             cached_tokens=self._scheduler.cached_tokens,
             finished=self._scheduler.finished,
             preemptions=self._scheduler.preemptions,

@@ -47,6 +47,10 @@ class EngineTotals:
     """Prompt tokens computed, recomputation after preemption included."""
     emitted_tokens: int
     """Output tokens emitted."""
+    draft_tokens: int
+    """Tokens drafted in speculative decoding, each of them computed; 0 without."""
+    accepted_tokens: int
+    """Those of them that were accepted, the ones beyond the end of an answer included."""
     cached_tokens: int
     """Tokens that the prefix cache supplied at admissions."""
     finished: int

@@ -29,6 +29,8 @@ class Stepper:
         self.steps = 0
         self.prefill_tokens = 0
         self.emitted_tokens = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
         self.scheduler = scheduler
         self.group = scheduler.decoding
         self.block_size = profile.block_size
@@ -114,8 +116,19 @@ class Stepper:
         """Take a run no longer than run_steps() allows; return who finished."""
         group = self.group
         self.steps += steps
-        clock = group.clock + steps if group.positions == 1 else group.clock_after(steps)
+        if group.positions == 1:
+            clock = group.clock + steps
+        else:
+            clock = group.clock_after(steps)
+            self._count_drafts(steps, clock)
         return self._decode(steps, clock, group.blocks_until(clock))
+
+    def _count_drafts(self, steps: int, clock: int) -> None:
+        """Count what is drafted while the decoding requests advance to a clock."""
+        group = self.group
+        size = len(group.members)
+        self.draft_tokens += steps * (group.positions - 1) * size
+        self.accepted_tokens += (clock - group.clock - steps) * size
 
     def _decode(self, steps: int, clock: int, blocks: int) -> list[int]:
         """Advance the decoding requests to a clock, which takes so many blocks; return who finished.
@@ -292,6 +305,7 @@ class Stepper:
             else:
                 clock = group.clock_after(steps)
                 read = group.context_read(1)
+                self._count_drafts(steps, clock)
             seconds += read * self.kv_read_s
             if self._report_emissions:
                 emissions = self._emissions(1)

@@ -61,6 +61,8 @@ class Retire:
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
+    hand_over: bool = False
+    """Its running streams go on elsewhere, as `chiron.policy.hand_over` allows; otherwise they end there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Sleep:
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
+    hand_over: bool = False
+    """As of `Retire`."""
 
 
 Action = Start | Retire | ChangeRole | Wake | Sleep

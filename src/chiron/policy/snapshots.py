@@ -21,6 +21,14 @@ HANDED_OVER = 0.9
 free a moment later."""
 
 
+def decodes(output_tokens: int, accepted_tokens: int) -> int:
+    """How often a request has decoded in a step; one output token comes of each time without drafts.
+
+    Never below 0: drafts that are accepted beyond the end of an answer are no output.
+    """
+    return max(0, output_tokens - accepted_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceSample:
     """One instance over one interval: a local autoscaler's input (WatchStatistics on the wire).
@@ -63,6 +71,20 @@ class InstanceSample:
     """Requests preempted in the interval for lack of KV space, not by command."""
     saturated: bool
     """All slots were taken or requests waited throughout the interval: HANDED_OVER of both is enough."""
+    draft_tokens: int = 0
+    """Tokens drafted in the interval and computed by its steps; 0 without speculative decoding."""
+    accepted_tokens: int = 0
+    """Those of them that were accepted, and so are among the output tokens."""
+
+    @property
+    def decodes(self) -> int:
+        """See the function `decodes`."""
+        return decodes(self.output_tokens, self.accepted_tokens)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the steps computed: decodes with their drafts, and prompts."""
+        return self.decodes + self.draft_tokens + self.prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +109,11 @@ class FleetInstance:
     waiting_batch: int = 0
     tokens_per_s: float = 0.0
     """Output tokens per second over the last report interval."""
+    step_token_budget: int = 0
+    """Most tokens that one of its steps computes now; 0: not reported."""
+    step_tokens: float = 0.0
+    """Mean tokens that a step computed over the last report interval: of decoding requests, drafts included,
+    and of prompts, cached ones excluded. 0: there was no step."""
     kv_usage: float = 0.0
     """Share of the KV cache in use, 0 to 1."""
     kv_capacity_tokens: int = 0

@@ -112,6 +112,8 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
                 by="worker: the engine's less those it was told to make",
             ),
             "saturated": _sampled("WatchStatisticsResponse.saturated", by="worker, at every change"),
+            "draft_tokens": _sampled("WatchStatisticsResponse.draft_tokens", by="engine"),
+            "accepted_tokens": _sampled("WatchStatisticsResponse.accepted_tokens", by="engine"),
         },
         FleetInstance: {
             "instance_id": Live((), "controller", _RECORD),
@@ -129,6 +131,10 @@ SOURCES: Mapping[type, Mapping[str, Source]] = MappingProxyType(
             "waiting_interactive": _load("waiting"),
             "waiting_batch": _load("waiting"),
             "tokens_per_s": _load("tokens_per_s"),
+            "step_token_budget": _load("step_token_budget", "engine"),
+            "step_tokens": _load(
+                "step_tokens", "worker, from the engine's steps and tokens; prompts once they are complete"
+            ),
             "kv_usage": _load("kv_usage", "engine"),
             "kv_capacity_tokens": _load("kv_capacity_tokens", "engine"),
             "ready_in_s": Live((), "controller: load or wake time less the phase's age", _RECORD),

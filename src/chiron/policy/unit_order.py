@@ -48,8 +48,9 @@ class _State:
 class _Cell:
     units: dict[str, list[tuple[int, float, int, Hashable]]] = field(default_factory=dict)
     """Tenant → its units in order; entries of those that have left are dropped late."""
-    tenants: list[tuple[float, int, str]] = field(default_factory=list)
-    """By the tag that each had when it was last looked at; one entry for each tenant in `units`."""
+    tenants: list[tuple[float, str]] = field(default_factory=list)
+    """By the tag that each had when it was last looked at, then by name: all cells of a group choose the
+    same one of several; one entry for each tenant in `units`."""
 
 
 class UnitOrder:
@@ -190,7 +191,7 @@ class UnitOrder:
         heap = cell.units.get(unit.tenant)
         if heap is None:
             heap = cell.units[unit.tenant] = []
-            heapq.heappush(cell.tenants, (self.shares.tag(unit.tenant), self._entries, unit.tenant))
+            heapq.heappush(cell.tenants, (self.shares.tag(unit.tenant), unit.tenant))
         heapq.heappush(heap, (unit.priority, unit.accepted_s, self._entries, unit.key))
 
     def _leave(self, state: _State) -> None:
@@ -201,8 +202,8 @@ class UnitOrder:
         late, index = state.place
         state.place = None
         cell = self._lines[late][index]
-        while cell.tenants and self._head(cell, cell.tenants[0][2]) is None:
-            del cell.units[heapq.heappop(cell.tenants)[2]]
+        while cell.tenants and self._head(cell, cell.tenants[0][1]) is None:
+            del cell.units[heapq.heappop(cell.tenants)[1]]
         if not cell.tenants:
             self._lines[late].vacate(index)
 
@@ -239,7 +240,7 @@ class UnitOrder:
     def _first(self, line: DeadlineCells[_Cell]) -> _State | None:
         """The first of the tenant with the lowest tag in the earliest group."""
         for run in line.runs():
-            best: tuple[float, int, float, int] | None = None
+            best: tuple[float, str, int, float, int] | None = None
             found: _State | None = None
             for index in run:
                 tenant = self._lowest(line[index])
@@ -249,7 +250,7 @@ class UnitOrder:
                 if head is None:
                     continue
                 tag, unit = self.shares.tag(tenant), head.unit
-                rank = (tag, unit.priority, unit.accepted_s, head.entry)
+                rank = (tag, tenant, unit.priority, unit.accepted_s, head.entry)
                 if best is None or rank < best:
                     best, found = rank, head
             if found is not None:
@@ -260,7 +261,7 @@ class UnitOrder:
         """The tenant with the lowest tag that has something in the cell."""
         heap = cell.tenants
         while heap:
-            known, entry, tenant = heap[0]
+            known, tenant = heap[0]
             if self._head(cell, tenant) is None:
                 heapq.heappop(heap)
                 del cell.units[tenant]
@@ -268,7 +269,7 @@ class UnitOrder:
             tag = self.shares.tag(tenant)
             if tag <= known:
                 return tenant
-            heapq.heapreplace(heap, (tag, entry, tenant))
+            heapq.heapreplace(heap, (tag, tenant))
         return None
 
     def _neglected(self, now_s: float) -> _State | None:

@@ -147,7 +147,8 @@ class LengthModel:
         if self._made is None or not self._ended:
             return ended_alone
         share = self._ended / (self._ended + self._under_way)
-        return ended_alone + share * (self._made / self._weight - ended_alone)
+        # What has ended was made: less can only have been told.
+        return ended_alone + share * max(0.0, self._made / self._weight - ended_alone)
 
     @property
     def variance(self) -> float:

@@ -9,11 +9,13 @@ import numpy as np
 from chiron.policy.checked import CheckedAutoscaler
 from chiron.policy.decisions import Action, ChangeRole, FleetDecision, Retire, Sleep, Start, Wake
 from chiron.policy.fleet import GlobalAutoscaler
+from chiron.policy.hand_over import grants
 from chiron.policy.snapshots import BatchBacklog, FleetInstance, FleetSnapshot, ModelFleet, Traffic
 from chiron.policy.words import Phase, Role
 from chiron.sim.cluster import Cluster
 from chiron.sim.decision_log import KIND, DecisionLog
 from chiron.sim.gpus import Gpus
+from chiron.sim.hand_over import HandOvers
 from chiron.sim.instance import SimInstance
 from chiron.sim.results import ActionRecord
 from chiron.sim.settings import SimModel, SimSettings
@@ -31,12 +33,14 @@ class Controller:
         autoscaler: GlobalAutoscaler,
         cluster: Cluster,
         gpus: Gpus,
+        hand_overs: HandOvers,
         log: DecisionLog | None = None,
     ) -> None:
         self._settings = settings
         self._autoscaler = CheckedAutoscaler(autoscaler)
         self._cluster = cluster
         self._gpus = gpus
+        self._hand_overs = hand_overs
         self._log = log
         self._by_name = {model.name: index for index, model in enumerate(settings.models)}
         delay_s = settings.telemetry.delay_s
@@ -44,6 +48,8 @@ class Controller:
         self.router_mail: list[Mail[RouterReport]] = [Mail(delay_s) for _ in settings.models]
         self._known: dict[str, InstanceReport] = {}
         self._commanded: dict[str, Phase] = {}
+        # Those that were told to go and to hand over.
+        self._handing: set[str] = set()
         empty = RouterReport(0.0, Traffic(interval_s=0.0), ())
         self._router_now = [empty] * len(settings.models)
         self._router_before = [empty] * len(settings.models)
@@ -54,10 +60,23 @@ class Controller:
     def tick(self, now: float) -> None:
         """Take a snapshot, ask the autoscaler and carry out what it decides. Raises PolicyError."""
         self._receive(now)
-        decision: FleetDecision = self._autoscaler.decide(self.snapshot(now))
+        snapshot = self.snapshot(now)
+        decision: FleetDecision = self._autoscaler.decide(snapshot)
         done = [self._carry_out(action, now) for action in decision.actions]
+        self._grant(snapshot, now)
         if self._log is not None:
             self._log.tick(now, decision, done)
+
+    def _grant(self, snapshot: FleetSnapshot, now: float) -> None:
+        """Say how fast those that go may hand over; nobody else may."""
+        granted = {}
+        if self._handing:
+            instances = self._cluster.instances
+            for model in snapshot.models:
+                for key, grant in grants(model, self._handing).items():
+                    if key in instances:
+                        granted[instances[key]] = grant
+        self._hand_overs.grant(granted, now)
 
     def note(self, report: InstanceReport) -> None:
         """Know of an instance without waiting for its report: the controller itself has placed it."""
@@ -69,6 +88,7 @@ class Controller:
             if report.gone:
                 self._known.pop(key, None)
                 self._commanded.pop(key, None)
+                self._handing.discard(key)
                 continue
             known = self._known.get(key)
             if known is not None and known.made_s > report.made_s:
@@ -192,11 +212,16 @@ class Controller:
         if isinstance(action, Retire) and phase is not Phase.DRAINING:
             self._commanded[action.instance_id] = Phase.DRAINING
             self._cluster.retire(instance, now)
+            if action.hand_over:
+                self._handing.add(action.instance_id)
         elif isinstance(action, Sleep) and self._cluster.may_sleep(instance):
             self._commanded[action.instance_id] = Phase.DRAINING
             self._cluster.sleep(instance, now)
+            if action.hand_over:
+                self._handing.add(action.instance_id)
         elif isinstance(action, Wake) and self._cluster.may_wake(instance) and not self._at_most(index):
             self._commanded[action.instance_id] = Phase.LOADING
+            self._handing.discard(action.instance_id)
             self._cluster.wake(instance, action.role, now)
         elif isinstance(action, ChangeRole) and phase in (Phase.READY, Phase.LOADING):
             if instance.role is action.role:

@@ -28,6 +28,8 @@ class Demand:
     prefix: tuple[tuple[int, ...], ...] | None = None
     refuse_late: bool = False
     """Callers ask to be refused when their SLO cannot be met."""
+    tenant: str = ""
+    """Who pays."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -58,6 +60,10 @@ def merge(demands: Sequence[Demand]) -> Workload:
     if any(demand.prefix is not None for demand in demands):
         given = [entry for demand in demands for entry in (demand.prefix or ((),) * len(demand))]
         prefix = tuple(given[at] for at in order)
+    tenant = None
+    if any(demand.tenant for demand in demands):
+        names = [demand.tenant for demand in demands for _ in range(len(demand))]
+        tenant = tuple(names[at] for at in order)
     return Workload(
         arrival_s=arrival[order],
         prompt_tokens=np.concatenate([demand.prompt_tokens for demand in demands])[order].astype(np.int32),
@@ -71,6 +77,7 @@ def merge(demands: Sequence[Demand]) -> Workload:
         refuse_late=_repeat(demands, [demand.refuse_late for demand in demands])[order].astype(np.bool_)
         if any(demand.refuse_late for demand in demands)
         else None,
+        tenant=tenant,
     )
 
 

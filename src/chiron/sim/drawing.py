@@ -95,7 +95,8 @@ def draw(
                 beginnings,
             )
             demand = dataclasses.replace(demand, prefix=prefix)
-        demands.append(dataclasses.replace(demand, refuse_late=source.refuse_late))
+        tenant = "" if isinstance(source, Backlog) else source.tenant
+        demands.append(dataclasses.replace(demand, refuse_late=source.refuse_late, tenant=tenant))
     if output_drift:
         demands = _drifting(demands, output_drift, duration_s)
     fitted = [_fitted(demand, models[demand.model].profile) for demand in demands]

@@ -204,7 +204,11 @@ class Driver:
         duration_s, _, _, positions, _, admitted, first_tokens, finished, preempted, _ = outcome
         end_s = now + duration_s
         if first_tokens:
-            first = self._ledger.first_token_s
+            ledger = self._ledger
+            first = ledger.first_token_s
+            if ledger.last_token_s:
+                for request_id in first_tokens:
+                    ledger.end_gap(request_id, end_s)
             for request_id in first_tokens:
                 if isnan(first[request_id]):
                     first[request_id] = end_s
@@ -250,8 +254,6 @@ class Driver:
             else:
                 self.waiting_interactive -= 1
                 self.running_interactive += 1
-            if ledger.last_token_s:
-                ledger.end_gap(request_id, end_s)
         self.kv_free_tokens = self.engine.kv_free_tokens
         if not self.message_due or self.phase is not _READY:
             self._on_change(self, now)

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from chiron.policy.words import Phase, RequestClass
 from chiron.sim.ledger import FINISHED, OPEN, REFUSED, Ledger
-from chiron.sim.results import MigrationFigures, Outcomes, Percentiles, SimResult, SloAttainment, Throughput
+from chiron.sim.results import (
+    HandOverFigures,
+    MigrationFigures,
+    Outcomes,
+    Percentiles,
+    SimResult,
+    SloAttainment,
+    Throughput,
+)
 from chiron.sim.settings import SimSettings
 from chiron.sim.step_history import note_longest_gaps, p99_itl_s
 from chiron.sim.wait_figures import estimator_figures, refusals_of
@@ -81,6 +89,7 @@ def conclude(
         refusals=refusals_of(simulation.routers),
         estimator=estimator_figures(simulation.routers, settings.queues),
         migrations=_migration_figures(simulation),
+        hand_overs=_hand_over_figures(simulation),
         outcomes=outcomes,
         timeline=tuple(simulation.timeline),
         actions=tuple(simulation.controller.actions),
@@ -92,6 +101,13 @@ def _migration_figures(simulation: Simulation) -> MigrationFigures | None:
     if found is None:
         return None
     return MigrationFigures(found.done, found.given_up, Percentiles.of(1e3 * np.array(found.stalls_s)))
+
+
+def _hand_over_figures(simulation: Simulation) -> HandOverFigures | None:
+    found = simulation.hand_overs
+    if not found.done:
+        return None
+    return HandOverFigures(found.done, Percentiles.of(1e3 * np.array(simulation.ledger.handed_gaps_s)))
 
 
 def outcomes_of(settings: SimSettings, workload: Workload, ledger: Ledger) -> Outcomes:
@@ -131,7 +147,7 @@ def check_conservation(simulation: Simulation) -> None:
     arrived = sum(router.arrived_interactive + router.arrived_batch for router in simulation.routers)
     if len(set(somewhere)) != len(somewhere):
         raise AssertionError("a request is in two engines")
-    accounted = finished + ledger.refused + queued + len(somewhere)
+    accounted = finished + ledger.refused + queued + len(somewhere) + simulation.hand_overs.under_way
     if accounted != arrived:
         raise AssertionError(f"requests: {arrived} have arrived, {accounted} are accounted for")
     emitted = simulation.cluster.emitted_by_gone + sum(

@@ -34,6 +34,8 @@ class Ledger:
         self.prefix = workload.prefix
         self.refuse_late = None if workload.refuse_late is None else workload.refuse_late.tobytes()
         """Which callers asked to be refused when their SLO cannot be met; None: nobody."""
+        self.tenant = workload.tenant
+        """Who pays for each; None: one tenant for all."""
         self.first_token_s = array("d", [nan]) * count
         self.finish_s = array("d", [nan]) * count
         self.longest_gap_s = array("d", [0.0]) * count
@@ -45,9 +47,13 @@ class Ledger:
         self.last_token_s: dict[int, float] = {}
         """When a request that was put back stopped receiving tokens."""
         self.resumed_s: dict[int, float] = {}
-        """When a request that had lost its slot got one back for the last time."""
+        """When a request that had lost its slot had a token again for the last time."""
         self.came_s: dict[int, float] = {}
         """When a request that has moved from another instance came to the one that it is in."""
+        self.handing: set[int] = set()
+        """Requests that were handed over and have had no token since."""
+        self.handed_gaps_s: list[float] = []
+        """For how long each request that was handed over had no token."""
         self.times_preempted: dict[int, int] = {}
         self.home: dict[int, tuple[str, int]] = {}
         """Instance whose host keeps the KV cache of a request that was preempted, and its tokens."""
@@ -115,13 +121,16 @@ class Ledger:
         self.last_token_s.setdefault(request_id, now)
 
     def end_gap(self, request_id: int, now: float) -> None:
-        """Note that a request that lost its slot has one again, and receives tokens from now on."""
+        """Note that a request that lost its slot has its next token now."""
         since = self.last_token_s.pop(request_id, None)
         if since is not None and not isnan(self.first_token_s[request_id]):
             self.resumed_s[request_id] = now
             gap_s = now - since
             if gap_s > self.longest_gap_s[request_id]:
                 self.longest_gap_s[request_id] = gap_s
+            if request_id in self.handing:
+                self.handing.remove(request_id)
+                self.handed_gaps_s.append(gap_s)
 
     def _close(self, request_id: int, state: int) -> None:
         if self.state[request_id] != OPEN:

@@ -27,6 +27,9 @@ class MigrationSettings:
     """KV blocks that may be left when the request stops: default of the published code."""
     max_stages: int = 3
     """Stages with the last; one that would need more is given up: default of the published code."""
+    resume_s: float = 0.02
+    """Of a stream that is handed over and not migrated: from its last token at one instance until the router
+    places it anew. Assumed: two messages; the prefill comes on top."""
 
     def __post_init__(self) -> None:
         if not 0 < self.network_bytes_per_s <= _LARGEST:
@@ -37,6 +40,10 @@ class MigrationSettings:
         if not 0 <= self.handover_s <= _LARGEST:
             raise InvalidSettingError(
                 "handover_s", f"must be at least 0 and at most {_LARGEST:g}, got {self.handover_s}"
+            )
+        if not 0 <= self.resume_s <= _LARGEST:
+            raise InvalidSettingError(
+                "resume_s", f"must be at least 0 and at most {_LARGEST:g}, got {self.resume_s}"
             )
         if self.last_stage_blocks < 0:
             raise InvalidSettingError(

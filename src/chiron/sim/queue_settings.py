@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import inf
 
 
@@ -29,7 +30,8 @@ class QueueSettings:
     prefix_affinity: bool = True
     """Requests go where the beginning of their prompt is cached, among instances loaded about alike."""
     starvation_s: float = 300.0
-    """Who has waited so long in the interactive or the shared queue goes first."""
+    """Who has waited so long in the interactive queue goes before others of its tenant, in the shared one
+    before all."""
     batch_starvation_s: float = 86_400.0
     """Who has waited so long in the batch queue goes first."""
     batch_limit: int = 0
@@ -38,6 +40,9 @@ class QueueSettings:
     """Each so-manieth request that has to wait gets an estimate that is compared with its wait; 0: none."""
     estimate_quantile: float = 0.95
     """Of estimated waits; admission goes by it."""
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    """Tenant → its share of the places that come free, beside others whose interactive requests wait; of
+    those that are not named: 1."""
 
     def __post_init__(self) -> None:
         for key in ("starvation_s", "batch_starvation_s"):
@@ -46,6 +51,11 @@ class QueueSettings:
         for key in ("batch_limit", "estimate_every"):
             if getattr(self, key) < 0:
                 raise InvalidSettingError(key, f"must not be negative, got {getattr(self, key)}")
+        for tenant, weight in self.tenant_weights.items():
+            if not 0 < weight < inf:
+                raise InvalidSettingError(
+                    "tenant_weights", f"of {tenant!r} must be positive and finite, got {weight}"
+                )
         if not 0.5 <= self.estimate_quantile < 1:
             raise InvalidSettingError(
                 "estimate_quantile", f"must be at least 0.5 and below 1, got {self.estimate_quantile}"

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from chiron.sim.ceiling import Ceiling
 from chiron.sim.compare import Entry, Spread
+from chiron.sim.results import SimResult
 from chiron.sim.runs import INTERACTIVE_GOAL, Run, attains, parameters
 from chiron.sim.scenario import Scenario
 
@@ -48,6 +49,7 @@ def run_table(done: Run) -> Table:
         ("reversals", str(result.reversals)),
         ("preemptions", f"{result.preemptions:,}"),
         ("instances lost", str(result.failures)),
+        *_hand_overs(result),
         ("simulated, s", f"{result.simulated_s:,.0f}"),
         ("events", f"{result.events:,}"),
         ("wall time, s", f"{result.wall_s:.2f}"),
@@ -59,6 +61,16 @@ def run_table(done: Run) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _hand_overs(result: SimResult) -> list[tuple[str, str]]:
+    found = result.hand_overs
+    if found is None:
+        return []
+    gaps = " · ".join(
+        _number(value, ",.1f") for value in (found.gap_ms.p50, found.gap_ms.p90, found.gap_ms.p99)
+    )
+    return [("handed over", f"{found.done:,}"), ("their gap p50 · p90 · p99, ms", gaps)]
 
 
 _COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (

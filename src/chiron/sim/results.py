@@ -168,6 +168,16 @@ class MigrationFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOverFigures:
+    """Running requests that went on elsewhere as their instance was to go, those of the warm-up included."""
+
+    done: int
+    """One that moved twice counts twice."""
+    gap_ms: Percentiles
+    """From the last token at one instance to the first at the next, wait and prefill included."""
+
+
+@dataclass(frozen=True, slots=True)
 class SimResult:
     """The figures of one run. Same settings, workload and policies: the same but for `wall_s`."""
 
@@ -216,6 +226,8 @@ class SimResult:
     """None: no estimate was asked for."""
     migrations: MigrationFigures | None
     """None: the policy moves nothing."""
+    hand_overs: HandOverFigures | None
+    """None: nothing was handed over."""
     outcomes: Outcomes
     timeline: tuple[TimelinePoint, ...]
     actions: tuple[ActionRecord, ...]
@@ -223,7 +235,7 @@ class SimResult:
     def to_json(self) -> dict[str, Any]:
         """The figures without the arrays, ready for json.dump, always in the same order.
 
-        `migrations` is left out where the policy moves nothing.
+        `migrations` is left out where the policy moves nothing, `hand_overs` where nothing was handed over.
         """
         figures: dict[str, Any] = {}
         for name in self.__slots__:
@@ -231,9 +243,9 @@ class SimResult:
                 continue
             value = getattr(self, name)
             nested = isinstance(value, Percentiles | SloAttainment | Throughput)
-            if name == "migrations" and value is None:
+            if name in ("migrations", "hand_overs") and value is None:
                 continue
-            if isinstance(value, Refusals | EstimatorFigures | MigrationFigures):
+            if isinstance(value, Refusals | EstimatorFigures | MigrationFigures | HandOverFigures):
                 value, nested = asdict(value), False
             figures[name] = {key: getattr(value, key) for key in value.__slots__} if nested else value
         return figures

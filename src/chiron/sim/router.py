@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from chiron.policy.admission import AdmissionPolicy, AdmissionRefusal
 from chiron.policy.batch_queue import BatchQueue
 from chiron.policy.disciplines import Discipline, Waiting, load_discipline
 from chiron.policy.dispatch import Dispatcher
+from chiron.policy.fair_shares import PRESUMED_OUTPUT
 from chiron.policy.groups import GroupedRequest
 from chiron.policy.preemption import PreemptionRule
 from chiron.policy.snapshots import NEVER_S
+from chiron.policy.tenant_queue import TenantQueue, expected_cost
 from chiron.policy.words import Phase, RequestClass, Role
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
@@ -30,7 +33,11 @@ class ModelRouter:
         queues = settings.queues
         self.index = index
         self.picker = make_picker(dispatcher, settings.engine_queue)
-        self.interactive = load_discipline(settings.discipline, queues.starvation_s)
+        weights = queues.tenant_weights
+        self.interactive = TenantQueue(
+            partial(load_discipline, settings.discipline, queues.starvation_s),
+            lambda tenant: weights.get(tenant, 1.0),
+        )
         self.batch = BatchQueue(settings.discipline, queues.batch_starvation_s)
         self.yielding = 0
         """Instances seen with batch work that gives way to interactive requests."""
@@ -135,7 +142,7 @@ class ModelRouter:
     def _drain(self, now: float) -> None:
         queue = self.interactive
         while (head := queue.peek(now)) is not None and self._place(cast(int, head.request_id), now):
-            queue.remove(head.request_id)
+            queue.take(head.request_id)
 
     def feed(self, now: float) -> None:
         """Send batch requests, in the order of their queue, to wherever slots are spare."""
@@ -241,6 +248,8 @@ class ModelRouter:
         """Requests that go before a new one, as things stand."""
         interactive = len(self.interactive)
         if kind is RequestClass.INTERACTIVE:
+            if self._shared is None:
+                interactive = self.interactive.ahead(self._tenant(request_id))
             # Deadlines of batch requests are later than those of interactive ones, as a rule.
             behind_batch = self._shared is not None and self._fcfs_or_mlfq
             batch = len(self.batch) if behind_batch else 0
@@ -265,9 +274,21 @@ class ModelRouter:
             arrival_s + self._model.ttft_slo_s,
             ledger.delivered.get(request_id, 0),
         )
-        self.interactive.push(waiting)
+        prompt_tokens = ledger.prompt_tokens[request_id]
+        cost = expected_cost(prompt_tokens, 1, 0, self._mean_output())
+        self.interactive.push(waiting, self._tenant(request_id), cost)
         if self._shared is not None:
             self._shared.push(waiting)
+
+    def _tenant(self, request_id: int) -> str:
+        tenant = self._ledger.tenant
+        return "" if tenant is None else tenant[request_id]
+
+    def _mean_output(self) -> float:
+        """Of an answer, as far as the router knows; without estimates it learns nothing."""
+        if self.waits is None:
+            return PRESUMED_OUTPUT
+        return self.waits.estimator.lengths[RequestClass.INTERACTIVE].mean
 
     def _queue_batch(self, request_id: int) -> None:
         ledger = self._ledger

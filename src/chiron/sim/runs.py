@@ -217,9 +217,11 @@ def part_of_model(reading: Reading, model: int) -> Reading:
 def part_of(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
     """The requests that `mine` marks."""
     whole = reading.workload
-    prefix = whole.prefix
+    prefix, tenant = whole.prefix, whole.tenant
     if prefix is not None:
         prefix = tuple(entry for entry, keep in zip(prefix, mine, strict=True) if keep)
+    if tenant is not None:
+        tenant = tuple(name for name, keep in zip(tenant, mine, strict=True) if keep)
     part = Workload(
         whole.arrival_s[mine],
         whole.prompt_tokens[mine],
@@ -229,6 +231,7 @@ def part_of(reading: Reading, mine: NDArray[np.bool_]) -> Reading:
         whole.deadline_s[mine],
         prefix,
         None if whole.refuse_late is None else whole.refuse_late[mine],
+        tenant,
     )
     return Reading(part)
 

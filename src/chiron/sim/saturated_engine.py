@@ -50,6 +50,8 @@ class Tally:
     steps: int = 0
     output_tokens: int = 0
     prompt_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     gaps: list[tuple[float, int]] = field(default_factory=list)
     """(time between tokens in seconds, tokens)."""
@@ -86,6 +88,8 @@ class Tally:
         self.steps += other.steps
         self.output_tokens += other.output_tokens
         self.prompt_tokens += other.prompt_tokens
+        self.draft_tokens += other.draft_tokens
+        self.accepted_tokens += other.accepted_tokens
         self.preemptions += other.preemptions
         self.gaps += other.gaps
         self.request_itl_s += other.request_itl_s
@@ -114,6 +118,7 @@ class SaturatedEngine:
         self.max_batch_size = max_batch_size
         self.max_step_token_budget = max_step_token_budget
         self._noise = step_noise
+        self._tokens_per_step = 1.0 if profile.speculation is None else profile.speculation.tokens_per_step
         streams = np.random.SeedSequence(seed).spawn(2)
         self._length_rng, self._noise_rng = (np.random.default_rng(stream) for stream in streams)
         self._drawn: list[tuple[int, int]] = []
@@ -131,6 +136,7 @@ class SaturatedEngine:
         """Run until the first step boundary at or after so many seconds, the queue kept full."""
         tally = Tally()
         engine = self.engine
+        before = engine.totals
         start_s = self.now_s
         end_s = start_s + seconds
         while self.now_s < end_s:
@@ -141,6 +147,8 @@ class SaturatedEngine:
             self.now_s += outcome.duration_s
             self._account(tally, outcome, decoding)
         tally.seconds = self.now_s - start_s
+        tally.draft_tokens = engine.totals.draft_tokens - before.draft_tokens
+        tally.accepted_tokens = engine.totals.accepted_tokens - before.accepted_tokens
         return tally
 
     def sample(self, tally: Tally, slo_s: float) -> InstanceSample:
@@ -166,6 +174,8 @@ class SaturatedEngine:
             kv_capacity_tokens=engine.kv_total_tokens,
             preemptions=tally.preemptions,
             saturated=True,
+            draft_tokens=tally.draft_tokens,
+            accepted_tokens=tally.accepted_tokens,
         )
 
     def _fill(self) -> None:
@@ -190,7 +200,8 @@ class SaturatedEngine:
         tally.prompt_tokens += outcome.prefill_tokens
         tally.preemptions += len(outcome.preempted)
         if decoding:
-            tally.gaps.append((outcome.duration_s / outcome.steps, decoding * outcome.steps))
+            gap_s = outcome.duration_s / outcome.steps / self._tokens_per_step
+            tally.gaps.append((gap_s, decoding * outcome.steps))
         for request_id in outcome.first_tokens:
             self._first_token_s[request_id] = self.now_s
         for request_id in outcome.finished:

@@ -179,7 +179,7 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
         "telemetry": fill(TelemetrySettings, table_of(document, "telemetry", where), f"{where} [telemetry]"),
         "faults": _faults(document, where),
         "live": LiveTimes(),
-        "queues": fill(QueueSettings, table_of(document, "queues", where), f"{where} [queues]"),
+        "queues": _queues(table_of(document, "queues", where), f"{where} [queues]"),
         "migration": fill(MigrationSettings, table_of(document, "migration", where), f"{where} [migration]"),
     }
     for key, entries in (("models", models), ("cluster.gpus", gpu_types)):
@@ -194,6 +194,16 @@ def _settings(document: Mapping[str, Any], where: str) -> SimSettings:
     checks.check_room(settings, where)
     checks.check_slos(settings, where)
     return settings
+
+
+def _queues(table: Mapping[str, Any], where: str) -> QueueSettings:
+    rest = {key: value for key, value in table.items() if key != "tenant_weights"}
+    weights = table_of(table, "tenant_weights", where)
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise ConfigError(f"{where} tenant_weights: {name!r} must be a number, not {weight!r}")
+    given = {name: float(weight) for name, weight in weights.items()}
+    return fill(QueueSettings, rest, where, tenant_weights=given)
 
 
 def _model(name: str, table: Mapping[str, Any], where: str, folder: Path) -> SimModel:

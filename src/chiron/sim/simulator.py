@@ -24,6 +24,7 @@ from chiron.sim.faults import Faults
 from chiron.sim.figures import conclude
 from chiron.sim.finished import Finished
 from chiron.sim.gpus import Gpus
+from chiron.sim.hand_over import HandOvers
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
 from chiron.sim.live_times import next_time
@@ -94,7 +95,8 @@ class Simulation:
         self.gpus = Gpus(settings)
         observers = Observers(self._load_changed, self._phase_changed, self._given_back)
         self.cluster = Cluster(settings, self.agenda, self.ledger, self.gpus, observers)
-        self.controller = Controller(settings, autoscaler, self.cluster, self.gpus, log)
+        self.hand_overs = HandOvers(settings, self.agenda, self.ledger, self._given_back)
+        self.controller = Controller(settings, autoscaler, self.cluster, self.gpus, self.hand_overs, log)
         self.routers = [
             ModelRouter(settings, index, dispatcher, self.ledger) for index in range(len(settings.models))
         ]

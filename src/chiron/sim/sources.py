@@ -116,6 +116,8 @@ class Traffic(LengthChoice):
     """From arrival to deadline; of batch requests only, which need it."""
     refuse_late: bool = False
     """Callers ask to be refused at once when their SLO or deadline cannot be met."""
+    tenant: str = ""
+    """Who pays: tenants share what comes free while their interactive requests wait."""
 
     def __post_init__(self) -> None:
         LengthChoice.__post_init__(self)
@@ -210,6 +212,8 @@ class Replay:
     """From arrival to deadline; of batch requests only, which need it."""
     refuse_late: bool = False
     """Callers ask to be refused at once when their SLO or deadline cannot be met."""
+    tenant: str = ""
+    """Who pays: tenants share what comes free while their interactive requests wait."""
 
     def __post_init__(self) -> None:
         if self.rate_per_s is not None and not 0 < self.rate_per_s < math.inf:

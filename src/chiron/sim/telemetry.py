@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from chiron.policy.snapshots import HANDED_OVER, FleetInstance, InstanceSample, Traffic
+from chiron.policy.snapshots import HANDED_OVER, FleetInstance, InstanceSample, Traffic, decodes
 from chiron.policy.words import Phase
 from chiron.sim.instance import SimInstance
 from chiron.sim.settings import SimSettings
@@ -50,6 +50,7 @@ class Sampler:
         self._before = instance.engine.totals
         self._since_s = 0.0
         self.tokens_per_s = 0.0
+        self.step_tokens = 0.0
         self.kv_usage = 0.0
         self._counted = (0, 0, 0, 0)
 
@@ -94,17 +95,24 @@ class Sampler:
         totals, before = engine.totals, self._before
         self._before = totals
         steps = instance.history.take()
+        output_tokens = totals.emitted_tokens - before.emitted_tokens
+        accepted = totals.accepted_tokens - before.accepted_tokens
+        drafted = totals.draft_tokens - before.draft_tokens
+        prompt_tokens = totals.prefill_tokens - before.prefill_tokens
+        taken = totals.steps - before.steps
+        computed = decodes(output_tokens, accepted) + drafted + prompt_tokens
+        step_tokens = computed / taken if taken else 0.0
         if not wanted and not self._noise.relative:
             instance.itl_s = self._mean(steps)
-            output_tokens = totals.emitted_tokens - before.emitted_tokens
             self.tokens_per_s = instance.tokens_per_s = output_tokens / interval_s
             self.kv_usage = min(1.0, engine.kv_used_tokens / engine.kv_total_tokens)
+            self.step_tokens = step_tokens
             return None
         mean_s, p95_s = self._mean(steps), self._p95(steps)
         instance.itl_s = mean_s
-        output_tokens = totals.emitted_tokens - before.emitted_tokens
         self.tokens_per_s = instance.tokens_per_s = self._noise.measured(output_tokens / interval_s)
         self.kv_usage = min(1.0, self._noise.measured(engine.kv_used_tokens / engine.kv_total_tokens))
+        self.step_tokens = self._noise.measured(step_tokens)
         full_s = sum(duration_s for _, duration_s, _, _, full, _ in steps if full)
         model = instance.model
         slo_s = model.batch_itl_slo_s if instance.running_batch else 0.0
@@ -118,9 +126,9 @@ class Sampler:
             running_batch=instance.running_batch,
             waiting_interactive=instance.waiting_interactive,
             waiting_batch=instance.waiting_batch,
-            steps=totals.steps - before.steps,
+            steps=taken,
             output_tokens=output_tokens,
-            prompt_tokens=totals.prefill_tokens - before.prefill_tokens,
+            prompt_tokens=prompt_tokens,
             itl_mean_s=self._noise.measured(mean_s),
             itl_p95_s=self._noise.measured(p95_s),
             itl_slo_s=model.itl_slo_s if instance.running_interactive else slo_s,
@@ -128,6 +136,8 @@ class Sampler:
             kv_capacity_tokens=engine.kv_total_tokens,
             preemptions=totals.preemptions - before.preemptions,
             saturated=full_s >= HANDED_OVER * interval_s,
+            draft_tokens=drafted,
+            accepted_tokens=accepted,
         )
 
     def _mean(self, steps: list[Taken]) -> float:
@@ -203,6 +213,7 @@ class Mail(Generic[Report]):
 def report_of(instance: SimInstance, sampler: Sampler, now: float) -> InstanceReport:
     """What an instance's node reports of it now."""
     engine = instance.engine
+    serves = instance.phase in (Phase.READY, Phase.DRAINING)
     fleet = FleetInstance(
         instance_id=instance.instance_id,
         node_id=instance.identity.node_id,
@@ -214,7 +225,9 @@ def report_of(instance: SimInstance, sampler: Sampler, now: float) -> InstanceRe
         running_batch=instance.running_batch,
         waiting_interactive=instance.waiting_interactive,
         waiting_batch=instance.waiting_batch,
-        tokens_per_s=sampler.tokens_per_s if instance.phase in (Phase.READY, Phase.DRAINING) else 0.0,
+        tokens_per_s=sampler.tokens_per_s if serves else 0.0,
+        step_token_budget=engine.step_token_budget,
+        step_tokens=sampler.step_tokens if serves else 0.0,
         kv_usage=sampler.kv_usage,
         kv_capacity_tokens=engine.kv_total_tokens,
     )

@@ -41,6 +41,8 @@ class Workload:
     """Chained hashes of each request's shared leading KV blocks; None: nothing is shared."""
     refuse_late: NDArray[np.bool_] | None = None
     """Whose callers ask to be refused at once when their SLO cannot be met; None: nobody does."""
+    tenant: tuple[str, ...] | None = None
+    """Who pays for each request; None: one tenant pays for all."""
 
     def __post_init__(self) -> None:
         count = len(self.arrival_s)
@@ -55,6 +57,8 @@ class Workload:
             raise InvalidWorkloadError(
                 "refuse_late", f"has {len(self.refuse_late)} entries for {count} requests"
             )
+        if self.tenant is not None and len(self.tenant) != count:
+            raise InvalidWorkloadError("tenant", f"has {len(self.tenant)} entries for {count} requests")
         interactive = self.request_class == RequestClass.INTERACTIVE
         batch = self.request_class == RequestClass.BATCH
         _require("arrival_s", np.isfinite(self.arrival_s) & (self.arrival_s >= 0), "must be finite and >= 0")

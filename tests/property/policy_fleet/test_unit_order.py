@@ -67,6 +67,20 @@ def test_each_item_goes_once_in_the_order_of_groups_and_the_late_ones_last(queue
     assert not left
 
 
+def test_a_tenant_that_another_one_ties_with_goes_by_priority_over_all_cells_of_a_group() -> None:
+    order = UnitOrder(starvation_s=NEVER)
+    order.update(
+        [
+            WorkUnit("later", "a", 30.0, 0.0, 0, 1, 1, 1),
+            WorkUnit("rival", "b", 1.0, 0.0, 0, 1, 1, 1),
+            WorkUnit("urgent", "a", 1.0, 0.0, -1, 1, 1, 1),
+        ],
+        0.0,
+    )
+    taken = [order.take(0.0) for _ in range(3)]
+    assert [one.key for one in taken if one is not None and one.tenant == "a"] == ["urgent", "later"]
+
+
 @given(
     st.dictionaries(tenants, st.integers(1, 5), min_size=2),
     st.lists(st.tuples(tenants, st.integers(0, 500), st.integers(1, 500)), min_size=1, max_size=12),

@@ -40,6 +40,8 @@ def samples(draw: st.DrawFn) -> InstanceSample:
         kv_capacity_tokens=draw(st.sampled_from([0, 1000, 430_000])),
         preemptions=draw(st.integers(0, 5)),
         saturated=draw(st.booleans()),
+        draft_tokens=draw(st.sampled_from([0, 0, 3])) * draw(st.integers(0, 500)) * steps,
+        accepted_tokens=draw(st.sampled_from([0, 0, 1, 3])) * draw(st.integers(0, 500)) * steps,
     )
 
 

@@ -12,22 +12,9 @@ from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import EngineConfig
 from services.worker.engines.sim import SimEngine
 from tests.conformance.engine_reading import Choice, Reading, drain, make_request, run
+from tests.support.instant_clock import InstantClock
 
 TEXT = "a🚀 b—é 漢字 and so on, 🚀🚀 for ever"
-
-
-class InstantClock:
-    """Time that passes when somebody waits for it."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def now(self) -> float:
-        return self._now
-
-    async def sleep_until(self, instant: float) -> None:
-        self._now = max(self._now, instant)
-        await asyncio.sleep(0)
 
 
 CONFIG = EngineConfig(

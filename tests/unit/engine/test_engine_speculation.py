@@ -57,3 +57,18 @@ def test_run_of_speculative_steps_ends_with_the_finish():
 def test_bad_figures_are_refused_by_field(draft, rate, field):
     with pytest.raises(InvalidLimitError, match=field):
         Speculation(draft, rate)
+
+
+def test_totals_tell_what_was_drafted_and_accepted():
+    engine = engine_with(2, 0.5)
+    engine.submit(EngineRequest(1, 10, 10))
+    engine.step(0.0)
+    assert (engine.totals.draft_tokens, engine.totals.accepted_tokens) == (0, 0)
+    engine.advance(0.0)
+    # Six decode steps with two drafts each: floor(1.75 x 6) = 10 tokens, four more than steps.
+    assert (engine.totals.draft_tokens, engine.totals.accepted_tokens) == (12, 4)
+    plain = EngineModel(get_profile("toy"))
+    plain.submit(EngineRequest(1, 10, 10))
+    while plain.step(0.0) is not None:
+        pass
+    assert (plain.totals.draft_tokens, plain.totals.accepted_tokens) == (0, 0)

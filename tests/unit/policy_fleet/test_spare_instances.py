@@ -13,7 +13,7 @@ from chiron.policy.words import Phase, Role
 
 LOAD_S, WAKE_S = 20.0, 5.0
 WAITING = Traffic(1.0, queued_interactive=5)
-PATIENT = ChironSettings(min_hold_s=10_000.0)
+PATIENT = ChironSettings(min_hold_s=10_000.0, hand_over=False)
 """Nothing goes because it is not needed: what goes here goes for another model."""
 
 

@@ -85,3 +85,85 @@ def test_the_requests_that_run_at_a_throughput_are_those_that_make_it() -> None:
     assert learned.running_at(0.0) == 0.0
     # However many run, they make 1,000 tokens a second at most.
     assert learned.running_at(1_100.0) == math.inf
+
+
+def stepping(*reports: tuple[int, float], batch_size: int = 100) -> ThroughputCurve:
+    """After a minute of reports of so many running requests and tokens in a step."""
+    learned = ThroughputCurve()
+    for _ in range(60):
+        for running, step_tokens in reports:
+            learned.see(
+                FleetInstance(
+                    "i",
+                    "n",
+                    Role.MIXED,
+                    Phase.READY,
+                    batch_size,
+                    batch_size,
+                    running_interactive=running,
+                    step_tokens=step_tokens,
+                )
+            )
+        learned.learn(1.0)
+    return learned
+
+
+def test_slots_are_what_fills_the_steps_where_that_is_less() -> None:
+    # 20 requests with 2 tokens of prompt for each of their own fill steps of 60: 120 would fill steps of 360.
+    learned = stepping((20, 60.0))
+    assert learned.slots(100, 0, 360.0) == 100.0
+    assert learned.slots(100, 0, 240.0) == pytest.approx(80.0)
+    assert learned.slots(100, 0, 1.0) == 1.0
+    # Nothing is known of the steps, or they do not count.
+    assert learned.slots(100, 0, 0.0) == learned.slots(100, 0) == 100.0
+    assert stepping((20, 0.0)).slots(100, 0, 1.0) == 100.0
+
+
+def test_instances_count_in_steps_by_the_requests_that_run_there() -> None:
+    # 10 and 30 requests, 20 and 180 tokens: 5 for each. One that is idle says nothing.
+    assert stepping((10, 20.0), (30, 180.0), (0, 0.0)).slots(100, 0, 250.0) == pytest.approx(50.0)
+
+
+def test_the_shorter_of_kv_space_and_steps_decides() -> None:
+    learned = ThroughputCurve()
+    for _ in range(60):
+        learned.see(
+            FleetInstance(
+                "i",
+                "n",
+                Role.MIXED,
+                Phase.READY,
+                100,
+                100,
+                running_interactive=20,
+                step_tokens=60.0,
+                kv_usage=0.5,
+                kv_capacity_tokens=1000,
+            )
+        )
+        learned.learn(1.0)
+    # 25 tokens of KV cache for each: 0.92 of 1,000 hold 36.8. Steps of 90 tokens are full with 30.
+    assert learned.slots(100, 1000, 360.0) == pytest.approx(36.8)
+    assert learned.slots(100, 1000, 90.0) == pytest.approx(30.0)
+
+
+def test_requests_that_run_are_not_below_none_where_all_time_grows_with_them() -> None:
+    # Twice the requests take twice as long, to the last digit: rounding may leave less than no fixed time.
+    learned = ThroughputCurve()
+    for _ in range(3):
+        for running in (7, 58):
+            learned.see(
+                FleetInstance(
+                    "i",
+                    "n",
+                    Role.MIXED,
+                    Phase.READY,
+                    64,
+                    64,
+                    running_interactive=running,
+                    tokens_per_s=running / (0.0013 * running * running),
+                )
+            )
+        learned.learn(1.0)
+    assert learned.itl_s(0.0) == pytest.approx(0.0, abs=1e-12)
+    assert learned.running_at(1.0) >= 0.0

@@ -82,6 +82,14 @@ def test_tokens_of_requests_under_way_lengthen_the_mean_of_those_that_ended() ->
     assert lengths.mean == pytest.approx(by_made, rel=1e-3)
 
 
+def test_fewer_tokens_than_have_ended_shorten_no_mean() -> None:
+    lengths = LengthModel(prior_mean=100.0)
+    lengths.made(0.0, 0)
+    lengths.observe(10, 3_000.0, 900_000.0)
+    lengths.made(1_000.0, 0)
+    assert lengths.mean == pytest.approx((1_000.0 + 3_000.0) / 20, rel=1e-3)
+
+
 def test_the_prior_holds_until_requests_have_ended() -> None:
     lengths = LengthModel(prior_mean=100.0)
     lengths.made(0.0, 0)

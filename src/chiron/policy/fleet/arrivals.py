@@ -24,6 +24,11 @@ class ArrivalRate:
     """Over the longest of the last 1, 8 and 24 load times that differs from the next shorter one by no more
     than chance."""
     settled_error: float
+    falling: float
+    """What it surely is not above by now: the least of the upper bounds from the last quarter, half and whole
+    load."""
+    usual: float
+    """Over the last 24 load times, whatever has changed meanwhile."""
 
 
 class Arrivals:
@@ -56,6 +61,10 @@ class Arrivals:
             for number in (1, 2, _RECENT)
             for mean in (sum(tail[-number:]) / number,)
         )
+        falling = min(
+            sum(tail[-number:]) / number + confidence * math.sqrt(square / number)
+            for number in (1, 2, _RECENT)
+        )
         mean, error = sum(tail) / _RECENT, math.sqrt(square / _RECENT)
         for span in _SPANS[1:]:
             number = min(span, len(values))
@@ -63,4 +72,4 @@ class Arrivals:
             if abs(longer - mean) > confidence * error:
                 break
             mean, error = longer, math.sqrt(square / number)
-        return ArrivalRate(max(0.0, rising), likely, mean, error)
+        return ArrivalRate(max(0.0, rising), likely, mean, error, falling, sum(values) / len(values))

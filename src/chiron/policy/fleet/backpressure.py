@@ -26,6 +26,10 @@ class GroupWork:
     """Time from now by which its work must have been done, in seconds; negative: passed."""
     work_tokens: float
     """Output tokens of this group and of all that goes before it, at the chosen quantile."""
+    last_s: float = 0.0
+    """What the longest of its last requests takes once all have begun, in seconds."""
+    grace_s: float = 0.0
+    """By how much later than due its work may be done before anything is added for it, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,18 @@ from chiron.policy.snapshots import ModelFleet
 from chiron.policy.words import RequestClass, Role
 
 _TAIL_SHARE = 0.05
-_TAIL_OF_DEADLINE = 0.25
+_RESERVE_LOADS = 2.0
+_RESERVE_OF_DEADLINE = 0.5
+_GRACE_OF_RESERVE = 0.5
 _PRESUMED_TOKENS_PER_SLOT_S = 10.0
-_LEARNING_WEIGHT = 60.0
 _LEARNING_LOADS = 6.0
-_FAR_LOADS = 20.0
+NEAR_LOADS = 20.0
+"""Load times before a deadline from which on it is near."""
+_LAST_LOADS = 4.0
+_FULL = 0.95
+_SLOWED = 2.0
+_OVERFULL = 1.05
+"""Interactive requests that come faster by so much than full instances serve them may wait instead."""
 _GROUPS_TOLD = 8
 
 
@@ -55,7 +62,7 @@ def assess_batch(
     """Compare each group's work with what is made until it is due. O(groups)."""
     each = _tokens_per_s(state, supply.batch_slots_each)
     batch = batch_supply(model, supply, state, settings)
-    groups = group_work(model, supply, state)
+    groups = group_work(model, supply, state, settings)
     bbp = batch_backpressure(groups, batch)
     fraction = missing_batch_instances(groups, batch, each, model.load_time_s)
     numbers = {
@@ -77,24 +84,31 @@ def assess_batch(
         1 - batch.tokens_by(group.due_in_s) / group.work_tokens for group in groups if group.work_tokens > 0
     )
     deficit = min(1.0, max(0.0, deficit))
-    if batch.rate > 0 and fraction < settings.defer_below:
+    soonest = min(group.due_in_s for group in groups)
+    defer = _deferred(soonest, model.load_time_s, settings)
+    # Slots that are all taken now may be spared again, as long as there is time.
+    later = soonest > NEAR_LOADS * model.load_time_s and _takes_batch(supply)
+    graced = all(batch.time_for(each.work_tokens) <= each.due_in_s + each.grace_s for each in groups)
+    if graced or ((batch.rate > 0 or later) and fraction < defer):
         reason = "a fraction of an instance is missing: spare capacity may do"
         return BatchNeed(0, deficit, reason, numbers, groups=told)
-    soonest = min(group.due_in_s for group in groups)
-    if (
-        state.batch_lengths.weight < _LEARNING_WEIGHT
+    learning = (
         # What has a place begins at once, though no report may have told of it yet.
-        and (supply.running_batch or batch.rate > 0)
-        and soonest > _FAR_LOADS * model.load_time_s
+        (supply.running_batch or batch.rate > 0)
+        and model.backlog[0].deadline_in_s > NEAR_LOADS * model.load_time_s
         and now_s - state.batch_began_s < _LEARNING_LOADS * model.load_time_s
-    ):
+    )
+    sure = _surely_missing(model, state, batch, each) if learning else 0
+    if learning and not sure:
         reason = "first requests tell how long the work is; deadlines are far"
         return BatchNeed(0, deficit, reason, numbers, groups=told)
-    missing = math.ceil(fraction - 1e-9) if math.isfinite(fraction) else 1
+    missing = max(1, math.ceil(fraction - defer)) if math.isfinite(fraction) else 1
+    if learning:
+        missing = min(missing, sure)
     reason = f"{bbp} of {len(groups)} request groups would be late"
     weighed: tuple[Alternative, ...] = (fewer_for_deadlines(min(fraction, float(missing)), missing, bbp),)
     if missing == 1:
-        weighed += (leave_to_spare(min(fraction, 1.0), settings.defer_below),)
+        weighed += (leave_to_spare(min(fraction, 1.0), defer),)
     return BatchNeed(missing, deficit, reason, numbers, weighed, told)
 
 
@@ -104,7 +118,7 @@ def _estimates(
     """When the first groups will be done: once their tokens are made, and the longest requests have ended."""
     told = []
     for group, work in zip(model.backlog[:_GROUPS_TOLD], groups, strict=False):
-        done_s = supply.time_for(work.work_tokens) + group.deadline_in_s - work.due_in_s
+        done_s = supply.time_for(work.work_tokens) + work.last_s
         told.append(GroupEstimate(group.deadline_in_s, group.requests, done_s))
     return tuple(told)
 
@@ -139,18 +153,28 @@ def batch_supply(
     return BatchSupply(spare + batch_each * len(supply.batch), tuple(later))
 
 
-def group_work(model: ModelFleet, supply: Supply, state: ModelState) -> list[GroupWork]:
+def group_work(
+    model: ModelFleet,
+    supply: Supply,
+    state: ModelState,
+    settings: ChironSettings,
+    *,
+    cautious: bool = False,
+) -> list[GroupWork]:
     """Each group with the work up to its end and when that is due.
 
     Work starts with the rest of what runs (mean residual life of a length: half of mean × (1 + cv²)). Due is
-    the deadline less the time that the longest of the last requests takes once it runs, which is bounded by a
-    quarter of the time to the deadline. Of what is due soon the chosen quantile counts; of what is due in
-    more than twenty load times the mean, because there is time to add what turns out to be missing.
+    the deadline less a reserve: what the longest of the last requests takes once the others have ended, and
+    two load times in which what turns out to be missing can be added. It is at most half of the time to the
+    deadline, unless the caller is cautious. Of what is due soon, and for the cautious, the chosen quantile
+    counts; of what is due in more than twenty load times the mean, because there is time to add what turns
+    out to be missing.
     """
     lengths = state.batch_lengths
     running = supply.running_batch * lengths.mean * (1 + lengths.cv**2) / 2
     slots = max(1.0, supply.slots + supply.batch_slots)
-    itl_s = state.curve.itl_s(supply.slots_each) or 1 / _PRESUMED_TOKENS_PER_SLOT_S
+    full_s = state.curve.itl_s(supply.slots_each) or 1 / _PRESUMED_TOKENS_PER_SLOT_S
+    last_s = _itl_of_the_last_s(model, supply, state, settings) or full_s
     groups = []
     ahead = 0
     for group in model.backlog:
@@ -158,11 +182,62 @@ def group_work(model: ModelFleet, supply: Supply, state: ModelState) -> list[Gro
         tail = lengths.tail(_TAIL_SHARE / max(1.0, min(float(ahead), slots)))
         if model.max_context_tokens:
             tail = min(tail, model.max_context_tokens)
-        tail_s = min(tail * itl_s, _TAIL_OF_DEADLINE * max(0.0, group.deadline_in_s))
         mean, _, quantile = state.waits.work({RequestClass.BATCH: ahead}, running)
-        due_s = group.deadline_in_s - tail_s
-        groups.append(GroupWork(due_s, mean if due_s > _FAR_LOADS * model.load_time_s else quantile))
+        # An instance that turns out to be missing takes a load time to come.
+        longest_s = lengths.mean * full_s + tail * last_s
+        reserve_s = longest_s + _RESERVE_LOADS * model.load_time_s
+        if not cautious:
+            reserve_s = min(reserve_s, _RESERVE_OF_DEADLINE * max(0.0, group.deadline_in_s))
+        due_s = group.deadline_in_s - reserve_s
+        # An instance that starts for less makes hardly anything by then.
+        grace_s = min(model.load_time_s, _GRACE_OF_RESERVE * reserve_s)
+        certain = cautious or due_s <= NEAR_LOADS * model.load_time_s
+        groups.append(GroupWork(due_s, quantile if certain else mean, longest_s, grace_s))
     return groups
+
+
+def _surely_missing(model: ModelFleet, state: ModelState, batch: BatchSupply, each: float) -> int:
+    """Whole batch instances that are missing even if requests are half as long as they seem."""
+    groups, ahead = [], 0
+    for group in model.backlog:
+        ahead += group.requests
+        groups.append(GroupWork(group.deadline_in_s, ahead * state.batch_lengths.mean / 2))
+    fraction = missing_batch_instances(groups, batch, each, model.load_time_s)
+    return math.floor(fraction) if math.isfinite(fraction) else 0
+
+
+def _takes_batch(supply: Supply) -> bool:
+    """Tell whether batch requests have a place to go to, though it may be full at times."""
+    instances = (*supply.batch, *supply.loading_batch, *supply.interactive, *supply.loading_interactive)
+    return any(instance.role is not Role.INTERACTIVE for instance in instances)
+
+
+def _itl_of_the_last_s(
+    model: ModelFleet, supply: Supply, state: ModelState, settings: ChironSettings
+) -> float:
+    """Time between the tokens of the last batch requests: beside interactive ones alone; 0: unknown.
+
+    These keep no more instances than they need: where that is nearly a whole number, all of them stay full.
+    """
+    curve, running = state.curve, 1.0
+    rate = state.arrivals.rate(settings.confidence)
+    if supply.interactive and rate is not None and state.lengths_known:
+        needed = rate.settled * state.interactive_lengths.mean
+        each = _tokens_per_s(state, supply.slots_each)
+        number = max(1, min(math.ceil(needed / (_OVERFULL * each)), len(supply.interactive)))
+        running = min(curve.running_at(needed / number), supply.slots_each)
+        if needed / number >= _FULL * each:
+            # Engines that cannot keep up take more requests in, as far as the ITL SLO lets them.
+            full_s = curve.itl_s(supply.slots_each)
+            return max(full_s, min(_SLOWED * full_s, model.itl_slo_s))
+    return curve.itl_s(running)
+
+
+def _deferred(due_in_s: float, load_s: float, settings: ChironSettings) -> float:
+    """The share of one instance that may be missing: the more time is left to add it, the more."""
+    if due_in_s <= 0:
+        return settings.defer_below
+    return max(settings.defer_below, settings.defer_far * (1 - _LAST_LOADS * load_s / due_in_s))
 
 
 def _tokens_per_s(state: ModelState, slots: float) -> float:

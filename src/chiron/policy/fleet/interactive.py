@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from chiron.policy.decisions import Alternative
 from chiron.policy.fleet.arrivals import ArrivalRate
 from chiron.policy.fleet.backpressure import interactive_backpressure
+from chiron.policy.fleet.ebb import ebbing
 from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
@@ -57,12 +58,13 @@ def assess_interactive(
 ) -> InteractiveNeed:
     """Compare demand with capacity, now and one load time ahead.
 
-    Demand D counts requests that run or wait; capacity C slots. Room is C (1 + q), the queue share q being
-    what full instances admit in a part of the TTFT SLO, at most in a load time: so many may wait, and be on
-    time. Instances are added when D exceeds Θ × room, loading ones counted; or when arrivals exceed what
-    serves by so much that D exceeds the room before a new instance could be ready. For one load time after a
-    retirement the limit is the room itself: what is left takes over what the others did, and holds more for
-    it, for which the retirement is not undone.
+    Demand D counts requests that run or wait; capacity C slots, as far as steps can serve them. Room is
+    C (1 + q), the queue share q being what full instances admit in a part of the TTFT SLO, at most in a load
+    time: so many may wait, and be on time. Free slots that steps cannot serve hold a part of the queue; what
+    waits for prompts alone may use a larger part of the SLO. Instances are added when D exceeds Θ × room,
+    loading ones counted; or when arrivals exceed what serves by so much that D exceeds the room before a new
+    instance could be ready. For one load time after a retirement the limit is the room itself: what is left
+    takes over what the others did, and holds more for it, for which the retirement is not undone.
 
     Without a TTFT SLO a load time alone bounds the queue, and counts also in fact: once requests have been in
     line for so long without a break, one instance is added, and another one only when the first has had a
@@ -74,8 +76,10 @@ def assess_interactive(
     requests_each = state.curve.tokens_per_s(each) / length if state.lengths_known else 0.0
     # A queue that outlasts a load time waits for longer than a new instance would: it saves nothing.
     queue_s = min(settings.ttft_share * model.ttft_slo_s, load_s)
+    step_queue_s = min(settings.step_ttft_share * model.ttft_slo_s, load_s)
     waited_s = now_s - state.in_line_s
-    queue_share = queue_s * requests_each / each
+    room_each = min(supply.open_each + queue_s * requests_each, each + step_queue_s * requests_each)
+    queue_share = room_each / each - 1
     room_share = 1 + queue_share
     target = theta.value * room_share
     demand, coming = supply.demand, supply.coming_slots
@@ -92,6 +96,7 @@ def assess_interactive(
         "slots": supply.slots,
         "slots_each": each,
         "slots_loading": coming - supply.slots,
+        "step_tokens_each": state.curve.step_tokens_per_request,
         "waited_s": waited_s,
         "requests_per_s_each": requests_each,
         "arrivals_per_s": rate.settled if rate else 0.0,
@@ -138,7 +143,8 @@ def assess_interactive(
         return InteractiveNeed(missing_now, missing, 0, deficit, reason, numbers, (one_fewer(0),), one_fewer)
     surplus, why, others = _surplus(model, supply, state, settings, now_s, rate, queue_share)
     if not surplus and demand > supply.slots:
-        why = f"{demand - supply.slots:.0f} requests wait, and are expected to begin within {queue_s:.0f} s"
+        begin_s = max(queue_s, step_queue_s) if supply.open_each > each else queue_s
+        why = f"{demand - supply.slots:.0f} requests wait, and are expected to begin within {begin_s:.0f} s"
     return InteractiveNeed(0, 0, surplus, 0.0, f"{why}; {reason}", numbers, others)
 
 
@@ -204,10 +210,16 @@ def _surplus(
         return 0, "no interactive capacity is ready", ()
     if supply.loading_interactive or now_s - state.last_added_s < 2 * model.load_time_s:
         return 0, "cool-down: capacity has just been added", ()
-    if now_s - state.last_removed_s < model.load_time_s:
-        return 0, "cool-down: what is left takes over what went", ()
     if model.backlog and _busy(model, supply):
         return 0, "batch work fills the spare slots", ()
+    if rate is not None and settings.hand_over:
+        target = _theta(state, settings, supply.demand + supply.leaving, model.load_time_s).value
+        requests_each = state.curve.tokens_per_s(supply.slots_each) / state.interactive_lengths.mean
+        ebb, one_more = ebbing(supply, rate, target * (1 + queue_share), requests_each, settings)
+        if ebb:
+            return ebb, "arrivals ebb away, and what it runs goes on at the others", one_more
+    if now_s - state.last_removed_s < model.load_time_s:
+        return 0, "cool-down: what is left takes over what went", ()
     if rate is None:
         return *_unasked(number, model, state, settings, now_s), ()
     each, load_s = supply.slots_each, model.load_time_s

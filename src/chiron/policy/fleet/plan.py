@@ -13,6 +13,7 @@ from chiron.policy.fleet.settings import ChironSettings
 from chiron.policy.fleet.spare import spare_instances
 from chiron.policy.fleet.state import ModelState
 from chiron.policy.fleet.supply import Supply
+from chiron.policy.fleet.taper import Taper, not_spared_for_batch, taper_batch
 from chiron.policy.fleet.weighed import (
     next_candidate,
     no_gpu,
@@ -167,32 +168,39 @@ def _remove(
     model, supply = plan.model, plan.supply
     may_go = supply.count - model.min_instances
     going: dict[str, tuple[str, tuple[Alternative, ...]]] = {}
+    why, taper = "no batch request is left for it", Taper()
     if now_s - state.batch_seen_s >= settings.batch_idle_s:
         done = [*supply.batch, *supply.loading_batch]
     elif now_s - state.batch_waited_s >= settings.batch_idle_s:
         done = [i for i in supply.batch if not i.running_batch and not i.waiting_batch]
     else:
-        done = []
+        taper = taper_batch(model, supply, state, settings)
+        done, why = list(taper.chosen), "the others do what is left of the batch work in time"
     for instance in done[: max(0, may_go)]:
-        going[instance.instance_id] = (
-            "no batch request is left for it",
-            (Alternative("make it mixed", _not_for_the_least(model, supply.count - len(going) - 1)),),
-        )
+        made_mixed = Alternative("make it mixed", _not_for_the_least(model, supply.count - len(going) - 1))
+        going[instance.instance_id] = why, (*taper.weighed, made_mixed)
     for instance in done[max(0, may_go) :]:
         if instance.role_fixed:
             continue
-        reason = f"no batch request is left; it stays for min_instances {model.min_instances}"
+        reason = f"{why}; it stays for min_instances {model.min_instances}"
         plan.changes.append(ChangeRole(model.name, instance.instance_id, Role.MIXED, reason, plan.numbers))
     may_go -= len(going)
-    chosen = drains_soonest(supply.interactive, max(0, min(need.surplus, may_go)))
+    # What interactive instances spare is needed for the deadlines where batch instances go.
+    surplus = 0
+    if not taper.chosen:
+        surplus = not_spared_for_batch(model, supply, state, settings, now_s, need.surplus)
+    if surplus < need.surplus:
+        why = "batch requests that wait need what they spare"
+        plan.weighed.append(Alternative(f"retire {need.surplus - surplus} more", why))
+    chosen = drains_soonest(supply.interactive, max(0, min(surplus, may_go)))
     weighed = (*need.weighed, *next_candidate("retire", chosen, supply.interactive))
     for instance in chosen:
         going[instance.instance_id] = need.reason, weighed
     if chosen:
         state.sent_away([instance.instance_id for instance in chosen], now_s)
-    if need.surplus > len(chosen):
+    if surplus > len(chosen):
         why = _not_for_the_least(model, supply.count - len(going))
-        plan.weighed.append(Alternative(f"retire {need.surplus - len(chosen)} more", why))
+        plan.weighed.append(Alternative(f"retire {surplus - len(chosen)} more", why))
     elif not (chosen or need.missing or need.missing_now):
         plan.weighed += need.weighed
     if model.max_instances and supply.count - len(going) > model.max_instances:
@@ -204,7 +212,8 @@ def _remove(
         for instance in drains_soonest(left, len(left) - model.max_instances):
             going[instance.instance_id] = f"max_instances is {model.max_instances}", ()
     plan.retire = [
-        Retire(model.name, key, reason, plan.numbers, others) for key, (reason, others) in going.items()
+        Retire(model.name, key, reason, plan.numbers, others, settings.hand_over)
+        for key, (reason, others) in going.items()
     ]
 
 

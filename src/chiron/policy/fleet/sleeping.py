@@ -35,7 +35,16 @@ class Sleepers:
                 if shared and action.instance_id in able:
                     reason = f"{action.reason}; it sleeps: another model may use its GPUs meanwhile"
                     weighed = (retire_instead(plan.model), *action.alternatives)
-                    actions.append(Sleep(action.model, action.instance_id, reason, action.numbers, weighed))
+                    actions.append(
+                        Sleep(
+                            action.model,
+                            action.instance_id,
+                            reason,
+                            action.numbers,
+                            weighed,
+                            action.hand_over,
+                        )
+                    )
                 else:
                     weighed = (*action.alternatives, sleep_instead(shared=shared))
                     actions.append(replace(action, alternatives=weighed))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from chiron.policy.fleet.arrivals import Arrivals
 from chiron.policy.fleet.settings import ChironSettings
+from chiron.policy.fleet.steady import SteadySlots
 from chiron.policy.fleet.supply import Supply, supply_of
 from chiron.policy.fleet.theta import DemandHistory
 from chiron.policy.fleet.throughput import ThroughputCurve
@@ -22,6 +23,8 @@ class ModelState:
 
     def __init__(self, settings: ChironSettings, now_s: float) -> None:
         self.curve = ThroughputCurve()
+        self.steady = SteadySlots()
+        self._step_share = settings.step_share
         self.history = DemandHistory(settings.theta_history_loads, settings.theta_warmup_loads)
         """Demand, in requests."""
         self.bursts = DemandHistory(settings.theta_history_loads, settings.theta_warmup_loads)
@@ -38,12 +41,15 @@ class ModelState:
         """When batch requests began to be seen, after a time without any."""
         self.batch_seen_s = now_s
         """When a batch request last waited or ran."""
+        self.batch_finished = 0
+        """Batch requests that have ended since `batch_began_s`."""
         self.asked_s = now_s
         """When an interactive request last arrived, waited or ran."""
         self.in_line_s = now_s
         """When every interactive request last had a slot."""
         self.arrived = 0
         """Interactive requests that have come within the last load time."""
+        self._without_batch = False
         self._sent_away: tuple[str, ...] = ()
         self._removed_before_s = self.last_removed_s
         self._came: deque[tuple[float, int]] = deque()
@@ -72,7 +78,7 @@ class ModelState:
 
     def observe(self, model: ModelFleet, now_s: float) -> Supply:
         """Take a snapshot in; return what the model's instances add up to."""
-        supply = supply_of(model, self.curve)
+        supply = supply_of(model, self.curve, self.steady, self._step_share)
         serving = {one.instance_id for one in model.instances if one.phase is Phase.READY}
         if self._sent_away and serving.issuperset(self._sent_away):
             # Whoever carries decisions out has kept them all: nothing went.
@@ -91,6 +97,7 @@ class ModelState:
             traffic.finished_output_tokens - batch_tokens,
             traffic.finished_output_tokens_sq - batch_sq,
         )
+        self.batch_lengths.made(_batch_tokens_per_s(model) * (now_s - self._last_s), supply.running_batch)
         if supply.demand or traffic.arrived_interactive:
             self.asked_s = now_s
         if supply.demand <= supply.slots:
@@ -98,9 +105,13 @@ class ModelState:
         if model.backlog:
             self.batch_waited_s = now_s
         if model.backlog or supply.running_batch:
-            if now_s - self.batch_seen_s > model.load_time_s:
+            # An instance may load faster than two ticks follow each other.
+            if self._without_batch and now_s - self.batch_seen_s > model.load_time_s:
                 self.batch_began_s = now_s
+                self.batch_finished = 0
             self.batch_seen_s = now_s
+        self._without_batch = not (model.backlog or supply.running_batch)
+        self.batch_finished += traffic.finished_batch
         while self._peaks and self._peaks[-1][1] <= supply.demand:
             self._peaks.pop()
         self._peaks.append((now_s, supply.demand))
@@ -123,3 +134,12 @@ class ModelState:
     def peak_demand(self) -> int:
         """The largest interactive demand within the last load time, in requests."""
         return self._peaks[0][1]
+
+
+def _batch_tokens_per_s(model: ModelFleet) -> float:
+    """Output tokens that batch requests get, by their share of those that run."""
+    return sum(
+        each.tokens_per_s * each.running_batch / (each.running_batch + each.running_interactive)
+        for each in model.instances
+        if each.running_batch
+    )

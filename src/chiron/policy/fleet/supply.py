@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from chiron.policy.fleet.steady import SteadySlots
 from chiron.policy.fleet.throughput import ThroughputCurve
 from chiron.policy.snapshots import FleetInstance, ModelFleet
 from chiron.policy.words import Phase, Role
@@ -21,8 +22,10 @@ class Supply:
     loading_batch: list[FleetInstance] = field(default_factory=list)
     sleeping: list[FleetInstance] = field(default_factory=list)
     draining: int = 0
+    leaving: int = 0
+    """Interactive requests that run on draining instances."""
     slots: float = 0.0
-    """Of the READY interactive and mixed instances: batch sizes, safe ones, or what KV holds if less."""
+    """Of the READY interactive and mixed instances: batch sizes, safe ones, or what KV or steps hold."""
     batch_slots: float = 0.0
     """The same of the READY batch instances."""
     demand: int = 0
@@ -31,6 +34,8 @@ class Supply:
     """Batch requests in engines, waiting ones included."""
     slots_each: float = 1.0
     """Of one interactive or mixed instance, on average as reported; one that loads is taken to reach that."""
+    open_each: float = 1.0
+    """The same whatever fills the steps: free slots in which requests wait for their prompts included."""
     batch_slots_each: float = 1.0
     """Of one batch instance, on average as reported: what a further one is taken to reach, too."""
     made_mixed: int = 0
@@ -57,16 +62,21 @@ class Supply:
         )
 
 
-def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
-    """Sum a model up, and show its READY instances to the curve. O(instances)."""
+def supply_of(model: ModelFleet, curve: ThroughputCurve, steady: SteadySlots, step_share: float) -> Supply:
+    """Sum a model up, and show its READY instances to the curve. O(instances).
+
+    `step_share`: of the step-token budget, that counts; 0: steps bound no slots.
+    """
+    steady.see(model)
     supply = Supply(demand=model.traffic.queued_interactive)
+    opened = 0.0
     for instance in model.instances:
         phase = instance.phase
         if phase is Phase.READY:
             curve.see(instance)
-            # What its local autoscaler has not opened yet takes nobody in before a queue builds up.
-            usable = min(instance.safe_batch_size, instance.batch_size)
-            slots = curve.slots(usable, instance.kv_capacity_tokens)
+            usable = steady.usable(instance)
+            step_tokens = step_share * instance.step_token_budget
+            slots = curve.slots(usable, instance.kv_capacity_tokens, step_tokens)
             supply.demand += instance.running_interactive + instance.waiting_interactive
             supply.running_batch += instance.running_batch + instance.waiting_batch
             if instance.role is Role.BATCH:
@@ -75,11 +85,13 @@ def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
             else:
                 supply.interactive.append(instance)
                 supply.slots += slots
+                opened += curve.slots(usable, instance.kv_capacity_tokens)
         elif phase is Phase.LOADING:
             loading = supply.loading_batch if instance.role is Role.BATCH else supply.loading_interactive
             loading.append(instance)
         elif phase is Phase.DRAINING:
             supply.draining += 1
+            supply.leaving += instance.running_interactive
         else:
             supply.sleeping.append(instance)
     # Fixed here: what role changes make of the averages must not change what a further instance is worth.
@@ -90,6 +102,8 @@ def supply_of(model: ModelFleet, curve: ThroughputCurve) -> Supply:
     else:
         most_kv = max((i.kv_capacity_tokens for i in model.instances), default=0)
         supply.slots_each = curve.slots(model.initial_batch_size, most_kv)
+    open_each = opened / len(supply.interactive) if supply.interactive else 0.0
+    supply.open_each = max(supply.slots_each, open_each)
     supply.batch_slots_each = (
         max(1.0, supply.batch_slots / len(supply.batch)) if supply.batch else supply.slots_each
     )

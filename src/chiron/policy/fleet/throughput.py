@@ -1,10 +1,14 @@
-"""What an instance of a model can do: tokens per second, and requests that its KV cache holds.
+"""What an instance of a model can do: tokens per second, and requests that its KV cache and steps hold.
 
 Learned from reports; reconstructed. Time between a request's tokens is taken as linear in the requests that
 run, and fitted by discounted least squares. The line promises too much where the truth bends up, so what has
 been measured (mean throughput of instances about equally full) bounds it. It promises too little once all
 instances have been half empty for a while, so what full instances made the last time bounds it from below:
 only those show what an engine makes for long, since one that computes no prompts decodes faster.
+
+Each request takes a share of every step: its own token, drafts, and the prompts that its place in the batch
+costs over time. Where these fill the step-token budget no further request can run for long, whatever slots
+are free. The share is the ratio of the mean tokens in a step to the requests that run.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ class ThroughputCurve:
         "_kv",
         "_kv_tick",
         "_saturated_s",
+        "_step",
+        "_step_tick",
         "_sums",
         "_tick",
         "_tick_bins",
@@ -46,6 +52,9 @@ class ThroughputCurve:
         self._saturated_s = 0.0
         self._kv = (0.0, 0.0)
         self._kv_tick = [0.0, 0.0]
+        # Running requests, and tokens that a step computed.
+        self._step = (0.0, 0.0)
+        self._step_tick = [0.0, 0.0]
         # Of full instances: seconds, running, tokens per second. They fade as newer ones come, not with time.
         self._full = (0.0, 0.0, 0.0)
         self._full_age_s = 0.0
@@ -78,6 +87,9 @@ class ThroughputCurve:
             index = int(math.log2(running) * _BINS_PER_DOUBLING)
             number, total = self._tick_bins.get(index, (0, 0.0))
             self._tick_bins[index] = (number + 1, total + rate)
+        if instance.step_tokens > 0:
+            self._step_tick[0] += running
+            self._step_tick[1] += instance.step_tokens
         if instance.kv_capacity_tokens and instance.kv_usage > 0:
             self._kv_tick[0] += running
             self._kv_tick[1] += instance.kv_usage * instance.kv_capacity_tokens
@@ -102,6 +114,11 @@ class ThroughputCurve:
         if self._kv_tick[0]:
             scale = interval_s / self._kv_tick[0]
             self._kv = (self._kv[0] * keep + interval_s, self._kv[1] * keep + self._kv_tick[1] * scale)
+        self._step = (
+            self._step[0] * keep + self._step_tick[0] * interval_s,
+            self._step[1] * keep + self._step_tick[1] * interval_s,
+        )
+        self._step_tick = [0.0, 0.0]
         full, running, rate = self._full_tick
         self._full_age_s += interval_s
         if full:
@@ -167,7 +184,8 @@ class ThroughputCurve:
 
         n requests at fixed + slope × n seconds between tokens make n / (fixed + slope × n) tokens per second.
         """
-        fixed_s = self.itl_s(0.0)
+        # Where the whole of it grows with the requests, rounding may leave less than nothing fixed.
+        fixed_s = max(0.0, self.itl_s(0.0))
         slope_s = self.itl_s(1.0) - fixed_s
         spared = 1 - slope_s * tokens_per_s
         return fixed_s * tokens_per_s / spared if spared > 0 else math.inf
@@ -177,9 +195,21 @@ class ThroughputCurve:
         """KV tokens that a running request holds on average; 0: unknown."""
         return self._kv[1] / self._kv[0] if self._kv[0] else 0.0
 
-    def slots(self, batch_size: int, kv_capacity_tokens: int) -> float:
-        """Requests that an instance runs at once: its batch size, or what its KV cache holds if less."""
-        held = self.kv_tokens_per_request
-        if not held or not kv_capacity_tokens:
-            return float(batch_size)
-        return min(float(batch_size), max(1.0, _KV_SHARE * kv_capacity_tokens / held))
+    @property
+    def step_tokens_per_request(self) -> float:
+        """Tokens that a step computes for each request that runs, drafts and prompts included; 0: unknown."""
+        return self._step[1] / self._step[0] if self._step[0] else 0.0
+
+    def slots(self, batch_size: int, kv_capacity_tokens: int, step_tokens: float = 0.0) -> float:
+        """Requests that an instance runs at once.
+
+        Its batch size, or what its KV cache holds, or what fills its steps of at most `step_tokens` (0: any
+        number), if less.
+        """
+        slots = float(batch_size)
+        held, each = self.kv_tokens_per_request, self.step_tokens_per_request
+        if held and kv_capacity_tokens:
+            slots = min(slots, max(1.0, _KV_SHARE * kv_capacity_tokens / held))
+        if each and step_tokens:
+            slots = min(slots, max(1.0, step_tokens / each))
+        return slots

@@ -146,6 +146,16 @@ def keep(peak: float, slots_left: float, limit: float, hold_s: float) -> Alterna
     return Alternative("keep it", why, {"peak_demand": peak, "slots_left": slots_left, "limit": limit})
 
 
+def keep_for_deadlines(work_tokens: float, made_tokens: float, due_s: float) -> Alternative:
+    """A batch instance that goes while batch requests wait could stay.
+
+    work_tokens: of the group that is tightest, and of what goes before it, with a margin. made_tokens: by the
+    others, in the `due_s` seconds until it must be done.
+    """
+    why = f"the others make {made_tokens:.0f} tokens within {due_s:.0f} s, of {work_tokens:.0f} to be made"
+    return Alternative("keep it", why, {"work": work_tokens, "made": made_tokens, "due_s": due_s})
+
+
 def sleep_instead(*, shared: bool) -> Alternative:
     """A retired instance could sleep."""
     why = "it cannot, or its node has no memory for it" if shared else "no other model could use its GPUs"

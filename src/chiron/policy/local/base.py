@@ -8,7 +8,17 @@ from typing import Protocol
 from chiron.policy.decisions import Limits
 from chiron.policy.snapshots import InstanceSample
 
-_MEASURED = ("steps", "output_tokens", "prompt_tokens", "itl_mean_s", "itl_slo_s", "kv_usage", "preemptions")
+_MEASURED = (
+    "steps",
+    "output_tokens",
+    "prompt_tokens",
+    "itl_mean_s",
+    "itl_slo_s",
+    "kv_usage",
+    "preemptions",
+    "draft_tokens",
+    "accepted_tokens",
+)
 
 
 class LocalAutoscaler(Protocol):
@@ -57,7 +67,7 @@ def is_evidence(sample: InstanceSample) -> bool:
     Only an interval throughout which slots were full or requests waited does: with room to spare,
     throughput and ITL are those of the demand, and a larger batch size could be neither earned nor refuted.
     """
-    return sample.saturated and sample.steps > 0 and sample.output_tokens > 0 and sample.itl_slo_s > 0
+    return sample.saturated and sample.steps > 0 and sample.decodes > 0 and sample.itl_slo_s > 0
 
 
 def clamp(value: float, ceiling: int) -> int:

@@ -79,24 +79,30 @@ class Learning:
 
     def knee(self, budget: int) -> float:
         """Requests beyond which a larger batch no longer decodes more: every step is filled to the budget."""
-        return budget / (1 + self.mix.prompt_share)
+        return budget / self.tokens_each
+
+    @property
+    def tokens_each(self) -> float:
+        """Tokens that a step computes for each request that decodes: its own, its drafts', and prompts."""
+        return self.mix.width + self.mix.prompt_share
 
     def step_s(
-        self, decode_tokens: float, budget: int, kv_tokens: float, prompt_tokens: float | None = None
+        self, decoding: float, budget: int, kv_tokens: float, prompt_tokens: float | None = None
     ) -> float:
-        """Mean seconds of a step with so many decode tokens under this budget.
+        """Mean seconds of a step in which so many requests decode under this budget.
 
         A share of the steps carries prompt and is filled to the budget, the others carry decodes alone; the
-        share follows from prompt tokens per output token. In between the base is linear, so smaller chunks
+        share follows from prompt tokens per decode. In between the base is linear, so smaller chunks
         more often come to the same. `prompt_tokens` per step replace what the lasting mix implies.
         """
         fit = self.fit
-        room = budget - decode_tokens
-        owed = self.mix.prompt_share * decode_tokens if prompt_tokens is None else prompt_tokens
+        tokens = decoding * self.mix.width
+        room = budget - tokens
+        owed = self.mix.prompt_share * decoding if prompt_tokens is None else prompt_tokens
         if owed >= room:
-            base_s = fit.base_s(max(budget, decode_tokens))
+            base_s = fit.base_s(max(budget, tokens))
         else:
-            low_s = fit.upper_s(decode_tokens)
+            low_s = fit.upper_s(tokens)
             high_s = max(low_s, fit.base_s(budget))
             base_s = (low_s + (high_s - low_s) * owed / room) * self.bias.get(budget, UNSEEN_BIAS)
         return base_s + fit.kv_s * kv_tokens
@@ -105,7 +111,7 @@ class Learning:
         """Return the mean ITL in seconds and the output tokens a second of a full batch."""
         decoding = min(batch_size, self.knee(budget))
         step_s = self.step_s(decoding, budget, decoding * self.mix.kv_per_request)
-        return step_s * self._itl_per_step, decoding / step_s
+        return step_s * self._itl_per_step, self.mix.gain * decoding / step_s
 
     def filled(self, budget: int) -> tuple[float, float]:
         """Return what `predict` does for a batch at the knee or beyond; kept until something is learned."""
@@ -119,9 +125,9 @@ class Learning:
         return self._filled_at(budget, base_factor * self.fit.least_s(budget))
 
     def _filled_at(self, budget: int, base_s: float) -> tuple[float, float]:
-        decoding = budget / (1 + self.mix.prompt_share)
+        decoding = self.knee(budget)
         step_s = base_s + self.fit.kv_s * self.mix.kv_per_request * decoding
-        return step_s * self._itl_per_step, decoding / step_s
+        return step_s * self._itl_per_step, self.mix.gain * decoding / step_s
 
     def all_decoding_s(self, batch_size: int, budget: int) -> float:
         """Mean ITL in seconds of steps filled to the budget while the KV of so many requests is read."""
@@ -135,7 +141,7 @@ class Learning:
         the most of them is taken to be that of the share 1 - (1 - p)^2 (reconstructed). Below the knee it
         never falls as the batch grows.
         """
-        fit, share = self.fit, self.mix.prompt_share
+        fit, share, width = self.fit, self.mix.prompt_share, self.mix.width
         step_target_s = target_s / self._itl_per_step
         kv_s = fit.kv_s * self.mix.kv_per_request
         filled_s = fit.base_s(budget)
@@ -149,11 +155,11 @@ class Learning:
                 # Nearly a line: interpolation soon gets there, bisection in between sees to the rest.
                 middle = min(high, low + 1 + int((high - low) * low_off / (low_off - high_off)))
             bisect = not bisect
-            room = budget - middle
+            room = budget - width * middle
             if share * middle >= room:
                 step_s = filled_s
             else:
-                low_s = fit.upper_s(middle)
+                low_s = fit.upper_s(width * middle)
                 heavy = 1 - (1 - share * middle / room) ** 2
                 step_s = bias * (low_s + max(0.0, filled_s - low_s) * heavy)
             off = step_s + kv_s * middle - step_target_s
@@ -176,7 +182,7 @@ class Learning:
         else:
             self.kv_share = min(1.0, self.kv_share * 1.002)
         evidence = is_evidence(sample)
-        busy = running >= BUSY_REQUESTS and sample.steps > 0 and sample.output_tokens > 0
+        busy = running >= BUSY_REQUESTS and sample.steps > 0 and sample.decodes > 0
         if not (evidence or busy) or sample.itl_mean_s <= 0:
             self._running = None
             return
@@ -191,23 +197,25 @@ class Learning:
             grown=running - before,
             kv_tokens=kv_tokens,
             kv_grown=kv_tokens - kv_before,
+            drafted=sample.draft_tokens,
+            accepted=sample.accepted_tokens,
         )
         self._learn(sample, (kv_before + kv_tokens) / 2, running - before, evidence)
 
     def _learn(self, sample: InstanceSample, kv_tokens: float, changed: int, evidence: bool) -> None:
-        tokens = (sample.output_tokens + sample.prompt_tokens) / sample.steps
-        decoding = sample.output_tokens / sample.steps
+        tokens = sample.computed_tokens / sample.steps
+        decoding = sample.decodes / sample.steps
         step_s = sample.interval_s / sample.steps
         budget = sample.step_token_budget
         filled = abs(tokens - budget) <= EVEN_WITHIN * budget
-        alone = tokens - decoding <= EVEN_WITHIN * tokens
+        alone = sample.prompt_tokens / sample.steps <= EVEN_WITHIN * tokens
         even = filled or (alone and abs(changed) <= max(1.0, EVEN_WITHIN * decoding))
         if filled:
             tokens = budget
         if (
             self.fit.points
             and abs(changed) <= MOVING * decoding
-            and not self._compare(sample, step_s, tokens, decoding, kv_tokens, even)
+            and not self._compare(sample, step_s, tokens, kv_tokens, even)
         ):
             return
         self._itl_per_step = 0.8 * self._itl_per_step + 0.2 * sample.itl_mean_s / step_s
@@ -221,7 +229,6 @@ class Learning:
         sample: InstanceSample,
         step_s: float,
         tokens: float,
-        decoding: float,
         kv_tokens: float,
         even: bool,
     ) -> bool:
@@ -230,12 +237,14 @@ class Learning:
         Return whether the sample may teach anything: a stall does not, unless it turns out to last.
         """
         fit, budget = self.fit, sample.step_token_budget
+        decoding, width = sample.decodes / sample.steps, self.mix.width
         kv_read_s = fit.kv_s * kv_tokens
         uneven = not even and fit.measured(budget)
-        if not (fit.reaches(decoding) if uneven else fit.near(tokens)):
+        if not (fit.reaches(decoding * width) if uneven else fit.near(tokens)):
             return True
         if uneven:
-            expected_s = self.step_s(decoding, budget, kv_tokens, prompt_tokens=tokens - decoding)
+            owed = tokens - decoding * width
+            expected_s = self.step_s(decoding, budget, kv_tokens, prompt_tokens=owed)
         else:
             expected_s = fit.base_s(tokens) + kv_read_s
         miss = abs(step_s / expected_s - 1)
@@ -247,7 +256,7 @@ class Learning:
             bias = self.bias.get(budget, UNSEEN_BIAS)
             off = (step_s - kv_read_s) / (expected_s - kv_read_s)
             self.bias[budget] = min(1.2, max(0.8, bias * (1 + BIAS_WEIGHT * (off - 1))))
-        if not uneven or fit.near(decoding):
+        if not uneven or fit.near(decoding * width):
             self.error += 0.3 * (min(1.0, miss) - self.error)
         if settled and self.error > TRUST_ERROR and self._misses >= FORGET_MISSES:
             self._forget(sample.kv_capacity_tokens)

@@ -1,6 +1,8 @@
-"""The mix of work: prompt tokens per output token, and the KV tokens that a request holds on average."""
+"""The mix of work: what a request computes in a step, and the KV tokens that it holds on average."""
 
 from __future__ import annotations
+
+from chiron.policy.snapshots import decodes
 
 MEMORY = 0.98
 """Discount per interval of what both long-run estimates rest on."""
@@ -27,21 +29,30 @@ SETTLED_FROM = 0.8
 class WorkMix:
     """Both as they will be once the batch is settled, although it is young or still growing (reconstructed).
 
+    A request that decodes takes part in each step: with one token, and with those that are drafted for it.
+    Counted per such decode are the tokens computed and the output tokens that come of it, each 1 without
+    speculative decoding, and the prompt tokens owed for it.
+
     Prompt tokens computed in an interval replace requests that ended and fill new slots: they are regressed
-    on output tokens and on the growth of the batch, and the first coefficient is the lasting one.
+    on decodes and on the growth of the batch, and the first coefficient is the lasting one.
 
     A request's KV grows until it ends, so a young batch holds less than it will. KV tokens released per KV
     token held and step, h, settle sooner than KV itself, and once as much is released as written,
-    KV = (tokens written per step) / h; per request that is (1 + prompt share) / h. How much of what is
-    written is released again tells how settled the batch is, and corrects both (the factors are measured
-    on lognormal lengths; they fade as the batch settles).
+    KV = (tokens written per step) / h; per request that is (output tokens + prompt tokens per decode) / h.
+    How much of what is written is released again tells how settled the batch is, and corrects both (the
+    factors are measured on lognormal lengths; they fade as the batch settles).
     """
 
     def __init__(self) -> None:
         self.prompt_share = 0.0
-        """Prompt tokens computed per output token, over the long run."""
+        """Prompt tokens computed per decode, over the long run."""
+        self.width = 1.0
+        """Tokens that a decode computes: one, and its drafts."""
+        self.gain = 1.0
+        """Output tokens per decode: one, and the drafts accepted."""
         self.kv_per_request = 0.0
         """KV tokens per running request, once settled."""
+        self._decodes = self._drafted = self._output = 0.0
         self._out_out = self._out_grown = self._grown_grown = 0.0
         self._out_prompt = self._grown_prompt = 0.0
         self._released = 0.0
@@ -65,12 +76,20 @@ class WorkMix:
         grown: int,
         kv_tokens: float,
         kv_grown: float,
+        drafted: int = 0,
+        accepted: int = 0,
     ) -> None:
         """Learn from one saturated interval: tokens, steps, requests and KV at its end and their growth."""
-        self._out_out = MEMORY * self._out_out + output * output
-        self._out_grown = MEMORY * self._out_grown + output * grown
+        decoded = decodes(output, accepted)
+        self._decodes = MEMORY * self._decodes + decoded
+        self._drafted = MEMORY * self._drafted + drafted
+        self._output = MEMORY * self._output + output
+        self.width = 1 + self._drafted / self._decodes
+        self.gain = self._output / self._decodes
+        self._out_out = MEMORY * self._out_out + decoded * decoded
+        self._out_grown = MEMORY * self._out_grown + decoded * grown
         self._grown_grown = MEMORY * self._grown_grown + grown * grown
-        self._out_prompt = MEMORY * self._out_prompt + output * prompt
+        self._out_prompt = MEMORY * self._out_prompt + decoded * prompt
         self._grown_prompt = MEMORY * self._grown_prompt + grown * prompt
         self._released = MEMORY * self._released + max(0.0, output + prompt - kv_grown)
         self._written = MEMORY * self._written + output + prompt
@@ -88,7 +107,7 @@ class WorkMix:
         if self._released <= 0:
             return MOST_AGEING * now
         late = min(MOST_LATE_RELEASE, LATE_RELEASE * (1 - turnover))
-        settled = (1 + self.prompt_share) * self._held_steps / self._released * (1 + late)
+        settled = (self.gain + self.prompt_share) * self._held_steps / self._released * (1 + late)
         present = PRESENT_WEIGHT * max(0.0, turnover - SETTLED_FROM) / (1 - SETTLED_FROM)
         return min(MOST_AGEING * now, settled + present * (now - settled))
 

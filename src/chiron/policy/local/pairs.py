@@ -51,7 +51,7 @@ def full_batch(learning: Learning, budget: int) -> int:
 
 def fillable(learning: Learning, grid: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Return the budgets whose steps a batch of at most so many requests fills; the smallest at least."""
-    largest = most * (1 + learning.mix.prompt_share) / SLACK
+    largest = most * learning.tokens_each / SLACK
     return grid[: bisect_right(grid, largest)] or grid[:1]
 
 
@@ -107,7 +107,7 @@ def largest_batch(learning: Learning, grid: Sequence[int], slo_s: float, most: i
     target_s = learning.target_s(slo_s)
     largest, first_missed = 0, len(grid)
     # The first budget that fills its steps with `most` requests is the last one worth a look.
-    last = min(len(grid), bisect_right(grid, most * (1 + learning.mix.prompt_share) / SLACK) + 1)
+    last = min(len(grid), bisect_right(grid, most * learning.tokens_each / SLACK) + 1)
     for index in range(last - 1, -1, -1):
         budget = grid[index]
         if full_batch(learning, budget) <= largest:

@@ -73,13 +73,13 @@ class Probes:
         self, learning: Learning, sample: InstanceSample, grid: Sequence[int], most: int, best: Pair
     ) -> int:
         """The budget with the largest promise above the best pair, or 0."""
-        decoding = sample.output_tokens / sample.steps
+        decoded = (sample.computed_tokens - sample.prompt_tokens) / sample.steps
         target_s = learning.target_s(sample.itl_slo_s)
         needed = WORTHWHILE_LATER if self.done else WORTHWHILE
         sure = best.on_target and learning.fit.measured(best.budget)
         promise, chosen = needed * best.tokens_per_s if sure else 0.0, 0
         for budget in grid:
-            if budget in self._tried or budget < CLEARANCE * decoding or learning.fit.measured(budget):
+            if budget in self._tried or budget < CLEARANCE * decoded or learning.fit.measured(budget):
                 continue
             # Within the curve the promise is at most this much above the prediction: most are out at once.
             if learning.fit.reaches(budget) and learning.filled(budget)[1] <= promise * (1 - OPTIMISM):

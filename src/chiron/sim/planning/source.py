@@ -238,7 +238,7 @@ def _chosen(
     deadline_s: NDArray[np.float64],
 ) -> Workload:
     """The chosen requests at other times."""
-    prefix, refuse_late = workload.prefix, workload.refuse_late
+    prefix, refuse_late, tenant = workload.prefix, workload.refuse_late, workload.tenant
     return Workload(
         arrival_s,
         workload.prompt_tokens[chosen],
@@ -248,4 +248,5 @@ def _chosen(
         deadline_s,
         None if prefix is None else tuple(prefix[at] for at in chosen),
         None if refuse_late is None else refuse_late[chosen],
+        None if tenant is None else tuple(tenant[at] for at in chosen),
     )

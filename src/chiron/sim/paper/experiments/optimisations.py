@@ -26,8 +26,17 @@ VARIANTS: Mapping[str, str] = {
     "both": "prefix-caching,speculation",
 }
 """Names in the report, and in `chiron.sim.variations`."""
-POLICIES: Mapping[str, Sequence[str]] = {"ShareGPT": ("chiron", "llumnix"), "long prompts": ("chiron",)}
+CHIRON = PolicyChoice("chiron")
+POLICIES: Mapping[str, Sequence[PolicyChoice]] = {
+    "ShareGPT": (CHIRON, PolicyChoice("llumnix")),
+    "long prompts": (CHIRON,),
+}
 """Workload → who serves it."""
+BESIDE: Sequence[PolicyChoice] = (
+    PolicyChoice("chiron", parameters={"step_share": 0.0}),
+    PolicyChoice("fixed"),
+)
+"""Where there is time for it: slots counted whole, whatever fills the steps, and the smallest fleet."""
 
 
 def scenario_of(workload: str, variant: str, *, quick: bool) -> Scenario:
@@ -43,18 +52,18 @@ def scenario_of(workload: str, variant: str, *, quick: bool) -> Scenario:
 
 
 def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
-    """Every variant of both workloads."""
+    """Every variant of both workloads; the full size has the policies of `BESIDE` too."""
     return [
         Case(
             NAME,
             {"workload": workload, "variant": variant},
             scenario_of(workload, variant, quick=size.quick),
-            PolicyChoice(policy),
+            policy,
             seed,
         )
         for workload, policies in POLICIES.items()
         for variant in VARIANTS
-        for policy in policies
+        for policy in (policies if size.quick else (*policies, *BESIDE))
         for seed in size.reported(quick=1, full=2)
     ]
 
@@ -72,7 +81,8 @@ def tell(outcomes: Sequence[Outcome]) -> Section:
             f"{PREFIX_SHARE:.0%} of each prompt is one of {SHARED_PREFIXES} beginnings that engines keep. "
             f"Speculative decoding drafts {SPECULATION.draft_tokens} tokens a step, of which one is accepted "
             f"at {SPECULATION.acceptance_rate:.0%} if those before it were; both numbers are assumed, and "
-            "what drafting costs is not simulated, so that the gain is the most that it can be.",
+            "what drafting costs is not simulated, so that the gain is the most that it can be. With "
+            "step_share=0 slots count whole, whether or not the steps can serve that many requests.",
         ),
         tuple(_table(workload, having(outcomes, "workload", workload)) for workload in _workloads(outcomes)),
         tuple(_plot(workload, having(outcomes, "workload", workload)) for workload in _workloads(outcomes)),
