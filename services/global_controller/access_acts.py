@@ -6,12 +6,13 @@ import dataclasses
 import math
 import re
 
-from chiron.auth.access import EVERY_MODEL
 from chiron.auth.api_keys import NewKey
+from chiron.auth.rights import EVERY_MODEL
 from chiron.requests.validation import MAX_PRIORITY
 from chiron.rpc.errors import ChironError, Reason
 from chiron.store import ApiKeyRecord, Kind, Snapshot, TenantRecord
 from chiron.v1 import access_pb2, types_pb2
+from services.global_controller.key_terms import changed, check_terms
 from services.global_controller.view import Act
 from services.global_controller.writer import Draft
 
@@ -39,7 +40,7 @@ def delete_tenant(snapshot: Snapshot, name: str) -> Draft:
         raise ChironError(Reason.TENANT_NOT_FOUND, _no_tenant(snapshot, name))
     live = sum(key.tenant == name and not key.revoked for key in snapshot.api_keys.values())
     if live:
-        raise ChironError(Reason.BUSY, f"tenant {name!r} has {live} API keys in force: revoke them first")
+        raise ChironError(Reason.BUSY, f"tenant {name!r} has {live} keys that are not revoked: revoke them")
     return Draft(deletes=[(Kind.TENANT, name)], acts=[Act("delete_tenant", f"tenant {name}")])
 
 
@@ -55,10 +56,37 @@ def create_key(
         raise ChironError.invalid([("label", f"must have at most {_LABEL_CHARACTERS} characters")])
     if request.tenant and request.tenant not in snapshot.tenants:
         raise ChironError(Reason.TENANT_NOT_FOUND, _no_tenant(snapshot, request.tenant))
+    _check_terms(snapshot, request.tenant, request.terms, created_unix_ms)
     record = ApiKeyRecord(
-        new.key_id, new.digest, request.tenant, request.role, request.label, created_unix_ms
+        new.key_id,
+        new.digest,
+        request.tenant,
+        request.role,
+        request.label,
+        created_unix_ms,
+        terms=request.terms.SerializeToString(deterministic=True),
     )
     return Draft(puts=[record], acts=[Act("create_key", f"API key {new.key_id} for {holder(record)}")])
+
+
+def set_key(snapshot: Snapshot, request: access_pb2.SetKeyRequest, now_ms: int) -> Draft | None:
+    """Changes what a key in force has of its own; None: it is so already."""
+    record = snapshot.api_keys.get(request.key_id)
+    if record is None:
+        raise ChironError(Reason.KEY_NOT_FOUND, f"no API key {request.key_id!r}")
+    if record.revoked:
+        raise ChironError.invalid([("key_id", f"API key {request.key_id} was revoked, which is for good")])
+    if not request.fields:
+        raise ChironError.invalid([("fields", "nothing is named that is to change")])
+    before = record.parsed_terms()
+    terms = changed(before, request.terms, request.fields)
+    if terms == before:
+        return None
+    if not record.tenant or record.tenant in snapshot.tenants:
+        _check_terms(snapshot, record.tenant, terms, now_ms, before)
+    after = dataclasses.replace(record, terms=terms.SerializeToString(deterministic=True))
+    what = ", ".join(sorted(set(request.fields)))
+    return Draft(puts=[after], acts=[Act("set_key", f"API key {record.key_id} of {holder(record)}: {what}")])
 
 
 def revoke_key(snapshot: Snapshot, key_id: str) -> Draft | None:
@@ -70,6 +98,20 @@ def revoke_key(snapshot: Snapshot, key_id: str) -> Draft | None:
         return None
     revoked = dataclasses.replace(record, revoked=True)
     return Draft(puts=[revoked], acts=[Act("revoke_key", f"API key {key_id} of {holder(record)}")])
+
+
+def _check_terms(
+    snapshot: Snapshot,
+    tenant: str,
+    terms: access_pb2.KeyTerms,
+    now_ms: int,
+    before: access_pb2.KeyTerms | None = None,
+) -> None:
+    """Raises ChironError for what is wrong with the terms, and was not so before."""
+    spec = snapshot.tenants[tenant].parsed_spec() if tenant else None
+    known = check_terms(before, spec, now_ms) if before is not None else []
+    if violations := [one for one in check_terms(terms, spec, now_ms) if one not in known]:
+        raise ChironError.invalid(violations)
 
 
 def check_tenant(tenant: access_pb2.Tenant, snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -86,7 +128,7 @@ def check_tenant(tenant: access_pb2.Tenant, snapshot: Snapshot) -> list[tuple[st
         found.append(("classes", "must be interactive or batch"))
     if abs(tenant.most_urgent_priority) > MAX_PRIORITY:
         found.append(("most_urgent_priority", f"must be -{MAX_PRIORITY} to {MAX_PRIORITY}"))
-    for name in ("requests_per_s", "batch_weight"):
+    for name in ("requests_per_s", "batch_weight", "weight"):
         value: float = getattr(tenant.quota, name)
         if not (math.isfinite(value) and value >= 0):
             found.append((f"quota.{name}", f"must be a number >= 0, not {value:g}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from chiron.store import ApiKeyRecord, Snapshot
 from chiron.v1 import access_pb2 as pb
 from chiron.v1 import access_pb2_grpc
 from services.global_controller import access_acts
+from services.global_controller.registry import RouterLink
 from services.global_controller.seat import Seat
 from services.global_controller.writer import Draft
 
@@ -63,12 +64,25 @@ class AccessServicer(access_pb2_grpc.AccessServiceServicer):
         await self._act(context, lambda snapshot: access_acts.revoke_key(snapshot, request.key_id))
         return pb.RevokeKeyResponse(key=await self._key(request.key_id, context))
 
+    async def SetKey(self, request: pb.SetKeyRequest, context: Context) -> pb.SetKeyResponse:
+        """Changes what a key has of its own."""
+        changed, now_ms = False, time.time_ns() // 1_000_000
+
+        def build(snapshot: Snapshot) -> Draft | None:
+            nonlocal changed
+            draft = access_acts.set_key(snapshot, request, now_ms)
+            changed = draft is not None
+            return draft
+
+        await self._act(context, build)
+        return pb.SetKeyResponse(key=await self._key(request.key_id, context), changed=changed)
+
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """The keys, the oldest first."""
-        keys = sorted(
-            self._seat.leading().snapshot.api_keys.values(), key=lambda key: (key.created_unix_ms, key.key_id)
-        )
-        return pb.ListKeysResponse(keys=map(_shown, keys))
+        leading = self._seat.leading()
+        keys = sorted(leading.snapshot.api_keys.values(), key=lambda key: (key.created_unix_ms, key.key_id))
+        near = near_limits(leading.registry.routers.values())
+        return pb.ListKeysResponse(keys=[_shown(key, near.get(key.key_id, ())) for key in keys])
 
     async def _act(self, context: Context, build: Callable[[Snapshot], Draft | None]) -> None:
         try:
@@ -83,13 +97,25 @@ class AccessServicer(access_pb2_grpc.AccessServiceServicer):
         return _shown(record)
 
 
-def _shown(record: ApiKeyRecord) -> pb.ApiKey:
+def near_limits(routers: Iterable[RouterLink]) -> dict[str, list[pb.LimitUse]]:
+    """Key → the limits of which a router's last report tells that little is left."""
+    found: dict[str, list[pb.LimitUse]] = {}
+    for link in routers:
+        for told in link.report.near_limits:
+            use = pb.LimitUse(limit=told.use.limit, share=told.use.share, router_id=link.router_id)
+            found.setdefault(told.key_id, []).append(use)
+    return found
+
+
+def _shown(record: ApiKeyRecord, near: Iterable[pb.LimitUse] = ()) -> pb.ApiKey:
     shown = pb.ApiKey(
         key_id=record.key_id,
         tenant=record.tenant,
         role=record.role,
         label=record.label,
         revoked=record.revoked,
+        terms=record.parsed_terms() if record.terms else None,
+        near_limits=near,
     )
     shown.created.FromMilliseconds(record.created_unix_ms)
     return shown

@@ -77,6 +77,9 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
                         yield pb.ConnectAgentResponse(keys=keys)
                         told = keys
                     yield pb.ConnectAgentResponse(desired=controller.desired(link))
+                    if (granted := link.hand_overs) is not None:
+                        link.hand_overs = None
+                        yield pb.ConnectAgentResponse(hand_overs=granted)
                     await link.wake.after(seen)
             await self._end(context, reader, controller.registry.is_current(link), f"node {link.node_id}")
         finally:

@@ -28,6 +28,7 @@ from services.global_controller.cordons import GpuOrders
 from services.global_controller.decisions.book import DecisionBook
 from services.global_controller.farewell import farewell
 from services.global_controller.fleet_feed import FleetFeed
+from services.global_controller.hand_over import HandOverOrders
 from services.global_controller.levels import NodeIndex, desired_instances, level_of, told
 from services.global_controller.mirror import Mirror
 from services.global_controller.notice import Notice
@@ -133,6 +134,8 @@ class Controller:
             tasks.create_task(self._show_health())
             tasks.create_task(self._loop())
             tasks.create_task(self.autoscaling.run())
+            if self.config.autoscaler.chiron.hand_over:
+                tasks.create_task(HandOverOrders(self).run())
             tasks.create_task(self.ticket_keys.run())
             tasks.create_task(self.decisions.run())
             tasks.create_task(self._watch_fatal())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from chiron.internal.v1 import control_pb2
-from chiron.policy.snapshots import FleetSnapshot
+from chiron.policy.snapshots import FleetSnapshot, Traffic
 from chiron.policy.words import Phase
 from chiron.store import ModelRecord, Snapshot
 from chiron.v1 import cluster_pb2
@@ -86,19 +86,34 @@ class FleetFeed:
 
     def take(self, snapshot: Snapshot) -> FleetSnapshot:
         """The cluster now. A new interval of traffic begins, so that one caller alone may take snapshots."""
-        registry = self._registry
         self.update(snapshot)
-        models = tuple(snapshot.models.values())
-        routers = tuple(Told(link.report, registry.age_s(link)) for link in registry.routers.values())
+        return self._made(snapshot, self._demand.take(self._queued(snapshot)))
+
+    def look(self, snapshot: Snapshot) -> FleetSnapshot:
+        """The cluster now, for who asks for no traffic but what waits in the routers."""
+        queued = self._queued(snapshot)
+        return self._made(
+            snapshot, {name: Traffic(0.0, queued_interactive=count) for name, count in queued.items()}
+        )
+
+    def _queued(self, snapshot: Snapshot) -> dict[str, int]:
+        return queued_interactive(snapshot.models.values(), self._told())
+
+    def _told(self) -> tuple[Told, ...]:
+        registry = self._registry
+        return tuple(Told(link.report, registry.age_s(link)) for link in registry.routers.values())
+
+    def _made(self, snapshot: Snapshot, traffic: Mapping[str, Traffic]) -> FleetSnapshot:
+        registry = self._registry
         known = Known(
-            models=models,
+            models=tuple(snapshot.models.values()),
             instances=tuple(snapshot.instances.values()),
             unknown=tuple(one for one in registry.unknown() if one.instance_id not in snapshot.instances),
             nodes={node.node_id: registry.view(node) for node in snapshot.nodes.values()},
             statuses=registry.statuses(),
-            routers=routers,
+            routers=self._told(),
             phases=self._phases,
-            traffic=self._demand.take(queued_interactive(models, routers)),
+            traffic=traffic,
             presumed=self._presumed,
             gpu_budget=self._gpu_budget,
             sleep_host_bytes=registry.sleep_host_bytes(),

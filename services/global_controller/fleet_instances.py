@@ -64,6 +64,8 @@ def fleet_instance(
         waiting_interactive=load.waiting.interactive,
         waiting_batch=load.waiting.batch,
         tokens_per_s=load.tokens_per_s,
+        step_token_budget=load.step_token_budget,
+        step_tokens=load.step_tokens,
         kv_usage=load.kv_usage,
         kv_capacity_tokens=load.kv_capacity_tokens,
         ready_in_s=ready_in_s,

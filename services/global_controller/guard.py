@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from chiron.auth.access import expired
 from chiron.auth.api_keys import digest_of, id_of, key_in, matches
 from chiron.auth.credentials import Credentials
 from chiron.auth.settings import AuthSettings
@@ -57,7 +59,7 @@ class Doorkeeper:
         return check
 
     def judge(self, credentials: Credentials, role: str) -> None:
-        """Raises ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, NOT_ALLOWED."""
+        """Raises ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, KEY_EXPIRED, NOT_ALLOWED."""
         if not self._required and (credentials.local or role != ADMIN):
             return
         if credentials.api_key:
@@ -88,6 +90,10 @@ class Doorkeeper:
             raise ChironError(Reason.KEY_INVALID, "this API key is not one of this cluster's")
         if record.revoked:
             raise ChironError(Reason.KEY_REVOKED, f"API key {record.key_id} was revoked")
+        if record.terms and (terms := record.parsed_terms()).HasField("expires"):
+            expires_s = terms.expires.ToMilliseconds() / 1e3
+            if time.time() >= expires_s:
+                raise expired(record.key_id, expires_s)
         return next((name for name, role in _ROLES.items() if role == record.role), "")
 
 

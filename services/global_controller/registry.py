@@ -53,8 +53,10 @@ class AgentLink:
     """See observe.Sent."""
     level: Level = ()
     """What the agent is to be told."""
+    hand_overs: control_pb2.HandOvers | None = None
+    """How fast its instances that drain may hand over, until the agent has been told."""
     wake: Pulse = field(default_factory=Pulse)
-    """Beats when `level` has changed or the stream is to end."""
+    """Beats when `level` or `hand_overs` has changed or the stream is to end."""
     closed: bool = False
     """The stream is to end."""
     leaving: bool = False

@@ -39,6 +39,7 @@ class RoutedAccess:
                         tenant=key.tenant,
                         revoked=key.revoked,
                         role=access_pb2.AccessRole.ValueType(key.role),
+                        terms=key.parsed_terms() if key.terms else None,
                     )
                     for key in snapshot.api_keys.values()
                     if key.tenant or key.role == access_pb2.ACCESS_ROLE_ADMIN

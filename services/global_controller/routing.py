@@ -202,6 +202,7 @@ def _model(
         rollout_version=model.rollout_version,
         kept_versions=sorted({one.spec_version for one in kept if not is_failed(one)}),
         on_demand=unstartable is not None,
+        tool_parser=spec.tool_parser,
     )
     if any(is_ready(one) for one in wanted):
         return routed

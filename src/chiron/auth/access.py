@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 from chiron.auth.api_keys import id_of, matches
+from chiron.auth.callers import Caller, HeldKey
 from chiron.auth.credentials import TENANT_URI, Credentials
 from chiron.internal.v1 import control_pb2
 from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import access_pb2, types_pb2
+from chiron.v1 import access_pb2
 
-EVERY_MODEL = "*"
+_HEARD_SOON_S = 1.0
+"""What a caller is told to wait who may be known once a controller is heard."""
 _NOBODY = (
-    "this cluster asks who calls: send an API key as `authorization: Bearer` metadata, or present a client "
-    "certificate of a tenant"
+    "this cluster asks who calls: send an API key in the header `authorization: Bearer KEY`, or present a "
+    "client certificate of a tenant"
 )
 
 
 class AccessTable:
     """Tenants, and the keys and certificate subjects that stand for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
+        """Nobody is known. wall_clock: seconds since the epoch, by which keys expire."""
         self.tenants: dict[str, access_pb2.Tenant] = {}
         self.keys: dict[str, control_pb2.RoutedKey] = {}
+        self.held: dict[str, HeldKey] = {}
+        """The same keys, read once."""
         self._by_subject: dict[str, str] = {}
+        self._callers: dict[str, Caller] = {}
+        self._wall_clock = wall_clock
+        self.outdated = False
+        """What there is was kept from an earlier time: who is not among it may be there all the same."""
 
     def replace(self, tenants: Iterable[access_pb2.Tenant], keys: Iterable[control_pb2.RoutedKey]) -> None:
         """Takes a whole table."""
         self.tenants = {tenant.name: tenant for tenant in tenants}
         self.keys = {key.key_id: key for key in keys}
+        self.held = {key_id: HeldKey.of(key) for key_id, key in self.keys.items()}
         self._index()
 
     def change(
@@ -43,32 +56,34 @@ class AccessTable:
             self.tenants.pop(name, None)
         for key_id in removed_key_ids:
             self.keys.pop(key_id, None)
+            self.held.pop(key_id, None)
         self.tenants.update((tenant.name, tenant) for tenant in tenants)
-        self.keys.update((key.key_id, key) for key in keys)
+        for key in keys:
+            self.keys[key.key_id], self.held[key.key_id] = key, HeldKey.of(key)
         self._index()
 
-    def identify(self, credentials: Credentials) -> access_pb2.Tenant:
-        """The caller's tenant. An API key counts before a certificate.
+    def identify(self, credentials: Credentials) -> Caller:
+        """Who calls. An API key counts before a certificate.
 
         Raises:
-            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN, NOT_ALLOWED.
+            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, KEY_EXPIRED, TENANT_UNKNOWN;
+                RETRY_ELSEWHERE where the table is outdated and the caller not in it;
+                NOT_ALLOWED.
         """
-        if credentials.api_key:
-            key = self._key(credentials.api_key)
+        if not credentials.api_key:
+            return Caller(self._tenant(self._of_subjects(credentials.subjects)))
+        key = self._key(credentials.api_key)
+        caller = self._callers.get(key.key_id)
+        if caller is None:
             if not key.tenant:
                 raise ChironError(Reason.NOT_ALLOWED, "this API key is an administrator's: it has no tenant")
-            name = key.tenant
-        else:
-            name = self._of_subjects(credentials.subjects)
-        tenant = self.tenants.get(name)
-        if tenant is None:
-            raise ChironError(Reason.TENANT_UNKNOWN, f"tenant {name!r} does not exist (any more)")
-        return tenant
+            caller = self._callers[key.key_id] = Caller(self._tenant(key.tenant), key)
+        return caller
 
     def claimed(self, credentials: Credentials) -> str:
         """The tenant whose key, or whose certificate, is shown, unproved; empty: none."""
         if credentials.api_key:
-            key = self.keys.get(id_of(credentials.api_key))
+            key = self.held.get(id_of(credentials.api_key))
             return key.tenant if key is not None else ""
         try:
             return self._of_subjects(credentials.subjects)
@@ -76,19 +91,33 @@ class AccessTable:
             return ""
 
     def is_admin(self, credentials: Credentials) -> bool:
-        """Whether the caller is an administrator. Raises ChironError: KEY_INVALID, KEY_REVOKED."""
+        """Whether the caller is an administrator. Raises ChironError: KEY_INVALID, _REVOKED, _EXPIRED."""
         if credentials.api_key:
             return self._key(credentials.api_key).role == access_pb2.ACCESS_ROLE_ADMIN
         return credentials.has_role("admin")
 
-    def _key(self, text: str) -> control_pb2.RoutedKey:
-        key = self.keys.get(id_of(text))
+    def _key(self, text: str) -> HeldKey:
+        key = self.held.get(id_of(text))
         # A wrong secret under a known id and an unknown id are told apart by nobody.
         if key is None or not matches(text, key.digest):
-            raise ChironError(Reason.KEY_INVALID, "this API key is not one of this cluster's")
+            raise self._unknown(Reason.KEY_INVALID, "this API key is not one of this cluster's")
         if key.revoked:
             raise ChironError(Reason.KEY_REVOKED, f"API key {key.key_id} was revoked")
+        if key.expires_s != math.inf and self._wall_clock() >= key.expires_s:
+            raise expired(key.key_id, key.expires_s)
         return key
+
+    def _tenant(self, name: str) -> access_pb2.Tenant:
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            raise self._unknown(Reason.TENANT_UNKNOWN, f"tenant {name!r} does not exist (any more)")
+        return tenant
+
+    def _unknown(self, reason: Reason, text: str) -> ChironError:
+        if not self.outdated:
+            return ChironError(reason, text)
+        text = "this router has not heard a controller since it started, and does not know who calls yet"
+        return ChironError(Reason.RETRY_ELSEWHERE, text, retry_after_s=_HEARD_SOON_S)
 
     def _of_subjects(self, subjects: tuple[str, ...]) -> str:
         for subject in subjects:
@@ -100,38 +129,13 @@ class AccessTable:
         raise ChironError(Reason.CREDENTIALS_MISSING, _NOBODY)
 
     def _index(self) -> None:
+        self._callers = {}
         self._by_subject = {
             subject: tenant.name for tenant in self.tenants.values() for subject in tenant.subjects
         }
 
 
-def check_allowed(
-    tenant: access_pb2.Tenant, model: str, request_class: types_pb2.RequestClass.ValueType, priority: int
-) -> None:
-    """Raises ChironError (NOT_ALLOWED) that names what the tenant may not ask for, and what it may."""
-    if EVERY_MODEL not in tenant.models and model not in tenant.models:
-        there = ", ".join(sorted(tenant.models)) or "none"
-        _deny(tenant, f"model {model!r}", f"its models are: {there}")
-    check_class(tenant, request_class, priority)
-
-
-def check_class(
-    tenant: access_pb2.Tenant, request_class: types_pb2.RequestClass.ValueType, priority: int
-) -> None:
-    """Raises ChironError (NOT_ALLOWED) for a class or a priority that the tenant may not ask for."""
-    if request_class == types_pb2.REQUEST_CLASS_UNSPECIFIED:
-        request_class = types_pb2.REQUEST_CLASS_INTERACTIVE
-    if tenant.classes and request_class not in tenant.classes:
-        names = ", ".join(map(class_name, tenant.classes))
-        _deny(tenant, f"class {class_name(request_class)}", f"its classes are: {names}")
-    if tenant.HasField("most_urgent_priority") and priority < tenant.most_urgent_priority:
-        _deny(tenant, f"priority {priority}", f"its most urgent is {tenant.most_urgent_priority}")
-
-
-def class_name(value: types_pb2.RequestClass.ValueType) -> str:
-    """`interactive` or `batch`."""
-    return types_pb2.RequestClass.Name(value).removeprefix("REQUEST_CLASS_").lower()
-
-
-def _deny(tenant: access_pb2.Tenant, what: str, may: str) -> None:
-    raise ChironError(Reason.NOT_ALLOWED, f"tenant {tenant.name!r} may not use {what}: {may}")
+def expired(key_id: str, expires_s: float) -> ChironError:
+    """UNAUTHENTICATED for a key whose time is over; `expires_s` is by the wall clock, since the epoch."""
+    when = datetime.fromtimestamp(expires_s, UTC)
+    return ChironError(Reason.KEY_EXPIRED, f"API key {key_id} expired at {when:%Y-%m-%d %H:%M:%S} UTC")

@@ -1,10 +1,11 @@
-"""Quotas of tenants: requests per second, tokens per minute, requests at once. Pure.
+"""Quotas of tenants and of keys: requests per second, tokens per minute, requests at once. Pure.
 
 Times are monotonic seconds.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from chiron.rpc.errors import ChironError, Reason
@@ -33,6 +34,11 @@ class Bucket:
         self._refill(now)
         return max(0.0, (amount - self._level) / self.rate_per_s)
 
+    def used(self, now: float) -> float:
+        """Share of the capacity that is not there; above 1 where some is owed."""
+        self._refill(now)
+        return 1 - self._level / self.capacity
+
     def take(self, amount: float) -> None:
         """Takes an amount; beyond what is there, it is owed."""
         self._level -= amount
@@ -48,10 +54,12 @@ class Bucket:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """What one request has taken of its tenant's quota."""
+    """What one request has taken of its tenant's quota, and of its key's."""
 
     account: Account
     tokens: int
+    key: Account | None = None
+    """The key's, where it has limits of its own."""
     open: bool = True
     unused: int = 0
     """Tickets in a row that its request came back from without having used them."""
@@ -61,26 +69,34 @@ class Hold:
         if self.open:
             self.open = False
             self.account.running -= 1
+            if self.key is not None:
+                self.key.running -= 1
 
     def undo(self) -> None:
         """The request never ran, or was lost: it counts for nothing."""
         if self.open:
             self.end()
             self.account.give_back(self.tokens)
+            if self.key is not None:
+                self.key.give_back(self.tokens)
 
     def redo(self) -> None:
         """It runs after all, and counts whatever else has been taken meanwhile."""
         if not self.open:
             self.open = True
             self.account.charge(self.tokens)
+            if self.key is not None:
+                self.key.charge(self.tokens)
 
 
 class Account:
-    """What one tenant uses at this door."""
+    """What one tenant, or one key, uses at this door."""
 
-    def __init__(self, quota: access_pb2.Quota, now: float) -> None:
+    def __init__(self, quota: access_pb2.Quota, now: float, key_id: str = "") -> None:
+        """Nothing is used. key_id: whose it is; empty: a tenant's."""
         self.running = 0
         self._quota = quota
+        self._key_id = key_id
         self._requests = self._bucket(*_requests(quota), now)
         self._tokens = self._bucket(*_tokens(quota), now)
 
@@ -92,30 +108,67 @@ class Account:
         self._requests = _resized(self._requests, *_requests(quota), now)
         self._tokens = _resized(self._tokens, *_tokens(quota), now)
 
-    def take(self, tokens: int, now: float) -> Hold:
-        """Takes what one request needs, all of it or nothing.
+    def take(self, tokens: int, now: float, key: Account | None = None) -> Hold:
+        """Takes what one request needs, all of it or nothing, of both where the key has limits of its own.
 
         Raises:
             ChironError: QUOTA_EXCEEDED with the time until there is room; without one when there never is.
+                Its metadata names the limit and whose it is; where both stand in the way, it is the one that
+                does so for longer.
         """
+        refusal = self._refusal(tokens, now)
+        if key is not None:
+            refusal = _longer(key._refusal(tokens, now), refusal)
+        if refusal is not None:
+            raise refusal
+        self.charge(tokens)
+        if key is not None:
+            key.charge(tokens)
+        return Hold(self, tokens, key)
+
+    def in_use(self, now: float) -> dict[str, float]:
+        """Limit → share of it that is in use: 0 for none, 1 when nothing is left."""
+        found = {}
+        if self._quota.concurrent:
+            found["concurrent"] = self.running / self._quota.concurrent
+        if self._requests is not None:
+            found["requests_per_s"] = self._requests.used(now)
+        if self._tokens is not None:
+            found["tokens_per_min"] = self._tokens.used(now)
+        return found
+
+    def _refusal(self, tokens: int, now: float) -> ChironError | None:
+        """Why a request of so many tokens may not run now; None: it may."""
         quota = self._quota
         if quota.concurrent and self.running >= quota.concurrent:
-            text = f"{self.running} requests of this tenant run already, as many as its quota allows at once"
-            raise ChironError(Reason.QUOTA_EXCEEDED, text, retry_after_s=_BUSY_RETRY_S)
+            text = (
+                f"{self.running} requests of {self._whose} run already, as many as its quota allows at once"
+            )
+            return self._exceeded("concurrent", text, _BUSY_RETRY_S)
         if self._tokens is not None and tokens > self._tokens.capacity:
             text = (
-                f"the request may use {tokens} tokens; the tenant's quota is {quota.tokens_per_min} a minute"
+                f"the request may use {tokens} tokens; the quota of {self._whose} is "
+                f"{quota.tokens_per_min} a minute"
             )
-            raise ChironError(Reason.QUOTA_EXCEEDED, text)
-        for bucket, amount, what in (
-            (self._requests, 1, f"{quota.requests_per_s:g} requests a second"),
-            (self._tokens, tokens, f"{quota.tokens_per_min} tokens a minute"),
-        ):
-            if bucket is not None and (wait_s := bucket.wait_s(amount, now)) > 0:
-                text = f"this tenant's quota of {what} is used up"
-                raise ChironError(Reason.QUOTA_EXCEEDED, text, retry_after_s=wait_s)
-        self.charge(tokens)
-        return Hold(self, tokens)
+            return self._exceeded("tokens_per_min", text, None)
+        if self._requests is not None and (wait_s := self._requests.wait_s(1, now)) > 0:
+            return self._used_up("requests_per_s", f"{quota.requests_per_s:g} requests a second", wait_s)
+        if self._tokens is not None and (wait_s := self._tokens.wait_s(tokens, now)) > 0:
+            return self._used_up("tokens_per_min", f"{quota.tokens_per_min} tokens a minute", wait_s)
+        return None
+
+    def _used_up(self, limit: str, what: str, wait_s: float) -> ChironError:
+        return self._exceeded(limit, f"the quota of {self._whose}, {what}, is used up", wait_s)
+
+    def _exceeded(self, limit: str, text: str, retry_after_s: float | None) -> ChironError:
+        told = {"limit": limit, "limit_of": "key" if self._key_id else "tenant"}
+        if self._key_id:
+            told["key_id"] = self._key_id
+        return ChironError(Reason.QUOTA_EXCEEDED, text, retry_after_s=retry_after_s, metadata=told)
+
+    @property
+    def _whose(self) -> str:
+        return f"API key {self._key_id}" if self._key_id else "this tenant"
 
     def charge(self, tokens: int) -> None:
         """Counts a request, also beyond the quota: what comes later waits the longer."""
@@ -135,6 +188,17 @@ class Account:
     @staticmethod
     def _bucket(capacity: float, rate_per_s: float, now: float) -> Bucket | None:
         return Bucket(capacity, rate_per_s, now) if rate_per_s > 0 else None
+
+
+def _longer(one: ChironError | None, other: ChironError | None) -> ChironError | None:
+    """The refusal that lasts longer; one without a time lasts for ever."""
+    if one is None or other is None:
+        return one or other
+    return other if _lasts_s(other) > _lasts_s(one) else one
+
+
+def _lasts_s(refusal: ChironError) -> float:
+    return math.inf if refusal.retry_after_s is None else refusal.retry_after_s
 
 
 def metered_max_tokens(quota: access_pb2.Quota, max_tokens: int) -> int:

@@ -67,8 +67,15 @@ def identity_of(tls: TlsSettings, auth: AuthSettings) -> Identity:
     return Identity(files, read_key(auth.key_file, "key_file") if auth.key_file is not None else "")
 
 
-def check_exposure(listen: str, auth: AuthSettings, tls: TlsSettings) -> None:
-    """Raises ValueError("listen: ...") for a door that other hosts could use unasked or unencrypted."""
+def check_exposure(listen: str, auth: AuthSettings, tls: TlsSettings, *, key: str = "listen") -> None:
+    """Raises ValueError("listen: ...") for a door that other hosts could use unasked or unencrypted.
+
+    Args:
+        listen: host:port.
+        auth: the process's.
+        tls: the process's.
+        key: the setting that has `listen`.
+    """
     host = listen.rpartition(":")[0]
     if is_loopback_host(host) or auth.insecure:
         return
@@ -79,7 +86,7 @@ def check_exposure(listen: str, auth: AuthSettings, tls: TlsSettings) -> None:
     else:
         return
     raise ValueError(
-        f"listen: {listen} is reachable from other hosts, and there is no {missing}; where the network "
+        f"{key}: {listen} is reachable from other hosts, and there is no {missing}; where the network "
         "itself is trusted, set insecure = true in [auth]"
     )
 

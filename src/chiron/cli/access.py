@@ -1,4 +1,4 @@
-"""`chiron keys` and `chiron tenants`."""
+"""`chiron tenants`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from chiron.auth.access import class_name
-from chiron.cli.runner import EXIT_BAD_START, CliError
+from chiron.auth.rights import class_name
 from chiron.cli.status import to_json
 from chiron.cluster.access_admin import AccessAdmin
 from chiron.cluster.tenants import read_tenants
 from chiron.v1 import access_pb2 as pb
-
-_ROLES = {
-    "admin": pb.ACCESS_ROLE_ADMIN,
-    "agent": pb.ACCESS_ROLE_AGENT,
-    "router": pb.ACCESS_ROLE_ROUTER,
-}
-
 
 _TENANT_COLUMNS = (
     "TENANT",
@@ -31,46 +23,9 @@ _TENANT_COLUMNS = (
     "REQUESTS/S",
     "TOKENS/MIN",
     "AT ONCE",
+    "WEIGHT",
     "BATCHES",
 )
-
-
-async def create_key(controller: str, tenant: str, role: str, label: str) -> int:
-    """Prints the new key alone on stdout, so that a shell can take it; what it is, on stderr."""
-    if bool(tenant) == bool(role):
-        raise CliError("give either --tenant or --role", EXIT_BAD_START)
-    if role and role not in _ROLES:
-        raise CliError(f"--role must be one of {', '.join(_ROLES)}, not {role}", EXIT_BAD_START)
-    async with AccessAdmin(controller) as admin:
-        made = await admin.create_key(tenant, role=_ROLES.get(role, pb.ACCESS_ROLE_UNSPECIFIED), label=label)
-    print(f"key {made.key.key_id} for {_holder(made.key)}; it is shown only once:", file=sys.stderr)
-    print(made.secret)
-    return 0
-
-
-async def revoke_keys(controller: str, key_ids: Sequence[str]) -> int:
-    """Revokes keys in the order given."""
-    async with AccessAdmin(controller) as admin:
-        for key_id in key_ids:
-            await admin.revoke_key(key_id)
-            print(f"{key_id}: revoked")
-    return 0
-
-
-async def list_keys(controller: str, *, as_json: bool) -> int:
-    """Prints every key, the oldest first."""
-    async with AccessAdmin(controller) as admin:
-        keys = await admin.list_keys()
-    if as_json:
-        print(to_json(pb.ListKeysResponse(keys=keys)))
-        return 0
-    table = Table("KEY", "HOLDER", "STATE", "CREATED", "LABEL", box=None)
-    for key in keys:
-        created = key.created.ToDatetime().strftime("%Y-%m-%d %H:%M")
-        state = "revoked" if key.revoked else "in force"
-        table.add_row(key.key_id, _holder(key), state, created, key.label)
-    _console().print(table)
-    return 0
 
 
 async def apply_tenants(controller: str, files: Sequence[Path]) -> int:
@@ -110,16 +65,11 @@ async def list_tenants(controller: str, *, as_json: bool) -> int:
             _limit(quota.requests_per_s),
             _limit(quota.tokens_per_min),
             _limit(quota.concurrent),
+            f"{quota.weight or 1:g}",
             _batches(quota),
         )
     _console().print(table)
     return 0
-
-
-def _holder(key: pb.ApiKey) -> str:
-    if key.tenant:
-        return f"tenant {key.tenant}"
-    return "role " + pb.AccessRole.Name(key.role).removeprefix("ACCESS_ROLE_").lower()
 
 
 def _batches(quota: pb.Quota) -> str:

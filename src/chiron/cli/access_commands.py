@@ -1,4 +1,4 @@
-"""The commands `chiron keys`, `chiron tenants` and `chiron certs` and their options."""
+"""The commands `chiron tenants` and `chiron certs` and their options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 
 from chiron.cli.options import CONTROLLER, Controller, Json
 
-keys_app = typer.Typer(help="Create, revoke and list API keys.", no_args_is_help=True)
 tenants_app = typer.Typer(help="Apply, list and delete tenants.", no_args_is_help=True)
 certs_app = typer.Typer(help="Make a cluster's certificates.", no_args_is_help=True)
 
@@ -21,40 +20,6 @@ Hosts = Annotated[
     typer.Option("--host", help="DNS name or address under which it serves; may be repeated."),
 ]
 Days = Annotated[int, typer.Option(min=1, help="Days for which certificates are valid.")]
-
-
-@keys_app.command("create")
-def keys_create(
-    tenant: Annotated[str, typer.Option(help="Tenant whose requests it lets in.")] = "",
-    role: Annotated[str, typer.Option(help="Instead of a tenant: admin, agent or router.")] = "",
-    label: Annotated[str, typer.Option(help="A note for people.")] = "",
-    controller: Controller = CONTROLLER,
-) -> None:
-    """Make an API key and print it; it is kept nowhere and cannot be shown again."""
-    from chiron.cli.access import create_key
-    from chiron.cli.runner import execute
-
-    execute(create_key(controller, tenant, role, label))
-
-
-@keys_app.command("revoke")
-def keys_revoke(
-    key_ids: Annotated[list[str], typer.Argument(metavar="KEY_ID")], controller: Controller = CONTROLLER
-) -> None:
-    """Take keys out of force for good."""
-    from chiron.cli.access import revoke_keys
-    from chiron.cli.runner import execute
-
-    execute(revoke_keys(controller, key_ids))
-
-
-@keys_app.command("list")
-def keys_list(as_json: Json = False, controller: Controller = CONTROLLER) -> None:
-    """List the keys, without their secrets."""
-    from chiron.cli.access import list_keys
-    from chiron.cli.runner import execute
-
-    execute(list_keys(controller, as_json=as_json))
 
 
 @tenants_app.command("apply")

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from chiron.cli.access_commands import certs_app, keys_app, tenants_app
+from chiron.cli.access_commands import certs_app, tenants_app
 from chiron.cli.autoscaling_commands import add_instance_commands, add_model_commands
 from chiron.cli.batch.commands import app as batch_app
 from chiron.cli.drain import drain_app
 from chiron.cli.instance_commands import instances_app
+from chiron.cli.key_commands import keys_app
 from chiron.cli.options import CONTROLLER, ROUTER, Controller, Json, Router
 from chiron.cli.output import guarded_output
 from chiron.cli.sim import app as sim_app
@@ -92,6 +93,12 @@ def up(
     ] = None,
     routers: Annotated[int, typer.Option(min=1, help="Routers; they take consecutive ports.")] = 1,
     router_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 50051,
+    http_port: Annotated[
+        int,
+        typer.Option(
+            min=-1, max=65535, help="Of the OpenAI-compatible HTTP door. 0: any free port; -1: no such door."
+        ),
+    ] = 8000,
     controllers: Annotated[
         int, typer.Option(min=1, help="Controllers, one of which leads; more than one needs --etcd.")
     ] = 1,
@@ -141,6 +148,7 @@ def up(
                 controllers=controllers,
                 etcd=etcd,
                 router_port=router_port,
+                http_port=None if http_port < 0 else http_port,
                 controller_port=controller_port,
                 batch_store=batch_store,
                 config=config,

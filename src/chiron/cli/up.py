@@ -13,7 +13,7 @@ from rich.console import Console
 from chiron.cli.progress import Progress, open_progress
 from chiron.cli.runner import EXIT_BAD_START, EXIT_INTERRUPTED, CliError
 from chiron.cluster import AdminError, LocalCluster, read_model_files
-from chiron.cluster.batch_store import is_configured
+from chiron.cluster.batch_store import is_configured, who_keeps
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.vllm_cpu import CPU_WORKER_ENV, smollm2_spec, vllm_spec
 from chiron.rpc.controllers import split_addresses
@@ -39,6 +39,7 @@ class UpOptions:
     etcd: str | None
     """None: the state lies in memory; empty: in an etcd of the cluster's own; else where its members are."""
     router_port: int
+    http_port: int | None
     controller_port: int
     batch_store: str | None
     """None: as the configuration says, else a file of the run's own."""
@@ -52,6 +53,7 @@ async def run_up(options: UpOptions) -> int:
     console = Console()
     # Off the loop, so that Ctrl-C is heard while a model is being built.
     specs = await asyncio.to_thread(_specs, options)
+    store = _own_store(options.config) if options.batch_store is None else options.batch_store
     try:
         async with LocalCluster(
             nodes=options.nodes,
@@ -63,12 +65,13 @@ async def run_up(options: UpOptions) -> int:
             directory=options.directory,
             controller_port=options.controller_port,
             router_port=options.router_port,
+            http_port=options.http_port,
             config=options.config,
-            batch_store=_own_store(options.config) if options.batch_store is None else options.batch_store,
+            batch_store=store,
             worker_env=worker_env(specs),
         ) as cluster:
             try:
-                await _serve(cluster, specs, console, live=options.live)
+                await _serve(cluster, specs, console, store, live=options.live)
             finally:
                 console.print("draining; Ctrl-C again ends everything at once", highlight=False)
     except asyncio.CancelledError:
@@ -85,7 +88,7 @@ def _own_store(config: Path | None) -> str | None:
 
 
 async def _serve(
-    cluster: LocalCluster, specs: Sequence[pb.ModelSpec], console: Console, *, live: bool
+    cluster: LocalCluster, specs: Sequence[pb.ModelSpec], console: Console, store: str | None, *, live: bool
 ) -> None:
     with open_progress(console, live=live) as progress:
         progress.say(f"logs and state: {cluster.directory}")
@@ -94,9 +97,12 @@ async def _serve(
         for spec in specs:
             for failure in failures(snapshot, spec.name):
                 progress.say(f"failed: {failure}")
+        if keeping := who_keeps(store, cluster.router_addresses, cluster.http_urls):
+            progress.say(keeping)
+        doors = ", ".join(f"{url}/v1" for url in cluster.http_urls)
         progress.say(
             f"ready: router {','.join(cluster.router_addresses)} controller {cluster.controller_address}; "
-            "Ctrl-C drains"
+            f"{f'OpenAI API {doors}; ' if doors else ''}Ctrl-C drains"
         )
         watching = asyncio.ensure_future(_watch(cluster, progress))
         ending = asyncio.ensure_future(cluster.wait_ended(progress.say))

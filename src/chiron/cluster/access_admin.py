@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from chiron.cluster.admin import ClusterAdmin
@@ -38,11 +38,20 @@ class AccessAdmin(ClusterAdmin):
         *,
         role: pb.AccessRole.ValueType = pb.ACCESS_ROLE_UNSPECIFIED,
         label: str = "",
+        terms: pb.KeyTerms | None = None,
     ) -> pb.CreateKeyResponse:
         """Makes a key for a tenant or a role; its secret is in the answer and nowhere else."""
-        request = pb.CreateKeyRequest(tenant=tenant, role=role, label=label)
+        request = pb.CreateKeyRequest(tenant=tenant, role=role, label=label, terms=terms)
         answer: pb.CreateKeyResponse = await self._access(
             lambda stub, timeout: stub.CreateKey(request, timeout=timeout)
+        )
+        return answer
+
+    async def set_key(self, key_id: str, terms: pb.KeyTerms, fields: Iterable[str]) -> pb.SetKeyResponse:
+        """Changes a key in force: the fields named become what `terms` has."""
+        request = pb.SetKeyRequest(key_id=key_id, terms=terms, fields=fields)
+        answer: pb.SetKeyResponse = await self._access(
+            lambda stub, timeout: stub.SetKey(request, timeout=timeout)
         )
         return answer
 

@@ -56,6 +56,7 @@ class LocalCluster:
         host: str = "127.0.0.1",
         controller_port: int = 0,
         router_port: int = 0,
+        http_port: int | None = None,
         config: Path | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
         environ: Mapping[str, str] | None = None,
@@ -79,6 +80,8 @@ class LocalCluster:
             host: address that everything listens on.
             controller_port: 0: any free one; see `controller_address`.
             router_port: 0: any free one; see `router_addresses`.
+            http_port: of the routers' HTTP doors, consecutive where there are several; 0: any free ones, see
+                `http_urls`; None: as configured.
             config: TOML file with tables of the services.
             settings: service (`controller`, `router`, `agent`) → key → value, over the file.
             environ: variables added to every process's environment.
@@ -108,6 +111,7 @@ class LocalCluster:
         self._host = host
         self._controller_port = controller_port
         self._router_port = router_port
+        self._http_port = http_port
         self._config = config
         self._settings = {name: dict(keys) for name, keys in (settings or {}).items()}
         self._environ = dict(environ or {})
@@ -155,6 +159,14 @@ class LocalCluster:
         return [
             str(p.announced["address"]) for name, p in self.processes.items() if name.startswith("router")
         ]
+
+    @property
+    def http_urls(self) -> list[str]:
+        """Where the HTTP door of each router is that has one, as `http://host:port`, in the routers' order.
+
+        The first is the one that keeps batches where only one does.
+        """
+        return [str(p.announced["http"]) for p in self.processes.values() if "http" in p.announced]
 
     async def __aenter__(self) -> LocalCluster:
         try:
@@ -232,10 +244,11 @@ class LocalCluster:
             if ended.running:  # Somebody else was faster.
                 return ended
             address = str(ended.announced.get("address", ""))
+            http = str(ended.announced.get("http", "")).partition("://")[2]
             if name == "etcd":
                 self.processes[name] = await start_etcd(self.directory, address)
             else:
-                await self._launch(name, *self._recipes[name], address=address)
+                await self._launch(name, *self._recipes[name], address=address, http=http)
             return self.processes[name]
 
     async def kill_node(self, node: str) -> None:
@@ -298,12 +311,14 @@ class LocalCluster:
             self.controller_addresses, timeout_s=_LEADER_WITHIN_S, api_key=self.api_key
         )
         self.processes["sweeper"] = await start_sweeper(self.directory, self._environ)
+        routers = [f"router-{i}" for i in range(self._routers)]
         starts = [
-            self._launch(f"router-{i}", "router", "router", self._router_keys(i))
-            for i in range(self._routers)
+            self._launch(name, "router", "router", self._router_keys(index))
+            for index, name in enumerate(routers)
         ]
         starts += [self._launch(node, "agent", "local_agent", self._agent_keys(node)) for node in self.nodes]
         await self._gather(starts)
+        self.processes |= {name: self.processes.pop(name) for name in routers}
         await self.wait_for(self._assembled)
 
     async def _gather(self, starts: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -313,9 +328,18 @@ class LocalCluster:
                 raise outcome
 
     async def _launch(
-        self, name: str, section: str, package: str, keys: dict[str, str], *, address: str = ""
+        self,
+        name: str,
+        section: str,
+        package: str,
+        keys: dict[str, str],
+        *,
+        address: str = "",
+        http: str = "",
     ) -> None:
         listen = {"listen": address} if address else {}
+        if http:
+            listen["http.listen"] = http
         self._recipes[name] = section, package, keys
         self.processes[name] = await ServiceProcess.start(
             name,
@@ -340,7 +364,12 @@ class LocalCluster:
 
     def _router_keys(self, index: int) -> dict[str, str]:
         port = self._router_port + index if self._router_port else 0
+        http = {}
+        if self._http_port is not None:
+            http_port = self._http_port + index if self._http_port else 0
+            http["http.listen"] = f"{self._host}:{http_port}"
         return {
+            **http,
             **router_keys(self._batch_store, self.directory, index),
             "listen": f"{self._host}:{port}",
             "controller": self.controller_address,

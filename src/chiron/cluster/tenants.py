@@ -17,7 +17,7 @@ _CLASSES = {
 }
 _LISTS = ("models", "classes", "subjects")
 _COUNTS = ("tokens_per_min", "concurrent", "default_max_tokens", "batch_items", "batch_open", "batch_bytes")
-KEYS = (*_LISTS, "most_urgent_priority", "requests_per_s", *_COUNTS, "batch_weight")
+KEYS = (*_LISTS, "most_urgent_priority", "requests_per_s", *_COUNTS, "batch_weight", "weight")
 """Every key of a tenant's table."""
 
 

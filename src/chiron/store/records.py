@@ -207,11 +207,17 @@ class ApiKeyRecord:
     label: str = ""
     created_unix_ms: int = 0
     revoked: bool = False
+    terms: bytes = b""
+    """The serialised KeyTerms."""
 
     @property
     def key(self) -> Key:
         """Where the store keeps it."""
         return Kind.API_KEY, self.key_id
+
+    def parsed_terms(self) -> access_pb2.KeyTerms:
+        """KeyTerms of the caller's own."""
+        return access_pb2.KeyTerms.FromString(self.terms)
 
 
 TICKET_KEYS: Key = (Kind.TICKET_KEYS, "ring")

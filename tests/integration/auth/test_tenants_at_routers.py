@@ -14,7 +14,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from chiron.cli import access
+from chiron.cli import access, keys
 from chiron.client import Client, Overloaded, PermissionDenied, Unauthenticated
 from chiron.cluster import AdminError, LocalCluster
 from chiron.cluster.access_admin import AccessAdmin
@@ -321,14 +321,14 @@ async def test_the_command_line_manages_tenants_and_keys(
         assert await said(access.apply_tenants(controller, [file])) == "web: applied\n"
         assert await said(access.apply_tenants(controller, [file])) == "web: unchanged\n"
         assert "web" in await said(access.list_tenants(controller, as_json=False))
-        secret = (await said(access.create_key(controller, "web", "", "site"))).strip()
+        secret = (await said(keys.create_key(controller, "web", "", "site"))).strip()
         key_id = secret.split("_")[1]
-        listed = await said(access.list_keys(controller, as_json=False))
+        listed = await said(keys.list_keys(controller, as_json=False))
         assert (key_id in listed, "site" in listed, secret[16:] in listed) == (True, True, False)
         await eventually(lambda: guarded.known(secret))
         assert await ask(guarded.client(secret))
-        assert await said(access.revoke_keys(controller, [key_id])) == f"{key_id}: revoked\n"
-        assert "revoked" in await said(access.list_keys(controller, as_json=False))
+        assert await said(keys.revoke_keys(controller, [key_id])) == f"{key_id}: revoked\n"
+        assert "revoked" in await said(keys.list_keys(controller, as_json=False))
         assert await said(access.delete_tenants(controller, ["web"])) == "web: deleted\n"
     finally:
         assume(Identity())

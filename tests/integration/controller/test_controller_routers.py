@@ -23,11 +23,17 @@ def ready_addresses(one: FakeRouter) -> list[str]:
 
 
 async def test_a_router_gets_the_table_and_then_what_changes(served) -> None:
-    await served.apply(name="chat", min_instances=1, adapters=[cluster_pb2.Adapter(name="sql", path="/x")])
+    await served.apply(
+        name="chat",
+        min_instances=1,
+        adapters=[cluster_pb2.Adapter(name="sql", path="/x")],
+        tool_parser="hermes",
+    )
     early = await router(served)
     await eventually(lambda: early.snapshots == 1)
     assert list(early.models) == ["chat"]
     assert list(early.models["chat"].adapters) == ["sql"]
+    assert early.models["chat"].tool_parser == "hermes"
     assert not early.instances
 
     agent = await served.agent("a")

@@ -281,6 +281,8 @@ async def test_what_runs_and_waits_is_told_where_it_does(cluster: Cluster) -> No
     assert isinstance(sample, InstanceSample)
     assert (sample.batch_size, sample.max_batch_size) == (BATCH_SIZE, CEILING)
     assert 0 < sample.step_token_budget <= sample.max_step_token_budget
+    assert one.step_token_budget == sample.step_token_budget
+    assert one.step_tokens > 0
     assert (sample.running_interactive, sample.running_batch) == (1, 1)
     assert (sample.waiting_interactive, sample.waiting_batch) == (1, 0)
     assert sample.itl_slo_s == pytest.approx(0.07)

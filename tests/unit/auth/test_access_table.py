@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chiron.auth.access import AccessTable, check_allowed
+from chiron.auth.access import AccessTable
 from chiron.auth.api_keys import NewKey
 from chiron.auth.credentials import Credentials, bearer, is_local_peer
+from chiron.auth.rights import check_allowed
 from chiron.internal.v1 import control_pb2
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2, types_pb2
@@ -34,7 +35,7 @@ def refusal(made: AccessTable, **credentials: object) -> Reason:
 
 
 def test_a_key_stands_for_its_tenant() -> None:
-    assert table().identify(Credentials(api_key=KEY.text)).name == "acme"
+    assert table().identify(Credentials(api_key=KEY.text)).tenant.name == "acme"
 
 
 def test_a_right_id_with_a_wrong_secret_is_as_unknown_as_a_wrong_id() -> None:
@@ -67,8 +68,8 @@ def test_a_certificate_stands_for_the_tenant_of_its_uri_or_the_one_that_lists_it
         access_pb2.Tenant(name="lab", subjects=["spiffe://corp/lab"]),
         keys=[],
     )
-    assert made.identify(Credentials(subjects=("chiron://tenant/acme",))).name == "acme"
-    assert made.identify(Credentials(subjects=("spiffe://corp/lab",))).name == "lab"
+    assert made.identify(Credentials(subjects=("chiron://tenant/acme",))).tenant.name == "acme"
+    assert made.identify(Credentials(subjects=("spiffe://corp/lab",))).tenant.name == "lab"
     assert refusal(made, subjects=("spiffe://corp/other",)) is Reason.CREDENTIALS_MISSING
     assert refusal(made, subjects=("chiron://tenant/nobody",)) is Reason.TENANT_UNKNOWN
     assert refusal(made, subjects=("chiron://role/router",)) is Reason.CREDENTIALS_MISSING
@@ -79,7 +80,7 @@ def test_changes_take_effect_key_by_key() -> None:
     other = NewKey.draw()
     made.change([], [], [routed(revoked=True), routed(other)], [])
     assert refusal(made, api_key=KEY.text) is Reason.KEY_REVOKED
-    assert made.identify(Credentials(api_key=other.text)).name == "acme"
+    assert made.identify(Credentials(api_key=other.text)).tenant.name == "acme"
     made.change([], [], [], [other.key_id])
     assert refusal(made, api_key=other.text) is Reason.KEY_INVALID
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chiron.cluster.batch_store import is_configured, router_keys
+from chiron.cluster.batch_store import is_configured, kept_by_one, router_keys, who_keeps
 from chiron.cluster.tenants import read_tenants
 from chiron.config import ConfigError
 
@@ -20,6 +20,22 @@ def test_a_file_is_for_the_first_router_and_a_server_for_all() -> None:
         assert router_keys("postgresql://h/b", Path("/run"), index) == {"batch.store": "postgresql://h/b"}
         assert router_keys("none", Path("/run"), index) == {"batch.store": ""}
         assert router_keys(None, Path("/run"), index) == {}
+
+
+@pytest.mark.parametrize(
+    ("store", "by_one"),
+    [("", True), ("sqlite:/x", True), ("postgresql://h/b", False), ("none", False), (None, False)],
+)
+def test_a_file_is_kept_by_one_router(store: str | None, by_one: bool) -> None:
+    assert kept_by_one(store) == by_one
+
+
+def test_of_several_routers_it_is_told_which_one_keeps_batches() -> None:
+    addresses, urls = ["h:1", "h:2"], ["http://h:8000", "http://h:8001"]
+    assert who_keeps("", addresses, urls).startswith("batches: router h:1 (http://h:8000/v1) alone")
+    assert who_keeps("", addresses, []).startswith("batches: router h:1 alone")
+    assert who_keeps("", addresses[:1], urls[:1]) == ""
+    assert who_keeps("postgresql://h/b", addresses, urls) == ""
 
 
 def test_what_the_configuration_says_goes_before_the_default(tmp_path: Path) -> None:

@@ -71,7 +71,14 @@ RECORDS: list[Record] = [
     ),
     TenantRecord("acme", b"spec"),
     ApiKeyRecord(
-        "k1", b"digest", "acme", access_pb2.ACCESS_ROLE_ADMIN, "label", 1_700_000_000_000, revoked=True
+        "k1",
+        b"digest",
+        "acme",
+        access_pb2.ACCESS_ROLE_ADMIN,
+        "label",
+        1_700_000_000_000,
+        revoked=True,
+        terms=b"terms",
     ),
     TicketKeysRecord(KeyRing.draw().to_bytes(), 1_700_000_000_000),
 ]

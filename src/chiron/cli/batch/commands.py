@@ -61,7 +61,12 @@ def submit(
         OnInvalid, typer.Option(help="What becomes of the batch when a line cannot be worked on.")
     ] = OnInvalid.REFUSE,
     model: Annotated[str, typer.Option(help="Of lines that name none.")] = "",
-    priority: Annotated[int, typer.Option(help="Lower goes first, among batches of similar deadlines.")] = 0,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            help="Lower goes first, among batches of similar deadlines.", show_default="the key's, else 0"
+        ),
+    ] = None,
     batch_id: Annotated[
         str, typer.Option(help="Handing in the same file again under the same id changes nothing.")
     ] = "",

@@ -38,7 +38,7 @@ class SubmitOptions:
     on_late: str
     on_invalid: str
     model: str
-    priority: int
+    priority: int | None
     batch_id: str
     metadata: tuple[str, ...]
     live: bool

@@ -18,6 +18,8 @@ SUPERVISOR_S = 1.0
 """Time after which a killed service is started again, as a supervisor on its host would."""
 _LOOKS, _LOOK_S = 20, 0.25
 """How often it looks for a worker that answers somebody, and the pause before it looks again, in seconds."""
+_STREAMS = 2
+"""What a worker is reported to answer may just have ended: of so many streams one still runs."""
 
 
 @dataclass(slots=True)
@@ -72,12 +74,13 @@ class Killer:
             self._say("no ready worker to kill")
             return
         killed_at = asyncio.get_running_loop().time()
-        for name in along:
-            service = self._cluster.processes[name]
-            service.kill()
-            await service.wait()
-            self._say(f"killed {name} (SIGKILL)")
+        # The worker first: what it answers is known from a moment ago.
         victim.kill()
+        for name in along:
+            self._cluster.processes[name].kill()
+        for name in along:
+            await self._cluster.processes[name].wait()
+            self._say(f"killed {name} (SIGKILL)")
         self._say(f"killed worker {victim.instance_id} on {victim.node_id} (pid {victim.pid}, SIGKILL)")
         self.losses.workers += 1
         agents = [name for name in along if name in self._cluster.nodes]
@@ -100,17 +103,20 @@ class Killer:
         self._say(f"worker {victim.instance_id} serves again after {_since(killed_at)}")
 
     async def _busy_worker(self) -> WorkerProcess | None:
-        """The worker with the most streams; one that is merely ready where none has any for a while."""
+        """The worker with the most streams, once it has several; one that is merely ready if none has any."""
         ready: list[WorkerProcess] = []
+        streams: dict[int, int] = {}
         for _ in range(_LOOKS):
             snapshot = await self._cluster.admin.snapshot()
             serving = {one.instance_id: one for one in snapshot.instances if is_serving(one, self._model)}
             workers = await asyncio.to_thread(self._cluster.workers)
             ready = [worker for worker in workers if worker.instance_id in serving]
             streams = {worker.pid: serving[worker.instance_id].load.running.interactive for worker in ready}
-            if any(streams.values()):
-                return max(ready, key=lambda worker: streams[worker.pid])
+            if max(streams.values(), default=0) >= _STREAMS:
+                break
             await asyncio.sleep(_LOOK_S)
+        if any(streams.values()):
+            return max(ready, key=lambda worker: streams[worker.pid])
         return self._random.choice(ready) if ready else None
 
     def _connected(self, snapshot: pb.ClusterSnapshot) -> bool:

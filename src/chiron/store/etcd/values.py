@@ -157,6 +157,7 @@ def _api_key(record: ApiKeyRecord) -> state_pb2.StoredApiKey:
         label=record.label,
         created_unix_ms=record.created_unix_ms,
         revoked=record.revoked,
+        terms=record.terms,
     )
 
 
@@ -169,6 +170,7 @@ def _read_api_key(stored: state_pb2.StoredApiKey) -> ApiKeyRecord:
         stored.label,
         stored.created_unix_ms,
         stored.revoked,
+        stored.terms,
     )
 
 
