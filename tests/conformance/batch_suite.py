@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from tests.conformance.batch_ending import BatchEndingSuite
+from tests.conformance.batch_files import BatchFilesSuite
 from tests.conformance.batch_reading import BatchReadingSuite
 from tests.conformance.batch_receiving import BatchReceivingSuite
+from tests.conformance.batch_sourced import BatchSourcedSuite
 from tests.conformance.batch_walks import BatchWalksSuite
 from tests.conformance.batch_working import BatchWorkingSuite
 
 
 class BatchQueueSuite(
-    BatchReceivingSuite, BatchWorkingSuite, BatchEndingSuite, BatchReadingSuite, BatchWalksSuite
+    BatchReceivingSuite,
+    BatchWorkingSuite,
+    BatchEndingSuite,
+    BatchReadingSuite,
+    BatchFilesSuite,
+    BatchSourcedSuite,
+    BatchWalksSuite,
 ):
     """The contract of chiron.batch.contract.BatchQueue."""

@@ -5,6 +5,20 @@ from __future__ import annotations
 import abc
 from collections.abc import AsyncIterator, Sequence
 
+from chiron.batch.errors import (
+    BatchExistsError,
+    BatchQueueError,
+    BatchStateError,
+    IncompleteError,
+    ItemError,
+    QueueFullError,
+    RefusedError,
+    SessionLostError,
+    TenantFullError,
+    UnavailableError,
+    UnknownBatchError,
+)
+from chiron.batch.filing import FileStore, NewView
 from chiron.batch.records import (
     Batch,
     BatchKey,
@@ -22,70 +36,23 @@ from chiron.batch.records import (
     Unit,
 )
 
+__all__ = [
+    "UNLIMITED",
+    "BatchExistsError",
+    "BatchQueue",
+    "BatchQueueError",
+    "BatchStateError",
+    "IncompleteError",
+    "ItemError",
+    "QueueFullError",
+    "RefusedError",
+    "SessionLostError",
+    "TenantFullError",
+    "UnavailableError",
+    "UnknownBatchError",
+]
+
 UNLIMITED = TenantLimits()
-
-
-class BatchQueueError(Exception):
-    """Base of all errors of a batch queue."""
-
-
-class UnknownBatchError(BatchQueueError):
-    """There is no such batch, or it was forgotten."""
-
-
-class BatchExistsError(BatchQueueError):
-    """Another batch has this id."""
-
-
-class BatchStateError(BatchQueueError):
-    """The batch is in a state in which this cannot be done; the text names it."""
-
-
-class ItemError(BatchQueueError):
-    """An item cannot be kept beside those that are kept already. Nothing of the call was written.
-
-    Attributes:
-        index: the item.
-        field: `index` or `custom_id`.
-    """
-
-    def __init__(self, index: int, field: str, text: str) -> None:
-        super().__init__(text)
-        self.index = index
-        self.field = field
-
-
-class IncompleteError(BatchQueueError):
-    """A batch that is to be sealed lacks an item, or has more than its header says; the text says which."""
-
-
-class QueueFullError(BatchQueueError):
-    """A limit of the queue is reached; the text names it. Nothing of the call was written."""
-
-
-class TenantFullError(QueueFullError):
-    """A limit of the tenant is reached."""
-
-
-class UnavailableError(BatchQueueError):
-    """The store cannot be reached, or takes no writes, at present; the text says why.
-
-    Attributes:
-        uncertain: the call was a write, and whether it has happened is not known. Every write of the contract
-            may simply be made again.
-    """
-
-    def __init__(self, text: str, *, uncertain: bool = False) -> None:
-        super().__init__(text)
-        self.uncertain = uncertain
-
-
-class RefusedError(BatchQueueError):
-    """This program cannot use the store, for good: damaged, of a newer schema, held by another, forbidden."""
-
-
-class SessionLostError(BatchQueueError):
-    """The session has lapsed or ended: what it claimed may be with others. Begin a new one."""
 
 
 class BatchQueue(abc.ABC):
@@ -102,6 +69,11 @@ class BatchQueue(abc.ABC):
         A store that several routers work on MUST have one.
         """
         return ""
+
+    @property
+    @abc.abstractmethod
+    def files(self) -> FileStore:
+        """Keeps files beside the batches, and under the same limits."""
 
     # Handing in.
 
@@ -137,6 +109,14 @@ class BatchQueue(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def refuse(self, batch: BatchKey, refusal: str) -> Batch:
+        """Ends a batch that is RECEIVING and has a source, with what is wrong with it (not empty), and
+        without the items that it has so far. One that was refused before stays as it is.
+
+        Raises UnknownBatchError, BatchStateError.
+        """
+
+    @abc.abstractmethod
     async def discard(self, batch: BatchKey) -> None:
         """Forgets a batch that is RECEIVING; nothing if there is none. Raises BatchStateError."""
 
@@ -153,6 +133,13 @@ class BatchQueue(abc.ABC):
         """A page of a tenant's batches, the newest first, and the token of the next; empty: no more.
 
         Raises ValueError for a token that no page has returned.
+        """
+
+    @abc.abstractmethod
+    async def sourced(self, tenant: str, *, limit: int, after: str = "") -> Sequence[Batch]:
+        """Up to `limit` of a tenant's batches that have a source, in the falling order of their ids.
+
+        They begin after `after`, which need not be there (any more); empty: at the first.
         """
 
     @abc.abstractmethod
@@ -179,7 +166,8 @@ class BatchQueue(abc.ABC):
 
     @abc.abstractmethod
     def changes(self) -> AsyncIterator[frozenset[BatchKey]]:
-        """Yields batches that have changed since the last time, by whomever; an empty set: any may have.
+        """Yields batches that have changed since the last time, by whomever; an empty set: any may have. A
+        batch without an id stands for files of its tenant that were deleted.
 
         The first comes at once and is empty. What a slow consumer misses MUST be merged, in bounded memory.
         It ends when the queue is closed.
@@ -199,6 +187,31 @@ class BatchQueue(abc.ABC):
     @abc.abstractmethod
     async def delete(self, batch: BatchKey) -> None:
         """Forgets a batch that has ended. Raises UnknownBatchError, BatchStateError."""
+
+    # Batches that have a source.
+
+    @abc.abstractmethod
+    async def adopt(self, hold_s: float, limit: int) -> Sequence[BatchKey]:
+        """Takes up to `limit` batches with a source that somebody has to go on with, and leaves them to the
+        caller for `hold_s` seconds: those RECEIVING that nobody has made, appended to or adopted for as
+        long, and those that have ended and are not closed.
+
+        Nobody is kept from doing the same beside it: everything that is done with them is idempotent.
+        """
+
+    @abc.abstractmethod
+    async def hold(self, batches: Sequence[BatchKey]) -> None:
+        """Leaves these, which have a source, to the caller from now on for as long as `adopt` says; those
+        that are not there are passed over.
+        """
+
+    @abc.abstractmethod
+    async def finalize(self, batch: BatchKey, views: Sequence[NewView]) -> Batch:
+        """Closes a batch that has a source and has ended: gives it files, at most one of each kind. One that
+        was closed before stays as it is.
+
+        Raises UnknownBatchError, BatchStateError.
+        """
 
     # Working.
 

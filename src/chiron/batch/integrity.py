@@ -7,6 +7,9 @@ from zlib import crc32
 
 from chiron.batch.records import NewItem
 
+WHOLE, DAMAGED, REMOVED = range(3)
+"""What has become of a result since it was recorded."""
+
 
 def digest(
     index: int,
@@ -46,6 +49,11 @@ def result_checksum(head: tuple[int, int, str, int], result: bytes, tail: tuple[
     Args:
         head: its key, the item's index and custom_id, how it ended.
         result: its bytes.
-        tail: when it was recorded, whether late, attempts, whether damaged.
+        tail: when it was recorded, whether late, attempts, what has become of it.
     """
     return crc32(result, crc32(f"{head}{tail}".encode()))
+
+
+def chunk_checksum(file: int, chunk: int, data: bytes) -> int:
+    """The checksum of a file's chunk; `file` is the file's number in its store."""
+    return crc32(data, crc32(f"{file},{chunk}".encode()))

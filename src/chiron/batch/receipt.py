@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chiron.batch.contract import BatchExistsError, BatchStateError, UnknownBatchError
+from chiron.batch.errors import BatchExistsError, BatchStateError, UnknownBatchError
+from chiron.batch.filing import DamagedFileError, FileKey, FileStateError, UnknownFileError
 from chiron.batch.records import BatchKey, BatchState, Limits, TenantLimits
 
 
@@ -50,3 +51,38 @@ def runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
 def wrong_state(batch_id: str, state: int, text: str) -> BatchStateError:
     """The error of a call for which the batch is in the wrong state."""
     return BatchStateError(f"batch {batch_id!r} is {BatchState(state).name}: {text}")
+
+
+def not_refused(batch_id: str, state: int) -> BatchStateError:
+    """The error of a refusal of a batch that is not being made from a source."""
+    return wrong_state(batch_id, state, "only one that is received from a source is refused")
+
+
+def not_ended(batch_id: str, state: int) -> BatchStateError:
+    """The error of making files for a batch that has none to be made."""
+    return wrong_state(batch_id, state, "only one that has a source and has ended is given files")
+
+
+def unknown_file(key: FileKey) -> UnknownFileError:
+    """The error of a call on a file that is not there."""
+    return UnknownFileError(f"no file {key[1]!r}{_owner(key[0])}")
+
+
+def other_chunk(file_id: str, chunk: int, chunks: int) -> FileStateError:
+    """The error of a chunk that does not follow the last."""
+    return FileStateError(f"upload {file_id!r} has {chunks} chunks: number {chunk} is not the next")
+
+
+def completed(file_id: str) -> FileStateError:
+    """The error of a call for which the upload would have to be under way."""
+    return FileStateError(f"file {file_id!r} is complete")
+
+
+def other_length(file_id: str, chunks: int, wanted: int) -> FileStateError:
+    """The error of an upload that ends with another number of chunks than it has."""
+    return FileStateError(f"upload {file_id!r} has {chunks} chunks, not {wanted}")
+
+
+def damaged_chunk(file_id: str, chunk: int) -> DamagedFileError:
+    """The error of a chunk that cannot be read."""
+    return DamagedFileError(f"file {file_id!r}: chunk {chunk} was found damaged in the store")

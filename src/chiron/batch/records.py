@@ -48,6 +48,9 @@ class NewBatch:
     metadata: Mapping[str, str] = field(default_factory=dict)
     items: int = 0
     """Items to come; 0: unknown."""
+    source: str = ""
+    """From what its items are made, by whoever works on the queue; no store looks into it. Empty: a client
+    hands them in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,19 @@ class Batch:
     expires: float | None
     """When it is forgotten; None while it has not ended."""
     counts: BatchCounts
+    sealed: float | None = None
+    """When it was accepted."""
+    cancelled_at: float | None = None
+    source: str = ""
+    """As NewBatch.source."""
+    refusal: str = ""
+    """What was wrong with its source; it has no items then."""
+    closed: float | None = None
+    """When its files were made, or it was refused; None: not yet, or it has no source."""
+    output_file: str = ""
+    """Id of the file of its results that succeeded; empty: none was made."""
+    error_file: str = ""
+    """The same, of all other results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +235,8 @@ class Result:
     """Claims that count."""
     damaged: bool = False
     """The item, or this result, was found damaged in the store: FAILED."""
+    removed: bool = False
+    """It went with the file that showed it: `result` is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +248,7 @@ class TenantUsage:
     queued: int
     running: int
     stored_bytes: int
-    """Bodies, checkpoints and results."""
+    """Bodies, checkpoints, results and files."""
     succeeded: int
     """This and the following: since the queue was made."""
     failed: int
@@ -253,6 +271,8 @@ class Limits:
     """A batch that is not sealed within this time of its last item is discarded."""
     retention_s: float = 30 * 86_400.0
     """How long a batch is kept once it has ended."""
+    upload_s: float = 600.0
+    """An upload that takes no chunk for this long is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ _WITHOUT_WORDS = {
     ItemState.CANCELLED: (Reason.CANCELLED, "the batch was cancelled before this item had a result"),
     ItemState.EXPIRED: (Reason.DEADLINE_EXCEEDED, "the deadline passed before this item had a result"),
 }
+_REMOVED = (Reason.BATCH_NOT_FOUND, "the result was deleted with the file that showed it")
 _DAMAGED = (Reason.INTERNAL, "the item or its result was found damaged in the queue's store")
 
 
@@ -56,7 +57,7 @@ def item_result(result: Result) -> pb.ItemResult:
     message.state = pb.ItemState.ValueType(int(state))
     message.recorded.FromMicroseconds(round(result.recorded * 1e6))
     message.late, message.attempts = result.late, result.attempts
-    if damaged or (not result.result and state in _WITHOUT_WORDS):
-        reason, text = _DAMAGED if damaged else _WITHOUT_WORDS[state]
+    if damaged or result.removed or (not result.result and state in _WITHOUT_WORDS):
+        reason, text = _DAMAGED if damaged else _REMOVED if result.removed else _WITHOUT_WORDS[state]
         message.error.reason, message.error.message = reason.name, text
     return message

@@ -68,6 +68,13 @@ def test_what_ended_without_words_is_told_why(state: ItemState, reason: str) -> 
     assert reason in Reason.__members__
 
 
+@pytest.mark.parametrize("state", list(ItemState))
+def test_what_went_with_its_file_says_so_and_how_it_had_ended(state: ItemState) -> None:
+    message = wire.item_result(dataclasses.replace(recorded(state), removed=True))
+    assert message.state == int(state)
+    assert "deleted with the file" in message.error.message
+
+
 @pytest.mark.parametrize(
     "damage", [{"damaged": True}, {"damaged": True, "result": b"\xff"}, {"result": b"\xff"}]
 )

@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from chiron.batch.changes import Changes
 from chiron.batch.contract import UNLIMITED, BatchQueue
-from chiron.batch.postgres import reading, receiving, sweeping, working
+from chiron.batch.filing import FileStore, NewView
+from chiron.batch.postgres import reading, receiving, sourced, sweeping, working
+from chiron.batch.postgres.filestore import PostgresFileStore
 from chiron.batch.postgres.notices import Notices, channel_of
 from chiron.batch.postgres.pool import Pool
 from chiron.batch.postgres.transaction import Transaction
@@ -41,7 +43,13 @@ class PostgresBatchQueue(BatchQueue):
         self._pool = pool
         self._changes = Changes()
         self._notices = Notices(pool.connection, channel_of(pool.schema), self._heard)
+        self._files = PostgresFileStore(pool, self._committed)
         self._closed = False
+
+    @property
+    def files(self) -> FileStore:
+        """See BatchQueue."""
+        return self._files
 
     @classmethod
     async def open(cls, url: str, limits: Limits = DEFAULT_LIMITS) -> PostgresBatchQueue:
@@ -93,6 +101,11 @@ class PostgresBatchQueue(BatchQueue):
         await self._write(partial(receiving.seal, key=batch, items=items))
         return await self.get(batch)
 
+    async def refuse(self, batch: BatchKey, refusal: str) -> Batch:
+        """See BatchQueue."""
+        await self._write(partial(sourced.refuse, key=batch, refusal=refusal))
+        return await self.get(batch)
+
     async def discard(self, batch: BatchKey) -> None:
         """See BatchQueue."""
         await self._write(partial(receiving.discard, key=batch))
@@ -108,6 +121,10 @@ class PostgresBatchQueue(BatchQueue):
         return await self._pool.read(
             partial(reading.page, tenant=tenant, limit=limit, token=token, open_only=open_only)
         )
+
+    async def sourced(self, tenant: str, *, limit: int, after: str = "") -> Sequence[Batch]:
+        """See BatchQueue."""
+        return await self._pool.read(partial(sourced.page, tenant=tenant, limit=limit, after=after))
 
     async def results(self, batch: BatchKey, *, after: int, limit: int, most_bytes: int) -> Sequence[Result]:
         """See BatchQueue."""
@@ -143,6 +160,21 @@ class PostgresBatchQueue(BatchQueue):
     async def delete(self, batch: BatchKey) -> None:
         """See BatchQueue."""
         await self._write(partial(receiving.delete, key=batch))
+
+    async def adopt(self, hold_s: float, limit: int) -> Sequence[BatchKey]:
+        """See BatchQueue."""
+        if not await self._pool.read(partial(sourced.any_unfinished, hold_s=hold_s)):
+            return []
+        return await self._write(partial(sourced.adopt, hold_s=hold_s, limit=limit))
+
+    async def hold(self, batches: Sequence[BatchKey]) -> None:
+        """See BatchQueue."""
+        await self._write(partial(sourced.hold, keys=batches))
+
+    async def finalize(self, batch: BatchKey, views: Sequence[NewView]) -> Batch:
+        """See BatchQueue."""
+        await self._write(partial(sourced.finalize, key=batch, views=views))
+        return await self.get(batch)
 
     async def begin_session(self, owner: str, ttl_s: float) -> Session:
         """See BatchQueue."""

@@ -32,7 +32,8 @@ FAILURES_AT_SEAL = 500
 MOST_INDEX = (1 << 32) - 1
 
 _INSERT_BATCH = f"""INSERT INTO batches (tenant, batch_id, state, created, deadline, expire_late,
-    fail_invalid, priority, items, touched, metadata) VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $3, $9)
+    fail_invalid, priority, items, touched, metadata, source)
+    VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $3, $9, $10)
     ON CONFLICT (tenant, batch_id) DO NOTHING RETURNING {BATCH_COLUMNS}"""
 # Materialized, so that each key is looked up: a batch of which statistics know nothing counts as one row,
 # and would be read whole.
@@ -61,6 +62,14 @@ _RECEIVED = "UPDATE batches SET received = received + $2, contiguous = $3, touch
 _FAILURES = f"""SELECT {ITEM_COLUMNS}, b.failure FROM items i
     LEFT JOIN bodies b ON b.batch = i.batch AND b.place = i.place
     WHERE i.batch = $1 AND i.state = {INVALID} ORDER BY i.place LIMIT $2 FOR UPDATE OF i SKIP LOCKED"""
+DOOM = "INSERT INTO doomed VALUES ($1) ON CONFLICT DO NOTHING"
+"""Has `sweep` remove what is kept of a batch's items."""
+_FORGET = (
+    "DELETE FROM files WHERE batch = $1",
+    "DELETE FROM emptying WHERE batch = $1",
+    "DELETE FROM batches WHERE no = $1",
+    DOOM,
+)
 _USED = "SELECT open_batches, queued, stored_bytes FROM tenants WHERE tenant = $1 FOR UPDATE"
 _USED_BY_ALL = """SELECT coalesce(sum(open_batches), 0)::int8, coalesce(sum(queued), 0)::int8,
     coalesce(sum(stored_bytes), 0)::int8 FROM tenants"""
@@ -89,9 +98,10 @@ async def create(tx: Transaction, batch: NewBatch, limits: TenantLimits) -> Batc
             batch.priority,
             batch.items,
             json.dumps(dict(batch.metadata)),
+            batch.source,
         )
         if made is not None:
-            await _check_limits(tx, batch.tenant, limits, batches=1)
+            await check_limits(tx, batch.tenant, limits, batches=1)
             row = BatchRow(*made)
             tx.delta(row.no).opened += 1
             tx.told = True
@@ -108,14 +118,17 @@ def _same(row: BatchRow, batch: NewBatch) -> bool:
         and row.fail_invalid == batch.fail_invalid
         and row.priority == batch.priority
         and row.items == batch.items
+        and row.source == batch.source
         and json.loads(row.metadata) == dict(batch.metadata)
     )
 
 
-async def _check_limits(
+async def check_limits(
     tx: Transaction, tenant: str, limits: TenantLimits, *, batches: int = 0, items: int = 0, size: int = 0
 ) -> None:
-    """The tenant's limits hold exactly, since its row is locked; those of the queue but for what other
+    """Raises QueueFullError or TenantFullError where so much more does not fit.
+
+    The tenant's limits hold exactly, since its row is locked; those of the queue but for what other
     routers write at this moment.
     """
     more = (batches, items, size)
@@ -204,7 +217,7 @@ async def _count(tx: Transaction, row: BatchRow, items: Sequence[NewItem], limit
     for start, stop in runs(sorted(item.index for item in items)):
         contiguous = await _extend(tx, row, contiguous, start, stop)
     await tx.db.execute(_RECEIVED, row.no, len(items), contiguous, tx.now)
-    await _check_limits(tx, row.tenant, limits, items=len(items), size=size)
+    await check_limits(tx, row.tenant, limits, items=len(items), size=size)
 
 
 async def _extend(tx: Transaction, row: BatchRow, contiguous: int, start: int, stop: int) -> int:
@@ -290,8 +303,8 @@ async def delete(tx: Transaction, key: BatchKey) -> None:
 async def forget(tx: Transaction, row: BatchRow) -> None:
     """Takes a batch that holds no running item, and is locked, out of the queue; `sweep` removes its rows."""
     tx.forgotten(row)
-    await tx.db.execute("DELETE FROM batches WHERE no = $1", row.no)
-    await tx.db.execute("INSERT INTO doomed VALUES ($1)", row.no)
+    for statement in _FORGET:
+        await tx.db.execute(statement, row.no)
 
 
 async def cancel(tx: Transaction, key: BatchKey) -> None:
@@ -299,9 +312,10 @@ async def cancel(tx: Transaction, key: BatchKey) -> None:
     row = known(await batch_by_key(tx.db, key, lock=True), key)
     if row.state in (BatchState.RECEIVING, BatchState.ACTIVE):
         await tx.db.execute(
-            "UPDATE batches SET state = $2, cancelled = true WHERE no = $1",
+            "UPDATE batches SET state = $2, cancelled = true, cancelled_at = $3 WHERE no = $1",
             row.no,
             int(BatchState.CANCELLING),
+            tx.now,
         )
         tx.delta(row.no)
         tx.told = True

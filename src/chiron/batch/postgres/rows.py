@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from chiron.batch.integrity import result_checksum
+from chiron.batch.integrity import DAMAGED, REMOVED, result_checksum
 from chiron.batch.records import Batch, BatchCounts, BatchKey, BatchState, ItemState, Result
 
 
@@ -39,9 +39,16 @@ class BatchRow(NamedTuple):
     late: int
     prompt_tokens: int
     completion_tokens: int
+    invalid: int
     stored_bytes: int
     swept: int
     metadata: str
+    source: str
+    refusal: str
+    output_file: str
+    error_file: str
+    cancelled_at: float | None
+    closed: float | None
 
     @property
     def key(self) -> BatchKey:
@@ -78,6 +85,13 @@ class BatchRow(NamedTuple):
             ended=self.ended,
             expires=self.expires,
             counts=counts,
+            sealed=self.sealed,
+            cancelled_at=self.cancelled_at,
+            source=self.source,
+            refusal=self.refusal,
+            closed=self.closed,
+            output_file=self.output_file,
+            error_file=self.error_file,
         )
 
 
@@ -127,5 +141,6 @@ def to_result(row: asyncpg.Record) -> Result:
         recorded=recorded,
         late=bool(late),
         attempts=attempts,
-        damaged=bool(damaged) or not whole,
+        damaged=damaged == DAMAGED or not whole,
+        removed=damaged == REMOVED and whole,
     )

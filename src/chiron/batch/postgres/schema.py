@@ -1,7 +1,7 @@
 """The tables of the queue in a schema of their own, their version, and who makes them.
 
 Every figure that is asked for is kept as a counter. A write locks in this order, so that no two wait for each
-other: a session, items by batch and place, batches by number, units by number, tenants by name.
+other: a session, items by batch and place, batches by number, files, units by number, tenants by name.
 """
 
 from __future__ import annotations
@@ -89,7 +89,37 @@ _FIRST = (
     "CREATE TABLE doomed (batch int8 PRIMARY KEY)",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_FILES = (
+    """ALTER TABLE batches
+        ADD COLUMN source text NOT NULL DEFAULT '', ADD COLUMN refusal text NOT NULL DEFAULT '',
+        ADD COLUMN output_file text NOT NULL DEFAULT '', ADD COLUMN error_file text NOT NULL DEFAULT '',
+        ADD COLUMN cancelled_at float8, ADD COLUMN closed float8""",
+    """CREATE INDEX sourced ON batches (tenant, batch_id COLLATE "C") WHERE source <> ''""",
+    """CREATE INDEX unfinished ON batches (touched)
+        WHERE source <> '' AND closed IS NULL AND state IN (1, 4)""",
+    """CREATE TABLE files (
+        no int8 PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+        tenant text NOT NULL, file_id text COLLATE "C" NOT NULL, kept bool NOT NULL DEFAULT false,
+        kind int2 NOT NULL, name text NOT NULL DEFAULT '',
+        size int8 NOT NULL DEFAULT 0, chunks int8 NOT NULL DEFAULT 0,
+        created float8 NOT NULL, touched float8 NOT NULL, expires float8 NOT NULL DEFAULT 0,
+        batch int8,
+        UNIQUE (tenant, file_id)) WITH (fillfactor = 50)""",
+    "CREATE INDEX files_to_forget ON files (expires) WHERE kept",
+    "CREATE INDEX uploads ON files (touched) WHERE NOT kept",
+    "CREATE INDEX views ON files (batch) WHERE batch IS NOT NULL",
+    """CREATE TABLE chunks (
+        file int8 NOT NULL, chunk int8 NOT NULL, data bytea NOT NULL, checksum int8 NOT NULL,
+        PRIMARY KEY (file, chunk))""",
+    # Files that are forgotten already, whose chunks are removed in slices.
+    "CREATE TABLE doomed_files (file int8 PRIMARY KEY)",
+    # Results that went with a file, and are removed in slices; `after` is the last that was looked at.
+    """CREATE TABLE emptying (
+        batch int8 NOT NULL, kind int2 NOT NULL, after int8 NOT NULL DEFAULT 0,
+        PRIMARY KEY (batch, kind))""",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _FILES)
 """The statements from no schema to version 1, and on."""
 
 _LOCK = 0x43484251

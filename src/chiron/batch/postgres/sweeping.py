@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from chiron.batch.postgres.file_sweeping import FILE_PARTS
 from chiron.batch.postgres.receiving import fail_invalid, forget
 from chiron.batch.postgres.rows import BATCH_COLUMNS, ITEM_COLUMNS, BatchRow, ItemRow
 from chiron.batch.postgres.schema import DELAYED, ENDED, QUEUED
@@ -41,13 +42,15 @@ _WAITING = f"""WITH own AS MATERIALIZED (SELECT unit FROM units WHERE batch = $1
     WHERE i.state IN ({QUEUED}, {DELAYED}) ORDER BY i.batch, i.place LIMIT {SLICE} FOR UPDATE OF i"""
 _PAST = f"""SELECT {BATCH_COLUMNS} FROM batches WHERE state = 4 AND expires <= $1
     ORDER BY expires LIMIT 10 FOR UPDATE SKIP LOCKED"""
-_NEVER_SEALED = f"""SELECT {BATCH_COLUMNS} FROM batches WHERE state = 1 AND touched <= $1
+_NEVER_SEALED = f"""SELECT {BATCH_COLUMNS} FROM batches WHERE state = 1 AND touched <= $1 AND source = ''
     ORDER BY touched LIMIT 10 FOR UPDATE SKIP LOCKED"""
 _NEXT = """SELECT least(
     (SELECT min(lapses) FROM sessions),
     (SELECT min(deadline) FROM batches WHERE state = 2 AND expire_late AND queued > 0),
     (SELECT min(expires) FROM batches WHERE state = 4),
-    (SELECT min(touched) + $1 FROM batches WHERE state = 1))"""
+    (SELECT min(touched) + $1 FROM batches WHERE state = 1 AND source = ''),
+    (SELECT min(expires) FROM files WHERE kept),
+    (SELECT min(touched) + $2 FROM files WHERE NOT kept))"""
 
 _Part = tuple[Swept, bool]
 Write = Callable[[Callable[[Transaction], Awaitable[_Part]]], Awaitable[_Part]]
@@ -57,7 +60,7 @@ Write = Callable[[Callable[[Transaction], Awaitable[_Part]]], Awaitable[_Part]]
 async def sweep(write: Write) -> Swept:
     """As the contract has it."""
     sums, again = Swept(), False
-    for part in (_lapsed, _cancel, _invalid, _expire, _forget, _remove):
+    for part in (_lapsed, _cancel, _invalid, _expire, _forget, _remove, *FILE_PARTS):
         done, more = await write(part)
         again |= more
         sums = Swept(
@@ -73,7 +76,7 @@ async def sweep(write: Write) -> Swept:
 
 
 async def _next(tx: Transaction) -> _Part:
-    at = await tx.db.fetchval(_NEXT, tx.limits.receive_s)
+    at = await tx.db.fetchval(_NEXT, tx.limits.receive_s, tx.limits.upload_s)
     return Swept(again_s=IDLE_S if at is None else min(IDLE_S, max(0.0, at - tx.now))), False
 
 

@@ -24,7 +24,8 @@ _ADD_TO_BATCH = """UPDATE batches SET
     prompt_tokens = prompt_tokens + $9, completion_tokens = completion_tokens + $10,
     stored_bytes = stored_bytes + $11, invalid = invalid + $12 WHERE no = $1
     RETURNING state, queued, running"""
-_END_BATCH = "UPDATE batches SET state = $2, ended = $3, expires = $4 WHERE no = $1"
+# Untouched: whoever makes its files need not wait for anybody.
+_END_BATCH = "UPDATE batches SET state = $2, ended = $3, expires = $4, touched = 0 WHERE no = $1"
 _ADD_TO_UNIT = """UPDATE units SET
     queued = queued + $2, prompt_tokens = prompt_tokens + $3, max_tokens = max_tokens + $4 WHERE unit = $1"""
 _ADD_TO_TENANT = """INSERT INTO tenants AS t VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -88,7 +89,7 @@ class Transaction:
         told: whether other routers are to hear of that as soon as it is committed.
     """
 
-    __slots__ = ("_deltas", "_ends", "_gone", "_units", "changed", "db", "limits", "now", "told")
+    __slots__ = ("_deltas", "_ends", "_files", "_gone", "_units", "changed", "db", "limits", "now", "told")
 
     def __init__(self, db: asyncpg.Connection, now: float, limits: Limits) -> None:
         self.db = db
@@ -100,6 +101,7 @@ class Transaction:
         self._units: dict[int, list[int]] = {}
         self._ends: list[Ending] = []
         self._gone: list[BatchRow] = []
+        self._files: dict[str, int] = {}
 
     def delta(self, batch: int) -> Delta:
         """What is added to the counters of a batch and its tenant; marks it as changed."""
@@ -121,6 +123,10 @@ class Transaction:
         """A batch, locked, is deleted: its tenant has so much less."""
         self._gone.append(row)
         self.told = True
+
+    def stores(self, tenant: str, size: int) -> None:
+        """Adds to the bytes of a tenant's files."""
+        self._files[tenant] = self._files.get(tenant, 0) + size
 
     async def leased(self, leases: Sequence[Lease]) -> dict[Lease, tuple[ItemRow, int]]:
         """The items, locked, of those leases that are under their item's newest fence; with their batch's
@@ -168,6 +174,8 @@ class Transaction:
             self.changed.add(row.key)
             opened = -(row.state != BatchState.ENDED)
             _add(tenants, row.tenant, (opened, -row.queued, 0, -row.stored_bytes, 0, 0, 0))
+        for tenant, size in self._files.items():
+            _add(tenants, tenant, (0, 0, 0, size, 0, 0, 0))
         units = [(unit, *sums) for unit, sums in sorted(self._units.items()) if any(sums)]
         if units:
             await self.db.executemany(_ADD_TO_UNIT, units)

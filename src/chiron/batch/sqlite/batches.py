@@ -27,10 +27,13 @@ FAILURES_AT_SEAL = 500
 """Invalid items that get their result as the batch is sealed; the others get it from `sweep`."""
 
 _INSERT_BATCH = """INSERT INTO batches
-    (tenant, batch_id, state, created, deadline, expire_late, fail_invalid, priority, items, touched)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING no"""
+    (tenant, batch_id, state, created, deadline, expire_late, fail_invalid, priority, items, touched, source)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING no"""
 _FAILURES = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY invalid_items
     WHERE state = {INVALID} AND id >= ? AND id <= ? ORDER BY id LIMIT ?"""
+
+DOOM = "INSERT OR IGNORE INTO doomed VALUES (?)"
+"""Has `sweep` remove what is kept of a batch's items."""
 
 
 def known(row: BatchRow | None, key: BatchKey) -> BatchRow:
@@ -62,6 +65,7 @@ def create(tx: Transaction, batch: NewBatch, limits: TenantLimits) -> Batch:
             batch.priority,
             batch.items,
             tx.now,
+            batch.source,
         ),
     ).fetchone()
     if batch.metadata:
@@ -77,6 +81,7 @@ def _same(db: sqlite3.Connection, row: BatchRow, batch: NewBatch) -> bool:
         and bool(row.fail_invalid) == batch.fail_invalid
         and row.priority == batch.priority
         and row.items == batch.items
+        and row.source == batch.source
         and metadata_of(db, row.no) == dict(batch.metadata)
     )
 
@@ -145,8 +150,9 @@ def forget(tx: Transaction, row: BatchRow) -> None:
     delta.queued -= row.queued
     delta.stored_bytes -= row.stored_bytes
     tx.db.execute("DELETE FROM batches WHERE no = ?", (row.no,))
-    tx.db.execute("DELETE FROM metadata WHERE batch = ?", (row.no,))
-    tx.db.execute("INSERT INTO doomed VALUES (?)", (row.no,))
+    for table in ("metadata", "files", "emptying"):
+        tx.db.execute(f"DELETE FROM {table} WHERE batch = ?", (row.no,))
+    tx.db.execute(DOOM, (row.no,))
 
 
 def cancel(tx: Transaction, key: BatchKey) -> Batch:
@@ -154,7 +160,8 @@ def cancel(tx: Transaction, key: BatchKey) -> Batch:
     row = known(tx.find(key), key)
     if row.state in (BatchState.RECEIVING, BatchState.ACTIVE):
         tx.db.execute(
-            "UPDATE batches SET state = ?, cancelled = 1 WHERE no = ?", (int(BatchState.CANCELLING), row.no)
+            "UPDATE batches SET state = ?, cancelled = 1, cancelled_at = ? WHERE no = ?",
+            (int(BatchState.CANCELLING), tx.now, row.no),
         )
         tx.delta(row)
         tx.flush()

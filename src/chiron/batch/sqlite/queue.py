@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chiron.batch.changes import Changes
 from chiron.batch.contract import UNLIMITED, BatchQueue
+from chiron.batch.filing import FileStore, NewView
 from chiron.batch.records import (
     Batch,
     BatchKey,
@@ -26,9 +27,10 @@ from chiron.batch.records import (
     TenantUsage,
     Unit,
 )
-from chiron.batch.sqlite import batches, reading, receiving, sweeping, working
+from chiron.batch.sqlite import batches, reading, receiving, sourced, sweeping, working
 from chiron.batch.sqlite.clock import QueueClock
 from chiron.batch.sqlite.file import WRITER_CACHE_KIB, QueueFile
+from chiron.batch.sqlite.filestore import SqliteFileStore
 from chiron.batch.sqlite.readers import Readers
 from chiron.batch.sqlite.writer import Writer
 
@@ -47,7 +49,13 @@ class SqliteBatchQueue(BatchQueue):
         self._changes = Changes()
         self._writer = Writer(file.connect(WRITER_CACHE_KIB), file.path, clock, limits, self._changes.tell)
         self._readers = Readers(file.connect, file.path)
+        self._files = SqliteFileStore(self._writer, self._readers)
         self._closed = False
+
+    @property
+    def files(self) -> FileStore:
+        """See BatchQueue."""
+        return self._files
 
     @classmethod
     async def open(
@@ -81,6 +89,10 @@ class SqliteBatchQueue(BatchQueue):
         """See BatchQueue."""
         return await self._writer.write(partial(batches.seal, key=batch, items=items))
 
+    async def refuse(self, batch: BatchKey, refusal: str) -> Batch:
+        """See BatchQueue."""
+        return await self._writer.write(partial(sourced.refuse, key=batch, refusal=refusal))
+
     async def discard(self, batch: BatchKey) -> None:
         """See BatchQueue."""
         await self._writer.write(partial(batches.discard, key=batch))
@@ -96,6 +108,10 @@ class SqliteBatchQueue(BatchQueue):
         return await self._readers.read(
             partial(reading.page, tenant=tenant, limit=limit, token=token, open_only=open_only)
         )
+
+    async def sourced(self, tenant: str, *, limit: int, after: str = "") -> Sequence[Batch]:
+        """See BatchQueue."""
+        return await self._readers.read(partial(sourced.page, tenant=tenant, limit=limit, after=after))
 
     async def results(self, batch: BatchKey, *, after: int, limit: int, most_bytes: int) -> Sequence[Result]:
         """See BatchQueue."""
@@ -130,6 +146,21 @@ class SqliteBatchQueue(BatchQueue):
     async def delete(self, batch: BatchKey) -> None:
         """See BatchQueue."""
         await self._writer.write(partial(batches.delete, key=batch))
+
+    async def adopt(self, hold_s: float, limit: int) -> Sequence[BatchKey]:
+        """See BatchQueue."""
+        now = self._clock.now()
+        if not await self._readers.read(partial(sourced.any_unfinished, now=now, hold_s=hold_s)):
+            return []
+        return await self._writer.write(partial(sourced.adopt, hold_s=hold_s, limit=limit))
+
+    async def hold(self, batches: Sequence[BatchKey]) -> None:
+        """See BatchQueue."""
+        await self._writer.write(partial(sourced.hold, keys=batches))
+
+    async def finalize(self, batch: BatchKey, views: Sequence[NewView]) -> Batch:
+        """See BatchQueue."""
+        return await self._writer.write(partial(sourced.finalize, key=batch, views=views))
 
     async def begin_session(self, owner: str, ttl_s: float) -> Session:
         """See BatchQueue."""

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from typing import NamedTuple
 
-from chiron.batch.integrity import result_checksum
+from chiron.batch.integrity import DAMAGED, REMOVED, result_checksum
 from chiron.batch.records import Batch, BatchCounts, BatchKey, BatchState, ItemState, Result
 
 INDEX_BITS = 32
@@ -50,6 +50,12 @@ class BatchRow(NamedTuple):
     completion_tokens: int
     stored_bytes: int
     swept: int
+    source: str
+    refusal: str
+    output_file: str
+    error_file: str
+    cancelled_at: float | None
+    closed: float | None
 
     @property
     def key(self) -> BatchKey:
@@ -120,6 +126,13 @@ def to_batch(db: sqlite3.Connection, row: BatchRow) -> Batch:
         ended=row.ended,
         expires=row.expires,
         counts=counts,
+        sealed=row.sealed,
+        cancelled_at=row.cancelled_at,
+        source=row.source,
+        refusal=row.refusal,
+        closed=row.closed,
+        output_file=row.output_file,
+        error_file=row.error_file,
     )
 
 
@@ -169,11 +182,11 @@ def result_row(
     recorded: float,
     late: bool,
     attempts: int,
-    damaged: bool,
+    fate: int,
 ) -> ResultRow:
-    """The row of a result, with its checksum."""
+    """The row of a result, with its checksum; `fate` is what has become of it since it was recorded."""
     head = (key, item, custom_id, state)
-    tail = (recorded, int(late), attempts, int(damaged))
+    tail = (recorded, int(late), attempts, int(fate))
     return (*head, result, *tail, result_checksum(head, result, tail))
 
 
@@ -192,5 +205,6 @@ def to_result(row: ResultRow) -> Result:
         recorded=recorded,
         late=bool(late),
         attempts=attempts,
-        damaged=bool(damaged) or not whole,
+        damaged=damaged == DAMAGED or not whole,
+        removed=damaged == REMOVED and whole,
     )

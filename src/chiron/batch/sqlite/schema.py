@@ -2,7 +2,8 @@
 
 An item's key is its batch's number and its index in one integer, a result's key the batch's number and the
 result's: both tables lie in the order in which they are read. Bodies lie apart from what changes of an item,
-so that a claim or an end writes small rows only. Every figure that is asked for is kept as a counter.
+so that a claim or an end writes small rows only; so do the chunks of files. Every figure that is asked for is
+kept as a counter.
 """
 
 from __future__ import annotations
@@ -99,7 +100,50 @@ _FIRST = (
     "CREATE TABLE doomed (batch INTEGER PRIMARY KEY) STRICT",
 )
 
-CONTROL_TABLES = ("store", "tenants", "batches", "metadata", "units", "runs", "sessions", "doomed")
+_FILES = (
+    "ALTER TABLE batches ADD COLUMN source TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE batches ADD COLUMN refusal TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE batches ADD COLUMN output_file TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE batches ADD COLUMN error_file TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE batches ADD COLUMN cancelled_at REAL",
+    "ALTER TABLE batches ADD COLUMN closed REAL",
+    "CREATE INDEX sourced ON batches (tenant, batch_id) WHERE source <> ''",
+    """CREATE INDEX unfinished ON batches (touched)
+        WHERE source <> '' AND closed IS NULL AND state IN (1, 4)""",
+    """CREATE TABLE files (
+        no INTEGER PRIMARY KEY AUTOINCREMENT,
+        tenant TEXT NOT NULL, file_id TEXT NOT NULL, kept INTEGER NOT NULL DEFAULT 0,
+        kind INTEGER NOT NULL, name TEXT NOT NULL DEFAULT '',
+        size INTEGER NOT NULL DEFAULT 0, chunks INTEGER NOT NULL DEFAULT 0,
+        created REAL NOT NULL, touched REAL NOT NULL, expires REAL NOT NULL DEFAULT 0,
+        batch INTEGER,
+        UNIQUE (tenant, file_id)) STRICT""",
+    "CREATE INDEX files_to_forget ON files (expires) WHERE kept = 1",
+    "CREATE INDEX uploads ON files (touched) WHERE kept = 0",
+    "CREATE INDEX views ON files (batch) WHERE batch IS NOT NULL",
+    # A chunk's key is its file's number and its own in one integer.
+    """CREATE TABLE chunks (id INTEGER PRIMARY KEY, data BLOB NOT NULL, checksum INTEGER NOT NULL) STRICT""",
+    # Files that are forgotten already, whose chunks are removed in slices.
+    "CREATE TABLE doomed_files (file INTEGER PRIMARY KEY) STRICT",
+    # Results that went with a file, and are removed in slices; `after` is the last that was looked at.
+    """CREATE TABLE emptying (
+        batch INTEGER NOT NULL, kind INTEGER NOT NULL, after INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (batch, kind)) STRICT, WITHOUT ROWID""",
+)
+
+CONTROL_TABLES = (
+    "store",
+    "tenants",
+    "batches",
+    "metadata",
+    "units",
+    "runs",
+    "sessions",
+    "doomed",
+    "files",
+    "doomed_files",
+    "emptying",
+)
 """What a queue cannot do without; small, however many items wait."""
 
 
@@ -108,7 +152,12 @@ def _create(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-STEPS: tuple[Step, ...] = (_create,)
+def _add_files(db: sqlite3.Connection) -> None:
+    for statement in _FILES:
+        db.execute(statement)
+
+
+STEPS: tuple[Step, ...] = (_create, _add_files)
 """From no schema to version 1, and on."""
 
 

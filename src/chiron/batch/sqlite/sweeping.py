@@ -7,6 +7,7 @@ import sqlite3
 from chiron.batch.records import ItemState, Swept
 from chiron.batch.sqlite.batches import fail_invalid, forget
 from chiron.batch.sqlite.failures import is_damage
+from chiron.batch.sqlite.file_sweeping import sweep_files
 from chiron.batch.sqlite.rows import COLUMNS, INDEX_MASK, ITEM_COLUMNS, BatchRow, ItemRow, row_id
 from chiron.batch.sqlite.schema import DELAYED, ENDED, QUEUED
 from chiron.batch.sqlite.transaction import SLICE, SLICE_BYTES, Ending, Transaction
@@ -31,7 +32,8 @@ _DELAYED = f"""SELECT {ITEM_COLUMNS} FROM items INDEXED BY delayed_items
     WHERE unit = ? AND state = {DELAYED} ORDER BY ready LIMIT ?"""
 _PAST = f"SELECT {COLUMNS} FROM batches b WHERE b.state = 4 AND b.expires <= ? ORDER BY b.expires LIMIT 10"
 _NEVER_SEALED = (
-    f"SELECT {COLUMNS} FROM batches b WHERE b.state = 1 AND b.touched <= ? ORDER BY b.touched LIMIT 10"
+    f"SELECT {COLUMNS} FROM batches b WHERE b.state = 1 AND b.touched <= ? AND b.source = ''"
+    " ORDER BY b.touched LIMIT 10"
 )
 _SIZES = (
     ("items", "0"),
@@ -43,7 +45,9 @@ _NEXT = """SELECT min(at) FROM (
     SELECT min(lapses) AS at FROM sessions
     UNION ALL SELECT min(deadline) FROM batches WHERE state = 2 AND expire_late = 1 AND deadline > ?
     UNION ALL SELECT min(expires) FROM batches WHERE state = 4
-    UNION ALL SELECT min(touched) + ? FROM batches WHERE state = 1)"""
+    UNION ALL SELECT min(touched) + ? FROM batches WHERE state = 1 AND source = ''
+    UNION ALL SELECT min(expires) FROM files WHERE kept = 1
+    UNION ALL SELECT min(touched) + ? FROM files WHERE kept = 0)"""
 
 
 def sweep(tx: Transaction) -> Swept:
@@ -61,8 +65,9 @@ def sweep(tx: Transaction) -> Swept:
     again |= forgotten > 0
     again |= _remove(tx)
     tx.flush()
-    receive_s = tx.limits.receive_s
-    (at,) = tx.db.execute(_NEXT, (tx.now, receive_s)).fetchone()
+    again |= sweep_files(tx)
+    tx.flush()
+    (at,) = tx.db.execute(_NEXT, (tx.now, tx.limits.receive_s, tx.limits.upload_s)).fetchone()
     again_s = 0.0 if again else IDLE_S if at is None else min(IDLE_S, max(0.0, at - tx.now))
     return Swept(requeued, failed, expired, cancelled, forgotten, again_s)
 

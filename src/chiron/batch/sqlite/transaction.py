@@ -35,7 +35,8 @@ _ADD_TO_STORE = """UPDATE store SET
     open_batches = open_batches + ?, queued = queued + ?, stored_bytes = stored_bytes + ?"""
 _ADD_TO_UNIT = """UPDATE units SET
     queued = queued + ?, prompt_tokens = prompt_tokens + ?, max_tokens = max_tokens + ? WHERE unit = ?"""
-_END_BATCH = "UPDATE batches SET state = ?, ended = ?, expires = ? WHERE no = ?"
+# Untouched: whoever makes its files need not wait for anybody.
+_END_BATCH = "UPDATE batches SET state = ?, ended = ?, expires = ?, touched = 0 WHERE no = ?"
 _INSERT_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _END_ITEM = """UPDATE items SET
     state = ?, fence = ?, number = ?, session = NULL, ready = NULL, size = 0, saved = 0 WHERE id = ?"""
@@ -92,7 +93,18 @@ class Transaction:
         unreadable: what the writer has met so far of rows that cannot be read.
     """
 
-    __slots__ = ("_deltas", "_found", "_rows", "_units", "changed", "db", "limits", "now", "unreadable")
+    __slots__ = (
+        "_deltas",
+        "_files",
+        "_found",
+        "_rows",
+        "_units",
+        "changed",
+        "db",
+        "limits",
+        "now",
+        "unreadable",
+    )
 
     def __init__(self, db: sqlite3.Connection, now: float, limits: Limits, unreadable: Unreadable) -> None:
         self.db = db
@@ -104,6 +116,7 @@ class Transaction:
         self._found: dict[BatchKey, BatchRow] = {}
         self._deltas: dict[int, _Delta] = {}
         self._units: dict[int, list[int]] = {}
+        self._files: dict[str, int] = {}
 
     # Batches. A row is as it was when this write first read it.
 
@@ -138,6 +151,10 @@ class Transaction:
         sums[0] += items
         sums[1] += prompt_tokens
         sums[2] += max_tokens
+
+    def stores(self, tenant: str, size: int) -> None:
+        """Adds to the bytes of a tenant's files."""
+        self._files[tenant] = self._files.get(tenant, 0) + size
 
     def fences(self, count: int) -> range:
         """The next `count` fences, each greater than all before."""
@@ -231,6 +248,8 @@ class Transaction:
                 )
             ):
                 sums[place] += added
+        for tenant, size in self._files.items():
+            tenants.setdefault(tenant, [0] * 7)[3] += size
         for tenant, sums in tenants.items():
             db.execute(_ADD_TO_TENANT, (tenant, *sums))
             db.execute(_ADD_TO_STORE, (sums[0], sums[1], sums[3]))
@@ -240,6 +259,7 @@ class Transaction:
         self._found.clear()
         self._deltas.clear()
         self._units.clear()
+        self._files.clear()
 
     def _flush_batch(self, no: int, one: _Delta) -> None:
         added = (
