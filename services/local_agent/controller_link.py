@@ -127,6 +127,8 @@ class ControllerLink:
                 await self._node.apply(message.desired)
             elif message.HasField("keys"):
                 self._take_keys(message.keys)
+            elif message.HasField("hand_overs"):
+                self._node.hand_over(message.hand_overs)
 
     def _take_keys(self, keys: auth_pb2.TicketKeys) -> None:
         try:

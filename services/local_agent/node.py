@@ -176,6 +176,13 @@ class Node:
         self._resources_freed()
         self._on_change()
 
+    def hand_over(self, granted: control_pb2.HandOvers) -> None:
+        """Passes on to workers that drain how fast they may hand their streams over."""
+        for order in granted.orders:
+            runner = self._runners.get(order.instance_id)
+            if runner is not None:
+                self._spawn(runner.hand_over(order.request))
+
     def reports(self) -> list[control_pb2.InstanceReport]:
         """Every instance, known or not."""
         statuses = {instance_id: runner.status() for instance_id, runner in self._runners.items()}

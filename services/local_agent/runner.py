@@ -84,6 +84,16 @@ class Runner:
         """The agent itself goes: drains and stops, whatever the controller wanted."""
         self.take_up(replace(self._want, goal=Goal.STOPPED, drain_timeout_s=drain_timeout_s, at_once=at_once))
 
+    async def hand_over(self, grant: worker_pb2.HandOverRequest) -> None:
+        """Tells the worker how fast it may hand its streams over, beside whatever it is told to do."""
+        if (worker := self._worker) is None:
+            return
+        try:
+            await worker.link.hand_over(grant)
+        except CommandError as error:
+            # The next grant comes within a second, and without any the drain serves to the end.
+            _LOG.debug("%s: hands nothing over: %s", self._want.instance_id, error)
+
     def resources_freed(self) -> None:
         """Something was released: an instance that waits for it tries again."""
         if self._have.blocked:

@@ -37,6 +37,8 @@ def sample_of(statistics: worker_pb2.WatchStatisticsResponse) -> InstanceSample 
         kv_capacity_tokens=load.kv_capacity_tokens,
         preemptions=statistics.preemptions,
         saturated=statistics.saturated,
+        draft_tokens=statistics.draft_tokens,
+        accepted_tokens=statistics.accepted_tokens,
     )
 
 
@@ -90,6 +92,8 @@ def _joined(early: InstanceSample, late: InstanceSample) -> InstanceSample:
         steps=early.steps + late.steps,
         output_tokens=tokens,
         prompt_tokens=early.prompt_tokens + late.prompt_tokens,
+        draft_tokens=early.draft_tokens + late.draft_tokens,
+        accepted_tokens=early.accepted_tokens + late.accepted_tokens,
         itl_mean_s=itl_sum_s / tokens if tokens else max(early.itl_mean_s, late.itl_mean_s),
         itl_p95_s=max(early.itl_p95_s, late.itl_p95_s),
         preemptions=early.preemptions + late.preemptions,

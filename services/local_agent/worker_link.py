@@ -96,6 +96,10 @@ class WorkerLink:
             (await _answer(self._stub.Preempt(request, timeout=_COMMAND_TIMEOUT_S))).preempted_request_ids
         )
 
+    async def hand_over(self, grant: worker_pb2.HandOverRequest) -> None:
+        """Says how fast a worker that drains may hand its streams over. Raises CommandError."""
+        await _answer(self._stub.HandOver(grant, timeout=_COMMAND_TIMEOUT_S))
+
     async def sleep(self, level: int, drain_timeout_s: float) -> int:
         """Returns once the weights are off the GPU, with the number of requests that were cut off.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from chiron.internal.v1 import worker_pb2
 from chiron.requests.priority import engine_priority
 from chiron.requests.validation import check_generate
-from chiron.rpc.errors import ChironError, Reason
+from chiron.rpc.errors import OVER_CONTEXT, ChironError, Reason
 from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import Engine, EngineInfo
@@ -59,12 +59,14 @@ def check_size(request: pb.GenerateRequest, info: EngineInfo) -> None:
     prompt, delivered = len(request.prompt_token_ids.ids), len(request.resume.delivered_token_ids)
     for field, count in (("prompt_token_ids", prompt), ("resume.delivered_token_ids", delivered)):
         if count > most:
-            raise ChironError.invalid([(field, f"{count} tokens are over the context of {most}")])
+            raise ChironError.invalid(
+                [(field, f"{count} tokens are over the context of {most}")], OVER_CONTEXT
+            )
     texts = [request.prompt, *(message.content for message in request.chat.messages)]
     length = sum(map(len, texts))
     if length > most * _MOST_CHARACTERS:
         what = f"{length} characters are over the context of {most} tokens, however they are split"
-        raise ChironError.invalid([(str(request.WhichOneof("input")), what)])
+        raise ChironError.invalid([(str(request.WhichOneof("input")), what)], OVER_CONTEXT)
 
 
 def check_resume(request: pb.GenerateRequest, engine: Engine) -> None:
@@ -162,7 +164,7 @@ def fit_context(
             field = "sampling.min_tokens"
         asked_for = f"{len(prompt)} prompt tokens and {asked} output tokens"
         what = f"{asked_for} are over the context of {most_tokens}"
-        raise ChironError.invalid([(field, what)])
+        raise ChironError.invalid([(field, what)], OVER_CONTEXT)
     if not sampling.HasField("max_tokens"):
         room = most_tokens - len(prompt)
         sampling.max_tokens = min(room, most_output_tokens) if most_output_tokens else room

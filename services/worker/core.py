@@ -7,16 +7,19 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from chiron.requests.tools import parses_calls
 from chiron.rpc.errors import FULL, ChironError, Reason
 from chiron.v1 import cluster_pb2, types_pb2
 from chiron.v1 import inference_pb2 as pb
 from services.worker.board import Board
 from services.worker.config import WorkerConfig
 from services.worker.engines.base import Engine, EngineError
+from services.worker.engines.calls import Calls
 from services.worker.engines.registry import load_engine
 from services.worker.finished import Finished
+from services.worker.hand_over import HandOvers
+from services.worker.inputs import Inputs
 from services.worker.live import LiveRequest, LiveRequests, Occupancy
 from services.worker.meter import Meter
 from services.worker.mixed import MixedWork
@@ -36,8 +39,6 @@ _CUT_GRACE_S = 1.0
 GIVEN_UP = (Reason.STREAM_INTERRUPTED, Reason.RETRY_ELSEWHERE, Reason.ENGINE_DEAD)
 """How requests end that go on elsewhere."""
 _STALL_CHECKS = 4
-_LONG_INPUT_BYTES = 32 * 1024
-"""Size of a request from which on its text is read in a thread."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Worker:
         )
         self.own_preemptions = OwnPreemptions()
         self.mixed = MixedWork(config.preemption, self)
+        self.hand_overs = HandOvers(self)
         self.prefixes = PrefixBook(self.load_board.touch)
         self.saturation = Saturation()
         self.spacing = Spacing(
@@ -78,7 +80,7 @@ class Worker:
         self._created = time.monotonic()
         self._refresh_at = 0.0
         self._sleep = SleepControl(self.state, self.live, finish=self._let_finish, fail=self._fail)
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-inputs")
+        self.inputs = Inputs()
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -115,8 +117,9 @@ class Worker:
 
     async def close(self) -> None:
         """Ends subscriptions and stops the engine."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self.inputs.close()
         self.mixed.close()
+        self.hand_overs.close()
         self.load_board.close()
         self.statistics_board.close()
         if self.engine is not None:
@@ -131,15 +134,14 @@ class Worker:
         return self.engine
 
     async def tokenize(self, request: pb.GenerateRequest) -> Sequence[int]:
-        """Token ids of a request's input. Raises what `Engine.tokenize` does.
+        """Token ids of a request's input. Raises what `Engine.tokenize` does."""
+        return await self.inputs.read(self.serving_engine().tokenize, request)
 
-        A long text takes seconds: it is read in a thread, one at a time, while the streams go on.
-        """
-        engine = self.serving_engine()
-        if request.ByteSize() <= _LONG_INPUT_BYTES:
-            return engine.tokenize(request)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, engine.tokenize, request)
+    async def calls(self, request: pb.GenerateRequest) -> Calls | None:
+        """How the calls of a request come about; None: they stay text. Raises what `Engine.calls` does."""
+        if not parses_calls(request):
+            return None
+        return await self.inputs.read(self.serving_engine().calls, request)
 
     async def make_way(self, request_id: str, attempt: int, tenant: str) -> None:
         """Ends an older live attempt of the same request. Raises ChironError (DUPLICATE_REQUEST)."""

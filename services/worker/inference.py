@@ -7,16 +7,19 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Iterator
 
 import grpc
 
 from chiron.requests.prefixes import name_prompt
+from chiron.requests.tools import one_call
 from chiron.rpc.errors import ChironError, Reason, abort
 from chiron.rpc.reading import read
 from chiron.telemetry import inject
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.worker import admission
+from services.worker.call_reader import CallReader
 from services.worker.came_to import came_to
 from services.worker.core import Worker
 from services.worker.engines.base import (
@@ -26,6 +29,7 @@ from services.worker.engines.base import (
     EngineRequest,
     InvalidRequestError,
 )
+from services.worker.engines.calls import Calls
 from services.worker.live import LiveRequest
 from services.worker.outbox import Outbox
 from services.worker.pace import Pace
@@ -86,18 +90,31 @@ class InferenceServicer:
         terms = admission.settle_terms(request, ticket, worker.spec)
         admission.check_role(worker.role, terms.request_class)
         admission.check_size(request, engine.info)
-        admission.check_resume(request, engine)
-        try:
+        with _named():
+            calls = await worker.calls(request)
+            if calls is not None:
+                request.sampling.CopyFrom(calls.sampling)
+            admission.check_resume(request, engine)
             prompt = await worker.tokenize(request)
-        except InvalidRequestError as error:
-            raise ChironError.invalid([(error.field, error.description)]) from error
-        # The worker may have changed while a long prompt was being read.
-        engine = worker.serving_engine()
-        admission.check_role(worker.role, terms.request_class)
         check_prompt(len(prompt), ticket)
         sampling = admission.fit_context(
             request, prompt, engine.info.max_context_tokens, terms.most_output_tokens
         )
+        order = EngineRequest(
+            request_id=terms.request_id,
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            delivered_token_ids=request.resume.delivered_token_ids,
+            delivered_text_length=request.resume.delivered_text_length,
+            priority=terms.engine_priority,
+            adapter=request.adapter,
+            cache_salt=terms.tenant,
+            trace_headers=inject(),
+        )
+        reader = await self._call_reader(engine, calls, order, request) if calls is not None else None
+        # The worker may have changed while a long input was being read.
+        engine = worker.serving_engine()
+        admission.check_role(worker.role, terms.request_class)
         span.admitted(terms.request_id, sampling)
         await worker.make_way(terms.request_id, request.attempt, terms.tenant)
         task = asyncio.current_task()
@@ -121,20 +138,10 @@ class InferenceServicer:
             note=span.note,
             prompt=name_prompt(request, terms.tenant) if worker.prefixes.wanted else None,
         )
-        order = EngineRequest(
-            request_id=terms.request_id,
-            prompt_token_ids=prompt,
-            sampling=sampling,
-            delivered_token_ids=request.resume.delivered_token_ids,
-            delivered_text_length=request.resume.delivered_text_length,
-            priority=terms.engine_priority,
-            adapter=request.adapter,
-            cache_salt=terms.tenant,
-            trace_headers=inject(),
-        )
+        writer = ResponseWriter(live.slots, len(order.delivered_token_ids), reader)
         try:
             with worker.accept(live):
-                await self._stream(engine, order, live, context)
+                await self._stream(engine, order, live, writer, context)
         except asyncio.CancelledError:
             if live.cut is None:
                 if not (live.has_output or resume):
@@ -154,6 +161,23 @@ class InferenceServicer:
         span.finished(pace)
         worker.start_trace.served(span, arrival)
 
+    async def _call_reader(
+        self, engine: Engine, calls: Calls, order: EngineRequest, request: pb.GenerateRequest
+    ) -> CallReader:
+        def read(request: pb.GenerateRequest) -> CallReader:
+            return CallReader(
+                calls,
+                order.prompt_token_ids,
+                request_id=order.request_id,
+                choices=max(1, order.sampling.n),
+                one_call=one_call(request.chat),
+                delivered=engine.delivered(order) if order.delivered_token_ids else None,
+            )
+
+        with _named():
+            # To go through what was delivered takes long where that is long.
+            return await self._worker.inputs.read(read, request)
+
     def _broken(self, live: LiveRequest, error: Exception, context: Context) -> None:
         """Counts a request that has failed, where nobody takes it elsewhere and its caller is still there."""
         reason = error.reason if isinstance(error, ChironError) else Reason.INTERNAL
@@ -161,12 +185,17 @@ class InferenceServicer:
             self._worker.finished.broken(live.promise)
 
     async def _stream(
-        self, engine: Engine, order: EngineRequest, live: LiveRequest, context: Context
+        self,
+        engine: Engine,
+        order: EngineRequest,
+        live: LiveRequest,
+        writer: ResponseWriter,
+        context: Context,
     ) -> None:
         """Writes what the engine yields; the engine never waits for a write."""
         spacing = self._worker.spacing
         outbox = Outbox(lambda: spacing.interval_s(live.itl_slo_ms))
-        reading = asyncio.create_task(self._read(engine, order, live, outbox), name="engine output")
+        reading = asyncio.create_task(self._read(engine, order, live, writer, outbox), name="engine output")
         try:
             if self._worker.mixed.may_lack(live, engine):
                 # The engine must know of it first, or it would give the slots to whoever waits already.
@@ -182,9 +211,16 @@ class InferenceServicer:
             # Its end is what frees the slot.
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(self, engine: Engine, order: EngineRequest, live: LiveRequest, outbox: Outbox) -> None:
+    async def _read(
+        self,
+        engine: Engine,
+        order: EngineRequest,
+        live: LiveRequest,
+        writer: ResponseWriter,
+        outbox: Outbox,
+    ) -> None:
         try:
-            await self._fill(engine, order, live, outbox)
+            await self._fill(engine, order, live, writer, outbox)
         except InvalidRequestError as error:
             outbox.fail(ChironError.invalid([(error.field, error.description)]))
         except EngineBusyError as error:
@@ -195,10 +231,16 @@ class InferenceServicer:
         except Exception as error:
             outbox.fail(error)
 
-    async def _fill(self, engine: Engine, order: EngineRequest, live: LiveRequest, outbox: Outbox) -> None:
+    async def _fill(
+        self,
+        engine: Engine,
+        order: EngineRequest,
+        live: LiveRequest,
+        writer: ResponseWriter,
+        outbox: Outbox,
+    ) -> None:
         worker, pace = self._worker, live.pace
         delivered = len(order.delivered_token_ids)
-        writer = ResponseWriter(live.slots, delivered)
         async with contextlib.aclosing(engine.generate(order)) as outputs:  # type: ignore[type-var]
             async for output in outputs:
                 if live.cut is not None:
@@ -224,3 +266,12 @@ class InferenceServicer:
         live.answered = True
         worker.finished.add(pace, batch=live.batch, promise=live.promise)
         outbox.close(pace.usage(), pace.timing(worker.config.instance_id))
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """What an engine refuses becomes the caller's error."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise ChironError.invalid([(error.field, error.description)]) from error

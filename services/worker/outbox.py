@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from chiron.v1 import inference_pb2 as pb
+from services.worker.call_reader import join
 
 _MOST_TOKENS = 1024
 """Tokens of one message: with the most logprobs, far below the largest message that a client takes."""
@@ -45,6 +46,8 @@ class Outbox:
             waiting.text_ends.extend(delta.text_ends)
             waiting.logprobs.extend(delta.logprobs)
             waiting.finish_reason, waiting.stop_match = delta.finish_reason, delta.stop_match
+            if delta.HasField("parsed"):
+                join(waiting.parsed, delta.parsed)
         self._tokens += len(delta.token_ids)
 
     def _add(self, delta: pb.OutputDelta) -> None:

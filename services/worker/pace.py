@@ -78,6 +78,11 @@ class Pace:
                 self._meter.tokens(gap, count, now)
 
     @property
+    def resumed(self) -> bool:
+        """Whether an earlier attempt has delivered something."""
+        return self._origin is not None
+
+    @property
     def computed_tokens(self) -> int:
         """Tokens in its KV cache while it runs."""
         return self._prompt_tokens + self.tokens

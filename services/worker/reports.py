@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chiron.internal.v1 import worker_pb2
+from chiron.policy.snapshots import decodes
 from chiron.v1 import cluster_pb2, types_pb2
 from services.worker import credits
 from services.worker.board import Subscriber
@@ -144,6 +145,12 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
     occupancy, info = worker.occupancy(), worker.engine.info if worker.engine is not None else None
     old, new = begin.stats, end.stats
     output_tokens = new.output_tokens - old.output_tokens
+    prompt_tokens = new.prompt_tokens - old.prompt_tokens
+    cached_tokens = new.cached_prompt_tokens - old.cached_prompt_tokens
+    drafted = new.draft_tokens - old.draft_tokens
+    accepted = new.accepted_tokens - old.accepted_tokens
+    steps = new.steps - old.steps
+    computed = decodes(output_tokens, accepted) + drafted + prompt_tokens - cached_tokens
     load = cluster_pb2.InstanceLoad(
         batch_size=new.batch_size,
         step_token_budget=new.step_token_budget,
@@ -153,6 +160,7 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         itl_mean_ms=mean_itl_ms(begin.meter, end.meter),
         itl_p95_ms=quantile_itl_ms(begin.meter, end.meter, 0.95),
         tokens_per_s=output_tokens / interval_s if interval_s > 0 else 0.0,
+        step_tokens=computed / steps if steps else 0.0,
         preemptions=new.preemptions,
         max_context_tokens=info.max_context_tokens if info else 0,
         kv_capacity_tokens=info.kv_capacity_tokens if info else 0,
@@ -160,6 +168,7 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         preempted_for_interactive=worker.mixed.preempted,
         preempted_tokens=worker.mixed.lost_tokens,
         handed_back_requests=worker.mixed.handed_back,
+        handed_over_requests=worker.hand_overs.done,
     )
     worker.finished.fill(load)
     finished = [new - old for old, new in zip(begin.meter.finished, end.meter.finished, strict=True)]
@@ -167,16 +176,18 @@ def _statistics(worker: Worker, begin: Mark, end: Mark) -> worker_pb2.WatchStati
         worker,
         load=load,
         interval_ms=1e3 * interval_s,
-        steps=new.steps - old.steps,
+        steps=steps,
         output_tokens=output_tokens,
-        prompt_tokens=new.prompt_tokens - old.prompt_tokens,
-        cached_prompt_tokens=new.cached_prompt_tokens - old.cached_prompt_tokens,
+        prompt_tokens=prompt_tokens,
+        cached_prompt_tokens=cached_tokens,
         tightest_itl_slo_ms=occupancy.tightest_itl_slo_ms,
         saturated=saturated(end.full_s - begin.full_s, interval_s),
         finished=types_pb2.ClassCounts(interactive=finished[0], batch=finished[1]),
         max_batch_size=info.max_batch_size if info else 0,
         max_step_token_budget=info.max_step_token_budget if info else 0,
         preemptions=end.own_preemptions - begin.own_preemptions,
+        draft_tokens=drafted,
+        accepted_tokens=accepted,
     )
 
 

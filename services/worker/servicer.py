@@ -11,6 +11,7 @@ import grpc
 from chiron.auth.credentials import has_role
 from chiron.auth.keys import KeyRing, KeyRingError
 from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
+from chiron.policy.hand_over import Grant
 from chiron.rpc.errors import ChironError, Reason, abort
 from chiron.rpc.identity import present
 from services.worker import reports
@@ -26,6 +27,7 @@ HEARTBEAT_S = 0.5
 """Longest time between two: silence beyond it tells a router that the worker or the way to it has frozen."""
 _DEFAULT_INTERVAL_MS = 1000
 _INTERVALS_MS = range(10, 60_001)
+_RATES = ("interactive_per_s", "batch_per_s", "tokens_per_s", "prefill_tokens_per_s", "valid_s")
 
 
 class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -87,6 +89,12 @@ class NetworkServicer(worker_pb2_grpc.WorkerServiceServicer):
         await _refuse(context)
 
     async def Drain(self, request: worker_pb2.DrainRequest, context: Context) -> worker_pb2.DrainResponse:
+        """Refused on the network."""
+        await _refuse(context)
+
+    async def HandOver(
+        self, request: worker_pb2.HandOverRequest, context: Context
+    ) -> worker_pb2.HandOverResponse:
         """Refused on the network."""
         await _refuse(context)
 
@@ -154,6 +162,26 @@ class ControlServicer(NetworkServicer):
             await abort(context, ChironError.invalid([("timeout_s", what)]))
         aborted = await _answer(self.worker.drain(request.timeout_s), context)
         return worker_pb2.DrainResponse(aborted=aborted)
+
+    async def HandOver(
+        self, request: worker_pb2.HandOverRequest, context: Context
+    ) -> worker_pb2.HandOverResponse:
+        """Says how fast running streams may go on elsewhere."""
+        bad = [
+            (name, f"must be a finite number >= 0, not {value:g}")
+            for name in _RATES
+            if not 0 <= (value := getattr(request, name)) < float("inf")
+        ]
+        if bad:
+            await abort(context, ChironError.invalid(bad))
+        grant = Grant(
+            request.interactive_per_s,
+            request.batch_per_s,
+            request.tokens_per_s,
+            request.prefill_tokens_per_s,
+        )
+        self.worker.hand_overs.granted(grant, request.valid_s)
+        return worker_pb2.HandOverResponse()
 
     async def Sleep(self, request: worker_pb2.SleepRequest, context: Context) -> worker_pb2.SleepResponse:
         """Takes the weights off the GPU, after a drain where one is asked for."""

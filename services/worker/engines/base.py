@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chiron.v1 import inference_pb2 as pb
+from services.worker.engines.calls import Calls
 
 OnGone = Callable[[Sequence[Hashable] | None], None]
 """Told of KV blocks, by names that are the engine's own; None: all of them."""
@@ -73,6 +74,8 @@ class EngineConfig:
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments by the engine's own names; unknown ones are an EngineLoadError that names them."""
     tool_parser: str = ""
+    """Name of the engine's parser for tool calls; empty: none. An unknown one is an EngineLoadError that
+    names those there are."""
     reasoning_parser: str = ""
 
 
@@ -162,6 +165,10 @@ class EngineStats:
     """Prompt tokens computed or found in the cache."""
     cached_prompt_tokens: int
     preemptions: int
+    draft_tokens: int = 0
+    """Tokens drafted in speculative decoding since the start, each of which a step computed."""
+    accepted_tokens: int = 0
+    """Those of them that were accepted: they are among the output tokens."""
 
 
 class Engine(abc.ABC):
@@ -198,6 +205,21 @@ class Engine(abc.ABC):
         held back for a stop string or half a character included. If they end the output already, its only
         delta has no token and the finish reason.
         """
+
+    def calls(self, request: pb.GenerateRequest) -> Calls:
+        """How the calls of a chat come about whose tool_choice has them parsed.
+
+        Asked before `tokenize`, under its conditions. Raises InvalidRequestError where the engine has no
+        parser, or cannot do with these tools what is asked.
+        """
+        raise InvalidRequestError("chat.tools", "this model's engine has no parser for tool calls")
+
+    def delivered(self, request: EngineRequest) -> ChoiceDelta:
+        """What the delivered tokens of a resumed request have brought, as one delta.
+
+        Raises InvalidRequestError where no undisturbed request delivers these tokens and this much text.
+        """
+        raise EngineError("this engine cannot continue what another one began")
 
     def follow_cache(self, on_gone: OnGone) -> int:
         """From now on `on_gone` is told which KV blocks have left the prefix cache; None: all have.

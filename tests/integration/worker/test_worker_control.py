@@ -183,6 +183,8 @@ async def test_statistics_tell_what_happened_in_the_interval(worker: WorkerProce
     assert second.output_tokens >= 32
     assert second.prompt_tokens == 6 + 5, "both prompts"
     assert second.steps >= 32
+    assert (second.draft_tokens, second.accepted_tokens) == (0, 0)
+    assert second.load.step_tokens == pytest.approx((second.output_tokens + 6 + 5) / second.steps)
     assert second.load.itl_mean_ms > 0
     assert second.load.itl_p95_ms > 0
     assert second.tightest_itl_slo_ms == 900

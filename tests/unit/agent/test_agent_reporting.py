@@ -29,6 +29,8 @@ def statistics(**changes: object) -> worker_pb2.WatchStatisticsResponse:
         max_batch_size=35,
         max_step_token_budget=36,
         preemptions=37,
+        draft_tokens=38,
+        accepted_tokens=39,
         load=cluster_pb2.InstanceLoad(
             batch_size=11,
             step_token_budget=12,
@@ -66,6 +68,8 @@ def test_a_sample_holds_every_figure_in_the_policies_units() -> None:
         kv_capacity_tokens=20,
         preemptions=37,
         saturated=True,
+        draft_tokens=38,
+        accepted_tokens=39,
     )
 
 

@@ -37,7 +37,15 @@ def test_a_whole_interval_is_a_sample_as_it_is() -> None:
 def test_what_comes_early_is_counted_into_the_next_sample() -> None:
     gatherer = Gatherer(1.0)
     early = message(
-        250, steps=10, output_tokens=100, prompt_tokens=30, preemptions=1, saturated=True, itl_mean_ms=10.0
+        250,
+        steps=10,
+        output_tokens=100,
+        prompt_tokens=30,
+        draft_tokens=40,
+        accepted_tokens=20,
+        preemptions=1,
+        saturated=True,
+        itl_mean_ms=10.0,
     )
     assert gatherer.add(early) is None
     late = message(
@@ -46,6 +54,8 @@ def test_what_comes_early_is_counted_into_the_next_sample() -> None:
         output_tokens=300,
         prompt_tokens=70,
         cached_prompt_tokens=20,
+        draft_tokens=160,
+        accepted_tokens=70,
         preemptions=2,
         saturated=True,
         itl_mean_ms=50.0,
@@ -56,6 +66,7 @@ def test_what_comes_early_is_counted_into_the_next_sample() -> None:
     assert sample is not None
     assert (sample.interval_s, sample.steps, sample.output_tokens) == (1.25, 60, 400)
     assert (sample.prompt_tokens, sample.preemptions, sample.saturated) == (80, 3, True)
+    assert (sample.draft_tokens, sample.accepted_tokens) == (200, 90)
     assert (sample.itl_mean_s, sample.itl_p95_s, sample.kv_usage) == (pytest.approx(0.04), 0.03, 0.5)
     again = gatherer.add(message(1000, steps=5))
     assert again is not None

@@ -131,3 +131,18 @@ def test_an_itl_slo_bounds_the_hold_to_its_half() -> None:
     spacing = Spacing(1000.0, 0.04, lambda: 400)
     assert spacing.interval_s(30.0) == 0.015
     assert spacing.interval_s(500.0) == 0.04
+
+
+async def test_what_was_parsed_is_joined_with_its_text() -> None:
+    box = outbox(NEVER_S)
+    first = pb.ToolCallDelta(index=0, id="c", name="f", arguments="{")
+    put(
+        box,
+        delta(0, parsed=pb.ParsedDelta(content="a", tool_calls=[first])),
+        delta(1, parsed=pb.ParsedDelta(tool_calls=[pb.ToolCallDelta(index=0, arguments="}")])),
+        delta(2),
+        delta(3, parsed=pb.ParsedDelta(content="b")),
+    )
+    (sent,) = (await box.take()).deltas
+    whole = pb.ToolCallDelta(index=0, id="c", name="f", arguments="{}")
+    assert sent == delta(0, 4, parsed=pb.ParsedDelta(content="ab", tool_calls=[whole]))

@@ -40,23 +40,35 @@ class Choice:
 
         Raises InvalidRequestError when no undisturbed choice delivers these tokens and this much text.
         """
-        delta = ChoiceDelta(self.index, [], "", [])
-        text = ""
+        delta = self._retrace(delivered, text_length)
+        self._length, self._unsent = text_length, delta.text[text_length:]
+        if not self.finished:
+            return None
+        delta.token_ids, delta.text_ends, delta.text = [], [], self._unsent
+        return delta
+
+    def delivered(self, delivered: Sequence[int], text_length: int) -> ChoiceDelta:
+        """What these tokens have brought; the choice is used up. Raises as `resume`."""
+        delta = self._retrace(delivered, text_length)
+        delta.text = delta.text[:text_length]
+        delta.text_ends = [min(end, text_length) for end in delta.text_ends]
+        return delta
+
+    def _retrace(self, delivered: Sequence[int], text_length: int) -> ChoiceDelta:
+        delta = ChoiceDelta(self.index, delivered, "", [])
+        ends: list[int] = []
         for token in delivered:
             if self.finished:
                 raise InvalidRequestError(
                     "resume.delivered_token_ids", f"the output ends after {self.produced} of them"
                 )
             self._sampler.note(token)
-            text += self._take(token, delta)
-        if text_length > len(text):
-            raise InvalidRequestError(
-                "resume.delivered_text_length", f"is {text_length}, the tokens have released {len(text)}"
-            )
-        self._length, self._unsent = text_length, text[text_length:]
-        if not self.finished:
-            return None
-        delta.text = self._unsent
+            delta.text += self._take(token, delta)
+            ends.append(len(delta.text))
+        if text_length > len(delta.text):
+            text = f"is {text_length}, the tokens have released {len(delta.text)}"
+            raise InvalidRequestError("resume.delivered_text_length", text)
+        delta.text_ends = ends
         return delta
 
     def emit(self, count: int) -> ChoiceDelta:

@@ -18,6 +18,7 @@ from chiron.engine import (
 from chiron.engine import EngineRequest as ModelRequest
 from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import (
+    ChoiceDelta,
     Engine,
     EngineBusyError,
     EngineConfig,
@@ -30,7 +31,8 @@ from services.worker.engines.base import (
     InvalidRequestError,
     OnGone,
 )
-from services.worker.engines.sim import chat, language, vocabulary
+from services.worker.engines.calls import Calls
+from services.worker.engines.sim import chat, language, tools, vocabulary
 from services.worker.engines.sim.cache import CacheWatch
 from services.worker.engines.sim.choice import Choice
 from services.worker.engines.sim.clock import Clock, MonotonicClock
@@ -61,6 +63,7 @@ class SimEngine(Engine):
         self._clock = clock
         self._time_scale = settings.time_scale
         self._adapters = frozenset(config.adapters)
+        self._tool_parser = config.tool_parser
         self._salt = language.mix(settings.seed)
         self._model = EngineModel(profile, batch_size=config.batch_size, step_token_budget=budget)
         self._info = EngineInfo(
@@ -86,9 +89,10 @@ class SimEngine(Engine):
     @classmethod
     async def start(cls, config: EngineConfig, clock: Clock | None = None) -> SimEngine:
         """Waits for the profile's load time. Raises EngineLoadError, also when `fail_load` says so."""
-        for name in ("chat_template", "tool_parser", "reasoning_parser"):
+        for name in ("chat_template", "reasoning_parser"):
             if getattr(config, name):
-                raise EngineLoadError(f"{name}: the sim engine has a fixed chat template and no parsers")
+                raise EngineLoadError(f"{name}: the sim engine has a fixed chat template and does not reason")
+        tools.check_parser(config.tool_parser)
         settings = parse_settings(config.engine_args)
         clock = clock or MonotonicClock()
         engine = cls(config, settings, clock)
@@ -133,6 +137,15 @@ class SimEngine(Engine):
         finally:
             span.end()
             self._forget(stream)
+
+    def calls(self, request: pb.GenerateRequest) -> Calls:
+        """See `Engine.calls` and `tools`."""
+        return tools.calls(request) if self._tool_parser else super().calls(request)
+
+    def delivered(self, request: EngineRequest) -> ChoiceDelta:
+        """See `Engine.delivered`."""
+        (choice,) = self._choices(request).values()
+        return choice.delivered(request.delivered_token_ids, request.delivered_text_length)
 
     def follow_cache(self, on_gone: OnGone) -> int:
         """See `Engine.follow_cache`."""
@@ -223,6 +236,8 @@ class SimEngine(Engine):
             prompt_tokens=self._prompt_tokens,
             cached_prompt_tokens=self._cached_tokens,
             preemptions=totals.preemptions,
+            draft_tokens=totals.draft_tokens,
+            accepted_tokens=totals.accepted_tokens,
         )
 
     async def wait_dead(self) -> str:

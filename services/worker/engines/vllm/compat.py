@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 _NAMES = (
@@ -20,6 +21,12 @@ _NAMES = (
     ("vllm.v1.engine.detokenizer", "BaseIncrementalDetokenizer", "get_next_output_text"),
     ("vllm.sampling_params", "SamplingParams", "update_from_generation_config"),
     ("vllm.v1.metrics.loggers", "StatLoggerBase", "record"),
+)
+_PARSING = (
+    ("vllm.parser.parser_manager", "ParserManager", "get_parser"),
+    ("vllm.parser.abstract_parser", "Parser", "adjust_request"),
+    ("vllm.parser.abstract_parser", "Parser", "parse_delta"),
+    ("vllm.entrypoints.openai.chat_completion.protocol", "ChatCompletionRequest", "model_fields"),
 )
 _SCHEDULER_ATTRIBUTES = (
     "running",
@@ -50,7 +57,16 @@ def _fail(missing: str) -> None:
 
 def check_vllm() -> None:
     """Checks classes and methods. Raises IncompatibleVllmError."""
-    for module_name, class_name, attribute in _NAMES:
+    _check(_NAMES)
+
+
+def check_parsing() -> None:
+    """Checks what parsers of tool calls are composed with. Raises IncompatibleVllmError."""
+    _check(_PARSING)
+
+
+def _check(names: Iterable[tuple[str, str, str]]) -> None:
+    for module_name, class_name, attribute in names:
         try:
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError):

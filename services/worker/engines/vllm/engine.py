@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from chiron.v1 import inference_pb2 as pb
 from services.worker.engines.base import (
+    ChoiceDelta,
     Engine,
     EngineBusyError,
     EngineConfig,
@@ -23,6 +24,7 @@ from services.worker.engines.base import (
     InvalidRequestError,
     OnGone,
 )
+from services.worker.engines.calls import Calls
 from services.worker.engines.vllm.cache import block_names
 from services.worker.engines.vllm.liveness import ProcessWatch
 from services.worker.engines.vllm.outputs import OutputReader
@@ -30,13 +32,21 @@ from services.worker.engines.vllm.prompts import PromptTokenizer, load_template
 from services.worker.engines.vllm.sampling import client_error_type, invalid_request, sampling_params
 from services.worker.engines.vllm.seam import Seam, Seams, remaining, resume_obstacle, with_delivered
 from services.worker.engines.vllm.starting import StartedVllm, start_vllm
+from services.worker.engines.vllm.tools import ToolSupport
 
 
 class VllmEngine(Engine):
     """vLLM's AsyncLLM; its engine core is a process of its own."""
 
-    def __init__(self, started: StartedVllm, limits: Sequence[int], prompts: PromptTokenizer) -> None:
+    def __init__(
+        self,
+        started: StartedVllm,
+        limits: Sequence[int],
+        prompts: PromptTokenizer,
+        tools: ToolSupport | None,
+    ) -> None:
         """Use `start`. `limits` are the scheduler's `chiron_limits`."""
+        self._tools = tools
         self._started = started
         llm = self._llm
         self._prompts = prompts
@@ -81,7 +91,8 @@ class VllmEngine(Engine):
                 config.chat_template,
                 started.llm.vllm_config.model_config.get_vocab_size(),
             )
-            engine = cls(started, limits, prompts)
+            tools = await asyncio.to_thread(ToolSupport.load, config, started.llm, prompts)
+            engine = cls(started, limits, prompts, tools)
             await engine._load_adapters(config.adapters)
             await engine.set_limits(batch_size=config.batch_size, step_token_budget=config.step_token_budget)
         except BaseException as error:
@@ -163,6 +174,17 @@ class VllmEngine(Engine):
             priority=request.priority,
         )
         return stream
+
+    def calls(self, request: pb.GenerateRequest) -> Calls:
+        """See `Engine.calls` and `ToolSupport`."""
+        return super().calls(request) if self._tools is None else self._tools.calls(request)
+
+    def delivered(self, request: EngineRequest) -> ChoiceDelta:
+        """See `Engine.delivered`."""
+        reader = OutputReader(self._decode, request.prompt_token_ids, request.sampling)
+        params = sampling_params(request.sampling, self._info.vocabulary_size)
+        seam = Seam(self._llm, request, params, reader.surplus)
+        return reader.delivered(request.delivered_token_ids, seam.delivered_text)
 
     def _seam(self, request: EngineRequest, reader: OutputReader) -> Seam:
         params = sampling_params(request.sampling, self._info.vocabulary_size)
@@ -275,6 +297,8 @@ class VllmEngine(Engine):
             prompt_tokens=found.prompt_tokens,
             cached_prompt_tokens=found.cached_prompt_tokens,
             preemptions=found.preemptions,
+            draft_tokens=found.draft_tokens,
+            accepted_tokens=found.accepted_tokens,
         )
 
     async def wait_dead(self) -> str:

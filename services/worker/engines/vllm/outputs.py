@@ -53,6 +53,10 @@ class OutputReader:
         self._offsets = [TextOffsets(self._decode_text, before, self._held_back, decoded, released)]
         self._surplus = [0]
 
+    def delivered(self, token_ids: Sequence[int], text: str) -> ChoiceDelta:
+        """Tokens and text that the only choice has delivered, as one delta."""
+        return ChoiceDelta(0, token_ids, text, self._offsets[0].ends(token_ids, text))
+
     def _decode_text(self, token_ids: Sequence[int]) -> str:
         return self._decode(token_ids, skip_special_tokens=not self._sampling.keep_special_tokens)
 

@@ -42,7 +42,7 @@ def sampling_params(sampling: pb.SamplingParams, vocabulary_size: int) -> Any:
             ignore_eos=sampling.ignore_eos,
             logprobs=sampling.logprobs if sampling.HasField("logprobs") else None,
             logit_bias=dict(sampling.logit_bias) or None,
-            structured_outputs=_structured(sampling),
+            structured_outputs=structured_params(sampling),
             skip_special_tokens=not sampling.keep_special_tokens,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -78,7 +78,8 @@ def _check_token_ids(field: str, token_ids: Iterable[int], vocabulary_size: int)
         )
 
 
-def _structured(sampling: pb.SamplingParams) -> Any:
+def structured_params(sampling: pb.SamplingParams) -> Any:
+    """vLLM's form of a constraint; None: there is none."""
     from vllm.sampling_params import StructuredOutputsParams
 
     wanted = sampling.structured_output
@@ -93,5 +94,7 @@ def _structured(sampling: pb.SamplingParams) -> Any:
             return StructuredOutputsParams(regex=wanted.regex)
         case "grammar":
             return StructuredOutputsParams(grammar=wanted.grammar)
+        case "structural_tag":
+            return StructuredOutputsParams(structural_tag=wanted.structural_tag)
         case "choice":
             return StructuredOutputsParams(choice=list(wanted.choice.values))

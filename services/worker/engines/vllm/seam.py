@@ -97,6 +97,12 @@ class Seam:
         self.detokenizer._last_output_text_offset = self.released + surplus
 
     @property
+    def delivered_text(self) -> str:
+        """The text that has been delivered."""
+        text: str = self.detokenizer.output_text[self._surplus : self._surplus + self.released]
+        return text
+
+    @property
     def finished(self) -> bool:
         """Whether the delivered tokens end the output."""
         return bool(self._stop) or self._ended or self._full

@@ -16,6 +16,8 @@ class Statistics(StatLoggerBase):  # type: ignore[misc]
         self.prompt_tokens = 0
         self.cached_prompt_tokens = 0
         self.preemptions = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
         self.running = 0
         self.waiting = 0
         self.kv_usage = 0.0
@@ -28,6 +30,10 @@ class Statistics(StatLoggerBase):  # type: ignore[misc]
             # Requests whose grammar is compiling, for one, are counted apart.
             self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             self.kv_usage = scheduler_stats.kv_cache_usage
+            drafts = scheduler_stats.spec_decoding_stats
+            if drafts is not None:
+                self.draft_tokens += drafts.num_draft_tokens
+                self.accepted_tokens += drafts.num_accepted_tokens
         if iteration_stats is not None:
             prompts = iteration_stats.prompt_token_stats
             self.output_tokens += iteration_stats.num_generation_tokens
