@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from chiron.auth.access import AccessTable, check_allowed
+from chiron.auth.access import AccessTable
+from chiron.auth.callers import Caller
 from chiron.auth.credentials import CallContext, Credentials
-from chiron.auth.quotas import Account, metered_max_tokens
+from chiron.auth.quotas import Account
+from chiron.auth.rights import check_allowed
 from chiron.internal.v1 import control_pb2
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2, types_pb2
@@ -17,10 +19,12 @@ _PROMPT_SLACK, _PROMPT_FLOOR = 4, 256
 """A prompt may be this much longer than estimated: a token is one byte of text or more."""
 _MOST = 2**32 - 1
 """What a ticket's field holds."""
+_NEAR, _MOST_NEAR = 0.8, 100
+"""Share of a limit from which it is told, and how many of them are."""
 
 
 class Access:
-    """Identifies callers, checks what their tenant may do, and keeps its quota."""
+    """Identifies callers, checks what they may do, and keeps the quotas of tenants and keys."""
 
     def __init__(self, *, required: bool, ticket_ttl_s: float) -> None:
         self.table = AccessTable()
@@ -28,11 +32,14 @@ class Access:
         self._required = required
         self._ticket_ttl_s = ticket_ttl_s
         self._accounts: dict[str, Account] = {}
+        self._of_keys: dict[str, Account] = {}
+        """Of the keys with limits of their own that have been used, by id."""
         self._time = asyncio.get_running_loop().time
 
-    def take_table(self, table: control_pb2.RoutingTable) -> None:
-        """The controller sent a whole table."""
+    def take_table(self, table: control_pb2.RoutingTable, *, kept: bool = False) -> None:
+        """The controller sent a whole table; `kept`: it sent it to a router that ran here before."""
         self.table.replace(table.tenants, table.keys)
+        self.table.outdated = kept
         self._follow()
 
     def take_delta(self, delta: control_pb2.RoutingDelta) -> None:
@@ -50,47 +57,70 @@ class Access:
         """The tenant that a caller says it is; empty: nobody is asked, or it is none that there is."""
         return self.table.claimed(Credentials.of(context)) if self._required else ""
 
-    def identify(self, context: CallContext) -> access_pb2.Tenant | None:
-        """The caller's tenant; None where nobody is asked.
+    def identify(self, context: CallContext) -> Caller | None:
+        """Who calls; None where nobody is asked.
 
         It comes before all else: a message that nobody may send is not even decoded.
 
         Raises:
-            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN.
+            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, KEY_EXPIRED, TENANT_UNKNOWN.
         """
         return self.table.identify(Credentials.of(context)) if self._required else None
 
-    def admit(self, tenant: access_pb2.Tenant | None, request: PendingRequest) -> None:
-        """Lets a tenant's request in: sets its limits, and takes what it needs of the quota.
+    def is_admin(self, credentials: Credentials) -> bool:
+        """Whether a caller may do what administrators may; where nobody is asked, everybody may.
+
+        Raises:
+            ChironError: KEY_INVALID, KEY_REVOKED, KEY_EXPIRED.
+        """
+        return not self._required or self.table.is_admin(credentials)
+
+    def admit(self, caller: Caller | None, request: PendingRequest) -> None:
+        """Lets a caller's request in: sets its limits, and takes what it needs of the quotas.
 
         Raises:
             ChironError: NOT_ALLOWED, QUOTA_EXCEEDED.
         """
-        if tenant is None:
+        if caller is None:
             return
-        _check(tenant, request)
+        caller.check_allowed(request.model, _class(request), request.priority)
         now = self._time()
         self.holds.expire(now)
+        tenant = caller.tenant
         request.tenant = tenant.name
-        request.max_tokens = metered_max_tokens(tenant.quota, request.max_tokens)
-        if tenant.quota.tokens_per_min:
+        request.max_tokens = caller.max_tokens(request.max_tokens)
+        if caller.metered:
             request.max_prompt_tokens = min(_PROMPT_SLACK * request.prompt_tokens + _PROMPT_FLOOR, _MOST)
         account = self._accounts.get(tenant.name)
         if account is None:
             account = self._accounts[tenant.name] = Account(tenant.quota, now)
+        key = self._of_key(caller, now)
         tokens = request.prompt_tokens + request.choices * request.max_tokens
-        reclaimed = self.holds.reclaim(account, request.request_id, tokens) if request.lookaside else None
-        request.hold = reclaimed or account.take(tokens, now)
+        reclaimed = None
+        if request.lookaside:
+            reclaimed = self.holds.reclaim(account, request.request_id, tokens, key)
+        request.hold = reclaimed or account.take(tokens, now, key)
 
-    def batch_tenant(self, context: CallContext, *, admin: bool = False) -> access_pb2.Tenant | None:
-        """Whose batches a caller deals with; None: everybody's, as tenancy is off or it is an administrator.
+    def _of_key(self, caller: Caller, now: float) -> Account | None:
+        """What the caller's key uses of its own limits; None: it has none."""
+        key = caller.key
+        if key is None or key.quota is None:
+            return None
+        account = self._of_keys.get(key.key_id)
+        if account is None:
+            account = self._of_keys[key.key_id] = Account(key.quota, now, key.key_id)
+        return account
+
+    def batch_caller(self, context: CallContext, *, admin: bool = False) -> Caller | None:
+        """Who deals with its tenant's batches; None: with everybody's, as tenancy is off or it is an
+        administrator.
 
         Args:
             context: of the call.
             admin: whether administrators may make it, who have no batches of their own.
 
         Raises:
-            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, TENANT_UNKNOWN.
+            ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, KEY_EXPIRED, TENANT_UNKNOWN.
         """
         if not self._required:
             return None
@@ -109,17 +139,53 @@ class Access:
             ChironError: TENANT_UNKNOWN, NOT_ALLOWED.
         """
         request.tenant = tenant
+        owner = self.batch_owner(tenant)
+        if owner is not None:
+            check_allowed(owner.tenant, request.model, _class(request), request.priority)
+
+    def batch_owner(self, tenant: str, key_id: str = "") -> Caller | None:
+        """Whose batch waits, with what the tenant and the key may do now; None where nobody is asked.
+
+        Args:
+            tenant: of the batch.
+            key_id: of the key with which it was made; empty: none counts.
+
+        Raises:
+            ChironError: TENANT_UNKNOWN, KEY_REVOKED.
+        """
         if not self._required:
-            return
+            return None
         known = self.table.tenants.get(tenant)
         if known is None:
             raise ChironError(Reason.TENANT_UNKNOWN, f"tenant {tenant!r} does not exist (any more)")
-        _check(known, request)
+        key = self.table.held.get(key_id) if key_id else None
+        if key_id and (key is None or key.revoked):
+            raise ChironError(Reason.KEY_REVOKED, f"key {key_id!r} counts no more")
+        return Caller(known, key)
 
     def batch_weight(self, tenant: str) -> float:
         """Its share of the batch capacity beside others."""
         known = self.table.tenants.get(tenant)
         return (known.quota.batch_weight if known is not None else 0.0) or 1.0
+
+    def weight(self, tenant: str) -> float:
+        """Its share of the places that come free, beside others whose interactive requests wait."""
+        known = self.table.tenants.get(tenant)
+        return (known.quota.weight if known is not None else 0.0) or 1.0
+
+    def near_limits(self) -> list[control_pb2.KeyUse]:
+        """The keys' own limits of which little is left, those with the least first."""
+        now = self._time()
+        found = [
+            (share, key_id, limit)
+            for key_id, account in self._of_keys.items()
+            for limit, share in account.in_use(now).items()
+            if share >= _NEAR
+        ]
+        return [
+            control_pb2.KeyUse(key_id=key_id, use=access_pb2.LimitUse(limit=limit, share=share))
+            for share, key_id, limit in sorted(found, reverse=True)[:_MOST_NEAR]
+        ]
 
     def hand_out(self, request: PendingRequest, placement: Placement) -> None:
         """The request goes on at a worker, by a ticket."""
@@ -129,7 +195,7 @@ class Access:
             self.holds.hand_out(hold, placement.instance_id, request.request_id, lapses)
 
     def _follow(self) -> None:
-        """Quotas in force follow the table; what tenants have used stays used."""
+        """Quotas in force follow the table; what tenants and keys have used stays used."""
         now = self._time()
         for name, account in list(self._accounts.items()):
             tenant = self.table.tenants.get(name)
@@ -137,15 +203,24 @@ class Access:
                 account.change(tenant.quota, now)
             elif not account.running:
                 del self._accounts[name]
+        for key_id, account in list(self._of_keys.items()):
+            key = self.table.held.get(key_id)
+            if key is not None and key.quota is not None and not key.revoked:
+                account.change(key.quota, now)
+            elif key is not None or not account.running:
+                del self._of_keys[key_id]
 
 
-def _check(tenant: access_pb2.Tenant, request: PendingRequest) -> None:
-    kind = types_pb2.RequestClass.ValueType(int(request.request_class))
-    check_allowed(tenant, request.model, kind, request.priority)
+def _class(request: PendingRequest) -> types_pb2.RequestClass.ValueType:
+    return types_pb2.RequestClass.ValueType(int(request.request_class))
 
 
 def leave(request: PendingRequest | None) -> None:
-    """The request's call is over: what it still holds of its quota is free again."""
+    """The request's call is over: what it still holds of its quota is free again, and one that never ran
+    counts for nothing."""
     if request is not None and request.hold is not None:
-        request.hold.end()
+        if request.ran:
+            request.hold.end()
+        else:
+            request.hold.undo()
         request.hold = None

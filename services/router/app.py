@@ -24,11 +24,18 @@ from services.router.batch.servicer import SERVICE as BATCH_SERVICE
 from services.router.batch.servicer import BatchDoor, BatchServicer
 from services.router.config import RouterConfig
 from services.router.controller_link import ControllerLink
+from services.router.http.app import served
+from services.router.http.batches.making import Maker
+from services.router.http.batches.work import SourcedBatches
+from services.router.http.door import HttpDoor
+from services.router.http.metrics import Metrics
+from services.router.http.server import HttpServer
 from services.router.placer import Placer
 from services.router.proxy import Proxy
 from services.router.retries import Retries
 from services.router.route import Lookaside
 from services.router.servicer import SERVICE, InferenceServicer
+from services.router.serving import Serving
 from services.router.state_servicer import SERVICE as STATE_SERVICE
 from services.router.state_servicer import StateServicer
 from services.router.streams import Streams
@@ -49,7 +56,7 @@ class Router:
         self._streams = Streams(config.reader_stall_s)
         self._placer = Placer(config, self._streams.abandon)
         self._retries = Retries(config.max_attempts, config.retry_share, config.retry_floor_per_s)
-        self._servicer = InferenceServicer(
+        self._serving = Serving(
             self._placer,
             Proxy(self._retries, config.max_resumes, self._placer, self._streams),
             Lookaside(config.ticket_ttl_s, self._placer),
@@ -57,20 +64,30 @@ class Router:
         )
         self._batches = BatchServicer(self._placer.access)
         self._server = Server([SERVICE, BATCH_SERVICE, STATE_SERVICE])
-        self._server.grpc.add_generic_rpc_handlers((self._servicer.handler(),))
+        servicer = InferenceServicer(self._serving, self._placer.door)
+        self._server.grpc.add_generic_rpc_handlers((servicer.handler(),))
         batch_pb2_grpc.add_BatchServiceServicer_to_server(self._batches, self._server.grpc)
         state = StateServicer(
             config.identity,
             self._placer,
-            self._servicer,
+            self._serving,
             self._streams,
             self._retries,
             lambda: self._batch.runner if self._batch else None,
         )
         router_pb2_grpc.add_RouterServiceServicer_to_server(state, self._server.grpc)
+        self._http: HttpServer | None = None
+        if config.http.listen:
+            metrics = Metrics(self._placer, self._serving)
+            door = HttpDoor(config.http, self._serving, self._placer, self._batches, metrics)
+            server = self._http = HttpServer(served(door), config.http, stall_s=config.reader_stall_s)
+            metrics.connections = lambda: (len(server.state.connections), server.refused)
+        self.http_url = ""
+        """Where the HTTP door is, once it is open; empty: there is none."""
         self._keeper: TableKeeper | None = None
         self._batch: BatchPart | None = None
         self._batch_task: asyncio.Task[None] | None = None
+        self._sourced: asyncio.Task[None] | None = None
         self._recording: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -83,8 +100,10 @@ class Router:
         await self._begin_batch_work()
         host, _, _ = self._config.listen.rpartition(":")
         address = f"{host}:{self._server.bind(self._config.listen)}"
-        await self._server.start()
         config = self._config
+        if self._http is not None:
+            self.http_url = await self._http.start(config.tls)
+        await self._server.start()
         if notice := off_notice(config.listen, config.auth):
             log.warning("%s", notice)
         controllers = Controllers(config.controller)
@@ -95,6 +114,7 @@ class Router:
             asyncio.create_task(link.run(), name="controller link"),
             asyncio.create_task(self._streams.watch_readers(), name="stalled readers"),
             *([self._batch_task] if self._batch_task else []),
+            *([asyncio.create_task(self._http.run(), name="HTTP door")] if self._http else []),
             *([self._recording] if self._recording else []),
             *([asyncio.create_task(self._keeper.run(), name="table on disk")] if self._keeper else []),
             asyncio.create_task(self._serve_from_first_table(), name="readiness"),
@@ -124,7 +144,8 @@ class Router:
                 if str(error) != self._batches.unreached:
                     log.warning("no batches until their queue can be used: %s", error)
                 self._batches.unreached = str(error)
-        await self._batch.task
+        assert self._sourced is not None
+        await asyncio.gather(self._batch.task, self._sourced)
 
     async def _open_batch_queue(self) -> None:
         config = self._config
@@ -137,15 +158,24 @@ class Router:
             max_resumes=config.max_resumes,
             tracing=self._tracing,
         )
-        runner = self._batch.runner
+        queue, runner = self._batch.queue, self._batch.runner
+        sourced = SourcedBatches(
+            queue,
+            Maker(queue, config.batch.limits, self._placer.model),
+            self._placer.access.batch_owner,
+            self._placer.has_table,
+            accepted=runner.accepted,
+        )
+        self._sourced = asyncio.create_task(sourced.run(), name="batches of files")
         self._batches.open(
             BatchDoor(
-                self._batch.queue,
+                queue,
                 config.batch.limits,
                 self._placer.model,
                 runner.estimates.describe,
                 self._placer.has_table.is_set,
                 runner.accepted,
+                sourced.made,
                 stall_s=config.reader_stall_s,
             )
         )
@@ -193,14 +223,16 @@ class Router:
         """Refuses new calls, lets running ones finish for the drain timeout, then ends them."""
         self._tasks[-1].cancel()
         await self._server.set_serving(False)
-        self._servicer.refuse("this router is shutting down")
+        self._serving.refuse("this router is shutting down")
+        if self._http is not None:
+            self._http.drain()
         await self._batches.close()
         await asyncio.gather(self._drain(), self._stop_batch_work())
-        if not self._servicer.idle.is_set():
+        if not self._serving.under_way.idle.is_set():
             log.warning("ending the requests that still run")
             self._placer.refuse_waiting(ChironError(Reason.RETRY_ELSEWHERE, "this router has shut down"))
             self._streams.end_all("this router has shut down")
-        await self._server.stop(1.0)
+        await asyncio.gather(self._server.stop(1.0), self._stop_http(1.0))
         await self._end_recording()
         for task in self._tasks:
             task.cancel()
@@ -208,6 +240,10 @@ class Router:
         await self._placer.close()
         if self._batch is not None:
             await self._batch.close()
+
+    async def _stop_http(self, grace_s: float) -> None:
+        if self._http is not None:
+            await self._http.stop(grace_s)
 
     async def _end_recording(self) -> None:
         if self._recording is not None and self._placer.book is not None:
@@ -218,12 +254,16 @@ class Router:
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s):
-                await self._servicer.idle.wait()
+                await self._serving.under_way.idle.wait()
 
     async def _stop_batch_work(self) -> None:
         if self._batch is None and self._batch_task is not None:
             self._batch_task.cancel()
             await asyncio.gather(self._batch_task, return_exceptions=True)
+        if self._sourced is not None:
+            # What it leaves undone another router goes on with, or this one when it is back.
+            self._sourced.cancel()
+            await asyncio.gather(self._sourced, return_exceptions=True)
         if self._batch is not None:
             await self._batch.stop(self._config.drain_timeout_s)
 
@@ -235,5 +275,6 @@ async def serve(config: RouterConfig, stop: asyncio.Event) -> None:
     # What is imported stays: looking through it again and again would hold up every stream.
     gc.collect()
     gc.freeze()
-    announce("router", address=address, router_id=config.identity)
+    http = {"http": router.http_url} if router.http_url else {}
+    announce("router", address=address, router_id=config.identity, **http)
     await router.run(stop)

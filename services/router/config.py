@@ -14,6 +14,7 @@ from chiron.policy.dispatch import UnknownDispatcherError, load_dispatcher
 from chiron.rpc.controllers import check_addresses
 from services.router.batch.settings import BatchSettings
 from services.router.health import EjectionSettings
+from services.router.http.settings import HttpSettings
 from services.router.queue import STARVATION_S
 from services.router.recording.settings import RecordingSettings
 
@@ -39,14 +40,14 @@ class RouterConfig:
     prompt has up to 64 of them. The least recently used are forgotten first."""
     queue_limit: int = 1024
     """Most requests of one model and class that wait in this router; more are refused with
-    RESOURCE_EXHAUSTED."""
+    RESOURCE_EXHAUSTED, but of tenants that have less than their share of it in the queue."""
     discipline: str = "edf"
-    """Who of those that wait with the same class and priority goes next: `edf` (earliest deadline: the first
-    token's for interactive requests, the result's for batch ones), `fcfs` (first come), `mlfq` (fewest output
-    tokens so far)."""
+    """Who of those that wait with the same class, priority and, if interactive, tenant goes next: `edf`
+    (earliest deadline: the first token's for interactive requests, the result's for batch ones), `fcfs`
+    (first come), `mlfq` (fewest output tokens so far)."""
     starvation_s: float = STARVATION_S
-    """An interactive request that has waited for this long, in seconds, goes before all of the same priority
-    that have not."""
+    """An interactive request that has waited for this long, in seconds, goes before all of the same tenant
+    and priority that have not."""
     refuse_if_late: bool = False
     """Whether a request that would wait in this router for longer than its SLO allows is refused at once with
     SLO_OUT_OF_REACH and the estimate, where neither the request nor its model's `slo_defaults` say."""
@@ -96,6 +97,7 @@ class RouterConfig:
     """Time between demand reports to the controller, in seconds."""
     batch: BatchSettings = field(default_factory=BatchSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     drain_timeout_s: float = 30.0
@@ -134,6 +136,8 @@ class RouterConfig:
         if not self.drain_timeout_s >= 0:
             raise ValueError(f"drain_timeout_s: must be >= 0, not {self.drain_timeout_s:g}")
         check_exposure(self.listen, self.auth, self.tls)
+        if self.http.listen:
+            check_exposure(self.http.listen, self.auth, self.tls, key="http.listen")
         try:
             load_dispatcher(self.dispatcher)
         except (UnknownDispatcherError, PolicyError) as error:

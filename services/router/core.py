@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
 from chiron.policy.dispatch import Dispatcher
+from chiron.policy.tenant_queue import expected_cost
 from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import cluster_pb2, inference_pb2, types_pb2
 from services.router import refusals
 from services.router.health import EjectionSettings
 from services.router.instance import TrackedInstance
+from services.router.lines import Weight
 from services.router.matching import Matching
 from services.router.outcomes import Blame
 from services.router.outlook import Outlook
@@ -57,7 +59,11 @@ class RouterCore:
     """Places requests on instances. Each event returns what the shell must do; nothing here waits."""
 
     def __init__(
-        self, settings: CoreSettings, dispatcher: Dispatcher, randomness: random.Random | None = None
+        self,
+        settings: CoreSettings,
+        dispatcher: Dispatcher,
+        randomness: random.Random | None = None,
+        weight: Weight = lambda _: 1.0,
     ) -> None:
         """A core without a table.
 
@@ -65,9 +71,11 @@ class RouterCore:
             settings: its figures.
             dispatcher: picks among the instances that are open to a request.
             randomness: for the length of ejections; None: a fixed seed.
+            weight: the tenants' shares of the places that come free while their requests wait.
         """
         self.table = Table()
         self._settings = settings
+        self._weight = weight
         self._models: dict[str, ModelPool] = {}
         self._reservations = Reservations(settings.ticket_ttl_s)
         self._matching = Matching(dispatcher, self._reservations, settings.retry_pause_s)
@@ -187,7 +195,7 @@ class RouterCore:
         request.sequence, request.admitted = ticket.sequence, True
         self._reservations.release(ticket)
         if request.lookaside and ticket.instance_id not in request.excluded_ids:
-            self._tracking.unused((ticket,), float("-inf"), out)
+            self._tracking.superseded(ticket, out)
         holder = self._instances[ticket.instance_id]
         self._models[holder.model].changed(holder)
         self._admit(request, now, out)
@@ -237,7 +245,7 @@ class RouterCore:
         """Time has passed."""
         out: list[Instruction] = []
         lapsed = self._reservations.expire(now)
-        self._tracking.unused(lapsed, now - self._settings.ticket_ttl_s / 2, out)
+        self._tracking.unused(lapsed, now, self._settings.ticket_ttl_s / 2, out)
         self._freed({reservation.instance_id for reservation in lapsed}, now, out)
         self._settle(self._tracking.listen(now, out), now, out)
         if self._matching.retry_at is not None and self._matching.retry_at <= now:
@@ -351,13 +359,24 @@ class RouterCore:
         if model is None:
             settings = self._settings
             model = self._models[name] = ModelPool(
-                WaitingQueue(settings.queue_limit, settings.discipline, settings.starvation_s),
+                WaitingQueue(
+                    settings.queue_limit,
+                    settings.discipline,
+                    settings.starvation_s,
+                    self._cost,
+                    self._weight,
+                ),
                 settings.worker_queue,
                 settings.ejection.panic_share,
                 self._reservations,
                 settings.prefixes,
             )
         return model
+
+    def _cost(self, request: PendingRequest) -> float:
+        """What a waiting request takes of its tenant's share."""
+        mean = self._models[request.model].waits.estimator.lengths[RequestClass.INTERACTIVE].mean
+        return expected_cost(request.prompt_tokens, request.choices, request.max_tokens, mean)
 
     def _drop_carried(self, instance: TrackedInstance, out: list[Instruction]) -> None:
         if instance.instance_id in self.table.carried:
@@ -419,6 +438,8 @@ class RouterCore:
         routed = self.table.models[request.model]
         if request.adapter and request.adapter not in routed.adapters:
             return refusals.unknown_adapter(routed, request.adapter)
+        if request.parses_calls and not routed.tool_parser:
+            return refusals.no_tool_parser(routed)
         self._pool(request.model)
         return stranded(request, self.table)
 

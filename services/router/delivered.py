@@ -6,6 +6,7 @@ from array import array
 
 from google.protobuf.message import DecodeError
 
+from chiron.requests.tools import constrains_calls
 from chiron.v1 import inference_pb2 as pb
 
 _UNREAD_BYTES = 16 * 1024
@@ -22,7 +23,9 @@ class Delivered:
         """`request` as it came: what earlier calls of the same caller delivered is in it."""
         self.obstacle = "it has several choices" if request.sampling.n > 1 else ""
         """Why the stream cannot be resumed, so that nothing is kept of it; empty: it can."""
-        self.may_move = not (self.obstacle or _depends_on_its_engine(request.sampling))
+        self.may_move = not (
+            self.obstacle or _depends_on_its_engine(request.sampling) or constrains_calls(request)
+        )
         """Whether any engine can go on with it."""
         self.begun = bool(request.resume.delivered_token_ids)
         """Whether the caller has a token, also of an earlier call."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from chiron.internal.v1 import control_pb2
@@ -11,6 +12,8 @@ from chiron.v1 import types_pb2
 from services.router.queue import WaitingQueue
 
 _EMPTY = WaitingQueue(0)
+Total = tuple[str, str, str]
+"""Model, what is counted, class."""
 
 
 @dataclass(slots=True)
@@ -100,6 +103,8 @@ class Demand:
     def __init__(self, now: float) -> None:
         self._since = now
         self._models: dict[str, ModelCounts] = {}
+        self._told: Counter[Total] = Counter()
+        """What has been reported since the start."""
 
     def __len__(self) -> int:
         """Models with counts that have not been told yet."""
@@ -116,15 +121,26 @@ class Demand:
         """Counts for one request of a model; `slo`: it carries one."""
         return Tally(self, model, kind, slo)
 
+    def totals(self) -> Mapping[Total, int]:
+        """What has been counted since the start, told or not: requests by what became of them, and those of
+        interactive ones that had a TTFT SLO, by whether it was kept (`ttft_met`, `ttft_missed`)."""
+        return self._told + Counter(_flat(self._messages({}, self._since)))
+
     def report(
         self, sequence: int, queues: Mapping[str, WaitingQueue], now: float
     ) -> control_pb2.RouterReport:
         """The report since the last one; starts a new interval."""
         report = control_pb2.RouterReport(sequence=sequence, interval_ms=(now - self._since) * 1000)
+        report.demand.extend(self._messages(queues, now))
+        self._told.update(_flat(report.demand))
+        self._since, self._models = now, {}
+        return report
+
+    def _messages(self, queues: Mapping[str, WaitingQueue], now: float) -> Iterator[control_pb2.ModelDemand]:
         for name in sorted(self._models.keys() | queues.keys()):
             counts = self._models.get(name) or ModelCounts()
             queue = queues.get(name, _EMPTY)
-            report.demand.add(
+            yield control_pb2.ModelDemand(
                 model=name,
                 arrived=counts.arrived.message(),
                 finished=counts.finished.message(),
@@ -143,12 +159,11 @@ class Demand:
                 deadlines_met=counts.deadlines_met,
                 deadlines_missed=counts.deadlines_missed,
             )
-        self._since, self._models = now, {}
-        return report
 
     def take_back(self, report: control_pb2.RouterReport) -> None:
         """The report could not be sent: the next one covers its time too."""
         self._since -= report.interval_ms / 1000
+        self._told.subtract(_flat(report.demand))
         for told in report.demand:
             counts = self.of(told.model)
             counts.arrived.add_all(told.arrived)
@@ -163,3 +178,14 @@ class Demand:
             counts.slo_left += told.slo_left
             counts.deadlines_met += told.deadlines_met
             counts.deadlines_missed += told.deadlines_missed
+
+
+def _flat(demand: Iterable[control_pb2.ModelDemand]) -> dict[Total, int]:
+    counts: dict[Total, int] = {}
+    for told in demand:
+        for what in ("arrived", "finished", "refused", "failed"):
+            for kind in ("interactive", "batch"):
+                counts[told.model, what, kind] = getattr(getattr(told, what), kind)
+        counts[told.model, "ttft_met", "interactive"] = told.ttft_met
+        counts[told.model, "ttft_missed", "interactive"] = told.ttft_seen - told.ttft_met
+    return counts

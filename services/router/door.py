@@ -6,16 +6,13 @@ import asyncio
 import logging
 import random
 
-import grpc
-
 from chiron.auth.api_keys import id_of
-from chiron.auth.credentials import bearer
-from chiron.rpc.errors import ChironError, Prepared, Reason
+from chiron.auth.credentials import CallContext, bearer
+from chiron.rpc.errors import ChironError, Reason
 from services.router.abandoned import Abandoned, Opener
 from services.router.access import Access
 
 log = logging.getLogger(__name__)
-Context = grpc.aio.ServicerContext[bytes, bytes]
 _SOON_S = 1.0
 """A call that its caller cancels within this time was opened for nothing."""
 _HOLD_S, _MOST_HELD = 0.5, 1000
@@ -41,26 +38,28 @@ class Door:
         self._time = asyncio.get_running_loop().time
         self._abandoned = Abandoned(abandoned_per_s, self._time(), random.random)
         self._access = access
-        self._answers: dict[float, Prepared] = {}
         self._warned_at = float("-inf")
         self._held = 0
         self.turned_away = 0
         """Calls since the start."""
 
-    def opener(self, context: Context) -> Opener:
+    def opener(self, caller: CallContext) -> Opener:
         """Who opens a call. Nothing of it is proved."""
-        peer, key = context.peer(), bearer(context.invocation_metadata())
-        return Opener(self._access.claimed(context) or _host(peer), f"{peer} {id_of(key)}" if key else peer)
+        peer, key = caller.peer(), bearer(caller.invocation_metadata())
+        return Opener(self._access.claimed(caller) or _host(peer), f"{peer} {id_of(key)}" if key else peer)
 
-    async def admit(self, context: Context) -> None:
-        """Returns, or ends the call of one who is turned away, as `abort` does."""
+    async def pause_s(self, caller: CallContext) -> float:
+        """For how long a caller should stay away, in seconds; 0: its call may come in.
+
+        One that is turned away is told so after a while only.
+        """
         now = self._time()
         if not self._abandoned.too_much(now):
-            return
-        opener = self.opener(context)
+            return 0.0
+        opener = self.opener(caller)
         pause_s = self._abandoned.pause_s(opener, now)
         if not pause_s:
-            return
+            return 0.0
         self.turned_away += 1
         if now - self._warned_at > _SILENCE_S:
             self._warned_at = now
@@ -69,27 +68,28 @@ class Door:
                 opener.owner,
                 self.turned_away,
             )
-        answer = self._answers.get(pause_s)
-        if answer is None:
-            refusal = ChironError(Reason.TOO_MANY_ABANDONED, _MESSAGE, retry_after_s=pause_s)
-            answer = self._answers[pause_s] = Prepared(refusal)
         if self._held < _MOST_HELD:
             self._held += 1
             try:
                 await asyncio.sleep(_HOLD_S)
             finally:
                 self._held -= 1
-        await answer.abort(context)
+        return pause_s
 
-    def cancelled(self, context: Context, arrived: float) -> None:
+    def cancelled(self, caller: CallContext, arrived: float) -> None:
         """A caller has cancelled its call before the end."""
         now = self._time()
         if now - arrived < _SOON_S:
-            self._abandoned.count(self.opener(context), now)
+            self._abandoned.count(self.opener(caller), now)
 
     def unused(self, opener: Opener) -> None:
         """A ticket was not used."""
         self._abandoned.count(opener, self._time())
+
+
+def turned_away(pause_s: float) -> ChironError:
+    """What one is told who should stay away for so many seconds."""
+    return ChironError(Reason.TOO_MANY_ABANDONED, _MESSAGE, retry_after_s=pause_s)
 
 
 def _host(peer: str) -> str:

@@ -62,18 +62,22 @@ class LookasideHolds:
         self._newest[hold.account, request_id] = one
         self._by_lapse.append(one)
 
-    def reclaim(self, account: Account, request_id: str, tokens: int) -> Hold | None:
+    def reclaim(
+        self, account: Account, request_id: str, tokens: int, key: Account | None = None
+    ) -> Hold | None:
         """What a request that comes again held, in force again; None: it must take what it needs.
+
+        Under another key, or another key's limits, it is another request.
 
         Its earlier ticket may be used yet: should its worker report that, it counts for itself.
         """
         one = self._newest.get((account, request_id))
-        if one is None or not one.free or tokens > one.hold.tokens:
+        if one is None or not one.free or tokens > one.hold.tokens or one.hold.key is not key:
             return None
         del self._newest[account, request_id]
         hold = one.hold
         hold.unused = 0 if one.lost else hold.unused + 1
-        one.hold, one.lost = Hold(account, hold.tokens, open=False), False
+        one.hold, one.lost = Hold(account, hold.tokens, key, open=False), False
         hold.redo()
         return hold
 

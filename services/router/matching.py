@@ -75,10 +75,11 @@ class Matching:
                 placement = self._try(request, model, now)
                 if placement is None and not (request.excluded or request.spec_version):
                     break
-                model.queue.remove(request)
                 if placement is not None:
+                    model.queue.take(request)
                     out.append(Place(request, placement))
                 else:
+                    model.queue.remove(request)
                     skipped.append(request)
             for request in skipped:
                 model.queue.push(request, readmit=True)

@@ -23,7 +23,7 @@ class Blame(Enum):
 
     NONE = "nothing"
     FULL = "it has no place now"
-    YIELDED = "it gave the place of a batch request to interactive work"
+    YIELDED = "it handed the request back: for interactive work, or because it drains"
     FAULT = "it failed"
     UNREACHABLE = "it cannot be talked to"
 
@@ -66,6 +66,31 @@ _NOT_MISSED = (
 def missed(reason: Reason) -> bool:
     """Whether a request that ends so at a router has missed its SLO there."""
     return reason not in _NOT_MISSED
+
+
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+"""Codes by which a worker turns away what it has not begun."""
+
+
+def ran(verdict: Verdict, code: grpc.StatusCode, *, delivered: bool) -> bool:
+    """Whether a request counts as run by an instance whose stream ended so.
+
+    It does not where it was refused, or lost before the caller had anything of it.
+
+    Args:
+        verdict: of `judge`.
+        code: its gRPC status.
+        delivered: whether any instance has sent a message.
+    """
+    return delivered or (verdict is Verdict.PASS_ON and code not in _REFUSALS)
 
 
 def judge(code: grpc.StatusCode, reason: str, *, delivered: bool) -> Verdict:

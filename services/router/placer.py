@@ -6,7 +6,7 @@ import asyncio
 import functools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from chiron.auth.keys import KeyRing
 from chiron.internal.v1 import control_pb2, router_pb2, worker_pb2
@@ -54,6 +54,7 @@ class Placer:
         self._config = config
         self._abandon = abandon
         self._loop = asyncio.get_running_loop()
+        self.access = Access(required=config.auth.require, ticket_ttl_s=config.ticket_ttl_s)
         self._core = RouterCore(
             CoreSettings(
                 queue_limit=config.queue_limit,
@@ -68,6 +69,7 @@ class Placer:
             ),
             load_dispatcher(config.dispatcher),
             random.Random(),
+            self.access.weight,
         )
         self.refuse_if_late = config.refuse_if_late
         """Of requests that neither say nor have it from their model."""
@@ -75,7 +77,6 @@ class Placer:
         """Whether prompts' beginnings count: nobody need name them otherwise."""
         self.demand = Demand(self._loop.time())
         self.tickets = Tickets(config.ticket_ttl_s)
-        self.access = Access(required=config.auth.require, ticket_ttl_s=config.ticket_ttl_s)
         self.door = Door(config.abandoned_per_s, self.access)
         self._links: dict[str, WorkerLink] = {}
         self._waiters: dict[PendingRequest, asyncio.Future[_Outcome]] = {}
@@ -211,6 +212,10 @@ class Placer:
         """A model of the table."""
         return self._core.table.models.get(name)
 
+    def models(self) -> Collection[control_pb2.RoutedModel]:
+        """All models of the table."""
+        return self._core.table.models.values()
+
     def snapshot(self, table: control_pb2.RoutingTable) -> None:
         """Takes a table from the controller. Raises StaleTermError."""
         self._perform(self._core.snapshot(table, self._loop.time()))
@@ -235,7 +240,7 @@ class Placer:
             self.tickets.set_keys(KeyRing.from_message(stored.keys))
         now = self._loop.time()
         self._perform(self._core.snapshot(stored.table, now))
-        self.access.take_table(stored.table)
+        self.access.take_table(stored.table, kept=True)
         self._known_at, self._from_file = now - age_s, True
         self.has_table.set()
 
@@ -303,6 +308,7 @@ class Placer:
         report = self.demand.report(sequence, self._core.queues(), now)
         self.calls.reported()
         report.ejected.extend(self._core.ejected(now))
+        report.near_limits.extend(self.access.near_limits())
         self.on_report(report)
         return report
 

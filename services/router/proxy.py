@@ -15,7 +15,7 @@ from chiron.policy.words import RequestClass
 from chiron.rpc.errors import ChironError, Reason, handed_back_after, reason_of
 from chiron.v1 import inference_pb2 as pb
 from services.router.delivered import Delivered
-from services.router.outcomes import Blame, Verdict, blame, judge
+from services.router.outcomes import Blame, Verdict, blame, judge, ran
 from services.router.placer import Placer
 from services.router.request import PendingRequest, Placement
 from services.router.retries import Attempts, Retries
@@ -155,7 +155,7 @@ class Proxy:
         failed: _Failed,
         trace: RequestTrace,
     ) -> None:
-        """An instance has handed a batch request back: it has lost nothing and waits for another slot."""
+        """An instance has handed a request back: it has lost nothing and waits for another slot."""
         request.handed_back = True
         if self._placer.book is not None:
             self._placer.book.handed_back(request.request_id)
@@ -200,12 +200,14 @@ class Proxy:
             self._placer.failed(request, placement, Blame.NONE)
             return _Failed(None, Blame.NONE)
         link.enter()
+        request.ran = True
         call = link.generate(wire, timeout=sink.time_remaining(), metadata=trace.headers)
         stream = self._streams.open(call, placement.instance_id, may_move=may_move)
         try:
             await self._forward(stream, delivered, message, request, placement, sink, trace)
         except grpc.aio.AioRpcError as error:
             verdict = judge(error.code(), reason_of(error), delivered=stream.delivered)
+            request.ran = ran(verdict, error.code(), delivered=delivered.sent)
             if verdict is Verdict.PASS_ON:
                 raise WorkerStatusError(error) from error
             told = blame(verdict, error)
@@ -213,6 +215,7 @@ class Proxy:
             return _Failed(error, told)
         except asyncio.CancelledError:
             if stream.abandoned and not (stream.task is not None and stream.task.cancelling()):
+                request.ran = delivered.sent
                 return _Failed(None, Blame.UNREACHABLE)
             if stream.ended is None:
                 raise

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from chiron.internal.v1 import control_pb2
 from chiron.policy.admission import AdmissionRefusal
+from chiron.requests.tools import no_parser
 from chiron.rpc.errors import ChironError, Reason
 from services.router.waits import Wait
 
@@ -27,6 +28,11 @@ def unknown_adapter(model: control_pb2.RoutedModel, adapter: str) -> ChironError
     names = ", ".join(sorted(model.adapters))
     there = f"it has {names}" if names else "it has none"
     return ChironError(Reason.ADAPTER_NOT_FOUND, f"model {model.name!r} has no adapter {adapter!r}: {there}")
+
+
+def no_tool_parser(model: control_pb2.RoutedModel) -> ChironError:
+    """INVALID_ARGUMENT on the tools."""
+    return ChironError.invalid([no_parser(model.name)])
 
 
 def failed_model(model: control_pb2.RoutedModel) -> ChironError:

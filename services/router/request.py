@@ -60,8 +60,12 @@ class PendingRequest:
     max_prompt_tokens: int = 0
     """Longest prompt; 0: the model's own limit."""
     choices: int = 1
+    parses_calls: bool = False
+    """Whether tool calls are to be parsed, which needs a model that has a parser for them."""
     hold: Hold | None = None
     """What it has taken of its tenant's quota."""
+    ran: bool = False
+    """Whether an instance may have worked on it: then it counts, however it ends."""
     lookaside: bool = False
     """True when the client streams from the worker itself."""
     slo: types_pb2.Slo = field(default_factory=types_pb2.Slo)
@@ -88,10 +92,13 @@ class PendingRequest:
     those that have not begun, and its SLO's deadline ends the wait no more. None: it begins."""
     attained_tokens: int = 0
     """Output tokens that it is known to have had when it came to go on."""
+    charged: float = 0.0
+    """What its tenant's share was charged when it last left the queue for an instance."""
     spec_version: int = 0
     """Of the model's spec that a resumed stream began on; it goes to the same weights alone. 0: to any."""
     handed_back: bool = False
-    """Whether an instance has given it back for interactive work: it waits for as long as it must."""
+    """Whether an instance has given it back, for interactive work or because it drains: it waits for as long
+    as it must."""
 
     @property
     def promised(self) -> bool:
@@ -119,6 +126,8 @@ class PendingRequest:
     def resume(self, spec_version: int, now: float, attained_tokens: int = 0) -> None:
         """From now on it looks for an instance that goes on."""
         self.resumed_at, self.spec_version = now, spec_version
+        # It has run: nothing of its charge is given back.
+        self.charged = 0.0
         self.attained_tokens = max(self.attained_tokens, attained_tokens)
 
 

@@ -54,7 +54,7 @@ class Attempts:
         """Whether to try again after an instance has refused or failed the request.
 
         A full instance costs nothing: it has done no work, and the request waits until one says that it has
-        room. Neither does one that handed the request back for interactive work. Other refusals count as
+        room. Neither does one that handed the request back. Other refusals count as
         attempts, but were no failures; failures are paid for. One that came after a new token (`progressed`)
         is the first of its own: what goes on from there repeats no work.
         """

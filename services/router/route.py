@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc
-
 from chiron.v1 import inference_pb2 as pb
 from services.router.placer import Placer
 from services.router.request import PendingRequest
@@ -25,12 +23,15 @@ class Lookaside:
         self,
         message: pb.RouteRequest,
         request: PendingRequest,
-        context: grpc.aio.ServicerContext[bytes, bytes],
+        remaining_s: float | None,
         trace: RequestTrace,
         tell: Tell | None = None,
     ) -> pb.RouteResponse:
-        """The answer; `tell` is told what the request waits for. Raises ChironError when refused."""
-        placement = await self._placer.place(request, context.time_remaining(), tell)
+        """The answer; `tell` is told what the request waits for. Raises ChironError when refused.
+
+        It waits no longer than `remaining_s` seconds; None: the call has no deadline.
+        """
+        placement = await self._placer.place(request, remaining_s, tell)
         self._placer.access.hand_out(request, placement)
         queued_s = self._time() - request.arrived
         trace.placed(placement, message.attempt, queued_s)

@@ -12,7 +12,7 @@ from chiron.rpc.errors import ChironError, Reason, abort
 from services.router.batch.runner import BatchRunner
 from services.router.placer import Placer
 from services.router.retries import Retries
-from services.router.servicer import InferenceServicer
+from services.router.serving import Serving
 from services.router.streams import Streams
 
 SERVICE = "chiron.internal.v1.RouterService"
@@ -28,7 +28,7 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
         self,
         router_id: str,
         placer: Placer,
-        door: InferenceServicer,
+        serving: Serving,
         streams: Streams,
         retries: Retries,
         batch: Callable[[], BatchRunner | None],
@@ -36,7 +36,7 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
         """Parts of the router; `batch` tells who works on the queue, where anybody does."""
         self._router_id = router_id
         self._placer = placer
-        self._door = door
+        self._serving = serving
         self._streams = streams
         self._retries = retries
         self._batch = batch
@@ -50,7 +50,7 @@ class StateServicer(router_pb2_grpc.RouterServiceServicer):
                 context, ChironError(Reason.NOT_LOCAL, "only callers on the router's own host may ask")
             )
         counts = self._placer.counts()
-        counts.calls, counts.streams = self._door.running, len(self._streams)
+        counts.calls, counts.streams = self._serving.under_way.count, len(self._streams)
         counts.retries = self._retries.budget.spent
         counts.retries_refused = self._retries.budget.refused
         counts.turned_away = self._placer.door.turned_away

@@ -18,6 +18,8 @@ from services.router.request import Abandon, CloseWatch, Ended, Instruction, Ope
 from services.router.reservations import Reservation, Reservations
 
 _GONE = (types_pb2.INSTANCE_STATE_STOPPED, types_pb2.INSTANCE_STATE_FAILED)
+_LATE = 1.25
+"""Heartbeats after which one has been missed."""
 
 
 class Tracking:
@@ -111,12 +113,25 @@ class Tracking:
                 if kind is not None:
                     out.append(Ended(instance.model, kind))
 
-    def unused(self, lapsed: Iterable[Reservation], since: float, out: list[Instruction]) -> None:
-        """Nobody used these tickets. A worker not heard since `since` may be why, and not their holders."""
+    def unused(
+        self, lapsed: Iterable[Reservation], now: float, silent_s: float, out: list[Instruction]
+    ) -> None:
+        """Nobody used these tickets in time.
+
+        A worker that has said nothing for `silent_s` may be why, and not their holders; one that reports less
+        often while nothing changes is silent only when it has missed a heartbeat.
+        """
         for ticket in lapsed:
             instance = self.instances.get(ticket.instance_id)
-            if ticket.opener is not None and instance is not None and instance.heard_at > since:
+            if ticket.opener is None or instance is None:
+                continue
+            if now - instance.heard_at < max(silent_s, _LATE * self._heartbeat_s(instance)):
                 out.append(Unused(ticket.opener))
+
+    def superseded(self, ticket: Reservation, out: list[Instruction]) -> None:
+        """Its holder has come for another one, and will not use it."""
+        if ticket.opener is not None and ticket.instance_id in self.instances:
+            out.append(Unused(ticket.opener))
 
     def lost(self, instance: TrackedInstance, now: float, reason: str) -> None:
         """Its load is not heard any more."""

@@ -7,6 +7,8 @@ import signal
 import socket
 from pathlib import Path
 
+from openai import AsyncOpenAI
+
 from tests.support.chiron_command import Up, chiron, chiron_up
 from tests.support.wait import eventually
 
@@ -34,6 +36,8 @@ async def test_up_serves_and_ctrl_c_drains_without_leaving_a_process(tmp_path: P
             stdin="Tell me a story.",
         )
         status = await chiron("status", "--json", f"--controller={up.controller}")
+        async with AsyncOpenAI(base_url=up.openai, api_key="none", max_retries=0) as client:
+            assert [model.id for model in (await client.models.list()).data] == ["llama3-70b", "toy"]
 
         assert (text.status, text.stderr) == (0, "")
         assert text.stdout.strip()

@@ -93,7 +93,7 @@ async def test_the_leader_and_etcd_may_be_killed_and_ctrl_c_leaves_no_process(tm
 
         workers = {pid for pid, command in up.processes().items() if "services.worker" in command}
         second = await chiron(
-            "up", f"--directory={tmp_path / 'run'}", "--router-port=0", "--controller-port=0"
+            "up", f"--directory={tmp_path / 'run'}", "--router-port=0", "--http-port=0", "--controller-port=0"
         )
         assert f"another cluster runs here (pid {up.process.pid})" in only_error(second, 2)
         assert workers == {pid for pid, command in up.processes().items() if "services.worker" in command}

@@ -87,12 +87,14 @@ class Up:
         """Printed so far."""
         self.router = ""
         self.controller = ""
+        self.openai = ""
+        """Base URL for OpenAI's clients; empty: none."""
         self._mark = mark
 
     async def ready(self) -> None:
         """Reads up to the line that gives the addresses."""
-        match = await self.line(r"ready: router (\S+) controller ([^\s;]+)")
-        self.router, self.controller = match[1], match[2]
+        match = await self.line(r"ready: router (\S+) controller ([^\s;]+)(?:; OpenAI API (\S+);)?")
+        self.router, self.controller, self.openai = match[1], match[2], match[3] or ""
 
     async def line(self, pattern: str) -> re.Match[str]:
         """Reads up to a line that matches; fails when the command ends first."""
@@ -123,6 +125,7 @@ async def chiron_up(*arguments: str, directory: Path) -> AsyncIterator[Up]:
         *_COMMAND,
         "up",
         "--router-port=0",
+        "--http-port=0",
         "--controller-port=0",
         f"--directory={directory}",
         *arguments,

@@ -92,6 +92,9 @@ def _shortened(response: pb.GenerateResponse, at: int) -> pb.GenerateResponse | 
     if delta.first_token_index >= at:
         return None
     surplus = delta.first_token_index + len(delta.token_ids) - at
+    if surplus and delta.HasField("parsed"):
+        # What each of its tokens brought cannot be told apart here.
+        return None
     if surplus:
         before = delta.text_ends[-1] - len(delta.text)
         kept = len(delta.token_ids) - surplus

@@ -22,9 +22,11 @@ ROOT = Path(__file__).parents[2]
 class RouterProcess:
     """One router, its channel and its stub."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, announced: dict[str, str], log: Path) -> None:
         self.process = process
-        self.address = address
+        self.address = address = announced["address"]
+        self.http_url = announced.get("http", "")
+        """Where its HTTP door is; empty: it has none."""
         self._log = log
         self.channel = open_channel(address)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
@@ -69,7 +71,7 @@ async def router_process(folder: Path, controller: str, **settings: Any) -> Asyn
         async with asyncio.timeout(20.0 * patience()):
             line = await process.stdout.readline()
         assert line, f"the router announced nothing: {log.read_text()}"
-        router = RouterProcess(process, json.loads(line)["address"], log)
+        router = RouterProcess(process, json.loads(line), log)
         try:
             yield router
         finally:

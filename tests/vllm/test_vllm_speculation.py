@@ -59,3 +59,8 @@ async def test_accepted_drafts_are_the_tokens_that_the_model_would_have_chosen(
     assert max(steps) > 1, "a draft was accepted"
     for reading in readings:
         assert len(reading.only.text_ends) == TOKENS  # that they are in order is checked as they are read
+    stats = engine.stats()
+    assert stats.draft_tokens > stats.accepted_tokens > 0
+    # One request runs at a time: each step makes one token of its own beside the accepted drafts.
+    assert stats.output_tokens - stats.accepted_tokens <= stats.steps
+    assert stats.output_tokens == TOKENS * len(prompts)

@@ -6,7 +6,7 @@ import math
 import re
 import uuid
 
-from chiron.auth.access import check_class
+from chiron.auth.callers import Caller
 from chiron.batch.records import Limits, NewBatch, TenantLimits
 from chiron.requests.validation import MAX_PRIORITY, Violation
 from chiron.rpc.errors import ChironError, Reason
@@ -52,10 +52,10 @@ def _check_metadata(header: pb.BatchHeader) -> list[Violation]:
     return found
 
 
-def check_tenant(header: pb.BatchHeader, tenant: access_pb2.Tenant) -> None:
-    """Raises ChironError for what the tenant may never hand in: NOT_ALLOWED, QUOTA_EXCEEDED."""
-    check_class(tenant, types_pb2.REQUEST_CLASS_BATCH, header.priority)
-    most = tenant.quota.batch_items
+def check_caller(header: pb.BatchHeader, caller: Caller) -> None:
+    """Raises ChironError for what the caller may never hand in: NOT_ALLOWED, QUOTA_EXCEEDED."""
+    caller.check_class(types_pb2.REQUEST_CLASS_BATCH, header.priority)
+    most = caller.tenant.quota.batch_items
     if most and header.items > most:
         text = f"the batch has {header.items} items; the tenant's quota is {most} that wait at a time"
         raise ChironError(Reason.QUOTA_EXCEEDED, text)

@@ -15,10 +15,11 @@ from chiron.client.request import estimate_prompt_tokens
 from chiron.policy.words import RequestClass
 from chiron.policy.work_units import Taken
 from chiron.requests.prefixes import salted
+from chiron.requests.tools import parses_calls
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
-from services.router.batch.answer import Answer, read_checkpoint
+from services.router.answer import Answer, read_checkpoint
 from services.router.batch.settings import BatchSettings
 from services.router.batch.verdicts import Then, Verdict, verdict
 from services.router.placer import Placer
@@ -181,6 +182,7 @@ class ItemRunner:
             adapter=asked.adapter,
             max_tokens=asked.sampling.max_tokens,
             choices=max(1, asked.sampling.n),
+            parses_calls=parses_calls(asked),
             slo=slo,
             deadline=deadline,
             patient=not claim.expire_late,

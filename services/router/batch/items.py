@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chiron.auth.access import check_allowed
+from chiron.auth.callers import Caller
 from chiron.batch import wire
 from chiron.batch.records import Limits, NewItem
 from chiron.client.request import estimate_prompt_tokens
 from chiron.internal.v1 import control_pb2
+from chiron.requests.tools import no_parser, parses_calls
 from chiron.requests.validation import Violation, check_generate, check_sampling
 from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import access_pb2, inference_pb2, types_pb2
 from chiron.v1 import batch_pb2 as pb
+from chiron.v1 import inference_pb2, types_pb2
 
 _LONGEST_ID = 128
 _MOST_VERDICTS = 1024
@@ -45,7 +46,7 @@ class ItemChecker:
 
     def __init__(
         self,
-        tenant: access_pb2.Tenant | None,
+        caller: Caller | None,
         models: Models,
         limits: Limits,
         *,
@@ -55,13 +56,13 @@ class ItemChecker:
         """A checker.
 
         Args:
-            tenant: whose batch it is; None: tenancy is off.
+            caller: whose batch it is; None: tenancy is off.
             models: the router's table.
             limits: of the queue.
             fail_invalid: keep invalid items with their failure, instead of telling what is wrong with them.
             items: how many the header announces; 0: it does not say.
         """
-        self._tenant = tenant
+        self._caller = caller
         self._models = models
         self._body_bytes = limits.body_bytes
         self._items, self._most_items = items, limits.items_per_batch
@@ -125,7 +126,14 @@ class ItemChecker:
         if found:
             return Wrong(item.index, tuple((f"request.{field}", text) for field, text in found))
         verdict = self._verdict(request)
+        if verdict is None and parses_calls(request) and not self._has_parser(request.model):
+            field, text = no_parser(request.model)
+            verdict = Reason.INVALID_ARGUMENT, (f"request.{field}", text)
         return None if verdict is None else Wrong(item.index, (verdict[1],), verdict[0])
+
+    def _has_parser(self, model: str) -> bool:
+        routed = self._models(model)
+        return routed is not None and bool(routed.tool_parser)
 
     def _check_sampling(self, sampling: inference_pb2.SamplingParams) -> list[Violation]:
         """Items mostly share their parameters, and to check these takes longer than all else."""
@@ -146,9 +154,9 @@ class ItemChecker:
         return self._verdicts[key]
 
     def _judge(self, model: str, adapter: str, priority: int) -> tuple[Reason, Violation] | None:
-        if self._tenant is not None:
+        if self._caller is not None:
             try:
-                check_allowed(self._tenant, model, types_pb2.REQUEST_CLASS_BATCH, priority)
+                self._caller.check_allowed(model, types_pb2.REQUEST_CLASS_BATCH, priority)
             except ChironError as error:
                 return error.reason, ("request", error.message)
         routed = self._models(model)

@@ -12,11 +12,12 @@ from typing import Any
 
 import grpc
 
+from chiron.auth.callers import Caller
 from chiron.batch.contract import BatchQueue, BatchQueueError, UnavailableError
 from chiron.batch.records import Batch, BatchKey, BatchState, Limits
 from chiron.rpc.errors import ChironError, Reason, abort
-from chiron.v1 import access_pb2, batch_pb2_grpc
 from chiron.v1 import batch_pb2 as pb
+from chiron.v1 import batch_pb2_grpc
 from services.router.access import Access
 from services.router.batch.changes import Changes
 from services.router.batch.errors import told
@@ -32,6 +33,10 @@ _PAGE, _LARGEST_PAGE = 100, 1000
 _MOST_SUBMISSIONS = 64
 """Streams that hand in batches at once; each one holds up to a few messages in memory."""
 _BUSY_RETRY_S = 1.0
+_NO_QUEUE = (
+    "this router keeps no batch queue ([router.batch] store), while another one of its cluster may: "
+    "where several are to, set a store that they share"
+)
 _CLOSED = "this router is shutting down"
 
 Describe = Callable[[Batch, pb.BatchProgress], None]
@@ -51,6 +56,8 @@ class BatchDoor:
     """Whether there is a table yet."""
     accepted: Callable[[BatchKey], None] = lambda _: None
     """Told of each batch that was sealed here."""
+    made: Callable[[BatchKey], None] = lambda _: None
+    """Told of each batch with a source that was made here."""
     silence_s: float = 60.0
     """A submitter that sends nothing for this long is ended, in seconds."""
     stall_s: float = 60.0
@@ -63,14 +70,19 @@ class BatchDoor:
 class _Caller:
     door: BatchDoor
     changes: Changes
-    tenant: access_pb2.Tenant | None
+    caller: Caller | None
     """None: tenancy is off, or an administrator."""
+
+    @property
+    def tenant(self) -> str:
+        """Empty: tenancy is off, or an administrator."""
+        return self.caller.tenant.name if self.caller is not None else ""
 
     def key(self, batch_id: str) -> BatchKey:
         """The batch of this id, if the caller has one."""
         if not batch_id:
             raise ChironError.invalid([("batch_id", "is required")])
-        return (self.tenant.name if self.tenant is not None else "", batch_id)
+        return (self.tenant, batch_id)
 
 
 class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
@@ -115,7 +127,7 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
         async with self._call(context) as caller, self._submitting(caller):
             door = caller.door
             submission = Submission(
-                door.queue, door.limits, door.models, caller.tenant, silence_s=door.silence_s
+                door.queue, door.limits, door.models, caller.caller, silence_s=door.silence_s
             )
             batch = await submission.run(messages)
             door.accepted((batch.tenant, batch.batch_id))
@@ -133,10 +145,9 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
             if request.page_size > _LARGEST_PAGE:
                 text = f"must be at most {_LARGEST_PAGE}, not {request.page_size}"
                 raise ChironError.invalid([("page_size", text)])
-            tenant = caller.tenant.name if caller.tenant is not None else ""
             try:
                 batches, token = await caller.door.queue.page(
-                    tenant,
+                    caller.tenant,
                     limit=request.page_size or _PAGE,
                     token=request.page_token,
                     open_only=request.open,
@@ -199,8 +210,7 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
     ) -> pb.GetBatchUsageResponse:
         """What tenants have in the queue."""
         async with self._call(context, admin=True) as caller:
-            tenant = caller.tenant.name if caller.tenant is not None else None
-            usage = await caller.door.queue.usage(tenant)
+            usage = await caller.door.queue.usage(caller.tenant or None)
             return pb.GetBatchUsageResponse(tenants=map(usage_message, usage))
 
     # What they share.
@@ -216,14 +226,20 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
 
     def enter(self, context: Context, *, admin: bool) -> _Caller:
         """Lets a caller in. Raises ChironError."""
-        tenant = self._access.batch_tenant(context, admin=admin)
+        caller = self._access.batch_caller(context, admin=admin)
+        door = self.reach()
+        assert self._changes is not None
+        return _Caller(door, self._changes, caller)
+
+    def reach(self) -> BatchDoor:
+        """What every door to the queue stands on. Raises ChironError while there is none."""
         if self._door is None and not self.unreached:
-            raise ChironError(Reason.NO_BATCH_QUEUE, "this router keeps no batch queue: set [router.batch]")
+            raise ChironError(Reason.NO_BATCH_QUEUE, _NO_QUEUE)
         if self.closing:
             raise ChironError(Reason.RETRY_ELSEWHERE, _CLOSED)
-        if self._door is None or self._changes is None:
+        if self._door is None:
             raise told(UnavailableError(self.unreached))
-        return _Caller(self._door, self._changes, tenant)
+        return self._door
 
     @asynccontextmanager
     async def _submitting(self, caller: _Caller) -> AsyncIterator[None]:

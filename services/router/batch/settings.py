@@ -48,14 +48,16 @@ class BatchSettings:
     open_batches: int = 100_000
     """Most batches that have not ended; 0: no limit."""
     stored_bytes: int = 0
-    """Most bytes of items, checkpoints and results; 0: no limit."""
+    """Most bytes of items, checkpoints, results and files; 0: no limit."""
     body_bytes: int = 4 << 20
     """Largest item, in bytes."""
     receive_s: float = 86_400.0
     """A batch whose items have stopped coming before the last one is discarded after this time, in
     seconds."""
     retention_s: float = 30 * 86_400.0
-    """How long a batch is kept once it has ended, in seconds."""
+    """How long a batch is kept once it has ended, and a file that was handed in, in seconds."""
+    upload_s: float = 600.0
+    """A file of which nothing has come for this long before its end is forgotten, in seconds."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work. Raises ValueError."""
@@ -87,4 +89,5 @@ class BatchSettings:
             attempts=self.attempts,
             receive_s=self.receive_s,
             retention_s=self.retention_s,
+            upload_s=self.upload_s,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from chiron.auth.callers import Caller
 from chiron.batch.contract import (
     BatchExistsError,
     BatchQueue,
@@ -15,10 +16,9 @@ from chiron.batch.contract import (
 )
 from chiron.batch.records import Batch, BatchState, Limits, NewItem
 from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import access_pb2
 from chiron.v1 import batch_pb2 as pb
 from services.router.batch.errors import told
-from services.router.batch.header import check_header, check_tenant, new_batch, tenant_limits
+from services.router.batch.header import check_caller, check_header, new_batch, tenant_limits
 from services.router.batch.items import ItemChecker, Models
 from services.router.batch.refusal import Refusal
 
@@ -41,7 +41,7 @@ class Submission:
         queue: BatchQueue,
         limits: Limits,
         models: Models,
-        tenant: access_pb2.Tenant | None,
+        caller: Caller | None,
         *,
         silence_s: float,
     ) -> None:
@@ -51,14 +51,14 @@ class Submission:
             queue: keeps it.
             limits: of the queue.
             models: the router's table.
-            tenant: who hands it in; None: tenancy is off.
+            caller: who hands it in; None: tenancy is off.
             silence_s: longest time between two messages, in seconds.
         """
         self._queue = queue
         self._limits = limits
         self._models = models
-        self._tenant = tenant
-        self._tenant_limits = tenant_limits(tenant)
+        self._caller = caller
+        self._tenant_limits = tenant_limits(caller.tenant if caller is not None else None)
         self._silence_s = silence_s
         self._appends: set[asyncio.Task[int]] = set()
         self._bytes = 0
@@ -73,15 +73,17 @@ class Submission:
         first = await self._next(messages)
         if first is None or not first.HasField("header"):
             raise ChironError.invalid([("header", "must be in the first message")])
+        if self._caller is not None:
+            self._caller.fill_batch(first.header)
         if violations := check_header(first.header, self._limits):
             raise ChironError.invalid(violations)
-        if self._tenant is not None:
-            check_tenant(first.header, self._tenant)
-        new = new_batch(first.header, "" if self._tenant is None else self._tenant.name)
+        if self._caller is not None:
+            check_caller(first.header, self._caller)
+        new = new_batch(first.header, "" if self._caller is None else self._caller.tenant.name)
         batch = await self._queue.create(new, self._tenant_limits)
         key = batch.tenant, batch.batch_id
         checker = ItemChecker(
-            self._tenant, self._models, self._limits, fail_invalid=new.fail_invalid, items=new.items
+            self._caller, self._models, self._limits, fail_invalid=new.fail_invalid, items=new.items
         )
         try:
             return await self._take(batch, checker, first, messages)

@@ -120,7 +120,7 @@ class Book:
                     record.due = self._time() + _SETTLE_S
 
     def handed_back(self, request_id: str) -> None:
-        """An instance has given it back for interactive work, and this router has another go on with it."""
+        """An instance has given it back, and this router has another go on with it."""
         record = self._pending.get(request_id)
         if record is not None:
             record.handed_back = True

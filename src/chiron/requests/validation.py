@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from chiron.client.prefix import HASH_BYTES, MOST_HASHES
+from chiron.requests.tools import check_tools
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 
@@ -55,7 +56,7 @@ def check_generate(
     elif kind == "prompt_token_ids" and not request.prompt_token_ids.ids:
         found.append(("prompt_token_ids", "must not be empty"))
     elif kind == "chat":
-        found += _check_chat(request.chat)
+        found += _check_chat(request.chat) or check_tools(request)
     found += (sampling or check_sampling)(request.sampling)
     found += check_slo(request.slo)
     if request.HasField("resume"):
@@ -209,6 +210,7 @@ _RANGES: tuple[tuple[str, float, float, bool], ...] = (
     ("frequency_penalty", -2.0, 2.0, False),
     ("repetition_penalty", 0.0, math.inf, True),
 )
+_CONSTRAINTS_IN_TEXT = ("json_schema", "regex", "grammar", "structural_tag")
 _OPTIONAL = frozenset({"temperature", "top_p", "repetition_penalty"})
 
 
@@ -218,11 +220,12 @@ def _check_structured(output: pb.StructuredOutput) -> list[Violation]:
     if (size := output.ByteSize()) > MAX_CONSTRAINT_BYTES:
         return [(path, f"must have at most {MAX_CONSTRAINT_BYTES} bytes, not {size}")]
     if kind is None:
-        return [(path, "one of json_schema, json_object, regex, grammar or choice is required")]
+        kinds = "json_schema, json_object, regex, grammar, choice or structural_tag"
+        return [(path, f"one of {kinds} is required")]
     if kind == "choice" and not (output.choice.values and all(output.choice.values)):
         return [(f"{path}.choice", "must hold non-empty strings")]
     if kind == "json_object" and not output.json_object:
         return [(f"{path}.json_object", "must be true when set")]
-    if kind in ("json_schema", "regex", "grammar") and not getattr(output, kind):
+    if kind in _CONSTRAINTS_IN_TEXT and not getattr(output, kind):
         return [(f"{path}.{kind}", "must not be empty")]
     return []

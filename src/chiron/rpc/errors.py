@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+_Detail = TypeVar(
+    "_Detail", error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo
+)
 DOMAIN = "chiron"
 FULL: Mapping[str, str] = {"full": "true"}
 """Metadata of a RETRY_ELSEWHERE whose only cause is that there is no place now: nothing is wrong there."""
+OVER_CONTEXT: Mapping[str, str] = {"limit": "context"}
+"""Metadata of an INVALID_ARGUMENT: prompt and output are longer than the model's context."""
 
 _HANDED_BACK = "handed_back"
 
@@ -71,6 +76,7 @@ class Reason(Enum):
     """Neither an API key nor a certificate says who calls."""
     KEY_INVALID = grpc.StatusCode.UNAUTHENTICATED
     KEY_REVOKED = grpc.StatusCode.UNAUTHENTICATED
+    KEY_EXPIRED = grpc.StatusCode.UNAUTHENTICATED
     TENANT_UNKNOWN = grpc.StatusCode.PERMISSION_DENIED
     NOT_ALLOWED = grpc.StatusCode.PERMISSION_DENIED
     """These credentials may not do this: a model, a class, a priority, an administrator's call."""
@@ -139,10 +145,12 @@ class ChironError(Exception):
         self.metadata = dict(metadata or {})
 
     @classmethod
-    def invalid(cls, violations: Sequence[tuple[str, str]]) -> ChironError:
+    def invalid(
+        cls, violations: Sequence[tuple[str, str]], metadata: Mapping[str, str] | None = None
+    ) -> ChironError:
         """INVALID_ARGUMENT whose text and details name each bad field."""
         text = "; ".join(f"{field}: {what}" for field, what in violations)
-        return cls(Reason.INVALID_ARGUMENT, text, violations=violations)
+        return cls(Reason.INVALID_ARGUMENT, text, violations=violations, metadata=metadata)
 
     def to_status(self) -> status_pb2.Status:
         """The google.rpc.Status with ErrorInfo, and BadRequest and RetryInfo where they apply.
@@ -221,13 +229,36 @@ def metadata_of(error: grpc.RpcError) -> Mapping[str, str]:
     return {}
 
 
+def told_by(error: grpc.RpcError) -> ChironError | None:
+    """The error that a server has ended a call with, as it was before it travelled; None: it gave no reason
+    that is known here."""
+    reason = Reason.__members__.get(reason_of(error))
+    if reason is None or not isinstance(error, grpc.aio.AioRpcError):
+        return None
+    retry_after_s: float | None = None
+    for info in _details(error, error_details_pb2.RetryInfo):
+        retry_after_s = info.retry_delay.ToTimedelta().total_seconds()
+    violations = [
+        (one.field, one.description)
+        for bad in _details(error, error_details_pb2.BadRequest)
+        for one in bad.field_violations
+    ]
+    return ChironError(
+        reason,
+        error.details() or reason.name,
+        violations=violations,
+        retry_after_s=retry_after_s,
+        metadata=metadata_of(error),
+    )
+
+
 def is_full(error: grpc.RpcError) -> bool:
     """Whether the server refused the call for want of a place alone."""
     return FULL.items() <= metadata_of(error).items()
 
 
 def handed_back(preemptions: int) -> Mapping[str, str]:
-    """Metadata of the end of a request that a worker gives back: interactive work has its place there.
+    """Metadata of the end of a request that a worker gives back: for interactive work, or as it drains.
 
     With STREAM_INTERRUPTED it goes on elsewhere from the tokens that it has, with RETRY_ELSEWHERE it had not
     begun. Nothing has failed. `preemptions`: how often it was preempted, over all its attempts.
@@ -241,9 +272,7 @@ def handed_back_after(error: grpc.RpcError) -> int | None:
     return int(told) if told.isdecimal() else None
 
 
-def _details(
-    error: grpc.RpcError, kind: type[error_details_pb2.ErrorInfo]
-) -> list[error_details_pb2.ErrorInfo]:
+def _details(error: grpc.RpcError, kind: type[_Detail]) -> list[_Detail]:
     trailing = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError) else None
     found = []
     for key, value in trailing or ():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from chiron.client import CannotResume, Client, OneOf, Slo
+from chiron.client import CannotResume, Client, OneOf, Slo, ToolCall
 from chiron.internal.v1 import control_pb2, worker_pb2
 from chiron.v1 import types_pb2
 from tests.support.cutting_worker import Cuts, CuttingWorker
@@ -24,6 +25,7 @@ SIM = {
     "gpusPerInstance": 1,
     "maxBatchSize": 8,
     "engineArgs": {"load_time_s": 0, "time_scale": 0.2},
+    "toolParser": "hermes",
 }
 GREEDY: dict[str, Any] = {"model": "m", "prompt": "Tell me about the sea.", "temperature": 0.0}
 PLAIN = {**GREEDY, "max_tokens": TOKENS, "ignore_eos": True, "logprobs": 2}
@@ -51,7 +53,7 @@ async def workers(tmp_path_factory, stack: AsyncExitStack) -> list[WorkerProcess
 @pytest.fixture
 async def router(workers, cuts, stack, start_router, controller):
     """A router before the two workers, each behind a door that cuts."""
-    controller.add("m", spec_version=1)
+    controller.add("m", spec_version=1, tool_parser="hermes")
     for name, worker in zip(("a", "b"), workers, strict=True):
         door = await stack.enter_async_context(CuttingWorker(worker.address, cuts))
         controller.table.instances.append(
@@ -164,6 +166,74 @@ async def test_a_killed_worker_changes_nothing(router, workers, lookaside, at) -
         assert client.stats.failed == 0
 
 
+ASKED = 'say Now 🚀:\ncall weather {"city": "Zürich", "days": 2}\ncall time {"zone": null}'
+CALLING: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": ASKED}],
+    "tools": [{"type": "function", "function": {"name": name}} for name in ("weather", "time")],
+    "tool_choice": "auto",
+}
+
+
+async def calls_in(client: Client, **options: Any) -> tuple[str, list[ToolCall], Any]:
+    """Content, calls and finish reason, put together from the chunks; a call's id and name come once."""
+    content, calls = "", dict[int, list[str]]()
+    async for chunk in client.generate(**{**CALLING, **options}):
+        assert chunk.parsed is not None or chunk.finish_reason is None
+        if chunk.parsed is not None:
+            content += chunk.parsed.content
+            for piece in chunk.parsed.tool_calls:
+                assert (piece.index in calls) is (piece.id == piece.name == "")
+                call = calls.setdefault(piece.index, [piece.id, piece.name, ""])
+                call[2] += piece.arguments
+        last = chunk
+    return content, [ToolCall(*calls[index]) for index in range(len(calls))], last.finish_reason
+
+
+@MODES
+async def test_cuts_within_calls_lose_and_double_nothing(router, cuts, lookaside) -> None:
+    async with Client(router.address, lookaside=lookaside) as client:
+        whole = await calls_in(client, request_id="first")
+        content, calls, _ = whole
+        assert content == "Now 🚀:\n"
+        assert [(call.name, call.arguments) for call in calls] == [
+            ("weather", '{"city": "Zürich", "days": 2}'),
+            ("time", '{"zone": null}'),
+        ]
+        length = len((await client.complete(**CALLING)).token_ids)
+        for at in range(1, length, 7):
+            cuts.at = [at]
+            assert await calls_in(client, request_id="first") == whole
+            assert not cuts.at, f"the stream was cut after {at} tokens"
+        other = (await client.complete(**CALLING, request_id="second")).choices[0].parsed
+        assert [call.arguments for call in other.tool_calls] == [call.arguments for call in calls]
+        assert not {call.id for call in other.tool_calls} & {call.id for call in calls}
+
+
+@MODES
+async def test_a_worker_killed_in_the_middle_of_a_call_changes_nothing(router, workers, lookaside) -> None:
+    said = "call note " + json.dumps({"text": "the sea, " * 300})
+    options = {"messages": [{"role": "user", "content": said}], "request_id": "victim"}
+    async with Client(router.address, lookaside=lookaside) as client:
+        arguments, killed = "", False
+        async for chunk in client.generate(**{**CALLING, **options}):
+            for piece in chunk.parsed.tool_calls if chunk.parsed is not None else ():
+                assert piece.index == 0
+                arguments += piece.arguments
+            if len(arguments) > 100 and not killed:
+                killed = True
+                (victim,) = [
+                    worker
+                    for worker in workers
+                    if (await worker.load_when(lambda _: True)).started_request_ids == ["victim"]
+                ]
+                victim.process.send_signal(signal.SIGKILL)
+                assert len(arguments) < 1000, "it has much left to say"
+        assert killed
+        assert f"call note {arguments}" == said
+        assert client.stats.failed == 0
+
+
 async def test_a_drain_that_runs_out_of_time_hands_its_streams_over(router, workers) -> None:
     options = {**PLAIN, "max_tokens": LONG, "logprobs": None}
     async with Client(router.address) as direct, Client(router.address, lookaside=False) as proxied:
@@ -186,7 +256,8 @@ async def test_a_stream_that_went_on_elsewhere_counts_once_towards_its_slo(
     async with Client(router.address, lookaside=lookaside) as client:
         for slo in (Slo(ttft_ms=60_000, itl_ms=60_000), Slo(ttft_ms=1e-6)):
             cuts.at = [5]
-            await read(client, **PLAIN, slo=slo)
+            # Long enough that its first worker has not finished it by the time the cut is seen.
+            await read(client, **{**PLAIN, "max_tokens": 400}, slo=slo)
             assert not cuts.at, "the stream was cut"
 
     async def told() -> list[int]:

@@ -320,5 +320,5 @@ async def test_a_stalled_reader_that_leaves_before_it_was_told_leaves_quietly(
     # Its slot is free; only its error has not reached it.
     await answered.ended.wait()
     call.cancel()
-    await eventually(router.router._servicer.idle.is_set)
+    await eventually(router.router._serving.under_way.idle.is_set)
     assert not [record for record in caplog.records if "services/router" in (record.exc_text or "")]

@@ -172,7 +172,7 @@ async def test_what_a_router_turns_away_when_it_stops_came_here_and_ends_elsewhe
     start_worker, start_router, controller
 ) -> None:
     router, sums = await start_router(await start_worker("a"), report_interval_s=0.05), Sums()
-    router.router._servicer.refuse("this router is shutting down")
+    router.router._serving.refuse("this router is shutting down")
     for attempt, model in ((0, "m"), (1, "m"), (0, "never applied")):
         with pytest.raises(grpc.aio.AioRpcError):
             await router.stub.Route(pb.RouteRequest(model=model, attempt=attempt))

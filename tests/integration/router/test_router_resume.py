@@ -127,7 +127,7 @@ async def test_a_caller_that_leaves_while_its_stream_waits_to_go_on_is_forgotten
     await router.queued(1)
     call.cancel()
     await router.queued(0)
-    await eventually(router.router._servicer.idle.is_set)
+    await eventually(router.router._serving.under_way.idle.is_set)
 
 
 def test_a_long_stream_is_kept_as_token_ids_alone() -> None:

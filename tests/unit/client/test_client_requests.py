@@ -19,6 +19,7 @@ from chiron.client import (
 )
 from chiron.client.request import build_request, check_metadata, estimate_prompt_tokens, route_request
 from chiron.requests.validation import check_generate
+from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 
 
@@ -198,6 +199,53 @@ def test_the_router_learns_the_prompts_length_exactly_for_ids_and_by_bytes_for_t
 def test_none_is_as_good_as_no_tool_calls():
     request = build_request(model="toy", messages=[{"role": "user", "content": "x", "tool_calls": None}])
     assert not request.chat.messages[0].tool_calls
+
+
+TIME = {"type": "function", "function": {"name": "time"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "wire", "named"),
+    [
+        (None, pb.TOOL_CHOICE_UNSPECIFIED, ""),
+        ("none", pb.TOOL_CHOICE_NONE, ""),
+        ("auto", pb.TOOL_CHOICE_AUTO, ""),
+        ("required", pb.TOOL_CHOICE_REQUIRED, ""),
+        (TIME, pb.TOOL_CHOICE_NAMED, "time"),
+    ],
+)
+def test_a_choice_of_tools_is_written_as_openai_does(choice, wire, named):
+    request = build_request(
+        model="toy",
+        messages=[Message("user", "x")],
+        tools=[TIME],
+        tool_choice=choice,
+        parallel_tool_calls=False,
+    )
+    assert (request.chat.tool_choice, request.chat.named_tool) == (wire, named)
+    assert request.chat.HasField("parallel_tool_calls")
+    assert not request.chat.parallel_tool_calls
+    assert check_generate(request) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"function": "time"}}, "tool_choice"),
+        ({"tool_choice": {"function": {"name": 7}}}, "named_tool"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+    ],
+)
+def test_a_bad_choice_of_tools_is_refused_by_name(options, field):
+    with pytest.raises(InvalidRequest, match=f"^{field}: must be"):
+        build_request(model="toy", messages=[Message("user", "x")], tools=[TIME], **options)
+
+
+def test_a_choice_of_tools_needs_a_chat():
+    with pytest.raises(InvalidRequest, match="tool_choice: needs messages"):
+        build_request(model="toy", prompt="x", tool_choice="auto")
 
 
 def test_all_of_a_chat_that_a_template_may_render_counts_towards_its_length():

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from chiron.internal.v1 import batch_pb2 as internal_pb2
 from chiron.v1 import inference_pb2 as pb
-from services.router.batch.answer import Answer, read_checkpoint
+from services.router.answer import Answer, read_checkpoint
 
 
 def delta(text: str, *tokens: int, choice: int = 0, **fields) -> bytes:
@@ -56,6 +56,87 @@ async def test_whoever_goes_on_from_a_checkpoint_has_the_same_result() -> None:
     for message in (delta("é", 1, origin=ORIGIN), delta("bc", 2, 3), delta("d", 4, **LAST)):
         await whole.write(message)
     assert after.output("m") == whole.output("m")
+
+
+async def test_which_token_released_what_is_kept_beside_log_probabilities_also_over_a_checkpoint() -> None:
+    before = Answer(1)
+    await before.write(delta("é", 1, text_ends=[1], origin=ORIGIN))
+    await before.write(delta("bc", 2, 3, text_ends=[1, 3]))
+    after = Answer(1, read_checkpoint(before.checkpoint()))
+    await after.write(delta("d", 4, text_ends=[4], **LAST))
+    assert list(after.output("m").choices[0].text_ends) == [1, 1, 3, 4]
+
+
+async def test_results_without_log_probabilities_do_not_keep_which_token_released_what() -> None:
+    answer = Answer(1)
+    one = pb.OutputDelta(text="ab", token_ids=[1, 2], text_ends=[1, 2], **LAST)
+    await answer.write(pb.GenerateResponse(deltas=[one]).SerializeToString())
+    [choice] = answer.output("m").choices
+    assert (list(choice.token_ids), list(choice.text_ends)) == ([1, 2], [])
+
+
+def parsed(content: str = "", *pieces: pb.ToolCallDelta, **fields: str) -> pb.ParsedDelta:
+    return pb.ParsedDelta(content=content, tool_calls=pieces, **fields)
+
+
+CALL = (
+    delta("<call>", 1, parsed=parsed("Look. ", pb.ToolCallDelta(index=0, id="c0", name="f", arguments="{"))),
+    delta("x", 2, parsed=parsed("", pb.ToolCallDelta(index=0, arguments="}"))),
+    delta("<call>", 3, parsed=parsed("", pb.ToolCallDelta(index=1, id="c1", name="g", arguments="{}"))),
+    delta("", 4, parsed=parsed("So."), **LAST),
+)
+PARSED = pb.ParsedOutput(
+    content="Look. So.",
+    tool_calls=[
+        pb.ToolCall(id="c0", name="f", arguments="{}"),
+        pb.ToolCall(id="c1", name="g", arguments="{}"),
+    ],
+)
+
+
+async def test_content_and_calls_are_put_together_and_the_text_stays_whole() -> None:
+    answer = Answer(1)
+    for message in CALL:
+        await answer.write(message)
+    [choice] = answer.output("m").choices
+    assert choice.parsed == PARSED
+    assert choice.text == "<call>x<call>"
+
+
+async def test_a_stream_without_parsed_calls_has_none() -> None:
+    answer = Answer(1)
+    await answer.write(delta("a", 1, **LAST))
+    assert not answer.output("m").choices[0].HasField("parsed")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+async def test_a_checkpoint_keeps_calls_however_far_they_are(cut: int) -> None:
+    before = Answer(1)
+    for message in CALL[:cut]:
+        await before.write(message)
+    after = Answer(1, read_checkpoint(before.checkpoint()))
+    assert after.checkpoint() == before.checkpoint()
+    for message in CALL[cut:]:
+        await after.write(message)
+    assert after.output("m").choices[0].parsed == PARSED
+
+
+async def test_where_the_parser_failed_the_content_is_the_text() -> None:
+    answer = Answer(1)
+    await answer.write(CALL[0])
+    await answer.write(delta("x", 2, parsed=parsed("x", error="it broke")))
+    await answer.write(delta("y", 3, parsed=parsed("y"), **LAST))
+    [choice] = answer.output("m").choices
+    assert choice.parsed == pb.ParsedOutput(content="<call>xy", error="it broke")
+
+
+@pytest.mark.parametrize("index", [1, 2])
+async def test_a_piece_of_a_call_that_has_not_begun_is_an_error(index: int) -> None:
+    answer = Answer(1)
+    await answer.write(CALL[0])
+    await answer.write(delta("x", 2, parsed=parsed("", pb.ToolCallDelta(index=index, arguments="x"))))
+    with pytest.raises(DecodeError, match=f"call {index}"):
+        answer.output("m")
 
 
 async def test_choices_are_kept_apart_and_give_no_checkpoint() -> None:

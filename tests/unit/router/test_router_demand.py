@@ -156,3 +156,21 @@ def test_what_carried_an_slo_is_counted_apart_and_survives_a_report_that_was_not
     assert (told.slo_left, told.deadlines_met, told.deadlines_missed) == (1, 4, 3)
     assert told.refused == told.failed == types_pb2.ClassCounts(interactive=4, batch=4)
     assert demand.report(3, {}, now=3.0).demand == []
+
+
+def test_totals_go_on_over_reports_and_over_those_that_could_not_be_sent() -> None:
+    demand = Demand(now=0.0)
+    tally = demand.tally("m", RequestClass.INTERACTIVE)
+    tally.arrived()
+    demand.of("m").ttft_seen += 1
+    sent = demand.report(1, {}, now=1.0)
+    tally.finished()
+    before = {("m", "arrived", "interactive"): 1, ("m", "finished", "interactive"): 1}
+    before["m", "ttft_missed", "interactive"] = 1
+    assert demand.totals() == before
+    demand.take_back(demand.report(2, {}, now=2.0))
+    assert demand.totals() == before
+    demand.take_back(sent)
+    assert demand.totals() == before
+    demand.tally("m", RequestClass.BATCH).failed()
+    assert demand.totals()["m", "failed", "batch"] == 1

@@ -65,3 +65,20 @@ def test_a_stream_moves_where_no_engine_keeps_its_past_to_itself(
 ) -> None:
     request = pb.GenerateRequest(sampling=pb.SamplingParams(**sampling))
     assert Delivered(request).may_move is may_move
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "may_move"),
+    [
+        (pb.TOOL_CHOICE_AUTO, True, True),
+        (pb.TOOL_CHOICE_AUTO, False, False),
+        (pb.TOOL_CHOICE_REQUIRED, True, False),
+        (pb.TOOL_CHOICE_NAMED, True, False),
+        (pb.TOOL_CHOICE_NONE, False, True),
+    ],
+)
+def test_a_stream_whose_calls_may_be_constrained_stays(
+    choice: pb.ToolChoice.ValueType, parallel: bool, may_move: bool
+) -> None:
+    chat = pb.ChatInput(tool_choice=choice, parallel_tool_calls=parallel)
+    assert Delivered(pb.GenerateRequest(chat=chat)).may_move is may_move

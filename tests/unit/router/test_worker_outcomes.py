@@ -7,7 +7,7 @@ import pytest
 from grpc_status import rpc_status
 
 from chiron.rpc.errors import ChironError, Reason, handed_back, handed_back_after
-from services.router.outcomes import Blame, Verdict, blame, judge
+from services.router.outcomes import Blame, Verdict, blame, judge, ran
 from services.router.retries import Retries
 
 CODE = grpc.StatusCode
@@ -34,6 +34,29 @@ CODE = grpc.StatusCode
 def test_verdicts(code: grpc.StatusCode, reason: str, before: Verdict, after: Verdict) -> None:
     assert judge(code, reason, delivered=False) is before
     assert judge(code, reason, delivered=True) is after
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "counts"),
+    [
+        (CODE.INVALID_ARGUMENT, "INVALID_ARGUMENT", False),
+        (CODE.ALREADY_EXISTS, "DUPLICATE_REQUEST", False),
+        (CODE.RESOURCE_EXHAUSTED, "QUEUE_FULL", False),
+        (CODE.UNAVAILABLE, "RETRY_ELSEWHERE", False),
+        (CODE.UNAVAILABLE, "ENGINE_DEAD", False),
+        (CODE.UNAVAILABLE, "", False),
+        # It may have been worked on for as long as it was wanted.
+        (CODE.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", True),
+        (CODE.ABORTED, "ABORTED", True),
+        (CODE.ABORTED, "READER_STALLED", True),
+        (CODE.INTERNAL, "INTERNAL", True),
+    ],
+)
+def test_what_was_refused_or_lost_before_its_first_token_never_ran(
+    code: grpc.StatusCode, reason: str, *, counts: bool
+) -> None:
+    assert ran(judge(code, reason, delivered=False), code, delivered=False) is counts
+    assert ran(judge(code, reason, delivered=True), code, delivered=True)
 
 
 def ended(error: ChironError) -> grpc.aio.AioRpcError:

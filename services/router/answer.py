@@ -1,5 +1,5 @@
-"""What an item of a batch has been answered so far: its result once it is whole, a checkpoint until then.
-Pure."""
+"""What a request whose answer is not streamed has been answered so far: its result once it is whole, and for
+an item of a batch a checkpoint until then. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
+from chiron.client.parsed import ParsedParts
 from chiron.internal.v1 import batch_pb2 as internal_pb2
 from chiron.v1 import batch_pb2
 from chiron.v1 import inference_pb2 as pb
@@ -22,18 +23,21 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     text_length: int = 0
     logprobs: list[pb.TokenLogprobs] = field(default_factory=list)
+    text_ends: array[int] = field(default_factory=lambda: array("I"))
+    """Of the tokens that have log probabilities."""
     finish_reason: pb.FinishReason.ValueType = pb.FINISH_REASON_UNSPECIFIED
     stop_match: str = ""
+    parsed: ParsedParts = field(default_factory=ParsedParts)
 
 
 class Answer:
-    """The sink of one item's stream. Taking a message costs an append; it is read when it must be."""
+    """The sink of one request's stream. Taking a message costs an append; it is read when it must be."""
 
     def __init__(self, choices: int, kept: internal_pb2.ItemCheckpoint | None = None) -> None:
         """An answer that has nothing yet.
 
         Args:
-            choices: that the item asks for.
+            choices: that the request asks for.
             kept: what an earlier holder of the item left; only of one choice.
         """
         self._unread = bytearray()
@@ -48,6 +52,9 @@ class Answer:
             one.text.append(kept.text)
             one.text_length = kept.resume.delivered_text_length
             one.logprobs.extend(kept.logprobs)
+            one.text_ends.extend(kept.text_ends)
+            if kept.HasField("parsed"):
+                one.parsed = ParsedParts(kept.parsed)
             self._origin = kept.resume.origin
             self.begun_with = len(one.tokens)
 
@@ -99,6 +106,8 @@ class Answer:
             ),
             text="".join(one.text),
             logprobs=one.logprobs,
+            text_ends=one.text_ends,
+            parsed=one.parsed.so_far() if one.parsed.any else None,
         ).SerializeToString()
 
     def output(self, model: str) -> batch_pb2.ItemOutput:
@@ -113,6 +122,8 @@ class Answer:
                     finish_reason=choice.finish_reason,
                     stop_match=choice.stop_match,
                     logprobs=choice.logprobs,
+                    text_ends=choice.text_ends,
+                    parsed=choice.parsed.whole("".join(choice.text)) if choice.parsed.any else None,
                 )
                 for choice in self._choices
             ],
@@ -135,13 +146,24 @@ class Answer:
             if delta.text:
                 choice.text.append(delta.text)
                 choice.text_length += len(delta.text)
-            choice.logprobs.extend(delta.logprobs)
+            if delta.logprobs:
+                choice.logprobs.extend(delta.logprobs)
+                choice.text_ends.extend(delta.text_ends)
+            if delta.HasField("parsed"):
+                _add_parsed(choice.parsed, delta.parsed)
             if delta.finish_reason:
                 choice.finish_reason, choice.stop_match = delta.finish_reason, delta.stop_match
             if delta.HasField("origin"):
                 self._origin = delta.origin
             if delta.HasField("usage"):
                 self._last = delta
+
+
+def _add_parsed(parts: ParsedParts, delta: pb.ParsedDelta) -> None:
+    try:
+        parts.add(delta)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
 
 
 def read_checkpoint(kept: bytes) -> internal_pb2.ItemCheckpoint | None:

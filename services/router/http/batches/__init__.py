@@ -1,0 +1,1 @@
+"""`/v1/batches`: files of requests, worked on by the durable queue."""

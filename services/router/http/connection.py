@@ -1,0 +1,255 @@
+"""One HTTP connection: uvicorn's, held to this door's limits, and ending what runs on it when it goes.
+
+uvicorn bounds none of this by itself: neither the size nor the time of headers, nor how much a client sends
+ahead or leaves untaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from services.router.http.caller import certificate_names
+from services.router.http.errors import HttpError, after
+
+if TYPE_CHECKING:
+    from services.router.http.server import HttpServer
+
+log = logging.getLogger(__name__)
+_QUIET = logging.getLogger(f"{__name__}.uvicorn")
+"""uvicorn's own: what a client does wrong is told to it, and fills no log."""
+_QUIET.setLevel(logging.ERROR)
+_LINGER_S = 2.0
+_LINGER_BYTES = 4 << 20
+"""How long, and for how many bytes, a client that is still sending is listened to after it was refused: a
+connection that is closed upon unread bytes takes the answer with it."""
+_UNREAD_BYTES = 65_536
+"""Of a body that an answered request no longer needs."""
+
+
+def new_request_id() -> str:
+    """Names one request."""
+    return f"req-{uuid.uuid4().hex}"
+
+
+class Connection(HttpToolsProtocol):
+    """One of a server's connections."""
+
+    def __init__(self, server: HttpServer) -> None:
+        super().__init__(server.uvicorn, server.state, {}, server.loop)
+        self.logger = _QUIET
+        self._server = server
+        self._limits = server.settings
+        self._running: RequestResponseCycle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._due = math.inf
+        """When what is awaited of the client has to be there, monotonic, in seconds."""
+        self._head_bytes = 0
+        self._in_head = False
+        self._discarded = 0
+        self._lingering = False
+        self._unsent, self._unsent_since = 0, 0.0
+        self.subjects: tuple[bytes, ...] = ()
+        """URI names in the client's certificate."""
+        self.lost = False
+        """Whether the client has gone, or has been shut out."""
+        self.damaged = False
+        """Whether the body of the request that is being answered cannot be read any further."""
+
+    # What happens to it.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        self.transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
+        self.subjects = certificate_names(transport.get_extra_info("peercert"))
+        self._due = self.loop.time() + self._limits.header_s
+        if len(self.connections) > self._server.connections:
+            text = f"this server has {self._server.connections} connections already"
+            self.refuse(HttpError(503, text, type="server_error", code="overloaded", headers=after(1.0)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone: what it asked for is not wanted any more."""
+        self.lost = True
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            if self._task is not None:
+                self._task.cancel()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+        if not self.connections:
+            self._server.empty.set()
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something."""
+        if self._lingering or self.damaged:
+            self._discard(len(data))
+            return
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing() or self._lingering:
+            return
+        if self._in_head and self._head_bytes > self._limits.header_bytes:
+            self._refuse_head()
+        elif not self.busy and math.isinf(self._due):
+            # It has sent what begins no request, which ended the wait for one.
+            self._due = self.loop.time() + self._limits.header_s
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._due = self.loop.time() + self._limits.header_s
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are there."""
+        self._in_head, self._due = False, math.inf
+        self._head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if self._head_bytes > self._limits.header_bytes:
+            self._refuse_head()
+            return
+        if len(self.pipeline) >= self._limits.pipelined and self.busy:
+            self.abort()
+            return
+        cast(dict[str, Any], self.scope)["chiron.connection"] = self
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body is there."""
+        if self._lingering or self.cycle is None:
+            return
+        if self.cycle.response_complete:
+            self._discard(len(body))
+            return
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is there as a whole."""
+        self._head_bytes = 0
+        if self._lingering or self.cycle is None:
+            return
+        # The scope is still this request's: another one begins with a scope of its own.
+        cast(dict[str, Any], self.scope)["chiron.complete"] = self.loop.time()
+        super().on_message_complete()
+        if not self.pipeline:
+            # Nobody reads a body that is there, and a client that leaves must be noticed.
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """A request has been answered."""
+        super().on_response_complete()
+        if self._in_head:
+            self._due = self.loop.time() + self._limits.header_s
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        self._task = self.loop.create_task(cycle.run_asgi(app))
+        self._task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self._task)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Another protocol is asked for: the request is answered in this one."""
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        running = self._running
+        if running is not None and running is self.cycle and self.busy and running.more_body:
+            # It is in the body of what is being answered: whoever reads that says so.
+            self.damaged, running.keep_alive = True, False
+            running.message_event.set()
+            return
+        self.refuse(
+            HttpError(400, "this is no HTTP request that this server understands", code="bad_request")
+        )
+
+    # What it is told to do.
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._running is not None and not self._running.response_complete
+
+    @property
+    def unread(self) -> bool:
+        """Whether the request that is being answered has not come as a whole."""
+        return self._running is not None and self._running.more_body
+
+    def refuse(self, error: HttpError) -> None:
+        """Tells the client what is wrong with what it sends, and ends the connection."""
+        if self.busy:
+            # Another request is being answered, and may have been in part.
+            self.abort()
+            return
+        self._server.refused[error.code or ""] += 1
+        headers = {"content-type": "application/json", "x-request-id": new_request_id(), **error.headers}
+        self.refuse_with(error.status, headers, error.body())
+
+    def refuse_with(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answers a request that has not come as a whole, and ends the connection."""
+        if self._lingering or self.transport.is_closing():
+            return
+        if self._running is not None:
+            self._running.response_started = self._running.response_complete = True
+        lines = {**headers, "content-length": str(len(body)), "connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.transport.write(STATUS_LINE[status] + head.encode("latin-1") + b"\r\n" + body)
+        self._lingering, self._due = True, self.loop.time() + _LINGER_S
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def end_body_by_closing(self) -> None:
+        """The answer that begins has neither a length nor chunks: it ends with the connection."""
+        if self._running is not None:
+            self._running.chunked_encoding = self._running.keep_alive = False
+
+    def expect_unframed(self, size: int) -> None:
+        """So many bytes of such an answer's body come next."""
+        if self._running is not None:
+            self._running.expected_content_length = size
+
+    def abort(self) -> None:
+        """Ends the connection at once, whatever is on its way."""
+        self.lost = True
+        if self._running is not None:
+            self._running.disconnected = True
+        self.transport.abort()
+
+    def look(self, now: float) -> None:
+        """Ends the connection if its client has not done in time what it has to; called now and then."""
+        if now > self._due and not self.busy:
+            if self._in_head and not self._lingering:
+                text = f"the request's headers were not there within {self._limits.header_s:g} s"
+                self.refuse(HttpError(408, text, code="request_timeout"))
+            else:
+                self.transport.abort()
+            return
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent < self._unsent:
+            self._unsent_since = now
+        elif now - self._unsent_since > self._server.stall_s:
+            log.warning("ending a connection whose client takes nothing")
+            self.abort()
+        self._unsent = unsent
+
+    def drain(self) -> None:
+        """Ends the connection once nothing runs on it."""
+        if not self.busy and not self._in_head and not self._lingering:
+            self.transport.close()
+
+    def _refuse_head(self) -> None:
+        text = f"the request's headers are larger than {self._limits.header_bytes} bytes"
+        self.refuse(HttpError(431, text, code="headers_too_large"))
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > (_LINGER_BYTES if self._lingering or self.damaged else _UNREAD_BYTES):
+            self.transport.abort()

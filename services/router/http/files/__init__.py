@@ -1,0 +1,1 @@
+"""`/v1/files`: what batches are made from, and what comes of them."""
