@@ -78,6 +78,7 @@ bench: setup ## Measure the router's data path; JSON into bench/results/
 
 bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.data_path --smoke
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.http_door --smoke
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.limits --smoke
 	@$(BIN)/python -m bench.simulator --smoke
 	@$(BIN)/python -m bench.local_convergence --smoke

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from time import process_time_ns
 
-from chiron.auth.access import AccessTable, check_allowed
+from chiron.auth.access import AccessTable
 from chiron.auth.api_keys import NewKey
 from chiron.auth.credentials import Credentials
 from chiron.auth.keys import KeyRing
@@ -97,11 +97,30 @@ def access_costs(rounds: int) -> dict[str, float]:
     account, shown = Account(quota, 0.0), Credentials(key.text)
 
     def admit(_: int) -> None:
-        tenant = table.identify(shown)
-        check_allowed(tenant, "m", types_pb2.REQUEST_CLASS_INTERACTIVE, 0)
+        caller = table.identify(shown)
+        caller.check_allowed("m", types_pb2.REQUEST_CLASS_INTERACTIVE, 0)
         account.take(100, 0.0).end()
 
-    return {"identify_and_admit_us": measured_us(admit, rounds)}
+    plain_us = measured_us(admit, rounds)
+    terms = access_pb2.KeyTerms(
+        limits=access_pb2.KeyLimits(models=["m"], most_urgent_priority=-10),
+        defaults=access_pb2.KeyDefaults(slo=types_pb2.Slo(ttft_ms=500), max_tokens=64),
+    )
+    terms.expires.FromSeconds(2**33)
+    keys[-1].terms.CopyFrom(terms)
+    table.replace(tenants, keys)
+    of_key = Account(quota, 0.0, key.key_id)
+
+    def admit_with_terms(_: int) -> None:
+        caller, request = table.identify(shown), pb.RouteRequest()
+        caller.fill(request)
+        caller.check_allowed("m", request.request_class, request.priority)
+        account.take(100, 0.0, of_key).end()
+
+    return {
+        "identify_and_admit_us": plain_us,
+        "identify_and_admit_with_terms_us": measured_us(admit_with_terms, rounds),
+    }
 
 
 def _body(wire: bytes) -> bytes:

@@ -13,27 +13,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psutil
 import uvloop
 
-from bench.paced_worker import INCARNATION, INSTANCE_ID
-from chiron.internal.v1 import control_pb2
-from chiron.rpc.servers import Server, open_channel
-from chiron.v1 import cluster_pb2, inference_pb2_grpc, types_pb2
+from bench.one_instance import controller_of
+from bench.processes import started
+from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import inference_pb2_grpc
 
 RESULTS = Path(__file__).parent / "results"
 MODES = ("direct", "pick", "proxy", "lookaside")
@@ -58,59 +55,6 @@ class Size:
 SMOKE = Size(
     requests=64, streams=8, few_tokens=2, many_tokens=12, ttft_requests=10, ttft_rounds=1, idle_streams=20
 )
-
-
-class OneInstanceController:
-    """Hands every router a table with one model on one instance."""
-
-    def __init__(self, worker: str) -> None:
-        self._table = control_pb2.RoutingTable(
-            epoch=1,
-            term=1,
-            models=[control_pb2.RoutedModel(name="bench", spec_version=1)],
-            instances=[
-                control_pb2.RoutedInstance(
-                    instance_id=INSTANCE_ID,
-                    incarnation=INCARNATION,
-                    model="bench",
-                    address=worker,
-                    role=types_pb2.ROLE_MIXED,
-                    state=types_pb2.INSTANCE_STATE_READY,
-                    spec_version=1,
-                    load=cluster_pb2.InstanceLoad(batch_size=100_000),
-                )
-            ],
-        )
-
-    async def connect_router(
-        self, request_iterator: AsyncIterator[control_pb2.ConnectRouterRequest], context: Any
-    ) -> AsyncIterator[control_pb2.ConnectRouterResponse]:
-        """Sends the table and keeps the stream."""
-        yield control_pb2.ConnectRouterResponse(snapshot=self._table)
-        async for _ in request_iterator:
-            pass
-
-
-@contextlib.asynccontextmanager
-async def started(module: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
-    """A process that announces its address on stdout: (address, pid)."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdout=asyncio.subprocess.PIPE, env={**os.environ}
-    )
-    assert process.stdout is not None
-    try:
-        line = await asyncio.wait_for(process.stdout.readline(), 30)
-        if not line:
-            raise SystemExit(f"error: {module} did not start; see its message above")
-        yield json.loads(line)["address"], process.pid
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 10)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 class Bench:
@@ -211,20 +155,8 @@ def machine() -> dict[str, object]:
 
 async def measure(size: Size) -> dict[str, Any]:
     """Everything, once."""
-    async with started("bench.paced_worker", "0") as (worker, _):
-        control = Server(["chiron.internal.v1.ControlService"])
-        connect = grpc.stream_stream_rpc_method_handler(
-            OneInstanceController(worker).connect_router,
-            control_pb2.ConnectRouterRequest.FromString,
-            control_pb2.ConnectRouterResponse.SerializeToString,
-        )
-        handler = grpc.method_handlers_generic_handler(
-            "chiron.internal.v1.ControlService", {"ConnectRouter": connect}
-        )
-        control.grpc.add_generic_rpc_handlers((handler,))
-        port = control.bind("127.0.0.1:0")
-        await control.start()
-        sets = ("listen=127.0.0.1:0", f"controller=127.0.0.1:{port}")
+    async with started("bench.paced_worker", "0") as (worker, _), controller_of(worker) as controller:
+        sets = ("listen=127.0.0.1:0", f"controller={controller}")
         arguments = [part for item in sets for part in ("--set", item)]
         async with started("services.router", *arguments) as (door, pid):
             bench = Bench(door, worker, pid, size)
@@ -241,7 +173,6 @@ async def measure(size: Size) -> dict[str, Any]:
                 results[mode]["added_ttft_p50_ms"] = medians[mode] - medians["direct"]
             results["proxy"]["rss_mib_per_1000_idle_streams"] = await bench.idle_rss() * 1000 / 1024
             # A lookaside stream is none of the router's: it holds a reservation for two seconds at most.
-        await control.stop(0)
     return results
 
 

@@ -28,10 +28,12 @@ import grpc
 import psutil
 import uvloop
 
-from bench.data_path import RESULTS, OneInstanceController, machine, started
+from bench.data_path import RESULTS, machine
+from bench.one_instance import controller_of
+from bench.processes import started
 from bench.stalled import stalled
-from chiron.internal.v1 import control_pb2, router_pb2, router_pb2_grpc
-from chiron.rpc.servers import Server, open_channel
+from chiron.internal.v1 import router_pb2, router_pb2_grpc
+from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc
 
@@ -205,19 +207,8 @@ async def measure(size: Size, abandoned_per_s: float | None, *, pin: bool) -> di
     cores = psutil.Process().cpu_affinity()
     if pin:
         psutil.Process().cpu_affinity(cores[1:])
-    async with started("bench.paced_worker", "0") as (worker, _):
-        control = Server(["chiron.internal.v1.ControlService"])
-        connect = grpc.stream_stream_rpc_method_handler(
-            OneInstanceController(worker).connect_router,
-            control_pb2.ConnectRouterRequest.FromString,
-            control_pb2.ConnectRouterResponse.SerializeToString,
-        )
-        name = "chiron.internal.v1.ControlService"
-        handler = grpc.method_handlers_generic_handler(name, {"ConnectRouter": connect})
-        control.grpc.add_generic_rpc_handlers((handler,))
-        port = control.bind("127.0.0.1:0")
-        await control.start()
-        sets = ["listen=127.0.0.1:0", f"controller=127.0.0.1:{port}"]
+    async with started("bench.paced_worker", "0") as (worker, _), controller_of(worker) as controller:
+        sets = ["listen=127.0.0.1:0", f"controller={controller}"]
         if abandoned_per_s is not None:
             sets.append(f"abandoned_per_s={abandoned_per_s:g}")
         arguments = [part for item in sets for part in ("--set", item)]
@@ -240,7 +231,6 @@ async def measure(size: Size, abandoned_per_s: float | None, *, pin: bool) -> di
                 print(f"{name}: {figures}", file=sys.stderr)
             results["alone again"] = await limits.steady()
             await limits.close()
-        await control.stop(0)
     results["stalled"] = await stalled(size.readers, size.reader_tokens)
     print(f"stalled: {results['stalled']}", file=sys.stderr)
     return results

@@ -15,11 +15,12 @@ from typing import Any
 import grpc
 import psutil
 
-from bench.data_path import OneInstanceController, started
+from bench.one_instance import controller_of
 from bench.paced_worker import INCARNATION, INSTANCE_ID
-from chiron.internal.v1 import control_pb2, worker_pb2, worker_pb2_grpc
+from bench.processes import started
+from chiron.internal.v1 import worker_pb2, worker_pb2_grpc
 from chiron.rpc.errors import reason_of
-from chiron.rpc.servers import Server, open_channel
+from chiron.rpc.servers import open_channel
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc
 
@@ -52,26 +53,17 @@ async def stalled(readers: int, tokens: int) -> dict[str, Any]:
             "require_tickets": "false",
         }
         arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-        async with started("services.worker", *arguments) as (worker, worker_pid):
+        async with (
+            started("services.worker", *arguments) as (worker, worker_pid),
+            controller_of(worker) as controller,
+        ):
             await _idle(worker)
-            control = Server(["chiron.internal.v1.ControlService"])
-            connect = grpc.stream_stream_rpc_method_handler(
-                OneInstanceController(worker).connect_router,
-                control_pb2.ConnectRouterRequest.FromString,
-                control_pb2.ConnectRouterResponse.SerializeToString,
-            )
-            name = "chiron.internal.v1.ControlService"
-            handler = grpc.method_handlers_generic_handler(name, {"ConnectRouter": connect})
-            control.grpc.add_generic_rpc_handlers((handler,))
-            port = control.bind("127.0.0.1:0")
-            await control.start()
-            chosen = ("listen=127.0.0.1:0", f"controller=127.0.0.1:{port}", f"reader_stall_s={STALL_S:g}")
+            chosen = ("listen=127.0.0.1:0", f"controller={controller}", f"reader_stall_s={STALL_S:g}")
             sets_of_router = [part for item in chosen for part in ("--set", item)]
             async with started("services.router", *sets_of_router) as (door, router_pid):
                 figures = await _measure(
                     door, worker, {"router": router_pid, "worker": worker_pid}, readers, tokens
                 )
-            await control.stop(0)
     return {"readers": readers, "tokens_each": tokens, **figures}
 
 
