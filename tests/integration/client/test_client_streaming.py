@@ -33,6 +33,14 @@ async def test_a_stream_delivers_text_and_tokens_in_order(router):
     assert {chunk.attempts for chunk in chunks} == {1}
 
 
+async def test_chunks_name_the_instance_that_is_streamed_from_directly(router):
+    async with Client(router.address) as client:
+        direct = {chunk.instance_id async for chunk in client.generate(model="toy", prompt="x")}
+    async with Client(router.address, lookaside=False) as client:
+        proxied = {chunk.instance_id async for chunk in client.generate(model="toy", prompt="x")}
+    assert (direct, proxied) == ({"w-1"}, {""})
+
+
 async def test_only_the_last_chunk_has_finish_usage_and_timing(router):
     async with Client(router.address) as client:
         *early, last = [chunk async for chunk in client.generate(model="toy", prompt="x")]

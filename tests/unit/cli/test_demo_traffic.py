@@ -48,7 +48,7 @@ class FakeClient:
 
 
 def chunk(tokens: int, attempts: int = 1) -> SimpleNamespace:
-    return SimpleNamespace(token_ids=(1,) * tokens, attempts=attempts)
+    return SimpleNamespace(token_ids=(1,) * tokens, attempts=attempts, instance_id=f"i-{attempts}")
 
 
 async def run(
@@ -104,6 +104,23 @@ async def test_every_ask_of_the_plan_is_sent_and_whole_answers_finish() -> None:
 async def test_a_stream_whose_attempts_grow_after_its_first_token_was_resumed() -> None:
     assert (await run(whole))[0].interactive.resumed == len(ASKS)
     assert (await run(second_attempt))[0].interactive.resumed == 0
+
+
+async def test_what_streams_still_have_to_come_is_known_by_instance_until_they_end() -> None:
+    seen: list[dict[int, tuple[str, int]]] = []
+
+    async def watched() -> AsyncIterator[Any]:
+        for piece in (chunk(0), chunk(1), chunk(1, attempts=2)):
+            yield piece
+            seen.append(dict(traffic.to_come))
+        yield chunk(1, attempts=2)
+
+    figures = Figures(ttft_slo_ms=5000, itl_slo_ms=5000)
+    traffic = Traffic(FakeClient(watched), "toy", Plan(ASKS[:1], ()), figures)  # type: ignore[arg-type]
+    await traffic.run(30.0)
+
+    assert seen == [{}, {0: ("i-1", 2)}, {0: ("i-2", 1)}]
+    assert traffic.to_come == {}
 
 
 async def test_a_stream_that_is_cut_has_failed() -> None:

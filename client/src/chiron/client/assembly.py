@@ -53,6 +53,8 @@ class Assembly:
         """
         self._request_id = request_id
         self.attempts = attempts
+        self.instance_id = ""
+        """Where this attempt's tokens come from; "": through a router."""
         """Goes into every chunk; whoever makes another attempt for the same stream counts it here."""
         self.preemptions = 0
         """How often workers preempted the request that have handed it back."""
@@ -152,6 +154,7 @@ class Assembly:
             request_id=self._request_id,
             attempts=self.attempts,
             parsed=_parsed_piece(delta.parsed) if delta.HasField("parsed") else None,
+            instance_id=self.instance_id,
         )
 
     def check_complete(self) -> tuple[Usage, Timing]:

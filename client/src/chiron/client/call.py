@@ -251,6 +251,7 @@ class Call:
                 request.ClearField("resume")
                 self._spec_version = 0
             door = await self._door(held, weights)
+            assembly.instance_id = self._instance_id
             request.attempt = self._attempts.number
             request.elapsed_ms = self._elapsed_ms()
             request.ticket = door.ticket

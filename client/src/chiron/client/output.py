@@ -172,6 +172,8 @@ class Chunk:
     """How many attempts it took to get here; 1: the first one worked."""
     parsed: ParsedPiece | None = None
     """What the text says and calls; only where `tool_choice` has calls parsed."""
+    instance_id: str = ""
+    """The instance that this comes from; "": it came through the router, which tells in the last `timing`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from chiron.cluster import LocalCluster
@@ -18,8 +18,8 @@ SUPERVISOR_S = 1.0
 """Time after which a killed service is started again, as a supervisor on its host would."""
 _LOOKS, _LOOK_S = 20, 0.25
 """How often it looks for a worker that answers somebody, and the pause before it looks again, in seconds."""
-_STREAMS = 2
-"""What a worker is reported to answer may just have ended: of so many streams one still runs."""
+_TO_COME = 8
+"""Tokens that a stream must still have to come so that a kill cuts it: half a second of it and more."""
 
 
 @dataclass(slots=True)
@@ -39,13 +39,26 @@ class Killer:
     """SIGKILL for a worker that answers, and for the leader and an agent along with it."""
 
     def __init__(
-        self, cluster: LocalCluster, model: str, seed: int, say: Callable[[str], None], *, leader: bool
+        self,
+        cluster: LocalCluster,
+        model: str,
+        seed: int,
+        say: Callable[[str], None],
+        to_come: Mapping[int, tuple[str, int]],
+        *,
+        leader: bool,
     ) -> None:
-        """`leader`: kill the leader too, because others are there to follow it."""
+        """Makes a killer that has not killed yet.
+
+        Args:
+            to_come: of each stream that has begun, its instance and how many tokens it still has to come.
+            leader: kill the leader too, because others are there to follow it.
+        """
         self._cluster = cluster
         self._model = model
         self._random = random.Random(f"victims-{seed}")
         self._say = say
+        self._to_come = to_come
         self._leader = leader
         self.losses = Losses()
 
@@ -103,20 +116,22 @@ class Killer:
         self._say(f"worker {victim.instance_id} serves again after {_since(killed_at)}")
 
     async def _busy_worker(self) -> WorkerProcess | None:
-        """The worker with the most streams, once it has several; one that is merely ready if none has any."""
+        """The worker with most to come of a stream, once that is enough to cut; else a ready one."""
         ready: list[WorkerProcess] = []
-        streams: dict[int, int] = {}
+        left: dict[str, int] = {}
         for _ in range(_LOOKS):
             snapshot = await self._cluster.admin.snapshot()
-            serving = {one.instance_id: one for one in snapshot.instances if is_serving(one, self._model)}
+            serving = {one.instance_id for one in snapshot.instances if is_serving(one, self._model)}
             workers = await asyncio.to_thread(self._cluster.workers)
             ready = [worker for worker in workers if worker.instance_id in serving]
-            streams = {worker.pid: serving[worker.instance_id].load.running.interactive for worker in ready}
-            if max(streams.values(), default=0) >= _STREAMS:
+            left = {}
+            for instance_id, tokens in self._to_come.values():
+                left[instance_id] = max(tokens, left.get(instance_id, 0))
+            if max((left.get(worker.instance_id, 0) for worker in ready), default=0) >= _TO_COME:
                 break
             await asyncio.sleep(_LOOK_S)
-        if any(streams.values()):
-            return max(ready, key=lambda worker: streams[worker.pid])
+        if any(left.get(worker.instance_id) for worker in ready):
+            return max(ready, key=lambda worker: left.get(worker.instance_id, 0))
         return self._random.choice(ready) if ready else None
 
     def _connected(self, snapshot: pb.ClusterSnapshot) -> bool:

@@ -88,16 +88,17 @@ async def run_demo(options: DemoOptions) -> int:
                 view.say("no etcd is installed: one controller runs, and is not killed")
             await cluster.apply([spec])
             await cluster.wait_ready(progress=view.cluster)
-            killer = Killer(cluster, MODEL, options.seed, view.say, leader=etcd)
             loop = asyncio.get_running_loop()
             began = loop.time()
             tally.see(await cluster.admin.snapshot(), began)
             tally.gpu_seconds = 0.0
             async with NoiseMeter() as meter, Client(cluster.router_addresses) as client:
+                traffic = Traffic(client, MODEL, plan, figures)
+                killer = Killer(cluster, MODEL, options.seed, view.say, traffic.to_come, leader=etcd)
                 watching = asyncio.create_task(_watch(cluster, view, figures, tally, began))
                 try:
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(Traffic(client, MODEL, plan, figures).run(SETTLE_S))
+                        group.create_task(traffic.run(SETTLE_S))
                         if options.kills:
                             group.create_task(killer.run(KILL_AT_S))
                 finally:

@@ -16,11 +16,15 @@ _FIRST_TOKEN_ID, _TOKEN_IDS = 300, 500
 class Traffic:
     """One run of a plan against a cluster."""
 
+    to_come: dict[int, tuple[str, int]]
+    """Of each interactive request that has begun and not ended: its instance and its tokens still to come."""
+
     def __init__(self, client: Client, model: str, plan: Plan, figures: Figures) -> None:
         self._client = client
         self._model = model
         self._plan = plan
         self._figures = figures
+        self.to_come = {}
 
     async def run(self, settle_s: float) -> None:
         """Sends everything; returns when the last answer has come, or is overdue by `settle_s` seconds."""
@@ -63,11 +67,13 @@ class Traffic:
                     first = last if not tokens else first
                     begun = begun or attempts
                     tokens += len(chunk.token_ids)
+                    self.to_come[number] = chunk.instance_id, ask.output_tokens - tokens
         except ChironError as error:
             counts.failed += 1
             figures.failure(f"{error.reason}: {error}")
             return
         finally:
+            self.to_come.pop(number, None)
             figures.tokens += tokens
         counts.retried += attempts > 1
         counts.resumed += begun is not None and attempts > begun
