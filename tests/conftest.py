@@ -16,7 +16,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # can crash them before that when other threads are busy in gRPC. Read when grpc is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.hang_guard import (
     pytest_configure,
@@ -36,9 +36,10 @@ __all__ = [
 
 # In CI the examples follow from the tests alone, so that a red run is about the change; elsewhere they are
 # new every time and go on searching.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# How long an example takes, and how soon the next one is drawn, says something of the machine alone.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("search"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "search")
 
 _LONGEST_FIRST = ("e2e", "integration", "conformance", "sim", "property", "unit")
 

@@ -110,7 +110,8 @@ async def test_closing_a_stream_cancels_the_request_on_the_worker(router, worker
 
 
 async def test_a_stream_can_be_closed_while_another_thread_reads_it(router, worker):
-    worker.script = [stall("Once")]
+    # Without a first chunk, after which the reader would not be reading for a moment.
+    worker.script = [stall()]
     with SyncClient(router.address) as client:
         stream = client.generate(model="toy", prompt="x")
         reading = asyncio.create_task(asyncio.to_thread(list, stream))
@@ -125,7 +126,8 @@ async def test_a_stream_can_be_closed_while_another_thread_reads_it(router, work
 
 
 async def test_a_second_reader_of_a_stream_is_told_so(router, worker):
-    worker.script = [stall("Once")]
+    # Without a first chunk, after which the reader would not be reading for a moment.
+    worker.script = [stall()]
     with SyncClient(router.address) as client:
         stream = client.generate(model="toy", prompt="x")
         reading = asyncio.create_task(asyncio.to_thread(list, stream))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from chiron.cluster import ClusterAdmin
+from chiron.internal.v1 import control_pb2
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 from tests.support.controller_process import controllers
@@ -33,11 +34,17 @@ async def until(admin: ClusterAdmin, state: pb.RollState.ValueType, *, ready: in
     shown: list[pb.ModelStatus] = []
 
     async def there() -> bool:
-        shown[:] = (await admin.snapshot()).models
+        shown[:] = [one for one in (await admin.snapshot()).models if one.spec.name == "chat"]
         return (shown[0].roll.state, shown[0].ready_instances) == (state, ready)
 
     await eventually(there, within_s=30.0, what=f"roll state {state}")
     return shown[0]
+
+
+def revisions(instances: Iterable[control_pb2.DesiredInstance], model: str = "chat") -> list[str]:
+    """Those of a model's instances that are to run."""
+    running = [one for one in instances if one.state == control_pb2.DESIRED_STATE_RUNNING]
+    return sorted(one.spec.revision for one in running if one.spec.name == model)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +86,23 @@ async def test_another_controller_finds_the_roll_where_it_was(
                 if status.state == LOADING:
                     status.state = READY
             await agent.report()
+            due = ["b", "b"] if after == pb.ROLL_STATE_DONE else ["a", "a"]
+            # What the store says of the roll holds before this controller has told its agents anything.
+            await agent.until(
+                lambda agent: revisions(agent.wanted()) == due, f"the agent is told to run {due}"
+            )
+            await until(admin, after, ready=2)
+            # A model more is a change that the agent hears of: what went before it has reached it as well.
+            await admin.apply_model(
+                pb.ModelSpec(name="later", engine="sim", gpus_per_instance=1, min_instances=1)
+            )
+            await agent.until(lambda agent: revisions(agent.wanted(), "later") == [""])
             found = await until(admin, after, ready=2)
-            revisions = sorted(one.spec.revision for one in agent.wanted())
+            told = [revisions(level.instances) for level in agent.levels]
 
     assert [one.spec_version for one in versions] == [2, 1]
     assert (found.roll.from_version, found.roll.to_version) == (1, 2)
-    if after == pb.ROLL_STATE_DONE:
-        assert revisions == ["b", "b"]
-    else:
+    assert told[-1] == due
+    if after == pb.ROLL_STATE_STALLED:
         assert found.roll.reason == left.roll.reason != ""
-        assert revisions == ["a", "a"]
+        assert told == [due] * len(told), "it is told nothing else at any time"
