@@ -96,6 +96,7 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.batch_queue --smoke
 	@$(BIN)/python -m bench.batch_queue --store postgres --smoke
 	@$(BIN)/python -m bench.batch_dispatch --smoke
+	@$(BIN)/python -m bench.large_files --smoke
 
 reproduction: setup ## Run the paper's evaluation (an hour; ARGS=--quick: minutes) into paper/ and docs/reproduction.md
 	@$(BIN)/chiron sim paper --out paper --markdown docs/reproduction.md $(ARGS)

@@ -1,7 +1,12 @@
-"""Ids of what is kept: those made later are greater, so that a list in their order is one in time."""
+"""Ids of what is kept: those made later are greater, so that a list in their order is one in time.
+
+Their last digits are a sum of the others, so that an id that nobody was ever given is told from one whose
+object is gone. It is no secret: it finds mistakes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -10,11 +15,14 @@ FILE, BATCH = "file-", "batch_"
 """How the ids of what is kept begin."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _MADE = re.compile(r"[0-9a-f]{32}")
+_SUM = 6
+"""Digits of the sum."""
 
 
 def new_id(prefix: str) -> str:
     """A new one. Within a millisecond, or what routers' clocks differ by, the order is open."""
-    return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    digits = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(7)}"
+    return f"{prefix}{digits}{_sum(prefix, digits)}"
 
 
 def plausible(text: str) -> bool:
@@ -23,5 +31,14 @@ def plausible(text: str) -> bool:
 
 
 def made(text: str, prefix: str) -> bool:
-    """Whether it is as `new_id` makes them: what it names may have been there, and be gone."""
-    return text.startswith(prefix) and _MADE.fullmatch(text, len(prefix)) is not None
+    """Whether `new_id` has made it: what it names was there, here or elsewhere, and may be gone."""
+    digits = text.removeprefix(prefix)
+    if not text.startswith(prefix) or _MADE.fullmatch(digits) is None:
+        return False
+    return digits[-_SUM:] == _sum(prefix, digits[:-_SUM])
+
+
+def _sum(prefix: str, digits: str) -> str:
+    return hashlib.blake2b(
+        f"{prefix}{digits}".encode(), digest_size=_SUM // 2, person=b"chiron-id"
+    ).hexdigest()

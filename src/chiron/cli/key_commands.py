@@ -1,141 +1,41 @@
-"""The commands `chiron keys` and their options."""
+"""The commands `chiron keys`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
+from chiron.cli.key_options import with_key_options
 from chiron.cli.options import CONTROLLER, Controller, Json
 
 keys_app = typer.Typer(help="Create, change, revoke and list API keys.", no_args_is_help=True)
 
-_LIMITS, _DEFAULTS = "Limits, below the tenant's", "Where a request says nothing"
-
-RequestsPerS = Annotated[
-    float | None, typer.Option("--requests-per-s", rich_help_panel=_LIMITS, help="Requests a second.")
-]
-TokensPerMin = Annotated[
-    int | None,
-    typer.Option(
-        "--tokens-per-min", min=0, rich_help_panel=_LIMITS, help="Prompt and output tokens a minute."
-    ),
-]
-Concurrent = Annotated[
-    int | None, typer.Option("--concurrent", min=0, rich_help_panel=_LIMITS, help="Requests at once.")
-]
-AllowModel = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-model", rich_help_panel=_LIMITS, help="A model that it may use; may be repeated; *: all."
-    ),
-]
-AllowClass = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-class", rich_help_panel=_LIMITS, help="interactive or batch: a class that it may use."
-    ),
-]
-MostUrgent = Annotated[
-    int | None,
-    typer.Option(
-        "--most-urgent-priority", rich_help_panel=_LIMITS, help="The lowest priority it may ask for."
-    ),
-]
-Class = Annotated[str, typer.Option("--class", rich_help_panel=_DEFAULTS, help="interactive or batch.")]
-Priority = Annotated[
-    int | None, typer.Option("--priority", rich_help_panel=_DEFAULTS, help="A lower value goes first.")
-]
-TtftMs = Annotated[
-    float | None, typer.Option("--ttft-ms", rich_help_panel=_DEFAULTS, help="Time to first token.")
-]
-ItlMs = Annotated[
-    float | None, typer.Option("--itl-ms", rich_help_panel=_DEFAULTS, help="Time between tokens.")
-]
-Deadline = Annotated[
-    str,
-    typer.Option(
-        "--deadline", rich_help_panel=_DEFAULTS, help="Time until the whole result is there, as 90s or 2h."
-    ),
-]
-RefuseIfLate = Annotated[
-    bool | None,
-    typer.Option(
-        "--refuse-if-late/--no-refuse-if-late",
-        rich_help_panel=_DEFAULTS,
-        help="Refuse at once what would wait for longer than its SLO allows.",
-    ),
-]
-MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", min=0, rich_help_panel=_DEFAULTS, help="Most output tokens.")
-]
-Expires = Annotated[
-    str, typer.Option("--expires", help="When it ends: a time from now as 90d or 12h, or a date (UTC).")
-]
-
 
 @keys_app.command("create")
+@with_key_options
 def keys_create(
+    *,
     tenant: Annotated[str, typer.Option(help="Tenant whose requests it lets in.")] = "",
     role: Annotated[str, typer.Option(help="Instead of a tenant: admin, agent or router.")] = "",
     label: Annotated[str, typer.Option(help="A note for people.")] = "",
-    expires: Expires = "",
-    requests_per_s: RequestsPerS = None,
-    tokens_per_min: TokensPerMin = None,
-    concurrent: Concurrent = None,
-    allow_model: AllowModel = None,
-    allow_class: AllowClass = None,
-    most_urgent_priority: MostUrgent = None,
-    request_class: Class = "",
-    priority: Priority = None,
-    ttft_ms: TtftMs = None,
-    itl_ms: ItlMs = None,
-    deadline: Deadline = "",
-    refuse_if_late: RefuseIfLate = None,
-    max_tokens: MaxTokens = None,
+    options: Any,
     controller: Controller = CONTROLLER,
 ) -> None:
     """Make an API key and print it; it is kept nowhere and cannot be shown again."""
-    from chiron.cli.key_terms import KeyOptions
     from chiron.cli.keys import create_key
     from chiron.cli.runner import execute
 
-    options = KeyOptions(
-        requests_per_s,
-        tokens_per_min,
-        concurrent,
-        tuple(allow_model or ()),
-        tuple(allow_class or ()),
-        most_urgent_priority,
-        request_class,
-        priority,
-        ttft_ms,
-        itl_ms,
-        deadline,
-        refuse_if_late,
-        max_tokens,
-        expires,
-    )
     execute(create_key(controller, tenant, role, label, options))
 
 
 @keys_app.command("set")
+@with_key_options
 def keys_set(
+    *,
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID")],
-    expires: Expires = "",
-    requests_per_s: RequestsPerS = None,
-    tokens_per_min: TokensPerMin = None,
-    concurrent: Concurrent = None,
-    allow_model: AllowModel = None,
-    allow_class: AllowClass = None,
-    most_urgent_priority: MostUrgent = None,
-    request_class: Class = "",
-    priority: Priority = None,
-    ttft_ms: TtftMs = None,
-    itl_ms: ItlMs = None,
-    deadline: Deadline = "",
-    refuse_if_late: RefuseIfLate = None,
-    max_tokens: MaxTokens = None,
+    options: Any,
     clear: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,28 +45,10 @@ def keys_set(
     controller: Controller = CONTROLLER,
 ) -> None:
     """Change a key in force: what is named, and nothing else. It counts within about a second."""
-    from chiron.cli.key_terms import KeyOptions
     from chiron.cli.keys import set_key
     from chiron.cli.runner import execute
 
-    options = KeyOptions(
-        requests_per_s,
-        tokens_per_min,
-        concurrent,
-        tuple(allow_model or ()),
-        tuple(allow_class or ()),
-        most_urgent_priority,
-        request_class,
-        priority,
-        ttft_ms,
-        itl_ms,
-        deadline,
-        refuse_if_late,
-        max_tokens,
-        expires,
-        tuple(clear or ()),
-    )
-    execute(set_key(controller, key_id, options))
+    execute(set_key(controller, key_id, replace(options, clear=tuple(clear or ()))))
 
 
 @keys_app.command("revoke")

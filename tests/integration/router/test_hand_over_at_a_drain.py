@@ -10,28 +10,16 @@ import grpc
 import pytest
 
 from chiron.client import Client
-from chiron.internal.v1 import control_pb2
 from chiron.internal.v1 import worker_pb2 as wpb
 from chiron.v1 import types_pb2
+from tests.support.two_workers import SIM, TALE, Reading, know, load_of, router_of, set_role
 from tests.support.wait import eventually
 from tests.support.worker_process import WorkerProcess, worker_process
 
-SIM = {
-    "name": "m",
-    "engine": "sim",
-    "gpusPerInstance": 1,
-    "maxBatchSize": 8,
-    "engineArgs": {"load_time_s": 0},
-}
+SPEC = {**SIM, "maxBatchSize": 8}
 LONG = 900
-TALE: dict[str, Any] = {
-    "model": "m",
-    "prompt": "Tell me a tale.",
-    "temperature": 0.0,
-    "ignore_eos": True,
-    "max_tokens": LONG,
-}
-INTERACTIVE, BATCH = types_pb2.ROLE_INTERACTIVE, types_pb2.ROLE_BATCH
+TOLD = {**TALE, "max_tokens": LONG}
+INTERACTIVE = types_pb2.ROLE_INTERACTIVE
 MODES = pytest.mark.parametrize("lookaside", [True, False], ids=["lookaside", "proxied"])
 FAST = wpb.HandOverRequest(
     interactive_per_s=1e3, batch_per_s=1e3, tokens_per_s=1e7, prefill_tokens_per_s=1e6, valid_s=30.0
@@ -46,7 +34,7 @@ async def workers(tmp_path_factory, stack: AsyncExitStack) -> dict[str, WorkerPr
     for name in ("old", "new"):
         role = "interactive" if name == "old" else "batch"
         process = worker_process(
-            tmp_path_factory.mktemp(name), SIM, instance_id=name, spec_version=1, role=role
+            tmp_path_factory.mktemp(name), SPEC, instance_id=name, spec_version=1, role=role
         )
         found[name] = await stack.enter_async_context(process)
     for worker in found.values():
@@ -56,58 +44,21 @@ async def workers(tmp_path_factory, stack: AsyncExitStack) -> dict[str, WorkerPr
 
 @pytest.fixture
 def routers(workers, controller, start_router):
-    controller.add("m", spec_version=1)
-    for name, worker in workers.items():
-        controller.table.instances.append(
-            control_pb2.RoutedInstance(
-                instance_id=name,
-                incarnation=7,
-                model="m",
-                address=worker.address,
-                role=types_pb2.ROLE_MIXED,
-                state=types_pb2.INSTANCE_STATE_READY,
-                spec_version=1,
-            )
-        )
-
-    async def start():
-        router = await start_router(retry_pause_s=0.05)
-        await eventually(lambda: all(one.usable for one in router.core._instances.values()))
-        return router
-
-    return start
+    know(controller, workers)
+    return lambda: router_of(start_router)
 
 
-class Reading:
-    """A stream that is read all the time."""
-
-    def __init__(self, client: Client, **options: Any) -> None:
-        self.tokens: list[int] = []
-        self.last: Any = None
-        self.task = asyncio.create_task(self._read(client, options))
-
-    async def _read(self, client: Client, options: dict[str, Any]) -> list[int]:
-        async for chunk in client.generate(**options):
-            assert chunk.first_token_index == len(self.tokens)
-            self.tokens += chunk.token_ids
-            self.last = chunk
-        return self.tokens
-
-
-async def opened(*workers: WorkerProcess) -> None:
-    for worker in workers:
-        await worker.control.SetWorkerRole(wpb.SetWorkerRoleRequest(role=INTERACTIVE))
+async def opened(worker: WorkerProcess) -> None:
+    await set_role(worker, INTERACTIVE)
 
 
 async def handed_over(worker: WorkerProcess) -> int:
-    async for statistics in worker.control.WatchStatistics(wpb.WatchStatisticsRequest()):
-        return int(statistics.load.handed_over_requests)
-    raise AssertionError("the statistics ended")
+    return (await load_of(worker)).handed_over_requests
 
 
 async def reading(client: Client, count: int, **options: Any) -> list[Reading]:
     """So many streams, each with tokens."""
-    found = [Reading(client, **{**TALE, **options}) for _ in range(count)]
+    found = [Reading(client, **{**TOLD, **options}) for _ in range(count)]
     await eventually(lambda: all(len(one.tokens) > 20 for one in found))
     return found
 
@@ -119,7 +70,7 @@ async def test_streams_go_on_where_there_is_room_as_if_nothing_had_happened(
     router = await routers()
     old, new = workers["old"], workers["new"]
     async with Client(router.address, lookaside=lookaside) as client:
-        alone = await Reading(client, **TALE).task
+        alone = await Reading(client, **TOLD).task
         streams = await reading(client, 3)
         await opened(new)
         draining = old.control.Drain(NO_LIMIT)
@@ -144,7 +95,7 @@ async def test_what_no_other_engine_can_go_on_with_is_served_to_its_end(routers,
     async with Client(router.address) as client:
         (moves,) = await reading(client, 1)
         stays = asyncio.create_task(
-            client.complete(**{**TALE, "n": 2, "temperature": 1.0, "max_tokens": 600})
+            client.complete(**{**TOLD, "n": 2, "temperature": 1.0, "max_tokens": 600})
         )
         await old.load_when(lambda load: load.running.interactive == 3)
         await opened(new)
@@ -178,7 +129,7 @@ async def test_an_instance_that_dies_with_what_it_has_taken_over_loses_nothing(r
     router = await routers()
     old, new = workers["old"], workers["new"]
     async with Client(router.address, lookaside=False) as client:
-        alone = await Reading(client, **TALE).task
+        alone = await Reading(client, **TOLD).task
         streams = await reading(client, 3)
         await opened(new)
         falling = old.control.Sleep(wpb.SleepRequest(level=1, drain_timeout_s=60.0))
@@ -199,7 +150,7 @@ async def test_a_router_that_goes_meanwhile_loses_nothing(routers, workers) -> N
     first, second = await routers(), await routers()
     old, new = workers["old"], workers["new"]
     async with Client([first.address, second.address]) as client:
-        alone = await Reading(client, **TALE).task
+        alone = await Reading(client, **TOLD).task
         streams = await reading(client, 3)
         await opened(new)
         draining = old.control.Drain(NO_LIMIT)

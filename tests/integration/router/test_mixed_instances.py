@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from chiron.client import Client
-from chiron.internal.v1 import control_pb2
-from chiron.internal.v1 import worker_pb2 as wpb
 from chiron.v1 import types_pb2
 from services.router.batch.settings import BatchSettings
 from tests.support.batch_work import ended, hand_in, item, results
+from tests.support.two_workers import SIM, TALE, Reading, know, load_of, router_of, set_role
 from tests.support.wait import eventually
 from tests.support.worker_process import WorkerProcess, worker_process
 
-SIM = {
-    "name": "m",
-    "engine": "sim",
-    "gpusPerInstance": 1,
-    "engineArgs": {"load_time_s": 0},
-}
 INTERACTIVE, MIXED, BATCH = types_pb2.ROLE_INTERACTIVE, types_pb2.ROLE_MIXED, types_pb2.ROLE_BATCH
-TALE: dict[str, Any] = {"model": "m", "prompt": "Tell me a tale.", "temperature": 0.0, "ignore_eos": True}
 WORK = {**TALE, "request_class": "batch", "max_tokens": 400}
 MODES = pytest.mark.parametrize("lookaside", [True, False], ids=["lookaside", "proxied"])
 
@@ -54,48 +46,8 @@ async def workers(tmp_path_factory, stack: AsyncExitStack, slots: int) -> dict[s
 
 @pytest.fixture
 def start(workers, controller, start_router):
-    controller.add("m", spec_version=1)
-    for name, worker in workers.items():
-        controller.table.instances.append(
-            control_pb2.RoutedInstance(
-                instance_id=name,
-                incarnation=7,
-                model="m",
-                address=worker.address,
-                role=MIXED,
-                state=types_pb2.INSTANCE_STATE_READY,
-                spec_version=1,
-            )
-        )
-
-    async def start(**settings: Any):
-        router = await start_router(retry_pause_s=0.05, **settings)
-        await eventually(lambda: all(one.usable for one in router.core._instances.values()))
-        return router
-
-    return start
-
-
-class Reading:
-    """A stream that is read all the time."""
-
-    def __init__(self, client: Client, **options: Any) -> None:
-        self.tokens: list[int] = []
-        self.last: Any = None
-        self.task = asyncio.create_task(self._read(client, options))
-
-    async def _read(self, client: Client, options: dict[str, Any]) -> list[int]:
-        async for chunk in client.generate(**options):
-            assert chunk.first_token_index == len(self.tokens)
-            self.tokens += chunk.token_ids
-            self.last = chunk
-        return self.tokens
-
-
-async def load_of(worker: WorkerProcess) -> Any:
-    async for statistics in worker.control.WatchStatistics(wpb.WatchStatisticsRequest()):
-        return statistics.load
-    raise AssertionError("the statistics ended")
+    know(controller, workers)
+    return partial(router_of, start_router)
 
 
 @MODES
@@ -129,10 +81,6 @@ async def test_batch_work_gives_its_slot_up_and_goes_on_elsewhere(start, workers
         # Neither the router's table nor its budget has seen a failure.
         assert not router.core.ejected(asyncio.get_running_loop().time())
         assert all(one.health.failures == 0 for one in router.core._instances.values())
-
-
-async def set_role(worker: WorkerProcess, role: types_pb2.Role.ValueType) -> None:
-    await worker.control.SetWorkerRole(wpb.SetWorkerRoleRequest(role=role))
 
 
 async def test_an_item_of_the_batch_queue_that_gave_way_ends_once_with_its_tokens(

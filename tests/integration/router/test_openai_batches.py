@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,34 @@ async def test_batches_are_listed_page_by_page_the_newest_first(cluster: Cluster
     page = await client.batches.list(limit=2)
     assert [one.id for one in page.data] == sorted(made, reverse=True)[:2]
     assert page.has_more
+    newest_first = [one.id for one in (await client.batches.list()).data]
+    second = await page.get_next_page()
+    assert [one.id for one in second.data] == newest_first[2:4]
+    last = await client.batches.list(limit=2, after=second.data[-1].id)
+    assert ([one.id for one in last.data], last.has_more) == (newest_first[4:], False)
+    assert not (await client.batches.list(after=newest_first[-1])).data
+
+
+async def test_a_page_of_batches_begins_after_one_that_was_deleted_but_not_after_an_invented_one(
+    cluster: Cluster,
+) -> None:
+    client = cluster.client
+    made = []
+    for _ in range(3):
+        made.append((await created(client, lines(1))).id)
+        await asyncio.sleep(0.002)  # Ids made within a millisecond have no order.
+    await once(client, made[1], "in_progress")
+    await client.batches.cancel(made[1])
+    await once(client, made[1], "cancelled")
+    await cluster.queue.delete(("", made[1]))
+    assert [one.id for one in (await client.batches.list(after=made[1])).data] == made[:1]
+    await hand_in(cluster.queue, [item(0)], batch_id="other-door", tenant="")
+    invented = f"batch_{int(made[0].removeprefix('batch_'), 16) + 1:032x}"
+    for wrong in (invented, made[0].replace("batch_", "file-"), "batch_1", "b/../x", "other-door"):
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.batches.list(after=wrong)
+        assert (raised.value.param, raised.value.code) == ("after", "invalid_value")
+        assert wrong in str(raised.value)
 
 
 async def test_batches_that_came_by_grpc_are_not_seen_here(cluster: Cluster) -> None:

@@ -40,7 +40,8 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
         query = request.query_params
         limit = limit_of(query, _LISTED, _MOST_LISTED)
         with telling():
-            found = await keeper.queue.sourced(keeper.owner, limit=limit + 1, after=after_of(query, BATCH))
+            after = await after_of(query, BATCH, lambda batch_id: _is_there(keeper, batch_id))
+            found = await keeper.queue.sourced(keeper.owner, limit=limit + 1, after=after)
         return JSONResponse(page_of([batch_object(one) for one in found], limit))
 
     async def get_batch(request: Request) -> Response:
@@ -67,6 +68,13 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
 
 def _key(keeper: Keeper, batch_id: str) -> BatchKey:
     return keeper.owner, batch_id
+
+
+async def _is_there(keeper: Keeper, batch_id: str) -> bool:
+    try:
+        return bool((await keeper.queue.get(_key(keeper, batch_id))).source)
+    except UnknownBatchError:
+        return False
 
 
 async def _batch(keeper: Keeper, request: Request) -> Batch:

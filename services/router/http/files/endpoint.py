@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from chiron.batch.filing import FileKey, FileKind, StoredFile
+from chiron.batch.filing import FileKey, FileKind, StoredFile, UnknownFileError
 from services.router.http.batches import views
 from services.router.http.bodies import check_coding
 from services.router.http.door import HttpDoor
@@ -59,7 +59,7 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
             found = await keeper.queue.files.page(
                 keeper.owner,
                 limit=limit + 1,
-                after=after_of(query, FILE),
+                after=await after_of(query, FILE, lambda file_id: _is_there(keeper, file_id)),
                 ascending=ascending_of(query),
                 kinds=kinds_of(query.get("purpose")),
             )
@@ -107,6 +107,14 @@ def _key(keeper: Keeper, request: Request) -> FileKey:
     if not plausible(file_id):
         raise no_file(file_id)
     return keeper.owner, file_id
+
+
+async def _is_there(keeper: Keeper, file_id: str) -> bool:
+    try:
+        await keeper.queue.files.get((keeper.owner, file_id))
+    except UnknownFileError:
+        return False
+    return True
 
 
 def _content(keeper: Keeper, key: FileKey, file: StoredFile) -> AsyncGenerator[bytes, None]:
