@@ -59,6 +59,13 @@ class Exchange:
         """Whether the answer's body ends with the connection."""
 
     @property
+    def headers(self) -> dict[str, str]:
+        """The request's headers, their names in lower case; of one that is there twice, the first."""
+        return {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(self.scope["headers"])
+        }
+
+    @property
     def endpoint(self) -> str:
         """The route that it takes; `other` where there is none."""
         return getattr(self.scope.get("route"), "path", "other")
@@ -144,13 +151,23 @@ class Exchange:
         await self._send(message)
 
     async def write(self, part: bytes) -> None:
-        """A part of an answer that has begun and comes in chunks; waits while the client takes nothing.
+        """A part of an answer that has begun and comes in chunks; waits while the client takes nothing."""
+        if not self.put(part):
+            await self.connection.flow.drain()
+            self._put(part)
+
+    def put(self, part: bytes) -> bool:
+        """The same without a wait; False: the client takes nothing now, and the part was not sent.
 
         It passes all layers by: this is what is done for each token.
         """
+        if self.connection.flow.write_paused:
+            return False
+        self._put(part)
+        return True
+
+    def _put(self, part: bytes) -> None:
         connection = self.connection
-        if connection.flow.write_paused:
-            await connection.flow.drain()
         if part and not connection.lost:
             framed = part if self._unframed else b"%x\r\n%b\r\n" % (len(part), part)
             connection.transport.write(framed)

@@ -141,7 +141,9 @@ class _Part(Taker):
         read = pb.GenerateResponse.FromString(message)
         told = self._chunks.take(read, self._index)
         if told:
-            await self._events.write(told.encode())
+            events = told.encode()
+            if not self._events.put(events):
+                await self._events.write(events)
         elif read.progress:
             await self._wait(read.progress[-1])
 

@@ -36,6 +36,10 @@ class Events:
             await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         await self._exchange.write(events)
 
+    def put(self, events: bytes) -> bool:
+        """The same without a wait; False: the answer has not begun, or the client takes none now."""
+        return self.begun and self._exchange.put(events)
+
     async def end(self, last: bytes = b"") -> None:
         """Sends what is left, and ends the answer."""
         await self._send({"type": "http.response.body", "body": last, "more_body": False})

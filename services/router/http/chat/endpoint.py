@@ -29,7 +29,7 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
         await exchange.enter()
         exchange.fields = names.CHAT
         chat = read_chat(parsed(await json_body(request)))
-        message = to_generate(chat, promised(chat, request.headers))
+        message = to_generate(chat, promised(chat, exchange.headers))
         name_request(exchange, [message])
         head = head_of("chatcmpl", exchange, chat, message)
         if chat.streams:

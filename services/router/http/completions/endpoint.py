@@ -28,7 +28,7 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
         await exchange.enter()
         exchange.fields = names.COMPLETION
         completion = read_completion(parsed(await json_body(request)))
-        messages = to_generates(completion, promised(completion, request.headers))
+        messages = to_generates(completion, promised(completion, exchange.headers))
         name_request(exchange, messages)
         head = head_of("cmpl", exchange, completion, messages[0])
         if completion.streams:
