@@ -75,31 +75,45 @@ class Access:
         """
         return not self._required or self.table.is_admin(credentials)
 
-    def admit(self, caller: Caller | None, request: PendingRequest) -> None:
-        """Lets a caller's request in: sets its limits, and takes what it needs of the quotas.
+    def admit(self, caller: Caller | None, *requests: PendingRequest) -> None:
+        """Lets a caller's requests in, all or none: sets their limits, and takes what they need of quotas.
 
         Raises:
-            ChironError: NOT_ALLOWED, QUOTA_EXCEEDED.
+            ChironError: NOT_ALLOWED, QUOTA_EXCEEDED; without a time to come again where they never fit.
         """
         if caller is None:
             return
-        caller.check_allowed(request.model, _class(request), request.priority)
+        for request in requests:
+            caller.check_allowed(request.model, _class(request), request.priority)
         now = self._time()
         self.holds.expire(now)
+        account = self._of_tenant(caller, now)
+        key = self._of_key(caller, now)
+        new: dict[PendingRequest, int] = {}
+        for request in requests:
+            tokens = _limit(caller, request)
+            if request.lookaside:
+                request.hold = self.holds.reclaim(account, request.request_id, tokens, key)
+            if request.hold is None:
+                new[request] = tokens
+        if not new:
+            return
+        try:
+            holds = account.take_all(list(new.values()), now, key)
+        except ChironError:
+            for request in requests:
+                leave(request)
+            raise
+        for request, hold in zip(new, holds, strict=True):
+            request.hold = hold
+
+    def _of_tenant(self, caller: Caller, now: float) -> Account:
+        """What the caller's tenant uses."""
         tenant = caller.tenant
-        request.tenant = tenant.name
-        request.max_tokens = caller.max_tokens(request.max_tokens)
-        if caller.metered:
-            request.max_prompt_tokens = min(_PROMPT_SLACK * request.prompt_tokens + _PROMPT_FLOOR, _MOST)
         account = self._accounts.get(tenant.name)
         if account is None:
             account = self._accounts[tenant.name] = Account(tenant.quota, now)
-        key = self._of_key(caller, now)
-        tokens = request.prompt_tokens + request.choices * request.max_tokens
-        reclaimed = None
-        if request.lookaside:
-            reclaimed = self.holds.reclaim(account, request.request_id, tokens, key)
-        request.hold = reclaimed or account.take(tokens, now, key)
+        return account
 
     def _of_key(self, caller: Caller, now: float) -> Account | None:
         """What the caller's key uses of its own limits; None: it has none."""
@@ -209,6 +223,15 @@ class Access:
                 account.change(key.quota, now)
             elif key is not None or not account.running:
                 del self._of_keys[key_id]
+
+
+def _limit(caller: Caller, request: PendingRequest) -> int:
+    """Sets what a caller's request may have; returns the most tokens that it may use."""
+    request.tenant = caller.tenant.name
+    request.max_tokens = caller.max_tokens(request.max_tokens)
+    if caller.metered:
+        request.max_prompt_tokens = min(_PROMPT_SLACK * request.prompt_tokens + _PROMPT_FLOOR, _MOST)
+    return request.prompt_tokens + request.choices * request.max_tokens
 
 
 def _class(request: PendingRequest) -> types_pb2.RequestClass.ValueType:

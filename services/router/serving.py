@@ -89,15 +89,16 @@ class Serving:
 
 
 class Call:
-    """One call: at most one request. To be entered before it is used."""
+    """One call: at most one request runs in it. To be entered before it is used."""
 
-    __slots__ = ("_caller", "_serving", "arrived", "request", "trace", "who")
+    __slots__ = ("_caller", "_serving", "_system", "arrived", "request", "trace", "who")
 
     def __init__(
         self, serving: Serving, caller: CallContext, method: str, arrived: float, system: str
     ) -> None:
         self._serving = serving
         self._caller = caller
+        self._system = system
         self.arrived = arrived
         """When its request was there, monotonic, in seconds: a door that reads it in parts sets it anew."""
         self.who: Caller | None = None
@@ -107,14 +108,15 @@ class Call:
         self.trace = RequestTrace(serving.tracing, method, caller.invocation_metadata(), system=system)
 
     def __enter__(self) -> Call:
-        """Asks who calls, before anything of the request is read.
+        """Asks who calls, unless that is known, before anything of the request is read.
 
         Raises:
             ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, KEY_EXPIRED, TENANT_UNKNOWN,
                 NOT_ALLOWED.
         """
         try:
-            self.who = self._serving.placer.access.identify(self._caller)
+            if self.who is None:
+                self.who = self._serving.placer.access.identify(self._caller)
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
@@ -134,8 +136,15 @@ class Call:
             told = error.error
             self.trace.error(reason_of(told) or told.code().name, told.details() or "")
 
+    def beside(self, method: str) -> Call:
+        """Another call of the same caller, for one more request that came with this one; `method` names its
+        span."""
+        other = Call(self._serving, self._caller, method, self.arrived, self._system)
+        other.who = self.who
+        return other
+
     async def generate(self, wire: bytes, message: pb.GenerateRequest, sink: Sink) -> None:
-        """Streams the answer into `sink`.
+        """Lets one request in, and streams its answer into `sink`.
 
         Args:
             wire: the request, serialised.
@@ -146,24 +155,57 @@ class Call:
             ChironError: invalid, refused, or ended here.
             WorkerStatusError: the worker's own error.
         """
+        [request] = self.admit(message)
+        await self.run(wire, message, request, sink)
+
+    def admit(self, *messages: pb.GenerateRequest) -> list[PendingRequest]:
+        """Lets the requests of one caller in, all or none, before any of them begins.
+
+        Whoever has them runs each (`run`), or gives back what it holds (`leave`).
+
+        Args:
+            messages: have not been checked. They get the defaults of the caller's key.
+
+        Raises:
+            ChironError: one of them is invalid, or they may not run, or not together.
+        """
+        requests: list[PendingRequest] = []
+        try:
+            for message in messages:
+                violations = check_generate(message)
+                if violations:
+                    raise ChironError.invalid(violations)
+                if self.who is not None:
+                    # The worker takes them from the ticket, which counts before what the request says.
+                    self.who.fill(message)
+                requests.append(self._wanted(message))
+                self.request = requests[0]
+            self._serving.placer.access.admit(self.who, *requests)
+        except ChironError as error:
+            for request in requests:
+                self._failed(error, request, None)
+            raise
+        return requests
+
+    async def run(
+        self, wire: bytes, message: pb.GenerateRequest, request: PendingRequest, sink: Sink
+    ) -> None:
+        """Streams the answer to one request into `sink`; in the end it holds nothing any more.
+
+        Args:
+            wire: the request, serialised.
+            message: the same, decoded.
+            request: the same, as it was let in.
+            sink: takes the answer.
+
+        Raises:
+            ChironError: refused, or ended here.
+            WorkerStatusError: the worker's own error.
+        """
         placer = self._serving.placer
         tally: Tally | None = None
-        request: PendingRequest | None = None
+        self.request = request
         try:
-            violations = check_generate(message)
-            if violations:
-                raise ChironError.invalid(violations)
-            if self.who is not None:
-                # The worker takes them from the ticket, which counts before what the request says.
-                self.who.fill(message)
-            self.request = request = self._pending(message, estimate_prompt_tokens(message))
-            request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
-            request.parses_calls = parses_calls(message)
-            if message.resume.delivered_token_ids:
-                resumed = message.resume
-                request.resume(resumed.origin.spec_version, self.arrived, len(resumed.delivered_token_ids))
-                request.handed_back = _batch(request) and resumed.origin.preemptions > 0
-            placer.access.admit(self.who, request)
             if placer.prefix_affinity:
                 request.prefixes = salted(request.tenant, prefix_hashes(message))
             tally = self._arrive(request, message.attempt)
@@ -217,6 +259,17 @@ class Call:
             raise
         finally:
             leave(request)
+
+    def _wanted(self, message: pb.GenerateRequest) -> PendingRequest:
+        """A request that is proxied, as the placement sees it."""
+        request = self._pending(message, estimate_prompt_tokens(message))
+        request.max_tokens, request.choices = message.sampling.max_tokens, max(1, message.sampling.n)
+        request.parses_calls = parses_calls(message)
+        if message.resume.delivered_token_ids:
+            resumed = message.resume
+            request.resume(resumed.origin.spec_version, self.arrived, len(resumed.delivered_token_ids))
+            request.handed_back = _batch(request) and resumed.origin.preemptions > 0
+        return request
 
     def _pending(self, message: pb.GenerateRequest | pb.RouteRequest, prompt_tokens: int) -> PendingRequest:
         placer, arrived = self._serving.placer, self.arrived

@@ -11,12 +11,13 @@ from google.protobuf.message import DecodeError
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import batch_pb2
 from chiron.v1 import inference_pb2 as pb
+from services.router.access import leave
 from services.router.answer import Answer
 from services.router.http.chunks import Chunks
-from services.router.http.door import HttpDoor
 from services.router.http.exchange import Exchange
 from services.router.http.head import summed
 from services.router.http.streaming import Events
+from services.router.request import PendingRequest
 from services.router.serving import Call
 
 _QUIET_MS = 15_000.0
@@ -56,9 +57,7 @@ class Taker(ABC):
         """The same. Raises DecodeError, and ChironError: there will be no answer."""
 
 
-async def run(
-    door: HttpDoor, exchange: Exchange, requests: Sequence[pb.GenerateRequest], takers: Sequence[Taker]
-) -> None:
+async def run(exchange: Exchange, requests: Sequence[pb.GenerateRequest], takers: Sequence[Taker]) -> None:
     """Gives each request's answer to its taker. The first failure ends them all.
 
     Raises:
@@ -69,34 +68,34 @@ async def run(
     if len(requests) == 1:
         await call.generate(requests[0].SerializeToString(), requests[0], takers[0])
     else:
-        await _all(door, exchange, call, requests, takers)
+        await _all(exchange, call, requests, takers)
     for taker in takers:
         if taker.failure is not None:
             raise taker.failure
 
 
 async def _all(
-    door: HttpDoor,
-    exchange: Exchange,
-    first: Call,
-    requests: Sequence[pb.GenerateRequest],
-    takers: Sequence[Taker],
+    exchange: Exchange, first: Call, messages: Sequence[pb.GenerateRequest], takers: Sequence[Taker]
 ) -> None:
-    """The first request has the exchange's own call, each other one a call like it."""
+    """All are let in before any begins. The first one has the exchange's own call, each other one a call
+    beside it."""
+    requests = first.admit(*messages)
 
-    async def other(request: pb.GenerateRequest, taker: Taker) -> None:
-        with door.serving.call(
-            exchange.caller, exchange.scope["path"], exchange.arrived, system="http"
-        ) as call:
-            await call.generate(request.SerializeToString(), request, taker)
+    async def beside(message: pb.GenerateRequest, request: PendingRequest, taker: Taker) -> None:
+        with first.beside(exchange.scope["path"]) as call:
+            await call.run(message.SerializeToString(), message, request, taker)
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(first.generate(requests[0].SerializeToString(), requests[0], takers[0]))
-            for request, taker in zip(requests[1:], takers[1:], strict=True):
-                group.create_task(other(request, taker))
+            group.create_task(first.run(messages[0].SerializeToString(), messages[0], requests[0], takers[0]))
+            for message, request, taker in zip(messages[1:], requests[1:], takers[1:], strict=True):
+                group.create_task(beside(message, request, taker))
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
+    finally:
+        # A task that is cancelled before its first step has given nothing back.
+        for request in requests:
+            leave(request)
 
 
 class _Whole(Taker):
@@ -118,12 +117,10 @@ class _Whole(Taker):
         raise _incomplete()
 
 
-async def collect(
-    door: HttpDoor, exchange: Exchange, requests: Sequence[pb.GenerateRequest]
-) -> list[batch_pb2.ItemOutput]:
+async def collect(exchange: Exchange, requests: Sequence[pb.GenerateRequest]) -> list[batch_pb2.ItemOutput]:
     """The whole answers. Raises as `run`."""
     takers = [_Whole(request) for request in requests]
-    await run(door, exchange, requests, takers)
+    await run(exchange, requests, takers)
     outputs = [taker.output() for taker in takers]
     exchange.usage = summed(output.usage for output in outputs)
     return outputs
@@ -155,14 +152,14 @@ class _Part(Taker):
 
 
 def stream(
-    door: HttpDoor, exchange: Exchange, requests: Sequence[pb.GenerateRequest], chunks: Chunks
+    exchange: Exchange, requests: Sequence[pb.GenerateRequest], chunks: Chunks
 ) -> Callable[[Events], Awaitable[None]]:
     """What writes the events of one answer to all the requests; raises as `run`."""
 
     async def write(events: Events) -> None:
         for request in requests:
             request.tell_progress = True
-        await run(door, exchange, requests, [_Part(index, chunks, events) for index in range(len(requests))])
+        await run(exchange, requests, [_Part(index, chunks, events) for index in range(len(requests))])
         if not chunks.complete:
             raise _incomplete()
         exchange.usage = chunks.usage

@@ -6,6 +6,7 @@ Times are monotonic seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chiron.rpc.errors import ChironError, Reason
@@ -109,22 +110,35 @@ class Account:
         self._tokens = _resized(self._tokens, *_tokens(quota), now)
 
     def take(self, tokens: int, now: float, key: Account | None = None) -> Hold:
-        """Takes what one request needs, all of it or nothing, of both where the key has limits of its own.
+        """Takes what one request needs; otherwise as `take_all`."""
+        [hold] = self.take_all((tokens,), now, key)
+        return hold
+
+    def take_all(self, tokens: Sequence[int], now: float, key: Account | None = None) -> list[Hold]:
+        """Takes what the requests of one call need, all of it or nothing, of both where the key has limits of
+        its own.
+
+        Args:
+            tokens: what each of them may use; at least one.
+            now: the time.
+            key: the account of the key with which they are asked; None: it has no limits of its own.
 
         Raises:
             ChironError: QUOTA_EXCEEDED with the time until there is room; without one when there never is.
                 Its metadata names the limit and whose it is; where both stand in the way, it is the one that
                 does so for longer.
         """
-        refusal = self._refusal(tokens, now)
+        requests, together = len(tokens), sum(tokens)
+        refusal = self._refusal(requests, together, now)
         if key is not None:
-            refusal = _longer(key._refusal(tokens, now), refusal)
+            refusal = _longer(key._refusal(requests, together, now), refusal)
         if refusal is not None:
             raise refusal
-        self.charge(tokens)
-        if key is not None:
-            key.charge(tokens)
-        return Hold(self, tokens, key)
+        for each in tokens:
+            self.charge(each)
+            if key is not None:
+                key.charge(each)
+        return [Hold(self, each, key) for each in tokens]
 
     def in_use(self, now: float) -> dict[str, float]:
         """Limit → share of it that is in use: 0 for none, 1 when nothing is left."""
@@ -137,25 +151,42 @@ class Account:
             found["tokens_per_min"] = self._tokens.used(now)
         return found
 
-    def _refusal(self, tokens: int, now: float) -> ChironError | None:
-        """Why a request of so many tokens may not run now; None: it may."""
+    def _refusal(self, requests: int, tokens: int, now: float) -> ChironError | None:
+        """Why requests of so many tokens together may not run now; None: they may."""
         quota = self._quota
-        if quota.concurrent and self.running >= quota.concurrent:
-            text = (
-                f"{self.running} requests of {self._whose} run already, as many as its quota allows at once"
-            )
+        if (never := self._never(requests, tokens)) is not None:
+            return never
+        if quota.concurrent and self.running + requests > quota.concurrent:
+            text = f"{self.running} requests of {self._whose} run already"
+            if requests == 1:
+                text += ", as many as its quota allows at once"
+            else:
+                text += f"; {requests} more are beyond its quota of {quota.concurrent} at once"
             return self._exceeded("concurrent", text, _BUSY_RETRY_S)
-        if self._tokens is not None and tokens > self._tokens.capacity:
-            text = (
-                f"the request may use {tokens} tokens; the quota of {self._whose} is "
-                f"{quota.tokens_per_min} a minute"
-            )
-            return self._exceeded("tokens_per_min", text, None)
-        if self._requests is not None and (wait_s := self._requests.wait_s(1, now)) > 0:
+        if self._requests is not None and (wait_s := self._requests.wait_s(requests, now)) > 0:
             return self._used_up("requests_per_s", f"{quota.requests_per_s:g} requests a second", wait_s)
         if self._tokens is not None and (wait_s := self._tokens.wait_s(tokens, now)) > 0:
             return self._used_up("tokens_per_min", f"{quota.tokens_per_min} tokens a minute", wait_s)
         return None
+
+    def _never(self, requests: int, tokens: int) -> ChironError | None:
+        """Why they may never run together, however little is in use; None: they may at some time."""
+        quota = self._quota
+        if quota.concurrent and requests > quota.concurrent:
+            return self._too_large("concurrent", f"is {requests} requests", f"{quota.concurrent} at once")
+        if self._requests is not None and requests > self._requests.capacity:
+            rate = f"{quota.requests_per_s:g} a second"
+            return self._too_large("requests_per_s", f"is {requests} requests at once", rate)
+        if self._tokens is not None and tokens > self._tokens.capacity:
+            rate = f"{quota.tokens_per_min} a minute"
+            return self._too_large("tokens_per_min", f"may use {tokens} tokens", rate)
+        return None
+
+    def _too_large(self, limit: str, what: str, most: str) -> ChironError:
+        text = (
+            f"the call {what}; the quota of {self._whose} ({limit}) is {most}, so that it can never be let in"
+        )
+        return self._exceeded(limit, text, None)
 
     def _used_up(self, limit: str, what: str, wait_s: float) -> ChironError:
         return self._exceeded(limit, f"the quota of {self._whose}, {what}, is used up", wait_s)

@@ -203,9 +203,11 @@ class Call:
     def _own_quota(self, error: ChironError) -> bool:
         """Whether a router refuses for the quota a request that another attempt was let in for.
 
-        It may not know yet that the worker of that attempt is lost.
+        It may not know yet that the worker of that attempt is lost. Where it names no time, there never is
+        room.
         """
-        return error.reason == "QUOTA_EXCEEDED" and self._attempts.count > 1
+        refused = error.reason == "QUOTA_EXCEEDED" and error.retry_after_s is not None
+        return refused and self._attempts.count > 1
 
     def _worker_refused(self, error: ChironError) -> bool:
         """Whether a worker has turned the attempt away, having done nothing for it."""

@@ -40,8 +40,8 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
                 logprobs=bool(chat.logprobs),
                 parsed=parses_calls(message),
             )
-            return EventStream(request, stream(door, exchange, [message], chunks))
-        outputs = await collect(door, exchange, [message])
+            return EventStream(request, stream(exchange, [message], chunks))
+        outputs = await collect(exchange, [message])
         return json_response(whole(outputs[0], head), came_to(outputs))
 
     return [Route("/v1/chat/completions", create, methods=["POST"])]

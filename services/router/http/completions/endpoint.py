@@ -39,8 +39,8 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
                 counts=completion.counts,
                 logprobs=completion.logprobs is not None,
             )
-            return EventStream(request, stream(door, exchange, messages, chunks))
-        outputs = await collect(door, exchange, messages)
+            return EventStream(request, stream(exchange, messages, chunks))
+        outputs = await collect(exchange, messages)
         return json_response(whole_of(outputs, head), came_to(outputs))
 
     return [Route("/v1/completions", create, methods=["POST"])]
