@@ -122,22 +122,28 @@ def test_a_mistake_is_named(given: dict[str, Any], said: str, tmp_path: Path) ->
         run_paper(options(tmp_path / "out", **given))
 
 
-async def test_after_a_kill_no_finished_run_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_after_a_kill_no_finished_run_is_lost(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
     with under_way(tmp_path) as running:
         await eventually(lambda: len(finished(tmp_path)) >= 3)
         running.kill()
         running.wait()
     kept = finished(tmp_path)
 
-    with under_way(tmp_path) as running:
+    with under_way(tmp_path, "--markdown", str(tmp_path / "report.md")) as running:
         await eventually(lambda: len(finished(tmp_path)) > len(kept))
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         out, told = running.communicate(timeout=30)
 
-    assert running.returncode == 130
+    assert running.returncode == status
     assert out == b""
     assert b"the same command goes on from there" in told
     assert b"Traceback" not in told
+    # The report on what there is says what there is not.
+    for report in ("report.md", "report.html"):
+        assert re.search(r"without\W.*tiny: \d+ of 30 runs", (tmp_path / report).read_text(), re.DOTALL)
     plan = paper("MANY", tmp_path, "--dry-run").stderr
     row = next(line for line in plan.splitlines() if "tiny" in line)
     cells = [cell.strip() for cell in row.split("│")]

@@ -39,8 +39,9 @@ def evaluation(out: Path, *experiments: Experiment, jobs: int = 1, size: Size = 
 
 def ran(out: Path, *experiments: Experiment, jobs: int = 1) -> tuple[list[Told], dict[str, Any], Heard]:
     heard = Heard()
-    told, file = evaluation(out, *experiments, jobs=jobs).run(heard)
-    return told, json.loads(file.read_text()), heard
+    found = evaluation(out, *experiments, jobs=jobs).run(heard)
+    assert (found.unfinished, found.ended_by) == ("", None)
+    return found.told, json.loads(found.file.read_text()), heard
 
 
 KEYS = ["20.0,chiron,101", "20.0,chiron,102", "20.0,llumnix,101", "20.0,llumnix,102", "30.0,chiron,101"]
@@ -205,3 +206,32 @@ def test_a_case_that_no_scenario_file_can_say_is_run_by_its_key(tmp_path: Path) 
         *("paper", "--out", str(tmp_path), "--only", "tiny", "--case", case.key),
         *("--quick", "--goals-full", "--seeds", "2", "--traces", "traces"),
     ]
+
+
+def test_late_runs_come_after_those_of_all_experiments(tmp_path: Path) -> None:
+    late, soon = tiny.case(seed=102, duration_s=5.0), tiny.case(seed=101, duration_s=5.0)
+    first = tiny.failing(dataclasses.replace(late, late=True))
+    second = dataclasses.replace(tiny.failing(soon), name="other")
+
+    assert ran(tmp_path, first, second)[2].ran == [soon.key, late.key]
+
+
+def test_who_ends_it_early_has_what_was_finished_and_is_told_the_rest(tmp_path: Path) -> None:
+    heard = Heard()
+
+    def ended(job: Job, what: Ended) -> None:
+        heard(job, what)
+        if len(heard.ran) == 2:
+            raise KeyboardInterrupt
+
+    found = evaluation(tmp_path, tiny.TINY, tiny.SKIPPED).run(ended)
+
+    assert isinstance(found.ended_by, KeyboardInterrupt)
+    assert found.unfinished == "tiny: 2 of 4 runs"
+    section = found.told[0].section
+    assert section is not None
+    assert [each.cells[0] for each in section.tables[0].rows] == KEYS[:2]
+    assert section.paragraphs[-2].startswith("Ended early")
+    assert section.paragraphs[-1] == f"Without figures: {'; '.join(KEYS[2:4])}: was not run."
+    # The same again makes the rest alone.
+    assert ran(tmp_path)[2].ran == KEYS[2:]

@@ -65,8 +65,13 @@ def run_paper(options: PaperOptions) -> None:
         return
     check_drawing()
     with _writing(options.out):
-        with _resumable(options.out, evaluation.plan, console) as progress:
-            found, file = evaluation.run(progress.ended)
+        with _shown(evaluation.plan, console) as progress:
+            results = evaluation.run(progress.ended)
+        found = results.told
+        if results.ended_by is not None:
+            kept = f"{progress.runs - progress.failed} finished runs are in {options.out / 'cache'}"
+            _say(console, f"ended early: {kept}; the same command goes on from there")
+            _say(console, "writing the report on what there is; end the program once more to do without")
         failed = failures(found)
         seeds = {job.case.seed for told in found for job in told.track.jobs} - set(TUNING_SEEDS)
         wall_s = time.monotonic() - began
@@ -78,14 +83,17 @@ def run_paper(options: PaperOptions) -> None:
             progress.runs,
             progress.cached,
             failed,
+            results.unfinished,
         )
         files = write_report(Report(facts, parts(found)), options.out, options.markdown)
     for told in found:
         if told.skipped:
             print(f"skipped: {told.track.experiment.name}: {told.skipped}", file=sys.stderr)
+    if results.ended_by is not None:
+        raise results.ended_by
     last = {
         "out": str(options.out),
-        "results": str(file),
+        "results": str(results.file),
         "report": str(files[0]),
         "runs": progress.runs,
         "cached": progress.cached,
@@ -202,8 +210,8 @@ class _Shown:
 
 
 @contextmanager
-def _resumable(out: Path, plan: Plan, console: Console) -> Iterator[_Shown]:
-    """Shows progress; whoever ends it early hears how to go on."""
+def _shown(plan: Plan, console: Console) -> Iterator[_Shown]:
+    """Shows progress."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -214,12 +222,4 @@ def _resumable(out: Path, plan: Plan, console: Console) -> Iterator[_Shown]:
         disable=not console.is_terminal,
     )
     with bar:
-        shown = _Shown(plan, console, bar, bar.add_task("runs", total=None))
-        try:
-            yield shown
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                kept = f"{shown.runs - shown.failed} finished runs are in {out / 'cache'}"
-                text = f"ended early: {kept}; the same command goes on from there"
-                _say(console, text)
-            raise
+        yield _Shown(plan, console, bar, bar.add_task("runs", total=None))

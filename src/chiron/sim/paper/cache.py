@@ -24,7 +24,7 @@ class Entry:
     experiment: str
     """The one that first asked for it."""
     policy: str
-    """Name of the policy that ran."""
+    """Name of the policy that ran, or of the measure where that is one of its own."""
     requests: float
     """Simulated requests that the plan expected."""
     cpu_s: float

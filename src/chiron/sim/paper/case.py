@@ -74,6 +74,8 @@ class Case:
     """Its figures hold the timeline and the scaling actions."""
     measure: Measure = simulated
     """What makes the figures."""
+    late: bool = False
+    """It runs after all that are not late, of any experiment: whoever ends early can do without it."""
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from chiron.sim.paper.case import Figures
 from chiron.sim.paper.commands import Commands
 from chiron.sim.paper.experiment import Experiment, Size
 from chiron.sim.paper.plan import Job, Plan, make_plan
-from chiron.sim.paper.results import Told, results_json, tell_all, write_results
+from chiron.sim.paper.results import Told, results_json, tell_all, unfinished, write_results
 from chiron.sim.paper.runner import Ended, Runner
 from chiron.sim.trace_formats import TraceError
 
@@ -29,6 +29,20 @@ class Request:
     """Folder of production traces."""
     jobs: int
     """Processes at most; 0: one per core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a run of the evaluation found."""
+
+    told: list[Told]
+    """By each experiment."""
+    file: Path
+    """With all figures."""
+    unfinished: str = ""
+    """What is missing, by experiment."""
+    ended_by: BaseException | None = None
+    """What ended the program before everything was run."""
 
 
 class Evaluation:
@@ -52,24 +66,30 @@ class Evaluation:
         except (OSError, TraceError) as error:
             raise ConfigError(f"--traces: {error}") from error
 
-    def run(self, told: Callable[[Job, Ended], None]) -> tuple[list[Told], Path]:
+    def run(self, told: Callable[[Job, Ended], None]) -> Results:
         """Runs what is not finished, tells of everything, and writes results.json.
+
+        Ctrl-C, or whatever else ends the program, ends the runs: the rest is told, and `ended_by` has it.
 
         Args:
             told: hears of every run that has ended, those of the cache included.
-
-        Returns:
-            What each experiment tells, and the file.
 
         Raises:
             OSError: a file cannot be written.
         """
         runner = Runner(self.plan, self._cache, self._commands, told)
-        runner.run()
+        ended_by = None
+        try:
+            runner.run()
+        except BaseException as error:
+            if isinstance(error, Exception):
+                raise
+            ended_by = error
         skipped = {share.experiment.name: share.skipped for share in self.plan.shares if share.skipped}
         found = tell_all(runner.tracks, skipped, self._commands)
         results = results_json(found, self._request.size, self._commands)
-        return found, write_results(self._request.out, results)
+        file = write_results(self._request.out, results)
+        return Results(found, file, unfinished(found), ended_by)
 
     def find(self, key: str, told: Callable[[Job, Ended], None]) -> Job:
         """The case of this key, of the only experiment; what it is made from runs first.

@@ -37,11 +37,15 @@ class Facts:
     """Of these, runs whose figures an earlier run of the evaluation had left."""
     failed: tuple[str, ...] = ()
     """Runs that have no figures, each with its reason."""
+    unfinished: str = ""
+    """What is missing since the run was ended early; "": nothing."""
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Name and value of each, ready to be read."""
         cached = f", of which {self.cached:,} came from earlier ones" if self.cached else ""
+        missing = f"{self.unfinished}; the same command goes on from there"
         return (
+            *((("ended early, without", missing),) if self.unfinished else ()),
             ("command", self.command),
             ("size", self.size),
             ("code", self.code),
@@ -60,11 +64,12 @@ def gathered(
     runs: int,
     cached: int = 0,
     failed: Sequence[str] = (),
+    unfinished: str = "",
 ) -> Facts:
     """The facts of a run that ends now, on this machine, with this code."""
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     seeds = tuple(sorted(set(seeds)))
-    return Facts(command, size, code(), seeds, machine(), at, wall_s, runs, cached, tuple(failed))
+    return Facts(command, size, code(), seeds, machine(), at, wall_s, runs, cached, tuple(failed), unfinished)
 
 
 def machine() -> str:

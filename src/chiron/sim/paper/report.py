@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chiron.sim.paper.cache import write_whole
 from chiron.sim.paper.facts import Facts
 from chiron.sim.paper.sections import Finding, Section
 
@@ -55,16 +56,16 @@ def write_report(report: Report, folder: Path, docs: Path | None = None) -> list
     from chiron.sim.paper.page import page
 
     folder.mkdir(parents=True, exist_ok=True)
+    # Text comes first: drawing takes half a minute, for which not everybody who ends a run waits.
+    if docs is not None:
+        docs.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(docs, markdown(report))
     files = [folder / "report.html"]
-    files[0].write_text(page(report), encoding="utf-8")
+    write_whole(files[0], page(report))
     for part in report.parts:
         for plot in part.section.plots:
             files += save(plot, folder / "plots")
-    if docs is not None:
-        docs.parent.mkdir(parents=True, exist_ok=True)
-        docs.write_text(markdown(report), encoding="utf-8")
-        files.append(docs)
-    return files
+    return files if docs is None else [*files, docs]
 
 
 def verdicts(findings: Sequence[tuple[Part, Finding]]) -> str:

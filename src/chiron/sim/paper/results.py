@@ -69,7 +69,21 @@ def tell_all(tracks: Sequence[Track], skipped: Mapping[str, str], commands: Comm
     return found
 
 
+def unfinished(told: Sequence[Told]) -> str:
+    """What an evaluation that was ended early has not run, by experiment; "": nothing is missing."""
+    found = []
+    for each in told:
+        track = each.track
+        count = sum(job.fingerprint not in track.ended for job in track.jobs)
+        if count or not (track.complete or track.failure):
+            some = f"{count} of {len(track.jobs)} runs" if count else "further runs"
+            found.append(f"{track.experiment.name}: {some}")
+    return ", ".join(found)
+
+
 def _missing(track: Track) -> Iterator[str]:
+    if not (track.complete or track.failure):
+        yield "Ended early: what is told here rests on the runs that were finished."
     reasons: dict[str, list[str]] = {}
     for job in track.jobs:
         reason = _reason(track.ended.get(job.fingerprint))

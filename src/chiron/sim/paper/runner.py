@@ -14,6 +14,7 @@ from chiron.sim.paper.case import NoFleetError, Outcome
 from chiron.sim.paper.commands import Commands
 from chiron.sim.paper.experiment import Experiment
 from chiron.sim.paper.plan import Job, Plan, make_jobs
+from chiron.sim.paper.speed import kind_of
 from chiron.sim.processes import worker_pool
 
 KILLED = "its process was killed; for lack of memory perhaps: try --jobs 1"
@@ -90,6 +91,8 @@ class Runner:
     def run(self, until: Callable[[], bool] = never) -> None:
         """Runs everything that is not finished. What fails is kept with its cause, and the rest goes on.
 
+        What ends the program (Ctrl-C, SystemExit) comes through; the tracks then hold what ended before.
+
         Args:
             until: nothing more is begun once it holds.
 
@@ -127,13 +130,17 @@ class Runner:
         self._end(job, answer)
 
     def _next(self) -> Job | None:
-        """The first case that is neither finished nor under way, in the experiments' order."""
+        """The first case that is neither finished nor under way, by experiment; late ones last."""
         busy = {job.fingerprint for job in self._under_way.values()}
+        late = None
         for track in self.tracks:
             for job in track.jobs:
-                if job.fingerprint not in track.ended and job.fingerprint not in busy:
+                if job.fingerprint in track.ended or job.fingerprint in busy:
+                    continue
+                if not job.case.late:
                     return job
-        return None
+                late = late or job
+        return late
 
     def _end(self, job: Job, answer: Entry | str) -> None:
         if isinstance(answer, Entry):
@@ -142,8 +149,8 @@ class Runner:
         else:
             ended = Ended(None, answer)
         self._results[job.fingerprint] = ended
-        self._told(job, ended)
         self._settle()
+        self._told(job, ended)
 
     def _settle(self) -> None:
         """Gives every experiment the results that there are, and asks those without open cases for more."""
@@ -191,7 +198,7 @@ def perform(job: Job) -> Entry | str:
         # A policy may raise anything, which would come out of the pool and end the others' runs.
         return cause(error)
     cpu_s = time.process_time() - began
-    return Entry(figures, missing, job.case.experiment, job.case.policy.name, job.requests, cpu_s)
+    return Entry(figures, missing, job.case.experiment, kind_of(job.case), job.requests, cpu_s)
 
 
 def cause(error: BaseException) -> str:

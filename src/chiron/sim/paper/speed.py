@@ -9,9 +9,9 @@ from pathlib import Path
 
 from chiron.sim.compare import SEARCHED
 from chiron.sim.paper.cache import Entry
-from chiron.sim.paper.case import Case
+from chiron.sim.paper.case import Case, simulated
 from chiron.sim.paper.workloads import model, on_a100s
-from chiron.sim.policies import PolicyChoice
+from chiron.sim.policies import POLICIES, PolicyChoice
 from chiron.sim.runs import run
 from chiron.sim.scenario import Scenario
 from chiron.sim.sources import Replay, Traffic
@@ -43,6 +43,11 @@ def _replayed(source: Replay, folder: Path) -> float:
     return source.rate_per_s * float(recorded_s[-1] - recorded_s[0]) if len(trace) else 0.0
 
 
+def kind_of(case: Case) -> str:
+    """What runs of a like speed have in common: the policy, or the measure where it is one of its own."""
+    return case.policy.name if case.measure is simulated else case.measure.__name__
+
+
 @cache
 def calibrated() -> float:
     """Simulated requests per CPU-second on this machine, by one run of a few thousand: half a second."""
@@ -66,8 +71,10 @@ class Speed:
         self._sums: dict[tuple[str, ...], tuple[float, float]] = {}
         for entry in history:
             places: list[tuple[str, ...]] = [(entry.experiment, entry.policy), ("", entry.policy)]
-            # A search is many runs, and tells nothing of other policies.
-            for place in places if entry.policy in SEARCHED else [*places, ()]:
+            # A search is many runs, a measure of its own anything: they tell nothing of others.
+            for place in (
+                [*places, ()] if entry.policy in POLICIES and entry.policy not in SEARCHED else places
+            ):
                 requests, cpu_s = self._sums.get(place, (0.0, 0.0))
                 self._sums[place] = requests + entry.requests, cpu_s + entry.cpu_s
         self.calibrated_per_s = None if self._known(()) else calibrated()
@@ -84,7 +91,7 @@ class Speed:
 
     def cpu_s(self, case: Case, requests: float) -> float:
         """Processor time that the case will take."""
-        name = case.policy.name
+        name = kind_of(case)
         known = self._known((case.experiment, name)) or self._known(("", name))
         if known is not None:
             return requests / known

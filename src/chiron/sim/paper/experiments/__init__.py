@@ -21,23 +21,23 @@ from chiron.sim.paper.experiments.slo_sweep import SLO_SWEEP
 from chiron.sim.paper.experiments.traces import TRACES
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    HEADLINE,
     GOALS_TABLE,
-    RATES_W_A,
-    RATES_W_B,
-    CONVERGENCE,
-    ESTIMATOR,
+    ROBUSTNESS_TABLE,
+    HEADLINE,
+    HYSTERESIS,
+    ABLATION,
+    TRACES,
+    OPTIMISATIONS,
     BURSTINESS,
     SLO_SWEEP,
-    ABLATION,
-    HYSTERESIS,
-    HEAD_OF_LINE,
-    OPTIMISATIONS,
-    TRACES,
+    RATES_W_A,
+    RATES_W_B,
     SECOND_TABLE,
-    ROBUSTNESS_TABLE,
+    HEAD_OF_LINE,
+    ESTIMATOR,
+    CONVERGENCE,
 )
-"""In the order of the report."""
+"""In the order of the report, which is that of the runs: whoever ends it early has the first ones."""
 
 
 def chosen(names: str | None) -> tuple[Experiment, ...]:

@@ -1,4 +1,4 @@
-"""What each of the two autoscalers adds: neither, the local one, the global one, both."""
+"""What each of the two autoscalers adds: neither, the local one, the global one, both; and single parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from chiron.sim.paper.case import Case, Figures, Outcome
 from chiron.sim.paper.experiment import Experiment, Size
+from chiron.sim.paper.experiments.ablation_parts import PART, part_cases, parts_table
 from chiron.sim.paper.experiments.loads import interactive
 from chiron.sim.paper.experiments.rate_tables import again, attainment, gpu_hours, having, ratio, values
 from chiron.sim.paper.experiments.telling import each_by, expected, grouped
@@ -63,13 +64,14 @@ def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
 
 
 def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
-    """Every variant on both workloads."""
-    return [
+    """Every variant on both workloads, and every part on its own, on and off."""
+    found = [
         Case(NAME, {"workload": scenario.name, "variant": variant}, scenario, choice, seed)
         for scenario in scenarios(quick=size.quick)
         for variant, choice in VARIANTS.items()
         for seed in size.reported(quick=1, full=2)
     ]
+    return found + part_cases(NAME, size)
 
 
 def efficiency(figures: Figures) -> float:
@@ -79,7 +81,9 @@ def efficiency(figures: Figures) -> float:
 
 
 def tell(outcomes: Sequence[Outcome]) -> Section:
-    """The four variants, and what each autoscaler adds."""
+    """The four variants, what each autoscaler adds, and what single parts do."""
+    parts = [each for each in outcomes if PART in each.case.labels]
+    outcomes = [each for each in outcomes if PART not in each.case.labels]
     rows = [
         row(
             workload,
@@ -123,10 +127,13 @@ def tell(outcomes: Sequence[Outcome]) -> Section:
             "four have Chiron's dispatch, queues and preemption. The measure is requests that attained per "
             "GPU-hour. An autoscaler's share of the gain is the mean of what it adds when it comes first and "
             "when it comes second (Shapley), over what both add.",
+            "Below them single parts of the global autoscaler are switched off one at a time, each on a "
+            "workload on which it is meant to help, so that these rows say nothing of other workloads.",
         ),
         (
             table("The four variants", columns, rows),
             table("What each adds to attaining requests per GPU-hour", shares, added),
+            parts_table(parts),
         ),
         (_plot(outcomes),),
         _findings(outcomes),

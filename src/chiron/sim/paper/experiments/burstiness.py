@@ -41,7 +41,8 @@ def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
         Case(NAME, {"cv": cv}, scenario_at(cv, quick=size.quick), PolicyChoice(policy), seed)
         for cv in (QUICK_CVS if size.quick else FULL_CVS)
         for policy in POLICIES
-        for seed in size.reported(quick=1, full=2)
+        # A search for a fleet is many runs.
+        for seed in size.reported(quick=1, full=1 if policy == "fixed" else 2)
     ]
 
 

@@ -101,7 +101,7 @@ def _static(case: Case, grid: tuple[Sequence[int], Sequence[int]]) -> Figures:
 def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
     """Each autoscaler from each start under each SLO, and all static pairs."""
     found = []
-    for seed in size.reported(quick=2, full=5):
+    for seed in size.reported(quick=1, full=3):
         grid = static_quick if size.quick else static_full
         choice = PolicyChoice("fixed")
         found.append(Case(NAME, {"local": "static"}, scenario_of(200.0, 256), choice, seed, measure=grid))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from chiron.sim.paper.case import Figures, Outcome
 from chiron.sim.paper.compared import OURS
 from chiron.sim.paper.experiments.rate_tables import having, ratio, values
+from chiron.sim.paper.goal_floor import steady_need
 from chiron.sim.paper.goal_rows import GOALS
 from chiron.sim.paper.sections import Finding, Row, Section, mean, number, row, share, table
 
@@ -16,6 +17,9 @@ PUBLISHED, TUNING, TUNED, REFERENCE, CEILING = "as published", "tuning", "tuned"
 """Variants. Tuning runs are on other seeds, and in no table; references know what is to come."""
 FIXED, CLAIRVOYANT = "fixed-model", "oracle-feasible"
 """The references."""
+CALM, CALM_SHARE = "utilization", 1 / 3
+"""Whose actions and reversals the goal is a share of."""
+_CHANGES = ("scaling_actions", "reversals")
 _COMMANDS = 5
 _COLUMNS = (
     "workload",
@@ -55,6 +59,14 @@ class Contender:
         """Mean GPU-hours on these seeds."""
         return mean(each.figures["gpu_hours"] for each in self.outcomes if each.case.seed in seeds)
 
+    def an_hour(self, figure: str, seeds: set[int]) -> float:
+        """Mean of a count over each run's simulated hours, on these seeds."""
+        return statistics.fmean(
+            each.figures[figure] * 3600 / each.figures["simulated_s"]
+            for each in self.outcomes
+            if each.case.seed in seeds
+        )
+
     @property
     def seeds(self) -> set[int]:
         """That it ran on."""
@@ -73,16 +85,14 @@ def contenders(outcomes: Sequence[Outcome]) -> list[Contender]:
 
 
 def goals_section(outcomes: Sequence[Outcome]) -> Section:
-    """The table, a sentence for each workload, and two findings for each."""
+    """The table, a sentence for each workload, and up to three findings for each."""
     rows: list[Row] = []
     paragraphs: list[str] = []
     findings: list[Finding] = []
     for name in values(outcomes, "row"):
         mine = having(outcomes, "row", name)
         found = contenders(mine)
-        ceiling = next(
-            (each.figures["ratio"] for each in mine if each.case.labels["variant"] == CEILING), None
-        )
+        ceiling = next((each.figures for each in mine if each.case.labels["variant"] == CEILING), {})
         rows += [_row(name, each) for each in found]
         ours = next((each for each in found if each.policy == OURS), None)
         if ours is not None:
@@ -92,6 +102,7 @@ def goals_section(outcomes: Sequence[Outcome]) -> Section:
             if others:
                 told = beside(name, ours, others)
                 findings.append(told)
+                findings += _calm(name, ours, others)
                 why = f" ({told.why})" if told.why else ""
                 known = " ".join(_beside_reference(ours, each) for each in references)
                 paragraphs.append(f"{name}: {told.found}{why}. {known}".strip())
@@ -127,7 +138,6 @@ def _row(name: str, each: Contender) -> Row:
         policy = f"{policy} of {'–'.join(map(str, dict.fromkeys((fleets[0], fleets[-1]))))}"
     elif each.variant == TUNED:
         policy = f"{policy}, tuned"
-    hours = [found["simulated_s"] / 3600 for found in figures]
     return row(
         name,
         policy,
@@ -138,10 +148,7 @@ def _row(name: str, each: Contender) -> Row:
         share(_least(figures, "interactive")),
         share(_least(figures, "batch")),
         number(_seconds(each, "ttft_ms"), ".2f"),
-        number(
-            mean(found["scaling_actions"] / each for found, each in zip(figures, hours, strict=True)), ".1f"
-        ),
-        number(mean(found["reversals"] / each for found, each in zip(figures, hours, strict=True)), ".1f"),
+        *(number(each.an_hour(figure, each.seeds), ".1f") for figure in _CHANGES),
         command="\n".join(outcome.command for outcome in each.outcomes[:_COMMANDS]),
     )
 
@@ -157,9 +164,9 @@ def _seconds(each: Contender, figure: str) -> float | None:
     return statistics.fmean(found) / 1e3 if found else None
 
 
-def _goal(name: str, ours: Contender, ceiling: float | None) -> Finding:
+def _goal(name: str, ours: Contender, ceilings: Figures) -> Finding:
     """Whether the goal is reached: by the median over the seeds, with every seed attaining."""
-    row, middle = GOALS[name], ours.middle()
+    row, middle, ceiling = GOALS[name], ours.middle(), ceilings.get("ratio")
     attaining = sum(each.figures["attains"] for each in ours.outcomes)
     count = len(ours.outcomes)
     if middle is None:
@@ -167,6 +174,13 @@ def _goal(name: str, ours: Contender, ceiling: float | None) -> Finding:
     why = f"a prototype was seen at {row.seen}"
     if ceiling is not None:
         why += f"; an engine that never idles is at {ceiling:.3f}"
+    need = steady_need(ours.outcomes[0].case.scenario, ceilings.get("interactive_per_gpu_s"))
+    bound = mean(each.figures["oracle_lb"]["gpu_hours"] for each in ours.outcomes)
+    if need is not None and bound:
+        why += (
+            f"; the arrivals alone need {need.instances} instances all the time (with one fewer they wait "
+            f"beyond the TTFT SLO within {need.late_after_s:.0f} s), which is {need.gpu_hours / bound:.3f}"
+        )
     unreachable = ceiling is not None and ceiling > row.goal
     met = middle <= row.goal and attaining == count
     return Finding(
@@ -200,6 +214,27 @@ def beside(name: str, ours: Contender, others: Sequence[Contender]) -> Finding:
         found = f"{_named(best)} wins with {1 - over:.1%} fewer GPU-hours than ours"
     why = "; ".join(filter(None, (_difference(ours, best), short)))
     return Finding(claim, asked, found, "met" if over > 1 else "not met", why)
+
+
+def _calm(name: str, ours: Contender, others: Sequence[Contender]) -> list[Finding]:
+    """Whether ours scales, and takes back, a third as often as the reference or less, on common seeds."""
+    theirs = next((each for each in others if (each.policy, each.variant) == (CALM, PUBLISHED)), None)
+    common = ours.seeds & theirs.seeds if theirs is not None else set()
+    if theirs is None or not common:
+        return []
+    mine = [ours.an_hour(figure, common) for figure in _CHANGES]
+    other = [theirs.an_hour(figure, common) for figure in _CHANGES]
+    met = all(each <= most * CALM_SHARE for each, most in zip(mine, other, strict=True))
+    why = "" if theirs.attains else f"{CALM} does not attain"
+    return [
+        Finding(
+            f"{name}: scaling actions and reversals an hour",
+            f"a third of {CALM}'s at most, which are {other[0]:.1f} and {other[1]:.1f}",
+            f"{mine[0]:.1f} and {mine[1]:.1f}",
+            "met" if met else "not met",
+            "; ".join(filter(None, (_difference(ours, theirs), why))),
+        )
+    ]
 
 
 def _named(each: Contender) -> str:

@@ -35,29 +35,39 @@ QUICKLY_COMPARED = ("w_b-70b-22k",)
 """Where a quick run has baselines too."""
 COMPARED_ROWS = ("w_b-8b-20k", "w_a-8b-30", "azure-conv-8b-50", "w_a-70b-78", "w_b-70b-22k")
 """Where a full run has them: the shorter ones."""
+LONG_ROWS = ("w_b-8b-20k",)
+"""Of these, those where it has a few alone."""
+ON_LONG_ROWS = (PAPER, "utilization", "in-flight", "dynamo-like", LLUMNIX)
+FLEET_ROWS = ("w_a-8b-30", "azure-conv-8b-50", "w_b-70b-22k")
+"""Where it searches the smallest fixed fleet too: those of a few GPUs, which pay for whole ones."""
 TUNED_ROWS = ("w_b-70b-22k",)
 """Where baselines are tuned too, unless all rows are asked for."""
 ORACLE_ROWS = ("w_a-8b-30", "w_b-70b-22k")
 """Where a clairvoyant schedule is searched too, likewise."""
 TUNING_SEEDS = (1, 2)
 _CEILING_S = 900.0
-_SEARCH_RUNS = 16
-"""That one search takes, about."""
+_SEARCH_RUNS, _SHORT_SEARCH_RUNS = 16, 8
+"""That one search takes, about, with all rounds and seeds, or with few."""
 
 
 def ceiling_figures(case: Case) -> Figures:
     """× oracle-lb of an engine that never idles, at the best limits that are tried; None: none keeps the SLO.
 
     Under the tightest ITL SLO; with batch requests under the loosest, for they may run apart from the others.
+    And how many requests a GPU serves each second under the tightest.
     """
     (found,) = model_ceilings(case.scenario.with_seed(case.seed)).values()
     bound = found[-1] if case.scenario.backlogs else found[0]
     best = None if bound.best is None else bound.best.requests_per_gpu_s
-    return {"ratio": best and bound.bound_requests_per_gpu_s / best}
+    tight = found[0].best
+    return {
+        "ratio": best and bound.bound_requests_per_gpu_s / best,
+        "interactive_per_gpu_s": None if tight is None else tight.requests_per_gpu_s,
+    }
 
 
 def cases(size: Size, traces: Path | None) -> Sequence[Case]:
-    """Ours on all seeds, the rest on fewer; rows without their trace are left out."""
+    """Ours on all seeds, the rest on fewer and later; rows without their trace are left out."""
     found: list[Case] = []
     for name in _rows(size):
         try:
@@ -65,8 +75,9 @@ def cases(size: Size, traces: Path | None) -> Sequence[Case]:
         except SkippedError:
             continue
         beside = _compared(size, name)
-        ours = size.reported(quick=1, full=5 if beside else 3)
-        found += [_case(name, PUBLISHED, scenario, OURS, seed) for seed in ours]
+        late = GOALS[name].heavy
+        ours = size.reported(quick=1, full=5 if size.every_goal or not late else 3)
+        found += [_case(name, PUBLISHED, scenario, OURS, seed, late=late) for seed in ours]
         short = dataclasses.replace(scenario, duration_s=min(_CEILING_S, scenario.duration_s))
         found.append(
             Case(
@@ -76,16 +87,16 @@ def cases(size: Size, traces: Path | None) -> Sequence[Case]:
                 PolicyChoice(OURS),
                 TUNING_SEEDS[0],
                 measure=ceiling_figures,
+                late=late,
             )
         )
         others = _beside_seeds(size)
-        found += [_case(name, PUBLISHED, scenario, policy, seed) for policy in beside for seed in others]
-        if beside and not size.quick:
-            found += [
-                _case(name, REFERENCE, scenario, policy, seed)
-                for policy in ((FIXED, CLAIRVOYANT) if name in ORACLE_ROWS or size.every_goal else (FIXED,))
-                for seed in others
-            ]
+        found += [
+            _case(name, variant, scenario, policy, seed, late=True)
+            for variant, policies in ((PUBLISHED, beside), (REFERENCE, _references(size, name)))
+            for policy in policies
+            for seed in others
+        ]
     return found
 
 
@@ -97,20 +108,30 @@ def _compared(size: Size, row: str) -> tuple[str, ...]:
     """Who runs beside ours."""
     if size.quick and not size.every_goal:
         return tuple(each for each in COMPARED_QUICKLY if each != OURS) if row in QUICKLY_COMPARED else ()
-    return (PAPER, *BASELINES, LLUMNIX) if size.every_goal or row in COMPARED_ROWS else ()
+    if not (size.every_goal or row in COMPARED_ROWS):
+        return ()
+    return ON_LONG_ROWS if row in LONG_ROWS and not size.every_goal else (PAPER, *BASELINES, LLUMNIX)
+
+
+def _references(size: Size, row: str) -> tuple[str, ...]:
+    """Who knows what is to come."""
+    if size.every_goal:
+        return (FIXED, CLAIRVOYANT)
+    if size.quick:
+        return ()
+    fleet, oracle = (FIXED,) if row in FLEET_ROWS else (), (CLAIRVOYANT,) if row in ORACLE_ROWS else ()
+    return (*fleet, *oracle)
 
 
 def _rows(size: Size) -> list[str]:
-    return [
-        name
-        for name, row in GOALS.items()
-        if size.every_goal or (name in QUICK_ROWS if size.quick else not row.heavy)
-    ]
+    return [name for name in GOALS if size.every_goal or not size.quick or name in QUICK_ROWS]
 
 
-def _case(row: str, variant: str, scenario: Scenario, policy: str | PolicyChoice, seed: int) -> Case:
+def _case(
+    row: str, variant: str, scenario: Scenario, policy: str | PolicyChoice, seed: int, *, late: bool = False
+) -> Case:
     choice = PolicyChoice(policy) if isinstance(policy, str) else policy
-    return Case(NAME, {"row": row, "variant": variant}, scenario, choice, seed)
+    return Case(NAME, {"row": row, "variant": variant}, scenario, choice, seed, late=late)
 
 
 def next_cases(size: Size, outcomes: Sequence[Outcome]) -> Sequence[Case]:
@@ -121,7 +142,9 @@ def next_cases(size: Size, outcomes: Sequence[Outcome]) -> Sequence[Case]:
         if scenario is None:
             continue
         for policy in TUNED:
-            search = tuned(policy, scenario.settings.models, seeds=TUNING_SEEDS, rounds=2)
+            # Where not all is asked for, the first values race, and one seed decides.
+            seeds, rounds = (TUNING_SEEDS, 2) if size.every_goal else (TUNING_SEEDS[:1], 1)
+            search = tuned(policy, scenario.settings.models, seeds=seeds, rounds=rounds)
             done = {
                 trial_of(each.case): each.figures
                 for each in outcomes
@@ -129,10 +152,15 @@ def next_cases(size: Size, outcomes: Sequence[Outcome]) -> Sequence[Case]:
             }
             trials = search.next_trials(done)
             if trials:
-                found += [_case(row, TUNING, scenario, search.choice(trial), trial.seed) for trial in trials]
+                found += [
+                    _case(row, TUNING, scenario, search.choice(trial), trial.seed, late=True)
+                    for trial in trials
+                ]
             else:
                 best = search.best(done).choice
-                found += [_case(row, TUNED_ONE, scenario, best, seed) for seed in _beside_seeds(size)]
+                found += [
+                    _case(row, TUNED_ONE, scenario, best, seed, late=True) for seed in _beside_seeds(size)
+                ]
     return found
 
 
@@ -157,7 +185,8 @@ def later(size: Size) -> Later:
     rows = _tuned_rows(size)
     if not rows:
         return Later(0)
-    runs = len(rows) * len(TUNED) * (_SEARCH_RUNS + len(_beside_seeds(size)))
+    search = _SEARCH_RUNS if size.every_goal else _SHORT_SEARCH_RUNS
+    runs = len(rows) * len(TUNED) * (search + len(_beside_seeds(size)))
     # A row that needs a trace is as long as its neighbours.
     known = [expected_requests(GOALS[name].scenario(None)) for name in rows if not GOALS[name].replays]
     return Later(runs, runs * statistics.fmean(known))
@@ -172,6 +201,9 @@ def left_out(size: Size, traces: Path | None) -> str:
         told.append(f"{', '.join(missing)} altogether")
     if alone:
         told.append(f"baselines on {', '.join(alone)}")
+    few = [name for name in _rows(size) if not size.every_goal and not size.quick and name in LONG_ROWS]
+    if few:
+        told.append(f"some baselines on {', '.join(few)}")
     if told:
         told.append("--goals-full runs them too")
     if traces is None:

@@ -82,7 +82,7 @@ def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
         )
         for queues in (SHARED, APART)
         for discipline in DISCIPLINES
-        for seed in size.reported(quick=1, full=3)
+        for seed in size.reported(quick=1, full=2)
     ]
 
 

@@ -80,7 +80,7 @@ def cases(size: Size, traces: Path | None) -> Sequence[Case]:
         for policy in wanted
         # The search for a fleet costs many runs; of the second workload it is made where there is time.
         if not (policy == FLEET and size.quick and scenario.backlogs)
-        for seed in size.reported(quick=1, full=2)
+        for seed in size.reported(quick=1, full=1 if policy == FLEET else 2)
     ]
     borrowed = [
         _run(case.scenario, case.policy.name, case.policy, case.seed)
@@ -103,7 +103,7 @@ def search_for(scenario: Scenario, aim: Aim, size: Size) -> Search:
     """Static batch size and thresholds of Llumnix with everything that was published switched on."""
     # A run of W_B takes three times as long: there the starts race, and nothing is climbed from.
     rounds = 0 if size.quick or scenario.backlogs else 2
-    seeds = (1,) if size.quick else (1, 2)
+    seeds = (1,) if size.quick or scenario.backlogs else (1, 2)
     return tuned(LLUMNIX, scenario.settings.models, aim=aim, seeds=seeds, rounds=rounds)
 
 
@@ -127,7 +127,7 @@ def later(size: Size) -> Later:
     """Of two searches on each workload, whose first candidates are the same runs."""
     runs, requests = 0, 0.0
     for scenario in tuned_workloads(quick=size.quick):
-        each = 6 + 2 if size.quick else 6 + 2 + 4 + (0 if scenario.backlogs else 16)
+        each = 6 + 2 if size.quick else 6 + 4 + (0 if scenario.backlogs else 6 + 16)
         runs += each
         requests += each * expected_requests(scenario)
     return Later(runs, requests)

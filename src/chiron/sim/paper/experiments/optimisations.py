@@ -32,10 +32,10 @@ POLICIES: Mapping[str, Sequence[PolicyChoice]] = {
     "long prompts": (CHIRON,),
 }
 """Workload → who serves it."""
-BESIDE: Sequence[PolicyChoice] = (
-    PolicyChoice("chiron", parameters={"step_share": 0.0}),
-    PolicyChoice("fixed"),
-)
+BESIDE: Mapping[str, Sequence[PolicyChoice]] = {
+    "ShareGPT": (PolicyChoice("chiron", parameters={"step_share": 0.0}), PolicyChoice("fixed")),
+    "long prompts": (),
+}
 """Where there is time for it: slots counted whole, whatever fills the steps, and the smallest fleet."""
 
 
@@ -52,7 +52,7 @@ def scenario_of(workload: str, variant: str, *, quick: bool) -> Scenario:
 
 
 def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
-    """Every variant of both workloads; the full size has the policies of `BESIDE` too."""
+    """Every variant of both workloads; the full size has the policies of `BESIDE` too, on one seed."""
     return [
         Case(
             NAME,
@@ -63,8 +63,8 @@ def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
         )
         for workload, policies in POLICIES.items()
         for variant in VARIANTS
-        for policy in (policies if size.quick else (*policies, *BESIDE))
-        for seed in size.reported(quick=1, full=2)
+        for policy in (policies if size.quick else (*policies, *BESIDE[workload]))
+        for seed in size.reported(quick=1, full=1 if policy in BESIDE[workload] else 2)
     ]
 
 

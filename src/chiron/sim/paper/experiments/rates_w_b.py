@@ -41,10 +41,14 @@ def _one(name: str, *points: tuple[float, int]) -> tuple[Load, ...]:
 QUICK = {"8b": _one("8b", (20, 25_000)), "70b": _one("70b", (4, 5_000))}
 """The deadline is a third of the whole run's, and so is the horizon."""
 FULL = {
-    "8b": _one("8b", (20, 30_000), (20, 120_000), (40, 60_000)),
-    "70b": _one("70b", (4, 6_000), (4, 20_000), (10, 12_000)),
+    "8b": _one("8b", (20, 30_000), (20, 120_000)),
+    "70b": _one("70b", (4, 6_000), (10, 12_000)),
     "both": (Load({"8b": 20.0, "70b": 3.0}, {"8b": 40_000, "70b": 6_000}),),
 }
+
+
+FLEET_AT = "20/s + 30,000", "4/s + 6,000"
+"""Where the smallest fixed fleet is searched for, which is many runs."""
 
 
 def scenario_at(mix: str, load: Load, *, quick: bool) -> Scenario:
@@ -65,7 +69,7 @@ def scenario_at(mix: str, load: Load, *, quick: bool) -> Scenario:
 
 
 def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
-    """Every point under every policy."""
+    """Every point under every policy; the search for a fixed fleet at some."""
     return [
         Case(
             NAME,
@@ -77,6 +81,7 @@ def cases(size: Size, _traces: Path | None) -> Sequence[Case]:
         for mix, loads in (QUICK if size.quick else FULL).items()
         for load in loads
         for policy in compared(quick=size.quick)
+        if policy != "fixed" or load.label in FLEET_AT
         for seed in size.reported(quick=1, full=1)
     ]
 

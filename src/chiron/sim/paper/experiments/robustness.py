@@ -33,7 +33,9 @@ MOST_MORE = 0.15
 
 def scenarios(*, quick: bool) -> dict[str, Scenario]:
     """Interactive traffic that swings, and traffic with a backlog."""
-    rate, length_s, warmup_s = (30.0, 1200.0, 240.0) if quick else (40.0, 5400.0, 600.0)
+    rate, length_s, warmup_s = (30.0, 1200.0, 240.0) if quick else (40.0, 3600.0, 600.0)
+    # A backlog is due an hour after it arrives.
+    whole_s = length_s if quick else 5400.0
     backlog, arrive_s, due_s = (8_000, 300.0, 800.0) if quick else (40_000, 900.0, 3600.0)
     swinging = Traffic(
         model="8b",
@@ -56,7 +58,7 @@ def scenarios(*, quick: bool) -> dict[str, Scenario]:
             [model("8b", rate / 30)],
             traffic=[Traffic(model="8b", rate_per_s=rate / 2)],
             backlogs=[Backlog(model="8b", requests=backlog, arrive_s=arrive_s, deadline_in_s=due_s)],
-            duration_s=length_s,
+            duration_s=whole_s,
             warmup_s=warmup_s,
         ),
     }

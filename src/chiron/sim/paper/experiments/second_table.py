@@ -33,7 +33,7 @@ def policies(*, quick: bool = False) -> tuple[str, ...]:
 def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
     """W_A and W_B."""
     rate, length_s, warmup_s = (40.0, 720.0, 240.0) if quick else (80.0, 1800.0, 600.0)
-    beside, backlog, whole_s = (20.0, 15_000, 1800.0) if quick else (40.0, 60_000, 5400.0)
+    beside, backlog, whole_s = (20.0, 15_000, 1800.0) if quick else (40.0, 40_000, 3600.0)
     return (
         on_a100s(
             f"W_A 8b {rate:g} per s",

@@ -64,9 +64,16 @@ def cases(size: Size, traces: Path | None) -> Sequence[Case]:
         (trace, QUICKLY if size.quick else COMPARED) for trace in (CONVERSATION, CODING)
     ]
     if not size.quick:
-        points.append((LARGE, ("chiron", "llumnix")))
+        points.append((LARGE, ("chiron",)))
     return [
-        Case(NAME, {"mix": trace.label, "rate": scenario.name}, scenario, PolicyChoice(policy), seed)
+        Case(
+            NAME,
+            {"mix": trace.label, "rate": scenario.name},
+            scenario,
+            PolicyChoice(policy),
+            seed,
+            late=trace is LARGE,
+        )
         for trace, policies in points
         for scenario in [scenario_of(trace, traces, quick=size.quick)]
         for policy in policies
