@@ -92,6 +92,10 @@ class Tally:
         if self._slo and missed:
             counts.slo_failed.add(self._kind)
 
+    def cancelled(self) -> None:
+        """It was given up before its answer was whole, mostly by its caller. No report tells of it."""
+        self._demand.cancelled(self._model, self._kind)
+
     def left_late(self) -> None:
         """Its caller left when it had waited here for longer than its SLO allows."""
         self._demand.of(self._model).slo_left += 1
@@ -105,6 +109,8 @@ class Demand:
         self._models: dict[str, ModelCounts] = {}
         self._told: Counter[Total] = Counter()
         """What has been reported since the start."""
+        self._cancelled: Counter[Total] = Counter()
+        """What was given up since the start: seen here, and reported to nobody."""
 
     def __len__(self) -> int:
         """Models with counts that have not been told yet."""
@@ -121,10 +127,14 @@ class Demand:
         """Counts for one request of a model; `slo`: it carries one."""
         return Tally(self, model, kind, slo)
 
+    def cancelled(self, model: str, kind: RequestClass) -> None:
+        """A request was given up before its answer was whole."""
+        self._cancelled[model, "cancelled", kind.name.lower()] += 1
+
     def totals(self) -> Mapping[Total, int]:
         """What has been counted since the start, told or not: requests by what became of them, and those of
         interactive ones that had a TTFT SLO, by whether it was kept (`ttft_met`, `ttft_missed`)."""
-        return self._told + Counter(_flat(self._messages({}, self._since)))
+        return self._told + Counter(_flat(self._messages({}, self._since))) + self._cancelled
 
     def report(
         self, sequence: int, queues: Mapping[str, WaitingQueue], now: float

@@ -326,8 +326,11 @@ class Call:
             if tally is not None:
                 # What a worker gives a reason for, it has counted itself.
                 tally.failed(missed=not reason)
-        elif isinstance(error, asyncio.CancelledError) and book is not None and request is not None:
-            book.gave_up(request.request_id, "cancelled", "")
+        elif isinstance(error, asyncio.CancelledError):
+            if book is not None and request is not None:
+                book.gave_up(request.request_id, "cancelled", "")
+            if tally is not None:
+                tally.cancelled()
 
 
 def _batch(request: PendingRequest) -> bool:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from chiron.auth.api_keys import NewKey
 from chiron.auth.settings import AuthSettings
 from chiron.internal.v1 import control_pb2
+from chiron.rpc.errors import ChironError
 from chiron.v1 import access_pb2
 from chiron.v1 import inference_pb2 as pb
 from services.router.http.settings import HttpSettings
@@ -95,6 +96,66 @@ async def test_a_client_that_leaves_before_its_answer_is_counted_so(start_worker
     await eventually(router.router._serving.under_way.idle.is_set)
     labels = {"class": "interactive", "endpoint": "/v1/completions", "model": "m", "status": "499"}
     assert (await scraped(url))["chiron_http_requests_total", tuple(sorted(labels.items()))] == 1
+
+
+def outcomes(seen: dict[Sample, float]) -> dict[str, float]:
+    """Interactive requests of model `m` by what became of them."""
+    found = {}
+    for (name, labels), value in seen.items():
+        told = dict(labels)
+        if name == "chiron_router_requests_total" and (told["model"], told["class"]) == ("m", "interactive"):
+            found[told["outcome"]] = value
+    return found
+
+
+@pytest.mark.parametrize("at", ["begun", "waiting"])
+@pytest.mark.parametrize("door", ["http", "grpc"])
+async def test_clients_that_leave_are_an_outcome_of_their_own(
+    start_worker, start_router, door: str, at: str
+) -> None:
+    worker = await start_worker("a", batch_size=1)
+    router = await start_router(worker, http=ANY, worker_queue=0)
+    url = router.router.http_url
+    served = asyncio.create_task(post(url, "/v1/completions", {"model": "m", "prompt": "one"}))
+    call = await worker.calls.get()
+
+    async def read() -> None:
+        stream = router.stub.Generate(pb.GenerateRequest(model="m", prompt="x"))
+        async for _ in stream:
+            pass
+
+    def leaves() -> asyncio.Task[object]:
+        asked = {"model": "m", "prompt": "two"}
+        return asyncio.create_task(post(url, "/v1/completions", asked) if door == "http" else read())
+
+    if at == "waiting":
+        leaving = leaves()
+        await router.queued(1)
+        leaving.cancel()
+        await router.queued(0)
+    usage = pb.Usage(prompt_tokens=1, completion_tokens=1)
+    last = pb.OutputDelta(token_ids=[1], text="ok", finish_reason=pb.FINISH_REASON_STOP, usage=usage)
+    call.send(pb.GenerateResponse(deltas=[last]))
+    call.finish()
+    assert (await served).status == 200
+    if at == "begun":
+        leaving = leaves()
+        call = await worker.calls.get()
+        call.text("beg")
+        leaving.cancel()
+        await call.ended.wait()
+    await eventually(router.router._serving.under_way.idle.is_set)
+    assert outcomes(await scraped(url)) == {"arrived": 2, "finished": 1, "cancelled": 1}
+
+
+async def test_prompts_beside_one_that_fails_are_cancelled(start_worker, start_router) -> None:
+    worker = await start_worker("a")
+    url = (await start_router(worker, http=ANY)).router.http_url
+    asking = asyncio.create_task(post(url, "/v1/completions", {"model": "m", "prompt": ["a", "b", "c"]}))
+    calls = [await worker.calls.get() for _ in range(3)]
+    calls[1].fail(ChironError.invalid([("prompt", "cannot be read")]))
+    assert (await asking).status == 400
+    assert outcomes(await scraped(url)) == {"arrived": 3, "failed": 1, "cancelled": 2}
 
 
 async def test_a_request_under_way_is_a_call_and_the_scrape_is_none(start_worker, start_router) -> None:

@@ -75,6 +75,30 @@ def test_a_report_that_could_not_be_sent_is_part_of_the_next_one() -> None:
     assert both.queued == types_pb2.ClassCounts(), "what waits is told as it is now"
 
 
+def test_what_is_given_up_is_a_total_and_no_part_of_any_report() -> None:
+    demand, silent = Demand(now=0.0), Demand(now=0.0)
+    for one in (demand, silent):
+        for kind in (INTERACTIVE, BATCH, BATCH):
+            one.tally("m", kind, slo=True).arrived()
+    for kind in (INTERACTIVE, BATCH, BATCH):
+        demand.tally("m", kind, slo=True).cancelled()
+    cancelled = {("m", "cancelled", "interactive"): 1, ("m", "cancelled", "batch"): 2}
+    before = demand.totals()
+    assert before == {**silent.totals(), **cancelled}
+    report = demand.report(1, {}, now=1.0)
+    assert report == silent.report(1, {}, now=1.0)
+    assert demand.totals() == before
+    demand.take_back(report)
+    assert demand.totals() == before
+
+
+def test_nothing_is_told_of_a_model_of_which_requests_were_only_given_up() -> None:
+    demand = Demand(now=0.0)
+    demand.tally("m", INTERACTIVE).cancelled()
+    assert len(demand) == 0
+    assert not demand.report(1, {}, now=1.0).demand
+
+
 def batch_request(deadline: float | None, prompt_tokens: int) -> PendingRequest:
     return PendingRequest("r", "m", BATCH, 0.0, prompt_tokens=prompt_tokens, deadline=deadline)
 
