@@ -69,7 +69,8 @@ class WorkerConfig:
     advertise_host: str = ""
     """Host at which routers and clients reach the worker, at the same port; empty: that of `listen`."""
     max_waiting: int = 256
-    """Requests beyond the batch size that are taken in to wait; further ones get RETRY_ELSEWHERE."""
+    """Requests beyond the batch size that are taken in to wait; further ones get RETRY_ELSEWHERE. Where batch
+    work gives way, what it holds takes no place from an interactive request."""
     require_tickets: bool = True
     """Refuse requests without a ticket that a router signed. False is for a worker that is used alone,
     without a cluster: whoever reaches its port may use it."""

@@ -376,9 +376,11 @@ async def test_a_client_sees_a_batch_through_and_an_interactive_request_goes_bef
 ) -> None:
     part = await start()
     async with Client(part.address) as client:
-        each = {"model": "m", "max_tokens": 400, "ignore_eos": True}
-        work = [{**each, "prompt": f"Part {index}."} for index in range(60)]
-        batch = await client.batch.submit(work, deadline_s=600)
+        each = {"model": "m", "ignore_eos": True}
+        prompts = [f"Part {index}." for index in range(60)]
+        # Work enough that some of it waits for as long as is looked at.
+        lasting = [{**each, "max_tokens": 2000, "prompt": prompt} for prompt in prompts]
+        batch = await client.batch.submit(lasting, deadline_s=3600)
         await in_work(part, 16)
         answer = await client.complete(model="m", prompt="Now?", max_tokens=4, ignore_eos=True)
         assert answer.usage.completion_tokens == 4
@@ -386,6 +388,9 @@ async def test_a_client_sees_a_batch_through_and_an_interactive_request_goes_bef
         seen = await eventually(lambda: expected(client, batch.batch_id), what="an end is expected")
         assert seen.progress.outlook is DeadlineOutlook.HOLDS
         assert seen.progress.estimated_end > seen.created
+        await client.batch.cancel(batch.batch_id)
+        short = [{**each, "max_tokens": 400, "prompt": prompt} for prompt in prompts]
+        batch = await client.batch.submit(short, deadline_s=600)
         await client.batch.wait(batch.batch_id)
         found = [one async for one in client.batch.results(batch.batch_id)]
     assert sorted(one.index for one in found) == list(range(60))

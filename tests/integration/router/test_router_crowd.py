@@ -36,13 +36,18 @@ class Watch:
 
     def __init__(self) -> None:
         self.running = 0
+        self.interactive = 0
+        self.batch = 0
         self.all = 0
 
     async def follow(self, worker: WorkerProcess) -> None:
         async for load in worker.network.WatchLoad(worker_pb2.WatchLoadRequest()):
             self.running = max(self.running, slots(load.running))
             # Between a slot's end and the engine's next step one more waits than may in the long run.
-            self.all = max(self.all, slots(load.running) + slots(load.waiting))
+            interactive = load.running.interactive + load.waiting.interactive
+            batch = load.running.batch + load.waiting.batch
+            self.interactive, self.batch = max(self.interactive, interactive), max(self.batch, batch)
+            self.all = max(self.all, interactive + batch)
 
 
 class Crowd:
@@ -91,15 +96,14 @@ async def controller() -> AsyncIterator[FakeRouterController]:
     await controller.stop()
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("count", "gives_way"), [(2, True), (3, True), (3, False)])
 async def test_routers_that_ask_too_much_of_one_worker_never_overfill_it(
-    count: int, controller: FakeRouterController, tmp_path: Path
+    count: int, gives_way: bool, controller: FakeRouterController, tmp_path: Path
 ) -> None:
     watch = Watch()
+    settings = {"max_waiting": WAITING, "preemption.enabled": str(gives_way).lower()}
     async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(
-            worker_process(tmp_path, SPEC, instance_id="a", max_waiting=WAITING)
-        )
+        worker = await stack.enter_async_context(worker_process(tmp_path, SPEC, instance_id="a", **settings))
         await worker.until()
         controller.table.instances.append(routed("a", worker))
         routers = [
@@ -115,7 +119,10 @@ async def test_routers_that_ask_too_much_of_one_worker_never_overfill_it(
         await worker.idle()
     assert crowd.tokens == [5] * 200
     assert 0 < watch.running <= SLOTS
-    assert watch.all <= SLOTS + WAITING
+    assert 0 < watch.interactive <= SLOTS + WAITING
+    assert 0 < watch.batch <= SLOTS + WAITING
+    # Where batch work gives way, what it holds takes no place from an interactive request.
+    assert gives_way or watch.all <= SLOTS + WAITING
     # Otherwise the worker has refused nobody, and this shows nothing.
     assert crowd.retries > 0
 

@@ -130,6 +130,35 @@ async def test_nobody_is_preempted_beyond_the_bound(tmp_path: Path) -> None:
         assert (await load_of(worker)).preempted_for_interactive == 2
 
 
+@pytest.mark.parametrize("gives_way", [True, False])
+async def test_batch_work_finds_a_place_in_what_is_left_and_takes_none_where_it_gives_way(
+    tmp_path: Path, gives_way: bool
+) -> None:
+    # One slot and two that may wait; nobody has come so far that it is preempted.
+    settings = {
+        "preemption.min_progress_tokens": 10_000,
+        "preemption.hand_back_s": 600,
+        "preemption.enabled": str(gives_way).lower(),
+        "max_waiting": 2,
+    }
+    slow = {**QUICK, "engineArgs": ENGINE}
+    async with worker_process(tmp_path, slow, **settings) as worker:
+        await worker.until()
+        batch = Stream(worker, tale("b", tokens=2000))
+        await worker.load_when(lambda load: load.running.batch == 1)
+        places = 3 if gives_way else 2
+        urgent = [Stream(worker, question(f"q{index}", tokens=2000)) for index in range(places)]
+        await worker.load_when(lambda load: load.waiting.interactive == places)
+        for late in (question("late", tokens=2), tale("later", tokens=2)):
+            refused = await failure(worker.inference.Generate(late))
+            assert reason_of(refused) == "RETRY_ELSEWHERE"
+            assert "all slots are taken" in (refused.details() or "")
+        for stream in (batch, *urgent):
+            stream.call.cancel()
+            await asyncio.gather(stream.task, return_exceptions=True)
+        await worker.idle()
+
+
 async def test_nobody_gives_way_where_that_is_off(tmp_path: Path) -> None:
     async with worker_here(tmp_path, {**SPEC, "maxBatchSize": 1}, enabled=False) as here:
         batch = Stream(here, tale("b", tokens=40))
