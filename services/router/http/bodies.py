@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 
 from chiron.rpc.reading import MOST_FIELDS
 from services.router.http.errors import HttpError
+from services.router.http.reading import parsed
 
 _SURELY_FEW_BYTES = 64 * 1024
 
 
-async def json_body(request: Request) -> bytes:
-    """The bytes of a body that is to be JSON, of no more values than can be read at once.
+async def json_object(request: Request) -> dict[str, Any]:
+    """The JSON object that a body is, of no more values than can be read at once.
 
     Raises:
         HttpError: 400, 408, 413, 415.
@@ -24,7 +27,7 @@ async def json_body(request: Request) -> bytes:
     if too_many_values(body):
         text = f"the body has more than {MOST_FIELDS} values"
         raise HttpError(400, text, code="too_many_values")
-    return body
+    return parsed(body)
 
 
 def check_coding(request: Request) -> None:

@@ -10,13 +10,13 @@ from chiron.batch.contract import UnknownBatchError
 from chiron.batch.records import Batch, BatchKey
 from services.router.http.batches.creation import BatchRequest, described
 from services.router.http.batches.objects import batch_object, status_of
-from services.router.http.bodies import json_body
+from services.router.http.bodies import json_object
 from services.router.http.door import HttpDoor
 from services.router.http.errors import HttpError
 from services.router.http.ids import BATCH, plausible
 from services.router.http.kept import Keeper, keeper_of, telling
 from services.router.http.listing import after_of, limit_of, page_of
-from services.router.http.reading import parsed, read
+from services.router.http.reading import read
 
 _LISTED, _MOST_LISTED = 20, 100
 _OVER = ("failed", "completed", "expired")
@@ -28,7 +28,7 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
 
     async def create(request: Request) -> Response:
         keeper = await keeper_of(door, request)
-        body = read(BatchRequest, parsed(await json_body(request)))
+        body = read(BatchRequest, await json_object(request))
         with telling():
             new = await described(body, keeper.caller, keeper.queue.files, keeper.door.limits)
             batch = await keeper.queue.create(new, keeper.limits)

@@ -9,14 +9,13 @@ from starlette.routing import BaseRoute, Route
 from chiron.requests.tools import parses_calls
 from services.router.http import names
 from services.router.http.answering import head_of, json_response, name_request
-from services.router.http.bodies import json_body
+from services.router.http.bodies import json_object
 from services.router.http.chat.answer import whole
 from services.router.http.chat.request import read_chat, to_generate
 from services.router.http.chat.stream import ChatChunks
 from services.router.http.door import HttpDoor
 from services.router.http.exchange import exchange_of
 from services.router.http.promises import promised
-from services.router.http.reading import parsed
 from services.router.http.running import came_to, collect, stream
 from services.router.http.streaming import EventStream
 
@@ -28,7 +27,7 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
         exchange = exchange_of(request)
         await exchange.enter()
         exchange.fields = names.CHAT
-        chat = read_chat(parsed(await json_body(request)))
+        chat = read_chat(await json_object(request))
         message = to_generate(chat, promised(chat, exchange.headers))
         name_request(exchange, [message])
         head = head_of("chatcmpl", exchange, chat, message)

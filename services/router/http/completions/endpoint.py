@@ -8,14 +8,13 @@ from starlette.routing import BaseRoute, Route
 
 from services.router.http import names
 from services.router.http.answering import head_of, json_response, name_request
-from services.router.http.bodies import json_body
+from services.router.http.bodies import json_object
 from services.router.http.completions.answer import whole_of
 from services.router.http.completions.request import read_completion, to_generates
 from services.router.http.completions.stream import CompletionChunks
 from services.router.http.door import HttpDoor
 from services.router.http.exchange import exchange_of
 from services.router.http.promises import promised
-from services.router.http.reading import parsed
 from services.router.http.running import came_to, collect, stream
 from services.router.http.streaming import EventStream
 
@@ -27,7 +26,7 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
         exchange = exchange_of(request)
         await exchange.enter()
         exchange.fields = names.COMPLETION
-        completion = read_completion(parsed(await json_body(request)))
+        completion = read_completion(await json_object(request))
         messages = to_generates(completion, promised(completion, exchange.headers))
         name_request(exchange, messages)
         head = head_of("cmpl", exchange, completion, messages[0])
