@@ -104,7 +104,7 @@ def tell(outcomes: Sequence[Outcome]) -> Section:
             ),
             "A reversal gives back within one load time what an action took, or takes back what it gave. "
             "Actions are starts, retirements, changes of role, wakes and sleeps after the warm-up and while "
-            "requests arrive; reversals are those of the whole run, finding a size at its beginning included. "
+            "requests arrive; reversals are those of the whole run, those at its beginning included. "
             "Whoever holds more than the load needs has less to do: GPU-hours stand beside the actions.",
         ),
         (table("Means over the seeds", columns, rows),),
