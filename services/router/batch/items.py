@@ -103,8 +103,14 @@ class ItemChecker:
             found.append(("index", f"must be below {self._items}, the number of items in the header"))
         elif self._most_items and item.index >= self._most_items:
             found.append(("index", f"a batch has at most {self._most_items} items"))
-        if len(item.custom_id) > _LONGEST_ID or not item.custom_id.isprintable():
-            found.append(("custom_id", f"must be at most {_LONGEST_ID} printable characters"))
+        if (length := len(item.custom_id)) > _LONGEST_ID:
+            found.append(("custom_id", f"must have at most {_LONGEST_ID} characters, not {length}"))
+        elif (
+            unseen := next((at for at in enumerate(item.custom_id) if not at[1].isprintable()), None)
+        ) is not None:
+            place, character = unseen
+            what = f"U+{ord(character):04X} at character {place + 1}"
+            found.append(("custom_id", f"must be printable, and has {what}"))
         return found
 
     def _check_work(self, item: pb.BatchItem) -> Wrong | None:

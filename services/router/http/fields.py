@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+FLOAT32_MAX = 3.4028234663852886e38
 Uint32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Float32 = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
+"""What the wire holds: a larger number would be infinite there."""
 Positive = Annotated[int, Field(ge=1, le=2**32 - 1)]
 """A count of at least one."""
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
@@ -79,10 +82,10 @@ class TextFields(Fields):
     max_completion_tokens: Positive | None = None
     """The same; load generators send it with text completions too."""
     n: Positive | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    temperature: Float32 | None = None
+    top_p: Float32 | None = None
+    presence_penalty: Float32 | None = None
+    frequency_penalty: Float32 | None = None
     logit_bias: dict[str, float] | None = None
     seed: Int64 | None = None
     stop: Annotated[list[str], BeforeValidator(_listed)] | None = None
@@ -94,8 +97,8 @@ class TextFields(Fields):
     # vLLM's
     top_k: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
     """-1 and 0: all tokens."""
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    min_p: Float32 | None = None
+    repetition_penalty: Float32 | None = None
     min_tokens: Uint32 | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[Uint32] | None = None

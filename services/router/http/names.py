@@ -20,6 +20,7 @@ CHAT: Mapping[str, str] = _BOTH | {
     "chat.named_tool": "tool_choice",
     "chat.parallel_tool_calls": "parallel_tool_calls",
     "chat.template_kwargs": "chat_template_kwargs",
+    "chat.template_kwargs.reasoning_effort": "reasoning_effort",
     "sampling.logprobs": "top_logprobs",
 }
 COMPLETION: Mapping[str, str] = _BOTH | {"input": "prompt", "prompt_token_ids": "prompt"}

@@ -15,6 +15,13 @@ from services.router.http.fields import Refusal
 Read = TypeVar("Read", bound=BaseModel)
 _MOST_LISTED = 1000
 """Places that are wrong beyond which none is looked for that says most: to list them takes long."""
+_LENGTHS = {
+    "too_short": "must have at least {min_length} entries, not {actual_length}",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+}
+"""pydantic's names of wrong lengths → what a caller is told of them."""
 _TYPES = {
     "str": "a string",
     "string": "a string",
@@ -113,6 +120,9 @@ def _told(wrong: ErrorDetails, at: str) -> HttpError:
             f"Invalid type for '{param}': expected {_TYPES[stem]}, but got {_kind(wrong['input'])} instead."
         )
         return invalid(text, param, "invalid_type")
+    if (length := _LENGTHS.get(wrong["type"])) is not None:
+        what = "must not be empty" if wrong["input"] in ([], "") else length.format(**wrong["ctx"])
+        return invalid(f"Invalid value for '{param}': {what}.", param)
     what = wrong["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return invalid(f"Invalid value for '{param}': {what}, not {reprlib.repr(wrong['input'])}.", param)
 

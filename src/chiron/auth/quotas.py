@@ -179,7 +179,10 @@ class Account:
             return self._too_large("requests_per_s", f"is {requests} requests at once", rate)
         if self._tokens is not None and tokens > self._tokens.capacity:
             rate = f"{quota.tokens_per_min} a minute"
-            return self._too_large("tokens_per_min", f"may use {tokens} tokens", rate)
+            # One that says nothing of max_tokens gets a default, which its caller may not know of.
+            return self._too_large(
+                "tokens_per_min", f"may use {tokens} tokens of prompt and max_tokens together", rate
+            )
         return None
 
     def _too_large(self, limit: str, what: str, most: str) -> ChironError:

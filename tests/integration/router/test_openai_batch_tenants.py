@@ -103,6 +103,21 @@ async def test_files_count_against_the_tenant_s_quota(door: Door) -> None:
     await uploaded(client, b"x" * 1_001)
 
 
+@pytest.mark.parametrize("size", [3_001, 200_000])
+async def test_a_file_that_never_fits_is_not_to_be_sent_again(door: Door, size: int) -> None:
+    client = await door.client("lab")
+    await uploaded(client, b"x" * 2_000)
+    with pytest.raises(openai.RateLimitError, match=r"more than 3000 bytes.*\(batch_bytes\)") as raised:
+        await uploaded(client, b"x" * size)
+    assert raised.value.code == "quota_exceeded"
+    assert raised.value.response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in raised.value.response.headers
+    await uploaded(client, b"x" * 1_000)
+    with pytest.raises(openai.RateLimitError) as later:
+        await uploaded(client, b"x")
+    assert "retry-after" in later.value.response.headers
+
+
 async def test_a_batch_that_does_not_fit_into_the_quota_fails_and_takes_no_room(door: Door) -> None:
     client = await door.client("lab")
     content = jsonl(*(line(f"c{number}") for number in range(12))) + b"\n" * 850

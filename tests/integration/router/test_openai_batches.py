@@ -144,6 +144,9 @@ WRONG = (
     (line("k", request_class="interactive"), "invalid_value", "body.request_class"),
     (line("l", messages=[]), "invalid_value", "body.messages"),
     (line("m" * 200), "invalid_value", "custom_id"),
+    (line(""), "invalid_value", "custom_id"),
+    ({**line("r"), "custom_id": 7}, "invalid_type", "custom_id"),
+    (line("s\u200b"), "invalid_value", "custom_id"),
     (line("n", colour="red"), "unknown_parameter", "body.colour"),
     (line("o", n=3, temperature=0), "unsupported_parameter", "body.n"),
     (line("p", return_token_ids=True), "unsupported_parameter", "body.return_token_ids"),
@@ -166,6 +169,16 @@ async def test_every_line_that_is_wrong_is_named_and_nothing_runs(cluster: Clust
     assert (batch.output_file_id, batch.error_file_id, batch.in_progress_at) == (None, None, None)
     assert await cluster.hand.claim(batch.id) == []
     assert list(await cluster.queue.units()) == []
+
+
+async def test_each_reason_against_a_custom_id_is_told_by_itself(cluster: Cluster) -> None:
+    content = jsonl(line("m" * 200), line("ab\u200bc"), line("\x00"))
+    batch = await once(cluster.client, (await created(cluster.client, content)).id)
+    assert [one.message for one in batch.errors.data] == [
+        "custom_id: must have at most 128 characters, not 200",
+        "custom_id: must be printable, and has U+200B at character 3",
+        "custom_id: must be printable, and has U+0000 at character 1",
+    ]
 
 
 async def test_of_very_many_wrong_lines_the_first_are_named(cluster: Cluster) -> None:
@@ -277,7 +290,8 @@ async def test_a_cancelled_batch_keeps_what_was_done(cluster: Cluster) -> None:
     errors = await read(client, over.error_file_id)
     assert {one["error"]["code"] for one in errors.values()} == {"batch_cancelled"}
     assert {one["response"] for one in errors.values()} == {None}
-    assert (await client.batches.cancel(batch.id)).status == "cancelled"
+    with pytest.raises(openai.ConflictError, match="Cannot cancel a batch with status 'cancelled'"):
+        await client.batches.cancel(batch.id)
 
 
 async def test_what_is_over_cannot_be_cancelled(cluster: Cluster) -> None:

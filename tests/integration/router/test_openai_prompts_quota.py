@@ -83,7 +83,7 @@ async def test_as_many_prompts_as_the_quota_has_places_are_answered(start_door) 
     [
         ("concurrent", 3, "is 4 requests"),
         ("requests_per_s", 3.5, "is 4 requests at once"),
-        ("tokens_per_min", 200, "may use 408 tokens"),
+        ("tokens_per_min", 200, "may use 408 tokens of prompt and max_tokens together"),
     ],
 )
 async def test_prompts_that_never_fit_are_not_tried_again_and_cost_nothing(

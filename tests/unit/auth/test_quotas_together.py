@@ -32,7 +32,8 @@ def refused(account: Account, tokens: list[int], now: float = 0.0, key: Account 
         (
             Quota(tokens_per_min=29),
             "tokens_per_min",
-            "may use 30 tokens; the quota of {} (tokens_per_min) is 29 a minute",
+            "may use 30 tokens of prompt and max_tokens together; "
+            "the quota of {} (tokens_per_min) is 29 a minute",
         ),
     ],
     ids=["concurrent", "requests_per_s", "tokens_per_min"],

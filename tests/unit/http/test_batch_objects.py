@@ -103,6 +103,7 @@ def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(HttpError) as raised:
         window_s(text)
     assert (raised.value.status, raised.value.param) == (400, "completion_window")
+    assert "at most 3650d" in raised.value.message
 
 
 def result(state: ItemState, content: bytes = b"", **fields: object) -> Result:

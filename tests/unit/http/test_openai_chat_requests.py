@@ -245,7 +245,7 @@ def test_tools_keep_their_schemas() -> None:
     assert json_format.MessageToDict(tool) == WEATHER
 
 
-@pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "auto"}, {"parallel_tool_calls": True}])
+@pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "none"}, {"parallel_tool_calls": True}])
 def test_without_tools_nothing_is_said_of_calls(fields: dict[str, Any]) -> None:
     assert generate(**fields) == generate()
 
@@ -344,6 +344,10 @@ PART = {"type": "image_url", "image_url": {"url": "x"}}
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "invalid_value"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
+        ({"tools": [], "tool_choice": "auto"}, "tool_choice", "invalid_value"),
+        ({"temperature": 1e308}, "temperature", "invalid_value"),
+        ({"repetition_penalty": 4e38}, "repetition_penalty", "invalid_value"),
         ({"tools": [TIME], "tool_choice": "perhaps"}, "tool_choice", "invalid_value"),
         (
             {"tools": [TIME], "tool_choice": {"type": "function", "function": {"name": "weather"}}},
@@ -395,3 +399,24 @@ def test_promises_are_written_into_the_request() -> None:
     message = to_generate(request, promised(request, {}))
     assert (message.request_class, message.priority) == (types_pb2.REQUEST_CLASS_BATCH, -3)
     assert message.slo == types_pb2.Slo(ttft_ms=250)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": []}, "Invalid value for 'messages': must not be empty."),
+        ({"model": ""}, "Invalid value for 'model': must not be empty."),
+        ({"messages": HELLO * 10_001}, "Invalid value for 'messages': must have at most 10000 entries."),
+        (
+            {"tools": [{"type": "function", "function": {"name": "x" * 257}}]},
+            "Invalid value for 'tools[0].function.name': must have at most 256 characters.",
+        ),
+    ],
+)
+def test_a_wrong_length_is_told_in_this_api_s_words(fields: dict[str, Any], message: str) -> None:
+    assert refused(**fields).message == message
+
+
+def test_a_number_beyond_what_the_wire_holds_is_told_as_it_was_written() -> None:
+    assert refused(temperature=1e308).message.endswith("not 1e+308.")
+    assert generate(temperature=100.0).sampling.temperature == 100.0

@@ -22,6 +22,7 @@ from services.router.http.errors import of_chiron, renamed
         ("chat.tools[0].function.name", "tools[0].function.name"),
         ("chat.named_tool", "tool_choice"),
         ("chat.template_kwargs.x", "chat_template_kwargs.x"),
+        ("chat.template_kwargs.reasoning_effort", "reasoning_effort"),
         ("sampling.temperature", "temperature"),
         ("sampling.logprobs", "top_logprobs"),
         ("sampling.structured_output.json_schema", "response_format.json_schema"),

@@ -19,7 +19,7 @@ from services.router.http.listing import after_of, limit_of, page_of
 from services.router.http.reading import read
 
 _LISTED, _MOST_LISTED = 20, 100
-_OVER = ("failed", "completed", "expired")
+_OVER = ("failed", "completed", "expired", "cancelled")
 """What cannot be cancelled any more."""
 
 

@@ -115,8 +115,10 @@ class RequestReader:
         custom_id = found.get("custom_id")
         if custom_id is None:
             raise _missing("custom_id")
-        if not isinstance(custom_id, str) or not custom_id:
-            raise _invalid("custom_id", "must be a string that is not empty")
+        if not isinstance(custom_id, str):
+            raise _invalid("custom_id", "must be a string")
+        if not custom_id:
+            raise FaultError("invalid_value", "'custom_id' must not be empty.", "custom_id")
         if found.get("method") != "POST":
             raise FaultError("invalid_method", "'method' must be 'POST'.", "method")
         if found.get("url") != self._source.endpoint:

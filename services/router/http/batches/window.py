@@ -17,6 +17,10 @@ def window_s(text: str) -> float:
     match = _WINDOW.fullmatch(text)
     seconds = float(match[1]) * _UNITS[match[2]] if match else math.nan
     if not 0 < seconds <= LONGEST_DEADLINE_S:
-        told = f"'completion_window' must be a number of s, m, h or d, such as '24h', not {text[:40]!r}."
+        most = f"{LONGEST_DEADLINE_S / _UNITS['d']:g}d"
+        told = (
+            f"'completion_window' must be a number of s, m, h or d above 0, such as '24h', and at most "
+            f"{most}, not {text[:40]!r}."
+        )
         raise HttpError(400, told, param="completion_window", code="invalid_value")
     return seconds

@@ -48,8 +48,9 @@ def put_tools(chat: pb.ChatInput, tools: list[Tool], choice: JsonValue, *, paral
         tools, choice = _allowed(tools, choice)
     kind, name = _choice(choice)
     if not tools:
-        if kind in (pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED):
-            raise invalid("'tool_choice' can only ask for a call where there are 'tools'.", "tool_choice")
+        if choice is not None and kind != pb.TOOL_CHOICE_NONE:
+            text = "'tool_choice' other than none is only allowed where there are 'tools'."
+            raise invalid(text, "tool_choice")
         return
     names = {tool.function.name for tool in tools}
     if kind == pb.TOOL_CHOICE_NAMED and name not in names:

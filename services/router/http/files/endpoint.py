@@ -18,7 +18,7 @@ from services.router.http.files.form import Form
 from services.router.http.files.names import disposition
 from services.router.http.files.objects import file_object, kinds_of
 from services.router.http.files.places import Download, Places, Room
-from services.router.http.files.upload import Upload
+from services.router.http.files.upload import Upload, check_fits
 from services.router.http.ids import FILE, new_id, plausible
 from services.router.http.kept import Keeper, keeper_of, no_file, telling
 from services.router.http.listing import after_of, ascending_of, limit_of, page_of
@@ -40,6 +40,8 @@ def routes(door: HttpDoor) -> list[BaseRoute]:
         keeper.check_batches()
         check_coding(request)
         exchange_of(request).body_bytes = door.settings.file_bytes + _FORM_BYTES
+        # What surely never fits is told before it is sent, and also where other files leave it no room.
+        check_fits(int(request.headers.get("content-length", 0)) - _FORM_BYTES, keeper.limits)
         form = Form(request.headers.get("content-type", ""))
         with uploads.taken(keeper.owner), telling():
             one = Upload(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from chiron.batch.contract import BatchQueueError
 from chiron.batch.filing import FileHead, FileKey, FileStore, StoredFile, UnknownFileError
 from chiron.batch.records import TenantLimits
+from chiron.rpc.errors import ChironError, Reason
 from services.router.http.errors import HttpError
 from services.router.http.files.expiry import check_expiry
 from services.router.http.files.form import Event, Field, FileBegins, FileData, Form, broken
@@ -60,6 +61,7 @@ class Upload:
 
         Raises:
             HttpError: 400, 408, 413: what was sent is not what is taken; nothing of it is kept.
+            ChironError: QUOTA_EXCEEDED: it is larger than all that its tenant may keep.
             BatchQueueError: as the store says.
         """
         try:
@@ -112,6 +114,7 @@ class Upload:
         if self._size > self._most_bytes:
             text = f"The file is larger than {self._most_bytes} bytes."
             raise HttpError(413, text, param="file", code="file_too_large")
+        check_fits(self._size, self._limits)
         self._held += data
         while len(self._held) >= CHUNK_BYTES:
             await self._write(bytes(self._held[:CHUNK_BYTES]))
@@ -145,6 +148,15 @@ class Upload:
             pass
         except BatchQueueError as error:
             log.info("an upload that has ended is left to the store to forget: %s", error)
+
+
+def check_fits(size: int, limits: TenantLimits) -> None:
+    """Raises ChironError (QUOTA_EXCEEDED, without a time) for a file that no room could ever be made for."""
+    most = limits.stored_bytes
+    if most and size > most:
+        text = f"the file has more than {most} bytes, all that the quota of this tenant (batch_bytes) allows"
+        told = {"limit": "batch_bytes", "limit_of": "tenant"}
+        raise ChironError(Reason.QUOTA_EXCEEDED, text, metadata=told)
 
 
 def _wrong(text: str, param: str) -> HttpError:

@@ -15,8 +15,10 @@ def render(chat: pb.ChatInput) -> list[int]:
     if not chat.messages:
         raise InvalidRequestError("chat.messages", "must not be empty")
     if chat.template_kwargs.fields:
-        names = ", ".join(sorted(chat.template_kwargs.fields))
-        raise InvalidRequestError("chat.template_kwargs", f"the sim engine's template has no {names}")
+        name = min(chat.template_kwargs.fields)
+        raise InvalidRequestError(
+            f"chat.template_kwargs.{name}", "the sim engine's template does not have it"
+        )
     tokens: list[int] = []
     for tool in chat.tools:
         tokens += [ROLES["system"], *encode(_json(tool)), END_OF_TURN]
