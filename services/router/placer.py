@@ -103,7 +103,11 @@ class Placer:
     # Requests.
 
     async def place(
-        self, request: PendingRequest, remaining_s: float | None, tell: Tell | None = None
+        self,
+        request: PendingRequest,
+        remaining_s: float | None,
+        tell: Tell | None = None,
+        tell_after_s: float = 0.0,
     ) -> Placement:
         """Reserves a slot, waiting for one if need be.
 
@@ -112,6 +116,7 @@ class Placer:
             remaining_s: time until the deadline of the caller's call, in seconds; None: it has none.
             tell: is told what the request waits for: at once when it must wait, when that changes and each
                 second; None: nobody asks.
+            tell_after_s: a shorter wait is not told.
 
         Raises:
             ChironError: refused, or nothing came free in time.
@@ -129,9 +134,11 @@ class Placer:
             return answer.placement
         if answer is not None:
             raise answer.error
-        return await self._wait(request, remaining_s, tell)
+        return await self._wait(request, remaining_s, tell, tell_after_s)
 
-    async def _wait(self, request: PendingRequest, remaining_s: float | None, tell: Tell | None) -> Placement:
+    async def _wait(
+        self, request: PendingRequest, remaining_s: float | None, tell: Tell | None, tell_after_s: float
+    ) -> Placement:
         waiter: asyncio.Future[_Outcome] = self._loop.create_future()
         self._waiters[request] = waiter
         if self._core.unserved(request.model):
@@ -146,7 +153,7 @@ class Placer:
             async with asyncio.timeout(min(own_s, limit_s)):
                 if tell is not None:
                     progress = functools.partial(self._core.progress, request)
-                    await self._telling.until(waiter, progress, tell)
+                    await self._telling.until(waiter, progress, tell, tell_after_s)
                 outcome = await waiter
         except TimeoutError:
             self._give_up(request, waiter)

@@ -76,6 +76,7 @@ class Proxy:
         attempts: Attempts | None = None,
         *,
         tell_progress: bool = False,
+        tell_after_s: float = 0.0,
     ) -> None:
         """Streams the answer into `sink`.
 
@@ -87,6 +88,7 @@ class Proxy:
             trace: of the call.
             attempts: counts what fails; None: nobody asks.
             tell_progress: also say, before the answer, what the request waits for.
+            tell_after_s: a shorter wait is not told, in seconds.
 
         Raises:
             ChironError: refused, or interrupted after the first message and not to be resumed.
@@ -97,7 +99,7 @@ class Proxy:
         tell = _teller(sink) if tell_progress else None
         resumes, begun = 0, False
         while True:
-            placement = await self._place(request, delivered, sink, tell)
+            placement = await self._place(request, delivered, sink, tell, tell_after_s)
             queued_s = self._time() - request.arrived
             attempt = message.attempt + attempts.made
             trace.placed(placement, attempt, queued_s)
@@ -164,10 +166,15 @@ class Proxy:
         trace.handed_back(placement, delivered.preemptions)
 
     async def _place(
-        self, request: PendingRequest, delivered: Delivered, sink: Sink, tell: Tell | None
+        self,
+        request: PendingRequest,
+        delivered: Delivered,
+        sink: Sink,
+        tell: Tell | None,
+        tell_after_s: float,
     ) -> Placement:
         try:
-            return await self._placer.place(request, sink.time_remaining(), tell)
+            return await self._placer.place(request, sink.time_remaining(), tell, tell_after_s)
         except ChironError as error:
             if delivered.begun and error.reason in _NO_PLACE:
                 text = f"the stream broke and found no instance: {error.message}"

@@ -143,20 +143,23 @@ class Call:
         other.who = self.who
         return other
 
-    async def generate(self, wire: bytes, message: pb.GenerateRequest, sink: Sink) -> None:
+    async def generate(
+        self, wire: bytes, message: pb.GenerateRequest, sink: Sink, *, tell_after_s: float = 0.0
+    ) -> None:
         """Lets one request in, and streams its answer into `sink`.
 
         Args:
             wire: the request, serialised.
             message: the same, decoded. It has not been checked.
             sink: takes the answer.
+            tell_after_s: where it asks what it waits for, a shorter wait is not told, in seconds.
 
         Raises:
             ChironError: invalid, refused, or ended here.
             WorkerStatusError: the worker's own error.
         """
         [request] = self.admit(message)
-        await self.run(wire, message, request, sink)
+        await self.run(wire, message, request, sink, tell_after_s=tell_after_s)
 
     def admit(self, *messages: pb.GenerateRequest) -> list[PendingRequest]:
         """Lets the requests of one caller in, all or none, before any of them begins.
@@ -188,7 +191,13 @@ class Call:
         return requests
 
     async def run(
-        self, wire: bytes, message: pb.GenerateRequest, request: PendingRequest, sink: Sink
+        self,
+        wire: bytes,
+        message: pb.GenerateRequest,
+        request: PendingRequest,
+        sink: Sink,
+        *,
+        tell_after_s: float = 0.0,
     ) -> None:
         """Streams the answer to one request into `sink`; in the end it holds nothing any more.
 
@@ -197,6 +206,7 @@ class Call:
             message: the same, decoded.
             request: the same, as it was let in.
             sink: takes the answer.
+            tell_after_s: where it asks what it waits for, a shorter wait is not told, in seconds.
 
         Raises:
             ChironError: refused, or ended here.
@@ -210,7 +220,13 @@ class Call:
                 request.prefixes = salted(request.tenant, prefix_hashes(message))
             tally = self._arrive(request, message.attempt)
             await self._serving.proxy.run(
-                wire, message, request, sink, self.trace, tell_progress=message.tell_progress
+                wire,
+                message,
+                request,
+                sink,
+                self.trace,
+                tell_progress=message.tell_progress,
+                tell_after_s=tell_after_s,
             )
             if tally is not None:
                 tally.finished()

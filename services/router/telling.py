@@ -31,6 +31,7 @@ class Telling:
         done: asyncio.Future[Any],
         progress: Callable[[float], inference_pb2.Progress],
         tell: Tell,
+        after_s: float = 0.0,
     ) -> None:
         """Tells at once, when the instance that is waited for changes and each second, until `done` is.
 
@@ -38,7 +39,10 @@ class Telling:
             done: when the wait is over.
             progress: what is waited for at a time, monotonic, in seconds.
             tell: takes it; what it raises ends this.
+            after_s: nothing is told, nor looked up, before so many seconds have passed.
         """
+        if after_s:
+            await asyncio.wait((done,), timeout=after_s)
         said, due = "", 0.0
         while not done.done():
             now, news = self._loop.time(), self._news

@@ -42,12 +42,13 @@ def served(door: HttpDoor) -> ASGIApp:
 def application(door: HttpDoor) -> Starlette:
     """The endpoints. It needs the layer around it that `served` adds."""
     app = Starlette(
+        # They are tried in turn: what is asked most comes first.
         routes=[
+            *chat.routes(door),
+            *completions.routes(door),
             *health.routes(door),
             *scrape.routes(door),
             *models.routes(door),
-            *chat.routes(door),
-            *completions.routes(door),
             *files.routes(door),
             *batches.routes(door),
             *unserved.routes(door),

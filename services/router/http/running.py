@@ -66,7 +66,8 @@ async def run(exchange: Exchange, requests: Sequence[pb.GenerateRequest], takers
     """
     call = await exchange.enter()
     if len(requests) == 1:
-        await call.generate(requests[0].SerializeToString(), requests[0], takers[0])
+        wire, quiet_s = requests[0].SerializeToString(), _QUIET_MS / 1000
+        await call.generate(wire, requests[0], takers[0], tell_after_s=quiet_s)
     else:
         await _all(exchange, call, requests, takers)
     for taker in takers:
@@ -80,14 +81,18 @@ async def _all(
     """All are let in before any begins. The first one has the exchange's own call, each other one a call
     beside it."""
     requests = first.admit(*messages)
+    quiet_s = _QUIET_MS / 1000
 
     async def beside(message: pb.GenerateRequest, request: PendingRequest, taker: Taker) -> None:
         with first.beside(exchange.scope["path"]) as call:
-            await call.run(message.SerializeToString(), message, request, taker)
+            wire = message.SerializeToString()
+            await call.run(wire, message, request, taker, tell_after_s=quiet_s)
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(first.run(messages[0].SerializeToString(), messages[0], requests[0], takers[0]))
+            wire = messages[0].SerializeToString()
+            run_first = first.run(wire, messages[0], requests[0], takers[0], tell_after_s=quiet_s)
+            group.create_task(run_first)
             for message, request, taker in zip(messages[1:], requests[1:], takers[1:], strict=True):
                 group.create_task(beside(message, request, taker))
     except BaseExceptionGroup as failed:

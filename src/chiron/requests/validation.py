@@ -153,50 +153,48 @@ def check_sampling(sampling: pb.SamplingParams) -> list[Violation]:
     """Every violation of SamplingParams, fields that contradict each other included."""
     found: list[Violation] = []
 
-    def need(holds: bool, field: str, what: str) -> None:
-        if not holds:
-            found.append((f"sampling.{field}", what))
+    def wrong(field: str, what: str) -> None:
+        found.append((f"sampling.{field}", what))
 
-    need(not sampling.HasField("max_tokens") or sampling.max_tokens >= 1, "max_tokens", "must be >= 1")
-    need(
-        not sampling.HasField("max_tokens") or sampling.min_tokens <= sampling.max_tokens,
-        "min_tokens",
-        f"must be at most max_tokens ({sampling.max_tokens}), not {sampling.min_tokens}",
-    )
-    unset = _OPTIONAL - {descriptor.name for descriptor, _ in sampling.ListFields()}
+    # Texts are made for what is wrong alone: this is done for each request.
+    if sampling.HasField("max_tokens"):
+        if sampling.max_tokens < 1:
+            wrong("max_tokens", "must be >= 1")
+        if sampling.min_tokens > sampling.max_tokens:
+            least = f"must be at most max_tokens ({sampling.max_tokens}), not {sampling.min_tokens}"
+            wrong("min_tokens", least)
+    given = {descriptor.name for descriptor, _ in sampling.ListFields()}
     for field, low, high, low_open in _RANGES:
-        if field in unset:
+        # One that is not given is 0, which no range forbids but those of fields that may be left open.
+        if field not in given:
             continue
         value = getattr(sampling, field)
         inside = math.isfinite(value) and (low < value if low_open else low <= value) and value <= high
+        if inside:
+            continue
         if field == "repetition_penalty" or math.isinf(high):
-            text = f"must be a number {'>' if low_open else '>='} {low:g}, not {value:g}"
+            wrong(field, f"must be a number {'>' if low_open else '>='} {low:g}, not {value:g}")
         else:
-            text = f"must be in {'(' if low_open else '['}{low:g}, {high:g}], not {value:g}"
-        need(inside, field, text)
-    need(sampling.n <= MAX_CHOICES, "n", f"must be at most {MAX_CHOICES}, not {sampling.n}")
-    greedy = sampling.HasField("temperature") and sampling.temperature == 0
-    need(
-        not (greedy and sampling.n > 1), "n", "must be 1 when temperature is 0: all choices would be the same"
-    )
-    need(len(sampling.stop) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings, not {len(sampling.stop)}")
-    need(all(sampling.stop), "stop", "must not hold an empty string")
-    longest = max(map(len, sampling.stop), default=0)
-    what = f"each string must have at most {MAX_STOP_LENGTH} characters, not {longest}"
-    need(longest <= MAX_STOP_LENGTH, "stop", what)
-    need(
-        not sampling.HasField("logprobs") or sampling.logprobs <= MAX_LOGPROBS,
-        "logprobs",
-        f"must be at most {MAX_LOGPROBS}, not {sampling.logprobs}",
-    )
+            wrong(field, f"must be in {'(' if low_open else '['}{low:g}, {high:g}], not {value:g}")
+    if sampling.n > MAX_CHOICES:
+        wrong("n", f"must be at most {MAX_CHOICES}, not {sampling.n}")
+    if sampling.n > 1 and sampling.HasField("temperature") and sampling.temperature == 0:
+        wrong("n", "must be 1 when temperature is 0: all choices would be the same")
+    if "stop" in given:
+        if len(sampling.stop) > MAX_STOPS:
+            wrong("stop", f"at most {MAX_STOPS} strings, not {len(sampling.stop)}")
+        if not all(sampling.stop):
+            wrong("stop", "must not hold an empty string")
+        longest = max(map(len, sampling.stop))
+        if longest > MAX_STOP_LENGTH:
+            wrong("stop", f"each string must have at most {MAX_STOP_LENGTH} characters, not {longest}")
+    if sampling.HasField("logprobs") and sampling.logprobs > MAX_LOGPROBS:
+        wrong("logprobs", f"must be at most {MAX_LOGPROBS}, not {sampling.logprobs}")
     for field in ("stop_token_ids", "logit_bias"):
-        length = len(getattr(sampling, field))
-        need(length <= MAX_TOKEN_RULES, field, f"must have at most {MAX_TOKEN_RULES} entries, not {length}")
-    need(
-        all(-100 <= bias <= 100 for bias in sampling.logit_bias.values()),
-        "logit_bias",
-        "each value must be in [-100, 100]",
-    )
+        if field in given and (length := len(getattr(sampling, field))) > MAX_TOKEN_RULES:
+            wrong(field, f"must have at most {MAX_TOKEN_RULES} entries, not {length}")
+    if "logit_bias" in given and not all(-100 <= bias <= 100 for bias in sampling.logit_bias.values()):
+        wrong("logit_bias", "each value must be in [-100, 100]")
     if sampling.HasField("structured_output"):
         found += _check_structured(sampling.structured_output)
     return found
@@ -211,7 +209,6 @@ _RANGES: tuple[tuple[str, float, float, bool], ...] = (
     ("repetition_penalty", 0.0, math.inf, True),
 )
 _CONSTRAINTS_IN_TEXT = ("json_schema", "regex", "grammar", "structural_tag")
-_OPTIONAL = frozenset({"temperature", "top_p", "repetition_penalty"})
 
 
 def _check_structured(output: pb.StructuredOutput) -> list[Violation]:
