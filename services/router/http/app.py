@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,7 +35,7 @@ _TOLD = (
 
 def served(door: HttpDoor) -> ASGIApp:
     """What the server runs."""
-    return Exchanges(application(door), door)
+    return Exchanges(_for_pages(application(door), door), door)
 
 
 def application(door: HttpDoor) -> Starlette:
@@ -53,7 +52,6 @@ def application(door: HttpDoor) -> Starlette:
             *batches.routes(door),
             *unserved.routes(door),
         ],
-        middleware=_middleware(door),
         exception_handlers={
             HttpError: _answer,
             ChironError: _answer,
@@ -66,19 +64,17 @@ def application(door: HttpDoor) -> Starlette:
     return app
 
 
-def _middleware(door: HttpDoor) -> list[Middleware]:
-    origins = door.settings.cors_origins
-    if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=_TOLD,
-        )
-    ]
+def _for_pages(app: ASGIApp, door: HttpDoor) -> ASGIApp:
+    """Around all of Starlette, which answers defects outside its middleware: pages are told of them too."""
+    if not door.settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=door.settings.cors_origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_TOLD,
+    )
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -12,6 +12,8 @@ _ASKED = {
     b"baggage": "baggage",
 }
 """Headers that count as metadata of the call."""
+_NO_KEY = (b"authorization", b"Bearer none")
+"""OpenAI's clients always send a key: this one says that there is none, and that a certificate may tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,11 @@ class HttpCaller:
         subjects: tuple[bytes, ...],
     ) -> HttpCaller:
         """Reads a request's headers, whose names are in lower case."""
-        asked = [(_ASKED[name], value.decode("latin-1")) for name, value in headers if name in _ASKED]
+        asked = [
+            (_ASKED[name], value.decode("latin-1"))
+            for name, value in headers
+            if name in _ASKED and (name, value) != _NO_KEY
+        ]
         host, port = address or ("", 0)
         return cls(tuple(asked), subjects, host, port)
 

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from services.router.http.caller import certificate_names
-from services.router.http.errors import HttpError, after
+from services.router.http.errors import HttpError
 
 if TYPE_CHECKING:
     from services.router.http.server import HttpServer
@@ -29,6 +29,8 @@ _LINGER_S = 2.0
 _LINGER_BYTES = 4 << 20
 """How long, and for how many bytes, a client that is still sending is listened to after it was refused: a
 connection that is closed upon unread bytes takes the answer with it."""
+_MOST_REFUSED = 1024
+"""Connections for which there is no room and that are told so at once; others are just ended."""
 _UNREAD_BYTES = 65_536
 """Of a body that an answered request no longer needs."""
 
@@ -41,10 +43,12 @@ def new_request_id() -> str:
 class Connection(HttpToolsProtocol):
     """One of a server's connections."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: HttpServer, leave: Callable[[], None] | None = None) -> None:
+        """A connection; `leave` gives back the place that it has, None: it has none yet."""
         super().__init__(server.uvicorn, server.state, {}, server.loop)
         self.logger = _QUIET
         self._server = server
+        self._leave = leave
         self._limits = server.settings
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -70,13 +74,14 @@ class Connection(HttpToolsProtocol):
         self.transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
         self.subjects = certificate_names(transport.get_extra_info("peercert"))
         self._due = self.loop.time() + self._limits.header_s
-        if len(self.connections) > self._server.connections:
-            text = f"this server has {self._server.connections} connections already"
-            self.refuse(HttpError(503, text, type="server_error", code="overloaded", headers=after(1.0)))
+        if self._leave is None:
+            self._enter()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone: what it asked for is not wanted any more."""
         self.lost = True
+        if self._leave is not None:
+            self._leave()
         self.pipeline.clear()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
@@ -86,6 +91,17 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if not self.connections:
             self._server.empty.set()
+
+    def _enter(self) -> None:
+        peer = self.transport.get_extra_info("peername")
+        try:
+            self._leave = self._server.hosts.enter(str(peer[0]) if peer else "")
+        except HttpError as error:
+            if len(self.connections) > self._server.hosts.count + _MOST_REFUSED:
+                self._server.refused[error.code or ""] += 1
+                self.abort()
+            else:
+                self.refuse(error)
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import resource
-import ssl
+import socket
 import time
 from collections import Counter
 from email.utils import formatdate
@@ -16,15 +16,16 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from chiron.auth.settings import TlsSettings
-from chiron.config import ConfigError
 from chiron.rpc.servers import HOST_PORT, BindError
 from services.router.http.connection import Connection
+from services.router.http.handshakes import Handshakes, tls_context
+from services.router.http.hosts import Hosts
 from services.router.http.settings import HttpSettings
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.25
 """Time between two looks at the connections."""
-_TLS_CLOSE_S = 2.0
+_BACKLOG = 2048
 _OTHER_FILES = 4096
 """What gRPC's callers, workers and the queue may have open."""
 _STALL_SLACK = 1.5
@@ -43,8 +44,7 @@ class HttpServer:
             stall_s: a client that takes nothing for this long is given up, in seconds.
         """
         self.settings = settings
-        self.connections = room_for(settings.connections)
-        """Most connections at once."""
+        self.hosts = Hosts(room_for(settings.connections), settings.host_share)
         self.loop = asyncio.get_running_loop()
         self.state = ServerState()
         self.stall_s = _STALL_SLACK * stall_s
@@ -65,7 +65,7 @@ class HttpServer:
             timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # Handed to call_later.
         )
         self.uvicorn.load()
-        self._listener: asyncio.AbstractServer | None = None
+        self._listener: asyncio.AbstractServer | Handshakes | None = None
 
     async def start(self, tls: TlsSettings) -> str:
         """Listens; returns the URL. Raises BindError, ConfigError."""
@@ -74,27 +74,22 @@ class HttpServer:
         if parts is None or int(parts[1]) > 65_535:
             raise BindError(f"cannot listen on {listen}: expected host:port")
         host = listen.rpartition(":")[0]
-        context = _tls_context(tls)
-        timeouts: dict[str, Any] = {}
-        if context is not None:
-            timeouts = {
-                "ssl_handshake_timeout": self.settings.header_s,
-                "ssl_shutdown_timeout": _TLS_CLOSE_S,
-            }
+        context = tls_context(tls)
         self._tell_date()
         try:
             # One address even where a name has several: with port 0 each would have a port of its own.
-            where = await self.loop.getaddrinfo(host.strip("[]"), int(parts[1]), type=1)
-            self._listener = await self.loop.create_server(
-                lambda: Connection(self),
-                *where[0][4][:2],
-                ssl=context,
-                backlog=2048,
-                **timeouts,
-            )
+            where = await self.loop.getaddrinfo(host.strip("[]"), int(parts[1]), type=socket.SOCK_STREAM)
+            listener = socket.create_server(where[0][4][:2], family=where[0][0], backlog=_BACKLOG)
         except OSError as error:
             raise BindError(f"cannot listen on {listen}: is the port in use?") from error
-        port = self._listener.sockets[0].getsockname()[1]
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        if context is not None:
+            self._listener = Handshakes(self, listener, context)
+        else:
+            self._listener = await self.loop.create_server(
+                lambda: Connection(self), sock=listener, backlog=_BACKLOG
+            )
         return f"{'https' if context else 'http'}://{host}:{port}"
 
     async def run(self) -> None:
@@ -143,19 +138,3 @@ def room_for(connections: int) -> int:
     if room < connections:
         log.warning("at most %d HTTP connections, for want of files (ulimit -n: %d)", room, soft)
     return min(room, connections)
-
-
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext | None:
-    """What the door shows, and whether it asks callers for a certificate of the same authority."""
-    if tls.ca is None or tls.cert is None or tls.key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(tls.cert, tls.key)
-        if tls.mutual:
-            context.load_verify_locations(tls.ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"[tls] {tls.cert}, {tls.key}, {tls.ca}: {error}") from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context

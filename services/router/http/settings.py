@@ -14,6 +14,9 @@ class HttpSettings:
     """host:port of the door; port 0 takes any free one. Empty: this router has no HTTP door."""
     connections: int = 10_000
     """Most connections at once; one more is told so and closed."""
+    host_share: float = 0.5
+    """Share of `connections` that one host (an IPv4 address, or 64 bits of an IPv6 address) may have, so that
+    none keeps all others out. 1: all, as behind a proxy, which is one host."""
     header_bytes: int = 32_768
     """Longest request line with its headers, in bytes."""
     header_s: float = 10.0
@@ -50,6 +53,8 @@ class HttpSettings:
                 least = 0 if one.name == "pipelined" else 1
                 if value < least:
                     raise ValueError(f"{one.name}: must be >= {least}, not {value}")
+        if self.host_share > 1:
+            raise ValueError(f"host_share: must be <= 1, not {self.host_share:g}")
         for origin in self.cors_origins:
             if origin != "*" and "://" not in origin:
                 raise ValueError(f"cors_origins: expected scheme://host or *, not {origin!r}")

@@ -124,6 +124,23 @@ async def test_a_browser_that_asks_first_is_told_what_it_may_send(start_worker, 
     assert "x-chiron-ttft-ms" in answer.headers["access-control-allow-headers"]
 
 
+async def test_a_page_may_read_of_a_defect_too(
+    start_worker, start_router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_door = HttpSettings(listen="127.0.0.1:0", cors_origins=("https://chat.example",))
+    router = await start_router(await start_worker("a"), http=open_door)
+
+    async def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(router.router._serving.proxy, "run", fail)
+    asked = {"model": "m", "prompt": "x"}
+    answer = await post(router.router.http_url, "/v1/completions", asked, origin="https://chat.example")
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
 async def test_a_port_that_is_taken_is_told_at_the_start(tmp_path: Path, controller) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

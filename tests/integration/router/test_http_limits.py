@@ -106,7 +106,7 @@ async def test_a_connection_is_kept_between_requests_for_a_while(start_door) -> 
 
 
 async def test_connections_are_bounded(start_door) -> None:
-    url, server = await start_door(connections=2)
+    url, server = await start_door(connections=2, host_share=1.0)
     kept = [await RawConnection.open(url) for _ in range(2)]
     await eventually(lambda: len(server.state.connections) == 2)
     refused = await RawConnection.open(url)
@@ -118,6 +118,28 @@ async def test_connections_are_bounded(start_door) -> None:
     await eventually(lambda: len(server.state.connections) == 1)
     assert (await get(url, "/health")).status == 200
     kept[1].close()
+
+
+async def test_one_host_does_not_have_all_connections(start_door) -> None:
+    url, server = await start_door(connections=5, host_share=0.5)
+    kept = [await RawConnection.open(url) for _ in range(2)]
+    await eventually(lambda: len(server.state.connections) == 2)
+    refused = await RawConnection.open(url)
+    answer = await refused.answer()
+    assert (answer.status, answer.error["code"]) == (429, "too_many_connections")
+    assert answer.headers["retry-after"] == "1"
+    assert await refused.closed() == b""
+    refused.close()
+    # Another address has its own share.
+    other = await RawConnection.open(url, local_addr=("127.0.0.2", 0))
+    other.send(*HEALTH)
+    assert (await other.answer()).status == 200
+    kept[0].close()
+    await eventually(lambda: server.hosts.count == 2)
+    assert (await get(url, "/health")).status == 200
+    for connection in (kept[1], other):
+        connection.close()
+    await eventually(lambda: server.hosts.count == 0)
 
 
 async def test_a_client_that_sends_too_far_ahead_is_ended(start_door) -> None:

@@ -18,6 +18,8 @@ from services.router.config import RouterConfig
         ("keep_alive_s", "nan", "must be > 0 and finite, not nan"),
         ("body_s", "inf", "must be > 0 and finite, not inf"),
         ("connections", "0", "must be >= 1, not 0"),
+        ("host_share", "0", "must be > 0 and finite, not 0"),
+        ("host_share", "1.5", "must be <= 1, not 1.5"),
         ("body_bytes", "-5", "must be >= 1, not -5"),
         ("pipelined", "-1", "must be >= 0, not -1"),
         ("cors_origins", "chat.example", "expected scheme://host or *, not 'chat.example'"),
