@@ -38,7 +38,8 @@ class Wrong:
     def failure(self) -> bytes:
         """Its result where invalid items fail by themselves; it does not depend on the time."""
         text = "; ".join(f"{field}: {what}" for field, what in self.violations)
-        return wire.failed(self.reason.name, text)
+        below = [(field.removeprefix("request."), what) for field, what in self.violations]
+        return wire.failed(self.reason.name, text, below)
 
 
 class ItemChecker:

@@ -17,7 +17,7 @@ from enum import Enum
 import grpc
 
 from chiron.batch.wire import failed
-from chiron.rpc.errors import ChironError, Reason, reason_of
+from chiron.rpc.errors import ChironError, Reason, reason_of, told_by
 from services.router.proxy import WorkerStatusError
 
 
@@ -44,11 +44,15 @@ class Verdict:
     """When to try again, where the refusal says so, in seconds."""
     whole_unit: bool = False
     """What kept it away keeps everything else of its unit away too."""
+    violations: tuple[tuple[str, str], ...] = ()
+    """Fields of its request, and what is wrong with each."""
+    limit: str = ""
+    """What it is beyond, as the error's metadata names it."""
 
     @property
     def error(self) -> bytes:
         """The result of an item that fails for this, serialised."""
-        return failed(self.reason, self.message)
+        return failed(self.reason, self.message, self.violations, limit=self.limit)
 
 
 _FINAL = frozenset(
@@ -99,7 +103,11 @@ def verdict(error: Exception, *, faults: int, gained: int, each: int, restarted:
     else:
         return Verdict(Then.LATER, Reason.INTERNAL.name, f"{type(error).__name__}: {error}", counts=True)
     if reason in _FINAL or code in _FINAL_CODES:
-        return Verdict(Then.FAIL, reason, message)
+        told = told_by(error.error) if isinstance(error, WorkerStatusError) else error
+        if told is None:
+            return Verdict(Then.FAIL, reason, message)
+        limit = told.metadata.get("limit", "")
+        return Verdict(Then.FAIL, reason, message, violations=told.violations, limit=limit)
     if reason == Reason.CANNOT_RESUME.name:
         then = Then.LATER if restarted else Then.AGAIN
         return Verdict(then, reason, message, counts=restarted)

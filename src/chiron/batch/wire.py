@@ -6,10 +6,12 @@ what the queue itself knows of it is added when it is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.message import DecodeError
 
 from chiron.batch.records import ItemState, Result
-from chiron.rpc.errors import Reason
+from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import batch_pb2 as pb
 from chiron.v1 import inference_pb2
 
@@ -40,9 +42,29 @@ def succeeded(output: pb.ItemOutput) -> bytes:
     return pb.ItemResult(output=output).SerializeToString()
 
 
-def failed(reason: str, message: str) -> bytes:
-    """The result of an item that did not succeed; `reason` is the name of a `chiron.rpc.errors.Reason`."""
-    return pb.ItemResult(error=pb.ItemError(reason=reason, message=message)).SerializeToString()
+def failed(
+    reason: str, message: str, violations: Sequence[tuple[str, str]] = (), *, limit: str = ""
+) -> bytes:
+    """The result of an item that did not succeed.
+
+    Args:
+        reason: the name of a `chiron.rpc.errors.Reason`.
+        message: what has gone wrong.
+        violations: fields of its request, and what is wrong with each.
+        limit: what it is beyond, as in the metadata of such an error; empty: nothing, or it is not known.
+    """
+    error = pb.ItemError(reason=reason, message=message, limit=limit)
+    for field, what in violations:
+        error.violations.add(field=field, description=what)
+    return pb.ItemResult(error=error).SerializeToString()
+
+
+def error_of(error: pb.ItemError) -> ChironError:
+    """The inverse: the error as it was."""
+    reason = Reason.__members__.get(error.reason, Reason.INTERNAL)
+    violations = [(one.field, one.description) for one in error.violations]
+    metadata = {"limit": error.limit} if error.limit else {}
+    return ChironError(reason, error.message, violations=violations, metadata=metadata)
 
 
 def item_result(result: Result) -> pb.ItemResult:

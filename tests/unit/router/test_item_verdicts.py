@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
 from chiron.batch import wire
-from chiron.rpc.errors import ChironError, Reason
+from chiron.rpc.errors import OVER_CONTEXT, ChironError, Reason
 from chiron.v1 import batch_pb2
 from services.router.batch.verdicts import Then, verdict
 from services.router.proxy import WorkerStatusError
@@ -65,3 +66,18 @@ def test_a_worker_status_is_judged_by_its_code_where_it_has_no_reason() -> None:
     assert failed(grpc.StatusCode.INVALID_ARGUMENT).then is Then.FAIL
     told = failed(grpc.StatusCode.DATA_LOSS)
     assert (told.then, told.counts, told.reason, told.message) == (Then.LATER, True, "DATA_LOSS", "no")
+
+
+@pytest.mark.parametrize("at_worker", [False, True])
+def test_the_fields_that_are_wrong_are_kept(at_worker: bool) -> None:
+    wrong = ChironError.invalid([("chat", "is too long"), ("sampling.n", "is too many")], OVER_CONTEXT)
+    error: Exception = wrong
+    if at_worker:
+        details = rpc_status.to_status(wrong.to_status()).trailing_metadata
+        trailing = grpc.aio.Metadata(*details)
+        status = grpc.aio.AioRpcError(wrong.reason.code, grpc.aio.Metadata(), trailing, details=wrong.message)
+        error = WorkerStatusError(status)
+    told = verdict(error, faults=0, gained=0, each=1, restarted=False)
+    kept = wire.error_of(batch_pb2.ItemResult.FromString(told.error).error)
+    assert (kept.reason, kept.message) == (wrong.reason, wrong.message)
+    assert (kept.violations, kept.metadata) == (wrong.violations, wrong.metadata)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from chiron.v1 import inference_pb2 as _inference_pb2
+from chiron.v1 import status_pb2 as _status_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -868,18 +869,28 @@ class ItemError(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """As google.rpc.ErrorInfo.reason elsewhere in this API."""
     message: _builtins.str
+    limit: _builtins.str
+    """As `limit` in google.rpc.ErrorInfo.metadata: `context` where prompt and output are longer than the model's."""
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[_status_pb2.FieldViolation]:
+        """Fields of the item's request, and what is wrong with each; `message` has them too."""
+
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        violations: _abc.Iterable[_status_pb2.FieldViolation] | None = ...,
+        limit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "message", b"message", "reason", b"reason", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

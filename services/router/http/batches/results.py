@@ -12,8 +12,8 @@ from typing import Any
 from chiron.batch import wire
 from chiron.batch.filing import FileKind
 from chiron.batch.records import ItemState, Result
-from chiron.rpc.errors import ChironError, Reason
-from chiron.v1 import batch_pb2 as pb
+from chiron.rpc.errors import ChironError
+from services.router.http import names
 from services.router.http.batches.source import CHAT, Source
 from services.router.http.chat import answer as chat
 from services.router.http.completions import answer as completions
@@ -53,21 +53,16 @@ def line_of(batch_id: str, source: Source, result: Result) -> bytes:
 def _answer(source: Source, name: str, result: Result) -> tuple[int, dict[str, Any]]:
     item = wire.item_result(result)
     if not item.HasField("output"):
-        return _error(_of_item(item.error))
+        return _error(wire.error_of(item.error), source)
     created = int(result.recorded)
     try:
         if source.endpoint == CHAT:
             return 200, chat.whole(item.output, Head(f"chatcmpl-{name}", created, source.model))
         return 200, completions.whole(item.output, Head(f"cmpl-{name}", created, source.model))
     except ChironError as error:
-        return _error(error)
+        return _error(error, source)
 
 
-def _of_item(error: pb.ItemError) -> ChironError:
-    reason = Reason.__members__.get(error.reason, Reason.INTERNAL)
-    return ChironError(reason, error.message)
-
-
-def _error(error: ChironError) -> tuple[int, dict[str, Any]]:
-    told: HttpError = of_chiron(error)
+def _error(error: ChironError, source: Source) -> tuple[int, dict[str, Any]]:
+    told: HttpError = of_chiron(error, names.CHAT if source.endpoint == CHAT else names.COMPLETION)
     return told.status, told.object()
