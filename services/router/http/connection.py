@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from services.router.http.caller import certificate_names
-from services.router.http.errors import HttpError
+from services.router.http.errors import HttpError, after
+from services.router.http.heads import fault_of
 
 if TYPE_CHECKING:
     from services.router.http.server import HttpServer
@@ -58,6 +59,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._discarded = 0
         self._lingering = False
+        self._refusal: HttpError | None = None
+        """What is wrong with what came after requests that are still being answered."""
         self._unsent, self._unsent_since = 0, 0.0
         self.subjects: tuple[bytes, ...] = ()
         """URI names in the client's certificate."""
@@ -105,12 +108,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
-        if self._lingering or self.damaged:
+        if self._ends or self.damaged:
             self._discard(len(data))
             return
         self._head_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or self._lingering:
+        if self.transport.is_closing() or self._ends:
             return
         if self._in_head and self._head_bytes > self._limits.header_bytes:
             self._refuse_head()
@@ -126,20 +129,26 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request's headers are there."""
+        if self._ends:
+            return
         self._in_head, self._due = False, math.inf
         self._head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if self._head_bytes > self._limits.header_bytes:
             self._refuse_head()
             return
+        if (fault := fault_of(self.parser.get_http_version(), self.headers)) is not None:
+            self.refuse(HttpError(400, fault, code="bad_request"))
+            return
         if len(self.pipeline) >= self._limits.pipelined and self.busy:
-            self.abort()
+            text = f"more than {self._limits.pipelined} requests were sent ahead on this connection"
+            self.refuse(HttpError(503, text, type="server_error", code="overloaded", headers=after(1.0)))
             return
         cast(dict[str, Any], self.scope)["chiron.connection"] = self
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of a body is there."""
-        if self._lingering or self.cycle is None:
+        if self._ends or self.cycle is None:
             return
         if self.cycle.response_complete:
             self._discard(len(body))
@@ -149,7 +158,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is there as a whole."""
         self._head_bytes = 0
-        if self._lingering or self.cycle is None:
+        if self._ends or self.cycle is None:
             return
         # The scope is still this request's: another one begins with a scope of its own.
         cast(dict[str, Any], self.scope)["chiron.complete"] = self.loop.time()
@@ -161,7 +170,10 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A request has been answered."""
         super().on_response_complete()
-        if self._in_head:
+        if self._refusal is not None and not self.busy:
+            refusal, self._refusal = self._refusal, None
+            self.refuse(refusal)
+        elif self._in_head:
             self._due = self.loop.time() + self._limits.header_s
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -193,15 +205,25 @@ class Connection(HttpToolsProtocol):
         return self._running is not None and not self._running.response_complete
 
     @property
+    def _ends(self) -> bool:
+        """Whether nothing more is read: the connection ends with what is on its way."""
+        return self._lingering or self._refusal is not None
+
+    @property
     def unread(self) -> bool:
         """Whether the request that is being answered has not come as a whole."""
         return self._running is not None and self._running.more_body
 
     def refuse(self, error: HttpError) -> None:
-        """Tells the client what is wrong with what it sends, and ends the connection."""
+        """Tells the client what is wrong with what it sends, and ends the connection.
+
+        What it has asked for before is answered first.
+        """
         if self.busy:
-            # Another request is being answered, and may have been in part.
-            self.abort()
+            if self.cycle.more_body:
+                # The rest of that request is what cannot be read.
+                self.abort()
+            self._refusal = self._refusal or error
             return
         self._server.refused[error.code or ""] += 1
         headers = {"content-type": "application/json", "x-request-id": new_request_id(), **error.headers}
@@ -267,5 +289,5 @@ class Connection(HttpToolsProtocol):
 
     def _discard(self, size: int) -> None:
         self._discarded += size
-        if self._discarded > (_LINGER_BYTES if self._lingering or self.damaged else _UNREAD_BYTES):
+        if self._discarded > (_LINGER_BYTES if self._ends or self.damaged else _UNREAD_BYTES):
             self.transport.abort()

@@ -32,8 +32,8 @@ class HttpSettings:
     keep_alive_s: float = 75.0
     """How long a connection stays open between two requests, in seconds."""
     pipelined: int = 8
-    """Most requests that a client may send ahead on one connection while one is answered there; with one more
-    the connection ends."""
+    """Most requests that a client may send ahead on one connection while one is answered there; one more is
+    refused once they are answered, and the connection ends."""
     write_buffer_bytes: int = 65_536
     """Bytes of an answer that are held for a client that does not take them; beyond it the engine's output
     waits, and the request ends once nothing has been taken for `reader_stall_s`."""

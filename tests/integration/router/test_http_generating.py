@@ -256,6 +256,16 @@ async def test_a_client_that_leaves_takes_its_request_along(start_door, begin, p
     assert router.core.counts().reservations == 0
 
 
+async def test_a_client_that_ends_its_side_alone_has_left_too(start_door, begin) -> None:
+    worker, _, url = await start_door()
+    connection = await begin(url, WHOLE)
+    call = await worker.calls.get()
+    connection.writer.write_eof()
+    await call.ended.wait()
+    assert call.cancelled
+    assert await connection.closed() == b""
+
+
 async def test_a_client_that_leaves_after_a_large_body_is_noticed_too(
     start_door, connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

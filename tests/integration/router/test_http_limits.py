@@ -150,7 +150,11 @@ async def test_a_client_that_sends_too_far_ahead_is_ended(start_door) -> None:
     for _ in range(3):
         assert (await connection.answer()).status == 200
     connection.writer.write(head * 1000)
-    assert (await connection.closed()).count(b"200 OK") < 10
+    answers = (await connection.closed()).split(b"HTTP/1.1 ")[1:]
+    assert len(answers) < 10
+    assert all(answer.startswith(b"200 OK") for answer in answers[:3])
+    assert answers[-1].startswith(b"503 ")
+    assert b"retry-after: 1" in answers[-1]
     await eventually(lambda: not server.state.connections)
     connection.close()
 
