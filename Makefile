@@ -85,6 +85,7 @@ bench-smoke: setup ## Run every benchmark once, shortly, so that none rots
 	@$(BIN)/python -m bench.global_tick --smoke
 	@$(BIN)/python -m bench.estimator --smoke
 	@$(BIN)/python -m bench.live_waits --smoke
+	@$(BIN)/python -m bench.tenant_shares --smoke
 	@$(BIN)/python -m bench.waiting_cost --smoke
 	@$(BIN)/python -m bench.prefix_affinity --smoke
 	@$(BIN)/python -m bench.live_vs_sim --smoke
