@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shlex
 from pathlib import Path
@@ -17,7 +18,7 @@ from chiron.sim.paper.evaluation import Evaluation, Request
 from chiron.sim.paper.experiment import Experiment, Size
 from chiron.sim.paper.plan import DoubledKeyError, Job
 from chiron.sim.paper.results import Told, failures
-from chiron.sim.paper.runner import KILLED, Ended
+from chiron.sim.paper.runner import KILLED, Ended, cause
 from tests.support import paper_experiments as tiny
 from tests.support.chiron_command import simulate
 
@@ -108,6 +109,13 @@ def test_a_run_whose_file_is_damaged_is_made_again(finished: Path) -> None:
     _, _, heard = ran(finished)
 
     assert heard.ran == [one.key]
+
+
+def test_a_cause_names_our_files_from_the_package_on() -> None:
+    there = f"failed ({inspect.getfile(cause)}:7) beside /elsewhere/of/yours.py"
+    assert cause(ValueError(there)) == (
+        "ValueError: failed (chiron/sim/paper/runner.py:7) beside /elsewhere/of/yours.py"
+    )
 
 
 def test_a_failure_is_told_with_its_cause_and_the_rest_goes_on(tmp_path: Path) -> None:

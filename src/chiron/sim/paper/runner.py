@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import chiron.sim
 from chiron.sim.paper.cache import Entry, RunCache
 from chiron.sim.paper.case import NoFleetError, Outcome
 from chiron.sim.paper.commands import Commands
@@ -17,6 +20,7 @@ from chiron.sim.paper.plan import Job, Plan, make_jobs
 from chiron.sim.paper.speed import kind_of
 from chiron.sim.processes import worker_pool
 
+_SOURCES = f"{Path(chiron.sim.__file__).parents[2]}{os.sep}"
 KILLED = "its process was killed; for lack of memory perhaps: try --jobs 1"
 
 
@@ -202,6 +206,6 @@ def perform(job: Job) -> Entry | str:
 
 
 def cause(error: BaseException) -> str:
-    """An error in one line."""
-    told = " ".join(str(error).split())
+    """An error in one line. Chiron's own files are named from its package on: reports are for others to read."""
+    told = " ".join(str(error).split()).replace(_SOURCES, "")
     return f"{type(error).__name__}: {told}" if told else type(error).__name__
