@@ -192,6 +192,11 @@ def test_profiled_times_are_corrected_by_observed_ones() -> None:
     assert least() == 2
 
 
+def test_tokens_of_requests_that_no_report_saw_running_correct_nothing() -> None:
+    unseen = dataclasses.replace(engine(1, running=0), tokens_per_s=5.0)
+    assert watched(planner(), 400, unseen) == watched(planner(correction=False), 400, unseen)
+
+
 def test_a_margin_is_told_as_tighter_slos() -> None:
     autoscaler = planner(load_scaling=False, correction=False, slo_share=0.1)
     watched(autoscaler, 179, engine(1), rate=100.0)

@@ -223,7 +223,8 @@ class _Planner:
     def _correct(self, prompt: float, output: float) -> None:
         """Compare what was observed with what the profile lets expect of it."""
         seen, profile = self._observed, self._profile
-        if not seen.tokens or not seen.engines_s:
+        if not seen.tokens or not seen.running_s:
+            # Tokens of requests that no report has seen running tell no time between tokens.
             return
         running, kv_tokens = seen.running_s / seen.engines_s, seen.kv_tokens_s / seen.engines_s
         itl_s = seen.running_s / seen.tokens

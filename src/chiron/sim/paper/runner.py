@@ -206,6 +206,6 @@ def perform(job: Job) -> Entry | str:
 
 
 def cause(error: BaseException) -> str:
-    """An error in one line. Chiron's own files are named from its package on: reports are for others to read."""
+    """An error in one line. Chiron's own files are named from its package on: reports have other readers."""
     told = " ".join(str(error).split()).replace(_SOURCES, "")
     return f"{type(error).__name__}: {told}" if told else type(error).__name__
