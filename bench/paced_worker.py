@@ -3,7 +3,8 @@
 It stands in for a GPU so that a router can be measured: real gRPC, prepared chunks, no engine.
     python -m bench.paced_worker PORT
 Requests: `sampling.max_tokens` tokens, `sampling.top_k` milliseconds apart (0: 10), after the first one
-`sampling.min_tokens` of them (0: 1) in a message, as a worker merges them that has many streams.
+`sampling.min_tokens` of them (0: 1) in a message, as a worker merges them that has many streams;
+such messages leave at the ticks that a worker's do.
 A request with `sampling.ignore_eos` sends its first token and then idles until it is cancelled.
 """
 
@@ -21,6 +22,7 @@ from chiron.rpc.servers import Server
 from chiron.service import announce
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
+from services.worker.outbox import leaves_at
 
 INSTANCE_ID = "bench-1"
 INCARNATION = 1
@@ -69,7 +71,7 @@ class PacedInference:
                 await context.write(chunk if index else first)
                 if request.sampling.ignore_eos:
                     await asyncio.Event().wait()
-                at += interval * merged
+                at = leaves_at(at, interval * merged) if merged > 1 else at + interval
                 await asyncio.sleep(at - loop.time())
             await context.write(last)
         finally:

@@ -12,13 +12,33 @@ from services.worker.call_reader import join
 
 _MOST_TOKENS = 1024
 """Tokens of one message: with the most logprobs, far below the largest message that a client takes."""
+_TICK_S = 0.005
+"""Messages that are held leave at multiples of this, so that those of many streams leave together."""
+_EARLY_S = 0.001
+"""Timers count in milliseconds: one may fire so much before its time."""
+
+
+def leaves_at(now: float, interval_s: float) -> float:
+    """When the message after one that leaves now is due: a tick, where the interval has two of them or more.
+
+    Whoever passes on the messages of many streams wakes once for those that come together.
+
+    Args:
+        now: monotonic, in seconds, as is the answer.
+        interval_s: how far apart the messages may be, in seconds; a timer's millisecond may add to it.
+    """
+    due = now + interval_s
+    if interval_s < 2 * _TICK_S:
+        return due
+    return (due + _EARLY_S) // _TICK_S * _TICK_S
 
 
 class Outbox:
     """Stands between the engine, which never waits for a reader, and the writes to that reader.
 
-    The first tokens leave at once. Later ones leave when the last message is `interval_s` ago, the end and a
-    failure at once; what comes meanwhile, or while a write is under way, travels in one message.
+    The first tokens leave at once. Later ones leave when the last message is `interval_s` ago, or at the tick
+    before (see `leaves_at`), the end and a failure at once; what comes meanwhile, or while a write is under
+    way, travels in one message.
     """
 
     def __init__(self, interval_s: Callable[[], float]) -> None:
@@ -93,7 +113,7 @@ class Outbox:
                 raise self._error
             return None
         message = self._messages.popleft()
-        self._due_at = time.monotonic() + self._interval_s()
+        self._due_at = leaves_at(time.monotonic(), self._interval_s())
         if not (self._messages or self._closed or self._error is not None):
             self._ready.clear()
         return message

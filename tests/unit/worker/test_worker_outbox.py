@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chiron.v1 import inference_pb2 as pb
-from services.worker.outbox import Outbox, Spacing
+from services.worker.outbox import Outbox, Spacing, leaves_at
 
 NEVER_S, ALWAYS_S = 3600.0, 0.0
 
@@ -119,6 +119,25 @@ async def test_a_reader_that_takes_nothing_gets_messages_of_bounded_length() -> 
     assert max(len(message.deltas[0].token_ids) for message in messages) <= 1024
     assert [token for message in messages for token in message.deltas[0].token_ids] == list(range(5001))
     assert len(messages) < 7
+
+
+def test_held_messages_of_streams_that_began_apart_leave_together_and_no_later() -> None:
+    began = [100.0 + index / 1000 for index in range(40)]
+    first = [leaves_at(at, 0.04) for at in began]
+    assert len({round(at, 6) for at in first}) <= 9
+    assert all(0.034 < due - at < 0.0411 for at, due in zip(began, first, strict=True))
+
+
+@pytest.mark.parametrize("late_s", [-0.0009, 0.0, 0.003])
+def test_a_stream_keeps_its_interval_however_early_or_late_its_timer_fires(late_s: float) -> None:
+    due = [leaves_at(100.0, 0.04)]
+    for _ in range(20):
+        due.append(leaves_at(due[-1] + late_s, 0.04))
+    assert due[-1] - due[0] == pytest.approx(20 * 0.04)
+
+
+def test_a_short_interval_is_kept_as_it_is() -> None:
+    assert leaves_at(100.0021, 0.004) == 100.0021 + 0.004
 
 
 def test_messages_come_further_apart_with_more_streams_up_to_a_bound() -> None:
