@@ -31,6 +31,7 @@ from chiron.client.errors import (
 )
 from chiron.client.network import Network
 from chiron.client.output import Chunk, Completion
+from chiron.client.own_clock import ends_in_time
 from chiron.client.pauses import Pauses
 from chiron.client.progress import OnProgress, tell, watch_route
 from chiron.client.request import route_request
@@ -258,9 +259,11 @@ class Call:
             request.elapsed_ms = self._elapsed_ms()
             request.ticket = door.ticket
             with self._typed_errors(door.lease.address, is_router=door.is_router):
+                left_s = self._remaining_s()
                 call = door.lease.stub.Generate(
-                    request, timeout=self._remaining_s(), metadata=self._headers(to_router=door.is_router)
+                    request, timeout=left_s, metadata=self._headers(to_router=door.is_router)
                 )
+                held.enter_context(ends_in_time(call, left_s, self._told_late()))
                 last: Chunk | None = None
                 try:
                     async for response in call:
@@ -322,11 +325,19 @@ class Call:
                 metadata, told = self._headers(to_router=True), self._on_progress
                 if told is not None:
                     answer = await watch_route(
-                        lease.stub, route, told, timeout_s=self._remaining_s(), metadata=metadata
+                        lease.stub,
+                        route,
+                        told,
+                        timeout_s=self._remaining_s(),
+                        told_late=self._told_late(),
+                        metadata=metadata,
                     )
                     if answer is not None:
                         return answer
-                return await lease.stub.Route(route, timeout=self._remaining_s(), metadata=metadata)
+                left_s = self._remaining_s()
+                call = lease.stub.Route(route, timeout=left_s, metadata=metadata)
+                with ends_in_time(call, left_s, self._told_late()):
+                    return await call
 
     @contextmanager
     def _typed_errors(self, address: str = "", *, is_router: bool = False) -> Iterator[None]:
@@ -368,9 +379,11 @@ class Call:
         """As `_left_s`, but raises DeadlineExceeded when time is up."""
         left_s = self._left_s()
         if left_s is not None and left_s <= 0:
-            assert self._timeout_s is not None
-            raise DeadlineExceeded(timed_out(self._timeout_s), reason="DEADLINE_EXCEEDED")
+            raise DeadlineExceeded(self._told_late(), reason="DEADLINE_EXCEEDED")
         return left_s
+
+    def _told_late(self) -> str:
+        return "" if self._timeout_s is None else timed_out(self._timeout_s)
 
 
 def _delivered(error: _Cut, assembly: Assembly) -> _Cut:

@@ -14,6 +14,7 @@ import grpc
 from chiron.client.budget import RetryBudget
 from chiron.client.channels import Channels, Connection, Lease
 from chiron.client.errors import DeadlineExceeded, Unavailable
+from chiron.client.own_clock import ends_in_time
 from chiron.client.reachability import RouterOrder, WorkerReachability
 from chiron.client.security import TlsConfig
 from chiron.client.stats import ClientStats
@@ -152,8 +153,13 @@ class Network:
         """Why no connection came about. gRPC tells the cause to a call only, so one that fails is made."""
         if connection is Connection.TIMED_OUT:
             return f"no connection within {self.settings.connect_timeout_s:g} s"
+        patience_s = self.settings.connect_timeout_s
+        call = lease.stub.Route(pb.RouteRequest(), timeout=patience_s)
         try:
-            await lease.stub.Route(pb.RouteRequest(), timeout=self.settings.connect_timeout_s)
+            with ends_in_time(call, patience_s, "no cause was told"):
+                await call
         except grpc.aio.AioRpcError as error:
             return error.details() or error.code().name
+        except DeadlineExceeded as error:
+            return error.message
         return "the connection was refused at first"

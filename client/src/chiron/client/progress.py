@@ -7,6 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from chiron.client.output import Progress
+from chiron.client.own_clock import ends_in_time
 from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import inference_pb2_grpc
 
@@ -35,20 +36,23 @@ async def watch_route(
     on_progress: OnProgress,
     *,
     timeout_s: float | None,
+    told_late: str,
     metadata: tuple[tuple[str, str], ...],
 ) -> pb.RouteResponse | None:
     """The answer of `Route`, and on the way to it what the request waits for.
 
-    Returns None where the router is older than this call. Raises AioRpcError, and what `on_progress` raises.
+    Returns None where the router is older than this call. Raises AioRpcError, DeadlineExceeded,
+    which says `told_late`, and what `on_progress` raises.
     """
     call = stub.WatchRoute(pb.WatchRouteRequest(request=route), timeout=timeout_s, metadata=metadata)
     answer: pb.RouteResponse | None = None
     try:
-        async for message in call:
-            if message.HasField("route"):
-                answer = message.route
-            elif message.HasField("progress"):
-                tell(on_progress, message.progress)
+        with ends_in_time(call, timeout_s, told_late):
+            async for message in call:
+                if message.HasField("route"):
+                    answer = message.route
+                elif message.HasField("progress"):
+                    tell(on_progress, message.progress)
     except grpc.aio.AioRpcError as error:
         # Whoever is lost after the answer owes nothing more.
         if answer is None and error.code() is not grpc.StatusCode.UNIMPLEMENTED:
