@@ -19,6 +19,7 @@ _PROMPT_SLACK, _PROMPT_FLOOR = 4, 256
 """A prompt may be this much longer than estimated: a token is one byte of text or more."""
 _MOST = 2**32 - 1
 """What a ticket's field holds."""
+_UNLIMITED = access_pb2.Quota()
 _NEAR, _MOST_NEAR = 0.8, 100
 """Share of a limit from which it is told, and how many of them are."""
 
@@ -33,7 +34,7 @@ class Access:
         self._ticket_ttl_s = ticket_ttl_s
         self._accounts: dict[str, Account] = {}
         self._of_keys: dict[str, Account] = {}
-        """Of the keys with limits of their own that have been used, by id."""
+        """Of the keys that have been used, by id; one without limits of its own may get some while it is."""
         self._time = asyncio.get_running_loop().time
 
     def take_table(self, table: control_pb2.RoutingTable, *, kept: bool = False) -> None:
@@ -116,13 +117,13 @@ class Access:
         return account
 
     def _of_key(self, caller: Caller, now: float) -> Account | None:
-        """What the caller's key uses of its own limits; None: it has none."""
+        """What the caller's key uses, whether it has limits or gets them meanwhile; None: there is no key."""
         key = caller.key
-        if key is None or key.quota is None:
+        if key is None:
             return None
         account = self._of_keys.get(key.key_id)
         if account is None:
-            account = self._of_keys[key.key_id] = Account(key.quota, now, key.key_id)
+            account = self._of_keys[key.key_id] = Account(key.quota or _UNLIMITED, now, key.key_id)
         return account
 
     def batch_caller(self, context: CallContext, *, admin: bool = False) -> Caller | None:
@@ -219,8 +220,8 @@ class Access:
                 del self._accounts[name]
         for key_id, account in list(self._of_keys.items()):
             key = self.table.held.get(key_id)
-            if key is not None and key.quota is not None and not key.revoked:
-                account.change(key.quota, now)
+            if key is not None and not key.revoked and (key.quota is not None or account.running):
+                account.change(key.quota or _UNLIMITED, now)
             elif key is not None or not account.running:
                 del self._of_keys[key_id]
 

@@ -68,7 +68,7 @@ def identity_of(tls: TlsSettings, auth: AuthSettings) -> Identity:
 
 
 def check_exposure(listen: str, auth: AuthSettings, tls: TlsSettings, *, key: str = "listen") -> None:
-    """Raises ValueError("listen: ...") for a door that other hosts could use unasked or unencrypted.
+    """Raises ValueError("listen: ...") for a door that others could use unasked or unencrypted, or for none.
 
     Args:
         listen: host:port.
@@ -76,7 +76,9 @@ def check_exposure(listen: str, auth: AuthSettings, tls: TlsSettings, *, key: st
         tls: the process's.
         key: the setting that has `listen`.
     """
-    host = listen.rpartition(":")[0]
+    host, colon, port = listen.rpartition(":")
+    if not (colon and port.isdecimal()):
+        raise ValueError(f"{key}: expected host:port, got {listen!r}")
     if is_loopback_host(host) or auth.insecure:
         return
     if not auth.require:

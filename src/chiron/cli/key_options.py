@@ -18,16 +18,21 @@ def _declared(
         str, typer.Option("--expires", help="When it ends: a time from now as 90d or 12h, or a date (UTC).")
     ] = "",
     requests_per_s: Annotated[
-        float | None, typer.Option("--requests-per-s", rich_help_panel=_LIMITS, help="Requests a second.")
+        float | None,
+        typer.Option("--requests-per-s", rich_help_panel=_LIMITS, help="Requests a second; 0: no limit."),
     ] = None,
     tokens_per_min: Annotated[
         int | None,
         typer.Option(
-            "--tokens-per-min", min=0, rich_help_panel=_LIMITS, help="Prompt and output tokens a minute."
+            "--tokens-per-min",
+            min=0,
+            rich_help_panel=_LIMITS,
+            help="Prompt and output tokens a minute; 0: no limit.",
         ),
     ] = None,
     concurrent: Annotated[
-        int | None, typer.Option("--concurrent", min=0, rich_help_panel=_LIMITS, help="Requests at once.")
+        int | None,
+        typer.Option("--concurrent", min=0, rich_help_panel=_LIMITS, help="Requests at once; 0: no limit."),
     ] = None,
     allow_model: Annotated[
         list[str] | None,
@@ -79,7 +84,9 @@ def _declared(
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max-tokens", min=0, rich_help_panel=_DEFAULTS, help="Most output tokens."),
+        typer.Option(
+            "--max-tokens", min=0, rich_help_panel=_DEFAULTS, help="Most output tokens; 0: says nothing."
+        ),
     ] = None,
 ) -> None:
     """Is never called: typer reads the options from it, named as the fields of `KeyOptions`."""

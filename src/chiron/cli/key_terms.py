@@ -116,6 +116,8 @@ def _expiry(text: str, now: datetime) -> datetime:
     else:
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     try:
+        if text[-1:].isdigit():
+            raise ValueError("5 days, or 5 seconds?")
         seconds = seconds_of(text)
     except ValueError:
         raise ValueError(f"must be a time from now as 90d or 12h, or a date, not {text!r}") from None

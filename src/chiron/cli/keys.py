@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
+from chiron.auth.api_keys import id_of
 from chiron.cli.key_terms import KeyOptions, defaults_text, limits_text, near_text, state_text, terms_of
 from chiron.cli.runner import EXIT_BAD_START, CliError
 from chiron.cli.status import to_json
@@ -41,6 +42,7 @@ async def create_key(controller: str, tenant: str, role: str, label: str, option
 
 async def set_key(controller: str, key_id: str, options: KeyOptions) -> int:
     """Changes what the options name, and prints what the key has now."""
+    _check_id(key_id)
     terms, paths = terms_of(options, datetime.now(UTC))
     if not paths:
         raise CliError("nothing is named that is to change; see chiron keys set --help", EXIT_BAD_START)
@@ -56,8 +58,18 @@ async def set_key(controller: str, key_id: str, options: KeyOptions) -> int:
     return 0
 
 
+def _check_id(text: str) -> None:
+    """A key in the place of its id would be printed, and kept by whoever keeps what is printed."""
+    if key_id := id_of(text):
+        raise CliError(
+            f"this is the key itself, of which nobody should hear; its id is {key_id}", EXIT_BAD_START
+        )
+
+
 async def revoke_keys(controller: str, key_ids: Sequence[str]) -> int:
     """Revokes keys in the order given."""
+    for key_id in key_ids:
+        _check_id(key_id)
     async with AccessAdmin(controller) as admin:
         for key_id in key_ids:
             await admin.revoke_key(key_id)

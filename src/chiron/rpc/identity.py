@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 SERVER_NAME = "{}.chiron.internal"
 """DNS name in the certificate of each role's servers, so that a caller knows a controller from a worker."""
@@ -27,7 +30,7 @@ class Tls:
 
     @classmethod
     def read(cls, ca: Path, cert: Path, key: Path, *, mutual: bool = False) -> Tls:
-        """Reads the files. Raises IdentityError."""
+        """Reads the files. Raises IdentityError, also where they are no pair or not valid now."""
         found = {}
         for name, file in (("ca", ca), ("cert", cert), ("key", key)):
             try:
@@ -36,6 +39,12 @@ class Tls:
                 raise IdentityError(f"[tls] {name}: cannot read {file}: {error.strerror}") from error
             if b"-----BEGIN" not in found[name]:
                 raise IdentityError(f"[tls] {name}: {file} is no PEM file")
+        try:
+            x509.load_pem_x509_certificates(found["ca"])
+        except ValueError as error:
+            raise IdentityError(f"[tls] ca: {ca} holds no certificate") from error
+        _check_dates(cert, found["cert"])
+        _check_key(cert, key)
         return cls(found["ca"], found["cert"], found["key"], mutual)
 
     def for_servers(self, *, mutual: bool) -> grpc.ServerCredentials:
@@ -47,6 +56,38 @@ class Tls:
     def for_channels(self) -> grpc.ChannelCredentials:
         """What a caller shows and trusts."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
+
+
+def _check_dates(file: Path, content: bytes) -> None:
+    """gRPC would not say why nobody takes the certificate."""
+    try:
+        found = x509.load_pem_x509_certificate(content)
+    except ValueError as error:
+        raise IdentityError(f"[tls] cert: {file} holds no certificate") from error
+    now = datetime.now(UTC)
+    if now > found.not_valid_after_utc:
+        raise IdentityError(f"[tls] cert: {file} expired at {found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if now < found.not_valid_before_utc:
+        raise IdentityError(
+            f"[tls] cert: {file} is not valid before {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def _check_key(cert: Path, key: Path) -> None:
+    """gRPC would say that it cannot listen."""
+    try:
+        # Without a password, a key that has one would ask for it at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        told = (
+            f"is not the key of {cert}"
+            if mismatch
+            else "holds no private key that is usable without a password"
+        )
+        raise IdentityError(f"[tls] key: {key} {told}") from error
+    except OSError as error:
+        raise IdentityError(f"[tls] key: cannot read {key}: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,32 @@ async def test_a_changed_limit_counts_and_holds_without_a_controller(world: Worl
     assert (await world.route(PLAIN)).instance_id == "a"
 
 
+async def test_a_limit_that_a_key_gets_late_counts_what_runs_already(world: World) -> None:
+    await world.tell(KeyTerms())
+    request = pb.GenerateRequest(model="m", prompt="Hi")
+    call = world.router.stub.Generate(
+        request, timeout=20, wait_for_ready=True, metadata=bearer_metadata(KEY.text)
+    )
+    async with asyncio.timeout(20):
+        at_worker = await world.worker.calls.get()
+    await world.tell(KeyTerms(limits=KeyLimits(concurrent=1)))
+    error = await world.refused()
+    assert (reason_of(error), metadata_of(error)["limit"]) == ("QUOTA_EXCEEDED", "concurrent")
+    at_worker.finish()
+    assert await call.read() == grpc.aio.EOF
+
+    async def let_in() -> bool:
+        try:
+            await world.route()
+        except grpc.aio.AioRpcError as refused:
+            if reason_of(refused) != "QUOTA_EXCEEDED":
+                raise
+            return False
+        return True
+
+    await eventually(let_in)
+
+
 async def test_an_expired_key_is_refused_whatever_the_controller_does(world: World) -> None:
     terms = KeyTerms()
     terms.expires.FromSeconds(1_000)

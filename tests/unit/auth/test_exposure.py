@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from chiron.auth import certs
 from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure, identity_of, off_notice
 from chiron.config import ConfigError, load_config
 from services.router.config import RouterConfig
@@ -19,6 +21,12 @@ def test_loopback_needs_nothing_and_says_so_loudly(listen: str) -> None:
     check_exposure(listen, OFF, TlsSettings())
     assert "authentication is OFF" in off_notice(listen, OFF)
     assert off_notice(listen, ON) == ""
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "nonsense", "localhost:", "10.0.0.1:http"])
+def test_what_is_no_address_is_not_told_to_be_insecure(listen: str) -> None:
+    with pytest.raises(ValueError, match=f"^http.listen: expected host:port, got '{listen}'$"):
+        check_exposure(listen, ON, TLS, key="http.listen")
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "router.example:1", ":1"])
@@ -85,3 +93,33 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         identity_of(TlsSettings(good, good, tmp_path / "bad"), OFF)
     with pytest.raises(ConfigError, match=r"\[auth\] key_file: cannot read"):
         identity_of(TlsSettings(), AuthSettings(key_file=tmp_path / "none"))
+
+
+def test_certificates_that_cannot_serve_are_told_from_keys_that_are_not_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certs.init(tmp_path, [], days=1, authority_days=1)
+    authority, ca = certs.Authority.load(tmp_path), tmp_path / "ca.pem"
+    cert, key = tmp_path / "router.pem", tmp_path / "router.key"
+    assert identity_of(TlsSettings(ca, cert, key), OFF).tls is not None
+
+    def told(cert: Path, key: Path, ca: Path = ca) -> str:
+        with pytest.raises(ConfigError) as caught:
+            identity_of(TlsSettings(ca, cert, key), OFF)
+        return str(caught.value)
+
+    other = tmp_path / "controller.key"
+    assert told(cert, other) == f"[tls] key: {other} is not the key of {cert}"
+    assert told(cert, cert) == f"[tls] key: {cert} holds no private key that is usable without a password"
+    assert told(key, key) == f"[tls] cert: {key} holds no certificate"
+    assert told(cert, key, ca=key) == f"[tls] ca: {key} holds no certificate"
+
+    def issued(name: str, days: int) -> tuple[Path, Path]:
+        files = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        for file, content in zip(files, authority.issue(name, roles=["router"], days=days), strict=True):
+            file.write_bytes(content)
+        return files
+
+    assert told(*issued("old", 0)).startswith(f"[tls] cert: {tmp_path / 'old.pem'} expired at 20")
+    monkeypatch.setattr(certs, "_BACKDATED", timedelta(days=-1))
+    assert told(*issued("new", 2)).startswith(f"[tls] cert: {tmp_path / 'new.pem'} is not valid before 20")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from chiron.auth.api_keys import NewKey
 from chiron.cli import keys
 from chiron.cli.key_commands import keys_app
 from chiron.cli.key_terms import (
@@ -94,6 +95,7 @@ def test_when_a_key_ends(text: str, when: datetime) -> None:
     ("options", "error"),
     [
         ({"expires": "soon"}, "--expires: must be a time from now as 90d or 12h, or a date, not 'soon'"),
+        ({"expires": "5"}, "--expires: must be a time from now as 90d or 12h, or a date, not '5'"),
         ({"expires": "99999d"}, "--expires: must be at most 36500d"),
         ({"deadline": "0"}, "--deadline: must be a time like"),
         ({"request_class": "bulk"}, "--class: must be interactive or batch, not 'bulk'"),
@@ -201,3 +203,14 @@ def test_what_is_typed_is_what_is_asked_for(
     assert result.exit_code == 0, result.output
     named = ("web", "", "site") if command[0] == "create" else ("abc",)
     assert asked == [("h:1", *named, options)]
+
+
+async def test_a_key_in_the_place_of_its_id_is_not_repeated() -> None:
+    made = NewKey.draw()
+    for act in (
+        keys.set_key("127.0.0.1:1", made.text, KeyOptions(concurrent=1)),
+        keys.revoke_keys("127.0.0.1:1", ["other", made.text]),
+    ):
+        with pytest.raises(CliError, match=f"its id is {made.key_id}$") as caught:
+            await act
+        assert made.text not in str(caught.value)
