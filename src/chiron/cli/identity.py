@@ -14,10 +14,14 @@ def assume_identity(api_key: str, ca: Path | None, cert: Path | None, key: Path 
     if not given:
         assume(Identity(None, api_key))
         return ""
-    if ca is None or cert is None or key is None:
-        return "--ca, --cert and --key (CHIRON_CA, CHIRON_CERT, CHIRON_KEY) belong together"
+    if ca is None or (cert is None) != (key is None):
+        return (
+            "--cert and --key (CHIRON_CERT, CHIRON_KEY) belong together, and to --ca (CHIRON_CA), which can "
+            "be alone"
+        )
     try:
-        assume(Identity(Tls.read(ca, cert, key), api_key))
+        tls = Tls.trusting(ca) if cert is None or key is None else Tls.read(ca, cert, key)
+        assume(Identity(tls, api_key))
     except IdentityError as error:
         return str(error).replace("[tls] ", "--").replace(":", "", 1)
     return ""
@@ -26,4 +30,4 @@ def assume_identity(api_key: str, ca: Path | None, cert: Path | None, key: Path 
 def client_tls() -> TlsConfig | None:
     """The identity's certificate as the SDK takes it."""
     tls = present().tls
-    return None if tls is None else TlsConfig(ca=tls.ca, cert=tls.cert, key=tls.key)
+    return None if tls is None else TlsConfig(ca=tls.ca, cert=tls.cert or None, key=tls.key or None)

@@ -51,7 +51,7 @@ def identify(
         typer.Option(envvar="CHIRON_API_KEY", show_envvar=True, help="Shown to routers and controllers."),
     ] = "",
     ca: Annotated[
-        Path | None, typer.Option(envvar="CHIRON_CA", help="PEM file: encrypt, and trust this authority.")
+        Path | None, typer.Option(envvar="CHIRON_CA", help="PEM file: encrypt; whom to trust.")
     ] = None,
     cert: Annotated[Path | None, typer.Option(envvar="CHIRON_CERT", help="PEM file: certificate.")] = None,
     key: Annotated[Path | None, typer.Option(envvar="CHIRON_KEY", help="PEM file: its key.")] = None,

@@ -20,32 +20,27 @@ class IdentityError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM contents: the authority to trust, and this process's certificate with its key."""
+    """PEM contents: the authority to trust, and this process's certificate with its key, if it has one."""
 
     ca: bytes
-    cert: bytes
-    key: bytes = field(repr=False)
+    cert: bytes = b""
+    key: bytes = field(default=b"", repr=False)
     mutual: bool = False
     """As a router or worker: ask callers for a certificate. Controllers always do."""
 
     @classmethod
+    def trusting(cls, ca: Path) -> Tls:
+        """That of a caller who shows no certificate. Raises IdentityError."""
+        return cls(_read_authority(ca))
+
+    @classmethod
     def read(cls, ca: Path, cert: Path, key: Path, *, mutual: bool = False) -> Tls:
         """Reads the files. Raises IdentityError, also where they are no pair or not valid now."""
-        found = {}
-        for name, file in (("ca", ca), ("cert", cert), ("key", key)):
-            try:
-                found[name] = file.read_bytes()
-            except OSError as error:
-                raise IdentityError(f"[tls] {name}: cannot read {file}: {error.strerror}") from error
-            if b"-----BEGIN" not in found[name]:
-                raise IdentityError(f"[tls] {name}: {file} is no PEM file")
-        try:
-            x509.load_pem_x509_certificates(found["ca"])
-        except ValueError as error:
-            raise IdentityError(f"[tls] ca: {ca} holds no certificate") from error
-        _check_dates(cert, found["cert"])
+        own = {name: _read_pem(name, file) for name, file in (("cert", cert), ("key", key))}
+        authority = _read_authority(ca)
+        _check_dates(cert, own["cert"])
         _check_key(cert, key)
-        return cls(found["ca"], found["cert"], found["key"], mutual)
+        return cls(authority, own["cert"], own["key"], mutual)
 
     def for_servers(self, *, mutual: bool) -> grpc.ServerCredentials:
         """What a server shows, and whether it asks callers for a certificate of the same authority."""
@@ -55,7 +50,26 @@ class Tls:
 
     def for_channels(self) -> grpc.ChannelCredentials:
         """What a caller shows and trusts."""
-        return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
+        return grpc.ssl_channel_credentials(self.ca, self.key or None, self.cert or None)
+
+
+def _read_pem(name: str, file: Path) -> bytes:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise IdentityError(f"[tls] {name}: cannot read {file}: {error.strerror}") from error
+    if b"-----BEGIN" not in content:
+        raise IdentityError(f"[tls] {name}: {file} is no PEM file")
+    return content
+
+
+def _read_authority(file: Path) -> bytes:
+    content = _read_pem("ca", file)
+    try:
+        x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise IdentityError(f"[tls] ca: {file} holds no certificate") from error
+    return content
 
 
 def _check_dates(file: Path, content: bytes) -> None:
