@@ -1,4 +1,4 @@
-"""What a router keeps of keys with limits of their own, over deltas of its table."""
+"""What a router keeps of the keys that are used, over deltas of its table."""
 
 from __future__ import annotations
 
@@ -93,11 +93,14 @@ async def test_what_a_key_uses_outlives_changes_of_the_table(door: Door) -> None
 
 
 async def test_what_is_held_under_a_limit_that_is_gone_ends_all_the_same(door: Door) -> None:
-    request = door.ask()
+    limited = door.ask()
     door.delta(routed())
-    door.ask()
-    leave(request)
+    unlimited = door.ask()
+    leave(limited)
     door.delta(routed(concurrent=1))
+    # What began while there was no limit counts as well.
+    assert door.refused()["limit"] == "concurrent"
+    leave(unlimited)
     door.ask()
     assert door.refused()["limit"] == "concurrent"
 
@@ -122,10 +125,13 @@ async def test_nothing_is_kept_of_keys_that_nobody_may_use(door: Door) -> None:
     assert door.access._of_keys == {}
 
 
-async def test_keys_without_limits_of_their_own_leave_nothing(door: Door) -> None:
-    plain = NewKey.draw()
-    door.delta(routed(plain, models=["m"]))
-    door.ask(plain)
+async def test_keys_without_limits_of_their_own_leave_nothing_once_they_run_nothing(door: Door) -> None:
+    plain, unused = NewKey.draw(), NewKey.draw()
+    door.delta(routed(plain), routed(unused))
+    request = door.ask(plain)
+    assert list(door.access._of_keys) == [plain.key_id]
+    leave(request)
+    door.delta(routed(unused, concurrent=1))
     assert door.access._of_keys == {}
 
 
