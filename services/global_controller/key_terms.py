@@ -14,6 +14,10 @@ from chiron.v1 import access_pb2, types_pb2
 
 _CLASSES = (types_pb2.REQUEST_CLASS_INTERACTIVE, types_pb2.REQUEST_CLASS_BATCH)
 _MOST_MODELS = 1000
+_NO_TTFT = (
+    "a key's SLO is for requests of its class, batch, which are promised a whole result (deadline_s) and no "
+    "first token; leave it out, or the class"
+)
 
 
 def check_terms(terms: access_pb2.KeyTerms, tenant: access_pb2.Tenant | None, now_ms: int) -> list[Violation]:
@@ -132,6 +136,8 @@ def _check_defaults(terms: access_pb2.KeyTerms, tenant: access_pb2.Tenant) -> li
                     ("defaults.request_class", f"{class_name(kind)!r} is none that the key may use: {there}")
                 )
                 break
+    if defaults.request_class == types_pb2.REQUEST_CLASS_BATCH and defaults.slo.HasField("ttft_ms"):
+        found.append(("defaults.slo.ttft_ms", _NO_TTFT))
     if defaults.HasField("priority"):
         found += _check_priority("defaults.priority", defaults.priority, tenant)
         if limits.HasField("most_urgent_priority") and defaults.priority < limits.most_urgent_priority:

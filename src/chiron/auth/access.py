@@ -68,7 +68,7 @@ class AccessTable:
         Raises:
             ChironError: CREDENTIALS_MISSING, KEY_INVALID, KEY_REVOKED, KEY_EXPIRED, TENANT_UNKNOWN;
                 RETRY_ELSEWHERE where the table is outdated and the caller not in it;
-                NOT_ALLOWED.
+                NOT_ALLOWED for an administrator's key, and a certificate that stands for several tenants.
         """
         if not credentials.api_key:
             return Caller(self._tenant(self._of_subjects(credentials.subjects)))
@@ -120,13 +120,25 @@ class AccessTable:
         return ChironError(Reason.RETRY_ELSEWHERE, text, retry_after_s=_HEARD_SOON_S)
 
     def _of_subjects(self, subjects: tuple[str, ...]) -> str:
-        for subject in subjects:
-            if subject in self._by_subject:
-                return self._by_subject[subject]
-        for subject in subjects:
-            if subject.startswith(TENANT_URI):
-                return subject.removeprefix(TENANT_URI)
-        raise ChironError(Reason.CREDENTIALS_MISSING, _NOBODY)
+        """The one tenant of a certificate. Raises ChironError: CREDENTIALS_MISSING, NOT_ALLOWED."""
+        # In the certificate's order, and each once: two names may stand for the same tenant.
+        named = dict.fromkeys(filter(None, map(self._of_subject, subjects)))
+        if not named:
+            raise ChironError(Reason.CREDENTIALS_MISSING, _NOBODY)
+        if len(named) > 1:
+            there = ", ".join(map(repr, named))
+            raise ChironError(
+                Reason.NOT_ALLOWED,
+                f"this client certificate stands for {len(named)} tenants ({there}), and a call has one: use "
+                "a certificate with the name of one tenant alone, or an API key",
+            )
+        return next(iter(named))
+
+    def _of_subject(self, subject: str) -> str:
+        """The tenant that a name stands for; empty: none."""
+        if subject in self._by_subject:
+            return self._by_subject[subject]
+        return subject.removeprefix(TENANT_URI) if subject.startswith(TENANT_URI) else ""
 
     def _index(self) -> None:
         self._callers = {}

@@ -14,12 +14,14 @@ from chiron.auth.api_keys import key_in
 from chiron.cluster.admin import ClusterAdmin
 from chiron.cluster.admin_key import admin_key_file
 from chiron.cluster.batch_store import router_keys
+from chiron.cluster.control_tls import check_control_tls
 from chiron.cluster.keeping import Keeper, keeps_state, start_sweeper
 from chiron.cluster.local_etcd import start_etcd
 from chiron.cluster.process import ServiceProcess, StartError
 from chiron.cluster.readiness import failures, is_ready, obstacle
 from chiron.cluster.run_folder import hold_run_folder, new_run_folder, remove_old_runs, use_run_folder
 from chiron.cluster.workers import WorkerProcess, find_workers
+from chiron.rpc.identity import present
 from chiron.v1 import cluster_pb2 as pb
 
 _LEADER_WITHIN_S = 20.0
@@ -287,6 +289,7 @@ class LocalCluster:
                 self._hold.close()
 
     async def _start(self) -> None:
+        check_control_tls(present().tls, self._config, self._settings.get("controller", {}), self._environ)
         if self._named:
             use_run_folder(self.directory)
         else:

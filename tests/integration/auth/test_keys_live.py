@@ -197,6 +197,10 @@ async def test_an_administrators_key_ends_too(live: Live) -> None:
         (KeyOptions(allow_model=("secret",)), "'secret' is none of tenant web's"),
         (KeyOptions(requests_per_s=-1.0), "limits.requests_per_s: must be a number >= 0"),
         (KeyOptions(ttft_ms=0.0), "defaults.slo.ttft_ms: must be a number > 0"),
+        (
+            KeyOptions(request_class="batch", ttft_ms=5.0),
+            "defaults.slo.ttft_ms: a key's SLO is for requests of its class, batch",
+        ),
         (KeyOptions(expires="2001-01-01"), "expires: must lie in the future"),
     ],
 )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import openai
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from chiron.auth import certs
+from chiron.auth.credentials import TENANT_URI
 from chiron.client import Client, PermissionDenied, TlsConfig, Unauthenticated, Unavailable
 from chiron.cluster import AdminError, LocalCluster
 from chiron.cluster.access_admin import AccessAdmin
@@ -19,6 +27,7 @@ from chiron.rpc.errors import reason_of
 from chiron.rpc.identity import Identity, Tls, assume
 from chiron.rpc.servers import open_channel, open_control_channel
 from chiron.v1 import access_pb2, cluster_pb2, inference_pb2_grpc
+from tests.support.http_door import openai_at
 from tests.support.wait import eventually
 from tests.support.worker_process import failure, read_all, request
 
@@ -43,6 +52,27 @@ def being(folder: Path, name: str, *, ca: Path | None = None) -> Iterator[None]:
         assume(Identity())
 
 
+def issue_for_tenants(folder: Path, name: str, tenants: list[str]) -> None:
+    """A certificate that names several tenants, as other authorities' tools may make them."""
+    authority, key = certs.Authority.load(folder), ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.UniformResourceIdentifier(TENANT_URI + tenant) for tenant in tenants]
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(authority.cert.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(authority.key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
+    (folder / f"{name}.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, plain[1], plain[0]))
+
+
 class Fenced:
     """A cluster in which every connection is mutual TLS."""
 
@@ -65,6 +95,7 @@ async def fenced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fenc
     for each in (folder, strangers):
         certs.init(each, HOSTS, days=1, authority_days=1)
     certs.issue(folder, "acme", roles=[], tenant="acme", hosts=[], days=1)
+    issue_for_tenants(folder, "both", ["acme", "lab"])
 
     def keys(name: str) -> dict[str, str]:
         named = zip(("tls.ca", "tls.cert", "tls.key"), map(str, files(folder, name)), strict=True)
@@ -75,6 +106,7 @@ async def fenced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fenc
         nodes=1,
         gpus=1,
         directory=tmp_path_factory.mktemp("run"),
+        http_port=0,
         settings={
             "controller": keys("controller") | {"auth.require": "true"},
             "router": keys("router") | {"auth.require": "true", "auth.key_file": ""},
@@ -119,6 +151,25 @@ async def test_a_certificate_without_a_tenant_is_nobody_at_a_router(fenced: Fenc
         with pytest.raises(Unauthenticated) as caught:
             await client.complete(model="toy", prompt="Hello.", max_tokens=4, timeout_s=10.0)
     assert caught.value.reason == "CREDENTIALS_MISSING"
+
+
+async def test_a_certificate_of_two_tenants_is_refused_at_both_doors(fenced: Fenced) -> None:
+    told = r"this client certificate stands for 2 tenants \('acme', 'lab'\), and a call has one"
+    async with fenced.client("both") as client:
+        with pytest.raises(PermissionDenied, match=told) as caught:
+            await client.complete(model="toy", prompt="Hello.", max_tokens=4, timeout_s=10.0)
+    assert caught.value.reason == "NOT_ALLOWED"
+
+    ca, cert, key = files(fenced.folder, "both")
+    shown = ssl.create_default_context(cafile=str(ca))
+    shown.load_cert_chain(cert, key)
+    async with (
+        openai.DefaultAsyncHttpxClient(verify=shown) as http,
+        openai_at(fenced.cluster.http_urls[0], http_client=http) as client,
+    ):
+        with pytest.raises(openai.PermissionDeniedError, match=told) as refused:
+            await client.models.list()
+    assert refused.value.code == "permission_denied"
 
 
 async def admins_call(fenced: Fenced) -> None:

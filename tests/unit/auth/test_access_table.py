@@ -75,6 +75,34 @@ def test_a_certificate_stands_for_the_tenant_of_its_uri_or_the_one_that_lists_it
     assert refusal(made, subjects=("chiron://role/router",)) is Reason.CREDENTIALS_MISSING
 
 
+@pytest.mark.parametrize(
+    "subjects",
+    [
+        ("chiron://tenant/acme", "chiron://tenant/lab"),
+        ("chiron://tenant/lab", "chiron://tenant/acme"),
+        ("chiron://tenant/acme", "spiffe://corp/lab"),
+        ("chiron://tenant/acme", "chiron://tenant/nobody"),
+    ],
+)
+def test_a_certificate_of_two_tenants_is_nobody_s(subjects: tuple[str, ...]) -> None:
+    made = table(
+        access_pb2.Tenant(name="acme"), access_pb2.Tenant(name="lab", subjects=["spiffe://corp/lab"]), keys=[]
+    )
+    with pytest.raises(ChironError, match=r"stands for 2 tenants \('[a-z]+', '[a-z]+'\)") as caught:
+        made.identify(Credentials(subjects=subjects))
+    assert caught.value.reason is Reason.NOT_ALLOWED
+    assert made.claimed(Credentials(subjects=subjects)) == ""
+
+
+def test_two_names_of_the_same_tenant_are_one_and_a_key_says_which() -> None:
+    lab = access_pb2.Tenant(name="lab", subjects=["spiffe://corp/lab", "spiffe://corp/lab2"])
+    made = table(lab, access_pb2.Tenant(name="acme"))
+    same = ("spiffe://corp/lab", "chiron://role/router", "spiffe://corp/lab2", "chiron://tenant/lab")
+    assert made.identify(Credentials(subjects=same)).tenant.name == "lab"
+    both = Credentials(api_key=KEY.text, subjects=("chiron://tenant/lab", "chiron://tenant/acme"))
+    assert made.identify(both).tenant.name == "acme"
+
+
 def test_changes_take_effect_key_by_key() -> None:
     made = table()
     other = NewKey.draw()

@@ -57,6 +57,10 @@ def create(terms: KeyTerms, tenant: Tenant = WEB, role: int = 0) -> ApiKeyRecord
         (KeyTerms(defaults=KeyDefaults(priority=-1)), "defaults.priority"),
         (KeyTerms(defaults=KeyDefaults(slo=types_pb2.Slo(ttft_ms=0))), "defaults.slo.ttft_ms"),
         (
+            KeyTerms(defaults=KeyDefaults(request_class=BATCH, slo=types_pb2.Slo(ttft_ms=5))),
+            "defaults.slo.ttft_ms",
+        ),
+        (
             KeyTerms(limits=KeyLimits(classes=[INTERACTIVE]), defaults=KeyDefaults(request_class=BATCH)),
             "defaults.request_class",
         ),
@@ -97,6 +101,19 @@ def test_a_key_keeps_its_terms_and_routers_are_told_them() -> None:
     assert record.parsed_terms() == terms
     entries = RoutedAccess().of(state(WEB, record))
     assert entries.keys[record.key_id].terms == terms
+
+
+@pytest.mark.parametrize("kind", [0, INTERACTIVE])
+def test_a_first_token_is_promised_to_interactive_requests_alone(kind: int) -> None:
+    slo = types_pb2.Slo(ttft_ms=5)
+    terms = KeyTerms(defaults=KeyDefaults(request_class=kind, slo=slo))  # type: ignore[arg-type]
+    assert create(terms).parsed_terms() == terms
+    others = KeyTerms(
+        defaults=KeyDefaults(
+            request_class=BATCH, slo=types_pb2.Slo(itl_ms=5, deadline_s=60, refuse_if_late=True)
+        )
+    )
+    assert create(others).parsed_terms() == others
 
 
 BEFORE = KeyTerms(
@@ -182,6 +199,18 @@ class TestSetKey:
         [self.record] = draft.puts  # type: ignore[misc]
         with pytest.raises(ChironError, match="was revoked, which is for good"):
             self.set(KeyTerms(), "limits.concurrent")
+
+    def test_a_key_with_a_ttft_becomes_one_for_batch_work_only_without_it(self) -> None:
+        before = KeyTerms(defaults=KeyDefaults(slo=types_pb2.Slo(ttft_ms=5)))
+        self.record = ApiKeyRecord("k", b"d", "web", terms=before.SerializeToString())
+        batch = KeyTerms(defaults=KeyDefaults(request_class=BATCH))
+        with pytest.raises(
+            ChironError, match=r"defaults\.slo\.ttft_ms: a key's SLO is for requests of its class"
+        ):
+            self.set(batch, "defaults.request_class")
+        record = self.set(batch, "defaults.request_class", "defaults.slo.ttft_ms")
+        assert record is not None
+        assert record.parsed_terms() == batch
 
     def test_what_a_narrower_tenant_has_made_wrong_before_stops_no_other_change(self) -> None:
         terms = KeyTerms(limits=KeyLimits(models=["chat"]))
