@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chiron.auth.settings import AuthSettings, TlsSettings, check_exposure
+from chiron.policy.preemption import HAND_BACK_S
 
 LONGEST_WAIT_S = 3600.0
 
@@ -31,7 +32,7 @@ class PreemptionSettings:
     """A batch request with fewer output tokens since it got its slot is spared."""
     deadline_resolution_s: float = 60.0
     """Deadlines within the same span of this many seconds count as equal; the least progress lost decides."""
-    hand_back_s: float = 5.0
+    hand_back_s: float = HAND_BACK_S
     """Time after which a batch request that waits for its slot goes back to its router, in seconds; at most
     an hour."""
 

@@ -40,8 +40,8 @@ def test_an_interactive_request_takes_the_slot_of_a_batch_request():
     assert result.preemptions == 1
     assert result.outcomes.first_token_s[1] == pytest.approx(0.32)
     assert result.outcomes.finish_s[1] == pytest.approx(0.33)
-    # The router learns of the free slot 20 ms after it was freed; 69 tokens are left of the 100.
-    assert result.outcomes.finish_s[0] == pytest.approx(0.35 + 0.69)
+    # It waits in the engine and goes on at once; 69 tokens are left of the 100.
+    assert result.outcomes.finish_s[0] == pytest.approx(0.33 + 0.69)
     assert result.slo_attainment.batch == 1.0
 
 
@@ -53,15 +53,15 @@ def test_a_batch_request_without_progress_keeps_its_slot():
 
 
 def test_a_batch_request_does_not_stay_queued_in_an_engine_where_interactive_ones_go_first():
-    # One runs until 5, one waits behind it in an engine that becomes mixed. A credit stands for 2 s, so that
-    # the second is at the router when the new instance is ready at 3, which is seen there 20 ms later.
+    # One runs until 10, one waits behind it in an engine that becomes mixed. At 5 it is handed back, and goes
+    # to the instance that has been ready since 3.
     script = Script(
         {1.0: [ChangeRole("m", "m-00000", Role.MIXED, "x"), Start("m", Role.MIXED, 1, "x")]},
     )
     settings = world({Role.BATCH: 1}, batch_size=1, engine_queue=1)
-    result = run(settings, requests((0.0, 10, 500, 60.0), (0.0, 10, 10, 60.0)), script)
-    assert result.outcomes.finish_s[0] == pytest.approx(5.0)
-    assert result.outcomes.first_token_s[1] == pytest.approx(3.03)
+    result = run(settings, requests((0.0, 10, 1000, 60.0), (0.0, 10, 10, 60.0)), script)
+    assert result.outcomes.finish_s[0] == pytest.approx(10.0)
+    assert result.outcomes.first_token_s[1] == pytest.approx(5.01)
     assert result.preemptions == 0
 
 

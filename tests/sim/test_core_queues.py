@@ -113,8 +113,9 @@ def test_in_one_shared_queue_whoever_is_first_blocks_those_behind(discipline, bl
 
 
 def test_short_requests_pass_long_ones_that_have_had_their_share_only_under_mlfq():
-    # The interactive request takes the slot of a batch request that has had some 300 tokens.
-    work = requests((0.0, 10, 600, 5_000.0), (0.1, 10, 10, 6_000.0), (3.005, 10, 2))
+    # The interactive request takes the slot of a batch request that has had some 300 tokens, for longer than
+    # that one waits in the engine.
+    work = requests((0.0, 10, 600, 5_000.0), (0.1, 10, 10, 6_000.0), (3.005, 10, 700))
     finish_s = {}
     for discipline in ("fcfs", "edf", "mlfq"):
         result = run(world(batch_size=1, engine_queue=0, discipline=discipline), work)

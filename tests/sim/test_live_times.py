@@ -87,3 +87,23 @@ def test_an_instance_that_fails_under_notice_is_gone() -> None:
     settings = world({Role.MIXED: 2}, live=LiveTimes(drain_notice_s=2.0), faults=faults)
     result = run(settings, requests((4.0, 10, 1)), script)
     assert result.gpu_hours == pytest.approx((1.55 + 4.01) / 3600)
+
+
+def test_a_router_that_sends_batch_requests_one_by_one_spreads_them_over_what_becomes_ready_meanwhile() -> (
+    None
+):
+    def running(live: LiveTimes) -> tuple[list[float], list[int]]:
+        script = Script({0.05: [Start("m", Role.BATCH, 1, "x")]})
+        settings = world({Role.BATCH: 1}, batch_size=4, model={"load_time_s": 0.1}, live=live)
+        result = run(settings, requests(*[(0.0, 10, 200, 60.0)] * 4), script)
+        last = script.snapshots[1].models[0].instances
+        return list(result.outcomes.first_token_s), [each.running_batch for each in last]
+
+    # The second instance is ready at 0.15, and the emptier one then.
+    first_s, spread = running(LiveTimes(ticks_s=(0.05, 1.5), batch_send_s=0.1))
+    assert first_s == pytest.approx([0.01, 0.11, 0.21, 0.31])
+    assert spread == [2, 2]
+    first_s, spread = running(LiveTimes(ticks_s=(0.05, 1.5)))
+    # All at 0: the engine begins its first step with the first of them.
+    assert first_s == pytest.approx([0.01, 0.02, 0.02, 0.02])
+    assert spread == [4, 0]

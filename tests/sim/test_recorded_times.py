@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from chiron.cli.sim_recorded import controller_config
 from chiron.config import ConfigError
 from chiron.sim.live_times import LiveTimes
 from chiron.sim.recorded.cluster import read_cluster
+from chiron.sim.recorded.requests import RecordedRequest
 from chiron.sim.recorded.settings import policy_of
 from chiron.sim.recorded.times import live_times
 from chiron.v1 import cluster_pb2 as pb
@@ -39,9 +42,10 @@ def shown(
             pb.InstanceStatus(
                 instance_id="old",
                 model="m",
+                node_id="n0",
                 state=READY,
                 load=pb.InstanceLoad(load_ms=3000),
-                load_age_ms=1e3 * (at_s - node_s) + 100,
+                load_age_ms=100,
             )
         ],
     )
@@ -74,9 +78,26 @@ def written(folder: Path, *, decided: bool) -> tuple[Path, Path | None]:
     return file, folder / "decisions.json"
 
 
-def times(folder: Path, *, decided: bool = True, since_s: float = 0.0) -> LiveTimes:
+def taken(at_s: float, *, batch: bool = True, served_s: float = 2.0) -> RecordedRequest:
+    """One that came 3 s before its worker took it, at `at_s`."""
+    return RecordedRequest(
+        key=f"{at_s}",
+        arrived=ZERO + at_s - 3.0,
+        model="m",
+        batch=batch,
+        prompt_tokens=10,
+        output_tokens=10,
+        end="ok",
+        took_s=3.0 + served_s,
+        served_s=served_s,
+    )
+
+
+def times(
+    folder: Path, *, decided: bool = True, since_s: float = 0.0, requests: Sequence[RecordedRequest] = ()
+) -> LiveTimes:
     cluster = read_cluster(*written(folder, decided=decided))
-    return live_times(cluster, ZERO + since_s, presumed_load_s=30.0, drain_notice_s=2.0)
+    return live_times(cluster, requests, ZERO + since_s, presumed_load_s=30.0, drain_notice_s=2.0)
 
 
 def test_times_are_read_once_and_filled_in_where_no_snapshot_shows_them(tmp_path: Path) -> None:
@@ -102,10 +123,18 @@ def test_load_times_are_those_of_the_decisions_or_else_what_can_be_seen(tmp_path
     assert (dict(seen.known_loads_s), dict(seen.loads_s)) == ({"m": (3.0,)}, {"m": (3.0,)})
 
 
+def test_batch_requests_leave_as_fast_as_they_were_seen_to_reach_their_workers(tmp_path: Path) -> None:
+    burst = [taken(10.0 + gap_s) for gap_s in (0.0, 0.002, 0.004, 0.006, 0.009)]
+    # None of a burst, not by a batch, and of another engine that tells no times.
+    others = [taken(12.0), taken(10.001, batch=False), taken(10.003, served_s=math.nan)]
+    assert times(tmp_path, requests=burst + others).batch_send_s == pytest.approx(0.002, abs=1e-6)
+    assert times(tmp_path, requests=others).batch_send_s == 0.0
+
+
 def test_a_single_snapshot_tells_no_times(tmp_path: Path) -> None:
     file, _ = written(tmp_path, decided=False)
     file.write_text(file.read_text().splitlines()[0] + "\n")
-    found = live_times(read_cluster(file), ZERO, presumed_load_s=None, drain_notice_s=0.0)
+    found = live_times(read_cluster(file), (), ZERO, presumed_load_s=None, drain_notice_s=0.0)
     assert (found.ticks_s, found.router_reports_s, found.node_reports_s) == ((), (), ((),))
 
 

@@ -98,6 +98,7 @@ def recorded_scenario(
     """
     live = live_times(
         cluster,
+        recording.requests,
         zero_of(recording),
         presumed_load_s=config.presumed_load_time_s,
         drain_notice_s=config.drain_notice_s,

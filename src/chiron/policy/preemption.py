@@ -10,6 +10,10 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+HAND_BACK_S = 5.0
+"""Time after which a worker gives a batch request back that waits for a slot beside interactive work, in
+seconds, unless it is set to another."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:

@@ -9,12 +9,13 @@ from math import inf
 
 import numpy as np
 
+from chiron.policy.preemption import HAND_BACK_S
 from chiron.policy.words import Phase, Role
 from chiron.sim.agenda import Agenda
 from chiron.sim.gpus import Gpus, check_initial
 from chiron.sim.instance import Identity, SimInstance
 from chiron.sim.ledger import Ledger
-from chiron.sim.settings import BATCH_CREDIT_S, InvalidSettingError, SimSettings
+from chiron.sim.settings import InvalidSettingError, SimSettings
 
 
 @dataclass(slots=True)
@@ -126,8 +127,9 @@ class Cluster:
         else:
             self._drain(instance, now)
 
-    def expire_credits(self, instance: SimInstance, now: float) -> None:
-        """Give back batch requests that came to a mixed instance's engine a credit's life ago and wait there.
+    def hand_back(self, instance: SimInstance, now: float) -> None:
+        """Give back batch requests that wait in a mixed instance's engine, as workers do: `HAND_BACK_S` after
+        they came there or gave way.
 
         Interactive requests go before them there, so that they might wait for ever; the router sends them to
         whatever instance has a slot.
@@ -135,14 +137,14 @@ class Cluster:
         if not instance.waiting_batch or instance.role is Role.BATCH or not self._settings.queues.preemption:
             return
         ledger = self._ledger
-        latest_s = now - BATCH_CREDIT_S
-        expired = [
+        latest_s = now - HAND_BACK_S
+        late = [
             request_id
             for request_id in instance.engine.waiting_ids()
             if ledger.is_batch[request_id] and ledger.submitted_s[request_id] <= latest_s
         ]
-        if expired:
-            self._give_back(instance, expired, now)
+        if late:
+            self._give_back(instance, late, now)
 
     def may_sleep(self, instance: SimInstance) -> bool:
         """Whether a ready instance may be put to sleep now."""

@@ -90,13 +90,13 @@ class SimInstance(Driver):
     def submit(self, request_id: int, now: float, restored_tokens: int = 0, goes_on: bool = False) -> None:
         """Take a request; the engine considers it when its next step begins.
 
-        goes_on: it comes from another instance, with its KV cache, and goes before others that wait.
+        goes_on: it has run before, here or, with its KV cache, elsewhere, and goes before others that wait.
         """
         engine = self.engine
         if self._ahead.steps and not self._interrupted and not engine.full:
             self._interrupt(now)
         ledger = self._ledger
-        if restored_tokens or ledger.prefix is not None:
+        if restored_tokens or goes_on or ledger.prefix is not None:
             engine.submit(ledger.engine_request(request_id, restored_tokens, goes_on))
         else:
             engine.submit_plain(

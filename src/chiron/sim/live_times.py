@@ -28,6 +28,8 @@ class LiveTimes:
     """Model → load times that were measured before."""
     presumed_load_s: float | None = None
     """What autoscalers reckon with where none has been measured; None: the model's load time."""
+    batch_send_s: float = 0.0
+    """Time between two batch requests that the router sends; 0: it sends at once all that find a slot."""
     drain_notice_s: float = 0.0
     """For so long routers know that an instance is to stop before it is told: what they have sent there still
     finds it open, and its GPUs stay with it."""

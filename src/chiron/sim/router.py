@@ -15,6 +15,7 @@ from chiron.policy.preemption import PreemptionRule
 from chiron.policy.snapshots import NEVER_S
 from chiron.policy.tenant_queue import TenantQueue, expected_cost
 from chiron.policy.words import Phase, RequestClass, Role
+from chiron.sim.agenda import Agenda
 from chiron.sim.instance import SimInstance
 from chiron.sim.ledger import Ledger
 from chiron.sim.picking import NONE_CACHED, Cached, make_picker
@@ -29,7 +30,9 @@ _NO_LIMIT = 1 << 62
 class ModelRouter:
     """One model's queues and what the router knows of its instances."""
 
-    def __init__(self, settings: SimSettings, index: int, dispatcher: Dispatcher, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: SimSettings, index: int, dispatcher: Dispatcher, ledger: Ledger, agenda: Agenda
+    ) -> None:
         queues = settings.queues
         self.index = index
         self.picker = make_picker(dispatcher, settings.engine_queue)
@@ -48,6 +51,10 @@ class ModelRouter:
         """Estimates of waits; None: nothing asks for them."""
         self._model = settings.models[index]
         self._ledger = ledger
+        self._agenda = agenda
+        self._batch_send_s = settings.live.batch_send_s
+        self._sends_batch_s = 0.0
+        """From when on the next batch request may leave."""
         self._rule = PreemptionRule()
         self._preemption = queues.preemption
         self._kv_reload_s = 0.0
@@ -146,12 +153,23 @@ class ModelRouter:
 
     def feed(self, now: float) -> None:
         """Send batch requests, in the order of their queue, to wherever slots are spare."""
+        if now < self._sends_batch_s:
+            # It goes on by itself.
+            return
         batch = self.batch
         while (head := batch.peek(now)) is not None:
             request_id = cast(int, head)
             if not self._place_batch(request_id, now):
                 return
             batch.remove(request_id)
+            if self._batch_send_s:
+                self._sends_batch_s = now + self._batch_send_s
+                self._agenda.at(self._sends_batch_s, self._feed_on)
+                return
+
+    def _feed_on(self, now: float, _: object) -> None:
+        if not self._full_batch:
+            self.feed(now)
 
     def _serve_shared(self, queue: Discipline, now: float) -> None:
         """Place whoever is first until that one finds no room, whatever its class."""
@@ -200,7 +218,11 @@ class ModelRouter:
             self.waits.sent(request_id, now)
         if not ledger.is_batch[request_id] and instance.running_batch and self._preemption:
             for victim in make_room(instance, ledger.prompt_tokens[request_id], ledger, self._rule, now):
-                self.take_back(victim, now)
+                if self._kv_reload_s:
+                    self.take_back(victim, now)
+                else:
+                    # It waits there for a slot, as at a worker, which hands it back if that takes long.
+                    instance.submit(victim, now, goes_on=True)
         restored = 0
         if ledger.home:
             home, computed = ledger.home.pop(request_id, ("", 0))

@@ -98,7 +98,8 @@ class Simulation:
         self.hand_overs = HandOvers(settings, self.agenda, self.ledger, self._given_back)
         self.controller = Controller(settings, autoscaler, self.cluster, self.gpus, self.hand_overs, log)
         self.routers = [
-            ModelRouter(settings, index, dispatcher, self.ledger) for index in range(len(settings.models))
+            ModelRouter(settings, index, dispatcher, self.ledger, self.agenda)
+            for index in range(len(settings.models))
         ]
         self._faults = Faults(settings, self.agenda, self.cluster, self.gpus)
         self.migrations: Migrations | None = None
@@ -250,7 +251,7 @@ class Simulation:
                 limits = local.decide(sample)
                 instance.safe_batch_size = limits.safe_batch_size
                 instance.set_limits(limits.batch_size, limits.step_token_budget, now)
-            self.cluster.expire_credits(instance, now)
+            self.cluster.hand_back(instance, now)
         settings = self._settings
         self.agenda.at(next_time(settings.live.samples_s, now, settings.local_interval_s), self._sample)
 

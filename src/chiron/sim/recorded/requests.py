@@ -45,6 +45,8 @@ class RecordedRequest:
     itl_mean_ms: float = 0.0
     took_s: float = math.nan
     """From arrival to the end; NaN: not known."""
+    served_s: float = math.nan
+    """From when its worker took it, the last one, to the end; NaN: not known."""
     preemptions: int = 0
     cached_tokens: int = 0
 
@@ -181,6 +183,7 @@ def _request(told: Mapping[str, Any], started: float) -> RecordedRequest:
         ttft_ms=_number(told, "ttft_ms", default=0),
         itl_mean_ms=_number(told, "itl_mean_ms", default=0),
         took_s=_number(told, "took_s", default=math.nan),
+        served_s=_number(told, "total_ms", default=math.nan) / 1e3,
         preemptions=int(_number(told, "preemptions", default=0)),
         cached_tokens=int(_number(told, "cached", default=0)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -9,20 +10,29 @@ from statistics import median
 
 from chiron.sim.live_times import LiveTimes
 from chiron.sim.recorded.cluster import LiveCluster
+from chiron.sim.recorded.requests import RecordedRequest
 from chiron.v1 import cluster_pb2 as pb
 from chiron.v1 import types_pb2
 
 _SAME_S = 0.05
 """Two times that are closer are the same, seen twice."""
+_BURST_S = 0.01
+"""Batch requests that reach their workers closer to each other leave as fast as the router sends them."""
 
 
 def live_times(
-    cluster: LiveCluster, zero: float, *, presumed_load_s: float | None, drain_notice_s: float
+    cluster: LiveCluster,
+    requests: Iterable[RecordedRequest],
+    zero: float,
+    *,
+    presumed_load_s: float | None,
+    drain_notice_s: float,
 ) -> LiveTimes:
     """What the simulation takes over.
 
     Args:
         cluster: as it was.
+        requests: that it served.
         zero: wall-clock time of the simulation's zero, in seconds since 1970.
         presumed_load_s: what its autoscaler reckons with where no load has been measured; None: unknown.
         drain_notice_s: see LiveTimes.
@@ -38,6 +48,7 @@ def live_times(
         loads_s={model: tuple(took for _, took in times) for model, times in cluster.loads.items()},
         known_loads_s=_known_loads(cluster),
         presumed_load_s=presumed_load_s,
+        batch_send_s=_batch_send_s(requests),
         drain_notice_s=drain_notice_s,
     )
 
@@ -73,9 +84,25 @@ def _samples(snapshots: Sequence[pb.ClusterSnapshot]) -> Iterable[float]:
     """Of the instance that came first: each has a phase of its own, and one stands for all."""
     ready = [one.instance_id for one in snapshots[0].instances if one.state == types_pb2.INSTANCE_STATE_READY]
     for snapshot in snapshots:
+        report_ages_ms = {node.node_id: node.report_age_ms for node in snapshot.nodes}
         for one in snapshot.instances:
-            if ready and one.instance_id == ready[0] and one.load_age_ms:
-                yield _wall(snapshot) - one.load_age_ms / 1e3
+            if ready and one.instance_id == ready[0] and one.load_age_ms and one.node_id in report_ages_ms:
+                # The report told how old the load was by then.
+                yield _wall(snapshot) - (report_ages_ms[one.node_id] + one.load_age_ms) / 1e3
+
+
+def _batch_send_s(requests: Iterable[RecordedRequest]) -> float:
+    """Usual time between two that reach workers in a burst; 0: nobody knows.
+
+    What slows a router down there is its own work on each: while it sends to one, another becomes ready.
+    """
+    taken = sorted(
+        one.arrived + one.took_s - one.served_s
+        for one in requests
+        if one.batch and math.isfinite(one.took_s - one.served_s)
+    )
+    gaps = [gap for earlier, later in pairwise(taken) if (gap := later - earlier) < _BURST_S]
+    return median(gaps) if gaps else 0.0
 
 
 def _regular(walls: Iterable[float], zero: float) -> tuple[float, ...]:
