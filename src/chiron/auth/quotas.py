@@ -9,48 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chiron.auth.buckets import Bucket
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request counts for that sets no max_tokens, where the quota does not say."""
 _BUSY_RETRY_S = 1.0
-
-
-class Bucket:
-    """A token bucket: it holds `capacity` and refills at `rate_per_s`."""
-
-    def __init__(self, capacity: float, rate_per_s: float, now: float) -> None:
-        self.capacity, self.rate_per_s = capacity, rate_per_s
-        self._level, self._at = capacity, now
-
-    def resize(self, capacity: float, rate_per_s: float, now: float) -> None:
-        """Takes other limits; what was used stays used."""
-        self._refill(now)
-        self._level = max(0.0, self._level + capacity - self.capacity)
-        self.capacity, self.rate_per_s = capacity, rate_per_s
-
-    def wait_s(self, amount: float, now: float) -> float:
-        """Time until `amount` is there; 0: now."""
-        self._refill(now)
-        return max(0.0, (amount - self._level) / self.rate_per_s)
-
-    def used(self, now: float) -> float:
-        """Share of the capacity that is not there; above 1 where some is owed."""
-        self._refill(now)
-        return 1 - self._level / self.capacity
-
-    def take(self, amount: float) -> None:
-        """Takes an amount; beyond what is there, it is owed."""
-        self._level -= amount
-
-    def give_back(self, amount: float) -> None:
-        """Puts back what was not used."""
-        self._level = min(self.capacity, self._level + amount)
-
-    def _refill(self, now: float) -> None:
-        self._level = min(self.capacity, self._level + max(0.0, now - self._at) * self.rate_per_s)
-        self._at = max(self._at, now)
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +117,10 @@ class Account:
         return found
 
     def _refusal(self, requests: int, tokens: int, now: float) -> ChironError | None:
-        """Why requests of so many tokens together may not run now; None: they may."""
+        """Why requests of so many tokens together may not run now; None: they may.
+
+        Those that have to come again stand in line, so that smaller ones do not always go before them.
+        """
         quota = self._quota
         if (never := self._never(requests, tokens)) is not None:
             return never

@@ -181,13 +181,35 @@ async def test_each_reason_against_a_custom_id_is_told_by_itself(cluster: Cluste
     ]
 
 
-async def test_of_very_many_wrong_lines_the_first_are_named(cluster: Cluster) -> None:
-    batch = await once(cluster.client, (await created(cluster.client, b"{\n" * 130)).id)
-    assert [one.line for one in batch.errors.data] == [*range(1, 101), None]
-    assert "30 more lines" in batch.errors.data[-1].message
-    batch = await once(cluster.client, (await created(cluster.client, b"{\n" * 10_100)).id)
-    assert "9900 more lines" in batch.errors.data[-1].message
-    assert "What follows was not looked at" in batch.errors.data[-1].message
+async def test_of_very_many_wrong_lines_the_first_are_named_and_the_others_counted(cluster: Cluster) -> None:
+    async def told(content: bytes) -> list[Any]:
+        batch = await once(cluster.client, (await created(cluster.client, content)).id)
+        return list(batch.errors.data)
+
+    # As many as are named at most: all are.
+    assert [one.line for one in await told(b"{\n" * 100)] == [*range(1, 101)]
+    # One more: the last entry counts what has no entry.
+    errors = await told(b"{\n" * 101)
+    assert [one.line for one in errors] == [*range(1, 100), None]
+    assert (errors[-1].code, errors[-1].message) == (
+        "too_many_errors",
+        "2 more lines are wrong, which are not named here.",
+    )
+    errors = await told(b"{\n" * 10_100)
+    assert len(errors) == 100
+    assert errors[-1].message == (
+        "9901 more lines are wrong, which are not named here. What follows was not looked at."
+    )
+    # The store finds what occurs twice later than what is wrong with a line by itself.
+    twice = jsonl(*[line("a")] * 3) + b"{\n" * 200
+    errors = await told(twice)
+    assert [one.line for one in errors] == [*range(2, 101), None]
+    assert [one.code for one in errors[:3]] == [
+        "duplicate_custom_id",
+        "duplicate_custom_id",
+        "invalid_json_line",
+    ]
+    assert errors[-1].message.startswith("103 more lines")
 
 
 async def test_more_requests_or_lines_than_a_batch_may_have_are_refused(
@@ -203,6 +225,15 @@ async def test_more_requests_or_lines_than_a_batch_may_have_are_refused(
         ):
             batch = await once(client, (await created(client, content)).id)
             assert [(one.code, one.line) for one in batch.errors.data] == [told]
+        # It is told whatever else is wrong.
+        batch = await once(client, (await created(client, b"{\n" * 120 + lines(6))).id)
+        assert len(batch.errors.data) == 100
+        assert [(one.code, one.line) for one in batch.errors.data[-3:]] == [
+            ("invalid_json_line", 98),
+            ("too_many_requests", 126),
+            ("too_many_errors", None),
+        ]
+        assert batch.errors.data[-1].message.startswith("22 more lines")
         await once(client, (await created(client, lines(5) + b"\n\n")).id, "in_progress")
 
 

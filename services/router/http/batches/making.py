@@ -133,10 +133,10 @@ class _Making:
             await self._read()
         except TooManyLinesError:
             text = f"A file has at most {most_lines(self._limits)} lines."
-            self._faults.add(Fault("too_many_requests", text))
+            self._faults.add_whole(Fault("too_many_requests", text))
         await self._hand_in()
         if not self._made and not self._faults:
-            self._faults.add(Fault("empty_file", "The input file has no lines."))
+            self._faults.add_whole(Fault("empty_file", "The input file has no lines."))
         if self._faults:
             await self._maker.refuse(self._key, self._faults.text())
             return False
@@ -153,10 +153,10 @@ class _Making:
                 await asyncio.sleep(0)
             if most and self._made >= most:
                 text = f"A batch has at most {most} requests."
-                self._faults.add(Fault("too_many_requests", text, line.number))
+                self._faults.add_whole(Fault("too_many_requests", text, line.number))
                 return
             await self._take(line)
-            if self._faults.count >= _MOST_WRONG:
+            if self._faults.wrong_lines >= _MOST_WRONG:
                 self._faults.cut = True
                 return
 
