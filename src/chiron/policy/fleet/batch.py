@@ -103,6 +103,7 @@ def assess_batch(
         reason = "first requests tell how long the work is; deadlines are far"
         return BatchNeed(0, deficit, reason, numbers, groups=told)
     missing = max(1, math.ceil(fraction - defer)) if math.isfinite(fraction) else 1
+    missing = min(missing, _of_use(model, supply, state))
     if learning:
         missing = min(missing, sure)
     reason = f"{bbp} of {len(groups)} request groups would be late"
@@ -204,6 +205,21 @@ def _surely_missing(model: ModelFleet, state: ModelState, batch: BatchSupply, ea
         groups.append(GroupWork(group.deadline_in_s, ahead * state.batch_lengths.mean / 2))
     fraction = missing_batch_instances(groups, batch, each, model.load_time_s)
     return math.floor(fraction) if math.isfinite(fraction) else 0
+
+
+def _of_use(model: ModelFleet, supply: Supply, state: ModelState) -> int:
+    """Batch instances that what waits can use: those that run all of it at once.
+
+    What runs elsewhere does not move there. Where full instances are too slow for the earliest deadline,
+    emptier ones are of use too, up to one for each request.
+    """
+    waiting = sum(group.requests for group in model.backlog)
+    slots = max(1.0, supply.batch_slots_each)
+    full_s = state.curve.itl_s(slots) or 1 / _PRESUMED_TOKENS_PER_SLOT_S
+    soonest_s = min((group.deadline_in_s for group in model.backlog), default=math.inf)
+    if state.batch_lengths.mean * full_s > soonest_s - model.load_time_s:
+        return max(1, waiting)
+    return max(1, math.ceil(waiting / slots))
 
 
 def _takes_batch(supply: Supply) -> bool:
