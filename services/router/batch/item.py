@@ -21,6 +21,7 @@ from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.router.answer import Answer, read_checkpoint
 from services.router.batch.settings import BatchSettings
+from services.router.batch.turnstile import Turnstile
 from services.router.batch.verdicts import Then, Verdict, verdict
 from services.router.placer import Placer
 from services.router.proxy import Proxy, WorkerStatusError
@@ -76,6 +77,7 @@ class ItemRunner:
         self._proxy = proxy
         self._retries = retries
         self._time = asyncio.get_running_loop().time
+        self._turnstile = Turnstile()
 
     async def run(self, item: RunningItem, deadline: float, *, tracing: bool) -> Ended:
         """Works on it until there is something to write.
@@ -86,6 +88,8 @@ class ItemRunner:
             tracing: whether spans are exported.
         """
         claim = item.claim
+        # Items come by dozens, and from here to the worker nothing else has its turn.
+        await self._turnstile.enter(len(claim.body))
         try:
             message = wire.request_of(claim.body)
         except DecodeError as error:
