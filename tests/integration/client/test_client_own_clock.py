@@ -28,7 +28,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 async def main(address, door):
     told = (lambda progress: None) if door == "watched" else None
-    async with Client(address, lookaside=door != "proxied") as client:
+    async with Client(address, lookaside=door != "proxied", silence_s=0.2) as client:
         async def ask(**limit):
             return await client.complete(model="toy", prompt="x", on_progress=told, **limit)
 
@@ -36,6 +36,10 @@ async def main(address, door):
         asyncio.get_running_loop().deafen()
         try:
             await ask(timeout_s=0.3)
+        except DeadlineExceeded as error:
+            print(error.message, client.stats.retries, client.stats.failed, flush=True)
+        try:
+            await ask()
         except DeadlineExceeded as error:
             print(error.message, client.stats.retries, client.stats.failed, flush=True)
 
@@ -60,5 +64,6 @@ async def test_a_request_ends_when_grpc_no_longer_tells_of_its_deadline(door):
                 process.kill()
                 await process.wait()
     told = "timeout_s=0.3 passed before the answer was complete 0 1"
-    assert out.decode().splitlines() == ["Once upon a time", told]
+    silent = "nothing was heard for silence_s=0.2 0 2"
+    assert out.decode().splitlines() == ["Once upon a time", told, silent]
     assert process.returncode == 0

@@ -42,6 +42,7 @@ def test_an_api_key_never_leaves_this_host_in_clear_text(address):
         ({"max_worker_channels": 0}, "max_worker_channels: must be >= 1, not 0"),
         ({"connect_timeout_s": 0}, "connect_timeout_s: must be > 0, not 0"),
         ({"timeout_s": -1}, "timeout_s: must be > 0, not -1"),
+        ({"silence_s": 0}, "silence_s: must be > 0, not 0"),
     ],
 )
 def test_a_bad_setting_is_named(options, message):

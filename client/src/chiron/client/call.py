@@ -31,12 +31,13 @@ from chiron.client.errors import (
 )
 from chiron.client.network import Network
 from chiron.client.output import Chunk, Completion
-from chiron.client.own_clock import ends_in_time
+from chiron.client.own_clock import ends_in_time, silent
 from chiron.client.pauses import Pauses
 from chiron.client.progress import OnProgress, tell, watch_route
 from chiron.client.request import route_request
 from chiron.client.tracing import RequestSpan, start_span
 from chiron.v1 import inference_pb2 as pb
+from chiron.v1 import types_pb2
 
 _RETRIED = (ConnectionLost, RetryElsewhere, StreamInterrupted, TicketExpired)
 """Errors of one instance or connection, not of the request."""
@@ -72,6 +73,9 @@ class Call:
         request.tell_progress = on_progress is not None
         self._request = request
         self._timeout_s = timeout_s
+        # A batch request that gave its place away waits for another one as long as it takes.
+        batch = request.request_class == types_pb2.REQUEST_CLASS_BATCH
+        self._silence_s = None if timeout_s is not None or batch else network.settings.silence_s
         self._metadata = metadata
         self._traceparent = traceparent
         self._started_s = 0.0
@@ -263,10 +267,13 @@ class Call:
                 call = door.lease.stub.Generate(
                     request, timeout=left_s, metadata=self._headers(to_router=door.is_router)
                 )
-                held.enter_context(ends_in_time(call, left_s, self._told_late()))
+                listening = held.enter_context(
+                    ends_in_time(call, left_s, self._told_late(), silence_s=self._silence_s)
+                )
                 last: Chunk | None = None
                 try:
                     async for response in call:
+                        listening.heard()
                         now_s = time.monotonic()
                         for progress in response.progress:
                             tell(self._on_progress, progress)
@@ -276,6 +283,7 @@ class Call:
                                 yield chunk
                             else:
                                 last = chunk
+                        listening.waits()
                 except grpc.aio.AioRpcError:
                     # Whoever is lost after the last chunk owes nothing more.
                     if last is None:
@@ -329,6 +337,7 @@ class Call:
                         route,
                         told,
                         timeout_s=self._remaining_s(),
+                        silence_s=self._silence_s,
                         told_late=self._told_late(),
                         metadata=metadata,
                     )
@@ -336,7 +345,7 @@ class Call:
                         return answer
                 left_s = self._remaining_s()
                 call = lease.stub.Route(route, timeout=left_s, metadata=metadata)
-                with ends_in_time(call, left_s, self._told_late()):
+                with ends_in_time(call, left_s, self._told_late(), silence_s=self._silence_s):
                     return await call
 
     @contextmanager
@@ -383,7 +392,9 @@ class Call:
         return left_s
 
     def _told_late(self) -> str:
-        return "" if self._timeout_s is None else timed_out(self._timeout_s)
+        if self._timeout_s is not None:
+            return timed_out(self._timeout_s)
+        return "" if self._silence_s is None else silent(self._silence_s)
 
 
 def _delivered(error: _Cut, assembly: Assembly) -> _Cut:

@@ -44,6 +44,7 @@ class Client:
         api_key: str = "",
         insecure_ok: bool = False,
         timeout_s: float | None = None,
+        silence_s: float | None = 900.0,
         connect_timeout_s: float = 1.0,
         max_attempts: int = 4,
         max_resumes: int = 16,
@@ -63,6 +64,9 @@ class Client:
             api_key: sent to routers as `authorization: Bearer`, never to workers.
             insecure_ok: let the API key travel in clear text off this host.
             timeout_s: default of the requests' `timeout_s`, in seconds; None: no limit.
+            silence_s: ends a request without `timeout_s` once nothing has been heard of it for so long, in
+                seconds, however long it has run; longer than routers let requests wait (`max_queue_s`).
+                Requests of the class batch may stay silent. None: all may.
             connect_timeout_s: how long to wait for a connection, in seconds.
             max_attempts: how often a request is tried at most without a new token, >= 1.
             max_resumes: how often a stream that broke after a token goes on elsewhere; 0: it ends there.
@@ -93,6 +97,7 @@ class Client:
         for name, seconds in (
             ("connect_timeout_s", connect_timeout_s),
             ("timeout_s", timeout_s),
+            ("silence_s", silence_s),
             ("batch_patience_s", batch_patience_s),
         ):
             if seconds is not None and not seconds > 0:
@@ -105,6 +110,7 @@ class Client:
                 lookaside=lookaside,
                 tls=tls,
                 timeout_s=_limit(timeout_s),
+                silence_s=_limit(silence_s),
                 connect_timeout_s=connect_timeout_s,
                 max_attempts=max_attempts,
                 max_resumes=max_resumes,

@@ -35,6 +35,7 @@ class Settings:
     lookaside: bool
     tls: TlsConfig | None
     timeout_s: float | None
+    silence_s: float | None
     connect_timeout_s: float
     max_attempts: int
     max_resumes: int

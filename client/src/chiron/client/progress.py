@@ -36,6 +36,7 @@ async def watch_route(
     on_progress: OnProgress,
     *,
     timeout_s: float | None,
+    silence_s: float | None,
     told_late: str,
     metadata: tuple[tuple[str, str], ...],
 ) -> pb.RouteResponse | None:
@@ -47,8 +48,9 @@ async def watch_route(
     call = stub.WatchRoute(pb.WatchRouteRequest(request=route), timeout=timeout_s, metadata=metadata)
     answer: pb.RouteResponse | None = None
     try:
-        with ends_in_time(call, timeout_s, told_late):
+        with ends_in_time(call, timeout_s, told_late, silence_s=silence_s) as listening:
             async for message in call:
+                listening.waits()
                 if message.HasField("route"):
                     answer = message.route
                 elif message.HasField("progress"):

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -26,13 +26,19 @@ from chiron.client.errors import (
     Unavailable,
 )
 from chiron.client.network import Network
+from chiron.client.own_clock import Cancellable, ends_in_time, silent
 from chiron.v1 import batch_pb2_grpc
 
 T = TypeVar("T")
+Answer = TypeVar("Answer", covariant=True)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _AGAIN = (Unavailable, BatchBrokenOff, ReaderStalled)
 _OF_ROUTER = (ConnectionLost, RetryElsewhere)
 """What another router may do better."""
+
+
+class UnaryCall(Cancellable, Awaitable[Answer], Protocol[Answer]):
+    """A call of grpc.aio with one answer."""
 
 
 class Patience:
@@ -47,6 +53,14 @@ class Patience:
         self._pause_s = _FIRST_PAUSE_S
         self._without_queue: set[str] = set()
         network.budget.request(self._started_s)
+
+    @property
+    def told_late(self) -> str:
+        """What whoever asked is told when a call is given up that was not answered."""
+        if self._timeout_s is not None:
+            return timed_out(self._timeout_s)
+        silence_s = self._network.settings.silence_s
+        return "" if silence_s is None else silent(silence_s)
 
     def progressed(self) -> None:
         """The operation has come further: what failed before counts no more."""
@@ -107,10 +121,14 @@ class BatchCalls:
 
     async def unary(
         self,
-        make: Callable[[batch_pb2_grpc.BatchServiceStub, dict[str, Any]], Awaitable[T]],
+        make: Callable[[batch_pb2_grpc.BatchServiceStub, dict[str, Any]], UnaryCall[T]],
         patience: Patience,
     ) -> T:
-        """Makes a call until it is answered; it must be one that may be made twice."""
+        """Makes a call until it is answered; it must be one that may be made twice.
+
+        One that is not answered ends by this client's own clock too, without a limit after `silence_s`.
+        """
+        silence_s = self.network.settings.silence_s
         while True:
             address = ""
             try:
@@ -118,7 +136,11 @@ class BatchCalls:
                     lease = await self.network.router(held, patience.remaining_s)
                     address = lease.address
                     with self.typed_errors(lease):
-                        return await make(lease.batches, self.options(patience))
+                        options = self.options(patience)
+                        call = make(lease.batches, options)
+                        left_s, told = options["timeout"], patience.told_late
+                        with ends_in_time(call, left_s, told, silence_s=silence_s):
+                            return await call
             except ChironError as error:
                 await patience.bear(error, address)
 
