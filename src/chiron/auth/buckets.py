@@ -65,6 +65,12 @@ class Bucket:
             self._stand(_Turn(amount, now + wait_s))
         return wait_s
 
+    def keep_place(self, amount: float, until: float) -> None:
+        """A call for so much that stands in line was told by others to come at that time."""
+        for turn in self._line:
+            if turn.amount == amount:
+                turn.due = max(turn.due, until)
+
     def used(self, now: float) -> float:
         """Share of the capacity that is not there; above 1 where some is owed."""
         self._refill(now)

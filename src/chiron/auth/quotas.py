@@ -97,12 +97,14 @@ class Account:
         refusal = self._refusal(requests, together, now)
         if key is not None:
             refusal = _longer(key._refusal(requests, together, now), refusal)
+        accounts = [self] if key is None else [self, key]
         if refusal is not None:
+            if refusal.retry_after_s is not None:
+                for account in accounts:
+                    account._keep_place(requests, together, now + refusal.retry_after_s)
             raise refusal
-        for each in tokens:
-            self.charge(each)
-            if key is not None:
-                key.charge(each)
+        for account in accounts:
+            account._charge(requests, together)
         return [Hold(self, each, key) for each in tokens]
 
     def in_use(self, now: float) -> dict[str, float]:
@@ -174,11 +176,22 @@ class Account:
 
     def charge(self, tokens: int) -> None:
         """Counts a request, also beyond the quota: what comes later waits the longer."""
+        self._charge(1, tokens)
+
+    def _charge(self, requests: int, tokens: int) -> None:
+        """Counts those of one call, as they were asked for."""
         if self._requests is not None:
-            self._requests.take(1)
+            self._requests.take(requests)
         if self._tokens is not None:
             self._tokens.take(tokens)
-        self.running += 1
+        self.running += requests
+
+    def _keep_place(self, requests: int, tokens: int, until: float) -> None:
+        """A call comes again at that time, whichever limit has refused it: it stays in line for others."""
+        if self._requests is not None:
+            self._requests.keep_place(requests, until)
+        if self._tokens is not None:
+            self._tokens.keep_place(tokens, until)
 
     def give_back(self, tokens: int) -> None:
         """Puts back what a request took that never ran."""

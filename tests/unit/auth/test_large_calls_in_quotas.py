@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
+
 from chiron.auth.quotas import Account
 from chiron.rpc.errors import ChironError, Reason
 from chiron.v1 import access_pb2
@@ -138,3 +140,32 @@ def test_several_prompts_at_once_come_in_behind_single_requests() -> None:
             continue
     assert let_in
     assert now <= 2.1
+
+
+def test_a_call_of_several_prompts_leaves_the_line_as_it_is_let_in() -> None:
+    account = Account(Quota(tokens_per_min=A_MINUTE, requests_per_s=4), 0.0)
+    account.take(A_MINUTE, 0.0).end()
+    with pytest.raises(ChironError) as refused:
+        account.take_all([200, 300], 1.0)
+    now = 1.0 + told_s(refused.value)
+    account.take_all([200, 300], now)
+    # Nothing is saved for it any more: what comes in is for whoever asks.
+    account.take(10, now + 1.0)
+
+
+def test_a_call_keeps_its_place_while_another_limit_keeps_it_out() -> None:
+    account = Account(Quota(tokens_per_min=A_MINUTE, concurrent=1), 0.0)
+    account.take(A_MINUTE, 0.0).end()
+    with pytest.raises(ChironError) as refused:
+        account.take(A_MINUTE, 0.0)
+    now = told_s(refused.value)
+    running = account.take(0, now - 1.0)
+    for _ in range(20):
+        with pytest.raises(ChironError, match="run already") as refused:
+            account.take(A_MINUTE, now)
+        now += told_s(refused.value)
+    running.end()
+    # What was saved for it meanwhile was nobody else's.
+    with pytest.raises(ChironError, match="tokens a minute"):
+        account.take(A_MINUTE // 2 + 10, now)
+    account.take(A_MINUTE, now)
