@@ -4,11 +4,12 @@
 
 CPU is the server process's user + system time, the same for all three: per request from streams of one
 token, per token from the slope between paced streams of few and of many tokens (128 streams, 10 ms a token),
-so that what a request costs is not counted into its tokens. `merged` puts four tokens into a message, as a
-worker with that many streams does (see bench/README.md), and `merged_by_ten` ten, as it does where
-`longest_hold_ms` is 100 and the ITL SLO 200 ms. The door and the proxy are the same router process,
-asked in turn; the ASGI server makes its events itself, so that the door's figure beyond it is all that a
-router does. Nothing is random.
+so that what a request costs is not counted into its tokens. `by_default` is what a worker's own outbox makes
+of that many streams with its default settings; `tokens_per_event` and `longest_gap_p50_ms` (the median of the
+streams' longest times without anything new) say what clients see of it. The other figures are for comparison:
+one token in each message, four (`merged`) and ten (`merged_by_ten`). The door and the proxy are the same
+router process, asked in turn; the ASGI server makes its events itself, so that the door's figure beyond it is
+all that a router does. Nothing is random.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Doors:
             door: one of DOORS.
             requests: in all.
             tokens: of each.
-            merged: tokens in a message.
+            merged: tokens in a message; 0: as a worker with its default settings has it.
             concurrency: requests at once; 0: as many as the size says.
         """
         size = self._size
@@ -68,7 +69,7 @@ class Doors:
         return result
 
     async def cost(self, door: str) -> dict[str, float]:
-        """CPU µs of the server per request, and per token of one and of several to a message."""
+        """CPU µs of the server: per request; per token by default, and of one and of several to a message."""
         size = self._size
         await self.load(door, size.streams, 1)
         short = await self.load(door, size.requests, 1)
@@ -77,13 +78,20 @@ class Doors:
             "requests_per_s": short["requests"] / short["wall_s"],
         }
         for name, merged in (
+            ("cpu_us_per_token_by_default", 0),
             ("cpu_us_per_token", 1),
             ("cpu_us_per_token_merged", size.merged_tokens),
             ("cpu_us_per_token_merged_by_ten", 10),
         ):
+            if not merged and door == "asgi":
+                continue  # It has no worker.
             few = await self.load(door, size.streams, size.few_tokens, merged=merged)
             many = await self.load(door, size.streams, size.many_tokens, merged=merged)
             figures[name] = 1e6 * (many["cpu_s"] - few["cpu_s"]) / (many["tokens"] - few["tokens"])
+            if not merged and door == "http":
+                figures["tokens_per_event"] = many["tokens"] / many["events"]
+                gaps = many["longest_gap_ms"]
+                figures["longest_gap_p50_ms"] = gaps[len(gaps) // 2]
         return figures
 
     async def ttft(self) -> dict[str, float]:

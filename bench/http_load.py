@@ -2,8 +2,9 @@
 
     python -m bench.http_load ADDRESS REQUESTS CONCURRENCY TOKENS INTERVAL_MS MERGED
 Asks `/v1/chat/completions` at host:port for streams, on as many connections as requests are open at once,
-each kept for its next request. Prints one JSON line: requests, tokens (by the words that came), ttft_ms
-(sorted), wall_s.
+each kept for its next request. MERGED: tokens in a message, 0: as a worker with its default settings has
+it. Prints one JSON line: requests, tokens (by the words that came), events, longest_gap_ms (of each
+request, between two events of it, sorted), ttft_ms (sorted), wall_s.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import uvloop
 _DONE = b"data: [DONE]\n\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 WORD = b" word"
+_EVENT = b"data: {"
 
 
 @dataclass(slots=True)
@@ -27,6 +29,10 @@ class Result:
 
     requests: int = 0
     tokens: int = 0
+    events: int = 0
+    """That brought tokens."""
+    longest_gap_ms: list[float] = field(default_factory=list)
+    """Of each request, between what came at one time and at the next."""
     ttft_ms: list[float] = field(default_factory=list)
 
 
@@ -56,17 +62,23 @@ async def _one(
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"error: {head.decode()}{(await reader.read(4096)).decode()}")
-    first, tail, words = True, b"", 0
+    first, tail, words, events = True, b"", 0, 0
+    last, gap = begun, 0.0
     while True:
         data = await reader.read(1 << 16)
         if not data:
             raise SystemExit("error: the connection ended in the middle of a stream")
+        now = time.perf_counter()
         if first:
             first = False
-            result.ttft_ms.append((time.perf_counter() - begun) * 1000)
+            result.ttft_ms.append((now - begun) * 1000)
+        else:
+            gap = max(gap, now - last)
+        last = now
         # A word may be cut between two reads, and the end too.
         seen = tail + data
         words += seen.count(WORD) - tail.count(WORD)
+        events += seen.count(_EVENT) - tail.count(_EVENT)
         tail = seen[-64:]
         if tail.endswith(_LAST_CHUNK):
             break
@@ -75,6 +87,8 @@ async def _one(
     result.requests += 1
     # The last token of a stream has no word.
     result.tokens += words + 1
+    result.events += events
+    result.longest_gap_ms.append(gap * 1000)
 
 
 async def run(
@@ -98,6 +112,8 @@ async def run(
     return {
         "requests": result.requests,
         "tokens": result.tokens,
+        "events": result.events,
+        "longest_gap_ms": sorted(result.longest_gap_ms),
         "ttft_ms": sorted(result.ttft_ms),
         "wall_s": wall,
     }

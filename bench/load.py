@@ -43,7 +43,7 @@ class Plan:
     tokens: int
     interval_ms: int
     merged: int
-    """Tokens in a message after the first."""
+    """Tokens in a message after the first; 0: as a worker with its default settings has it."""
 
 
 class _Stubs:
