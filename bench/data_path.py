@@ -46,7 +46,7 @@ class Size:
     many_tokens: int = 520
     interval_ms: int = 10
     merged_tokens: int = 4
-    """In one message, as a worker with that many streams merges them in 40 ms."""
+    """In one message, as a worker merges them where `longest_hold_ms` is 40."""
     ttft_requests: int = 200
     ttft_rounds: int = 5
     idle_streams: int = 2000

@@ -75,10 +75,10 @@ class WorkerConfig:
     require_tickets: bool = True
     """Refuse requests without a ticket that a router signed. False is for a worker that is used alone,
     without a cluster: whoever reaches its port may use it."""
-    messages_per_s: float = 2500.0
+    messages_per_s: float = 1250.0
     """Messages that all streams together are held to: with few streams each token leaves by itself,
     with more of them several travel in one message."""
-    longest_hold_ms: float = 40.0
+    longest_hold_ms: float = 100.0
     """Longest time that a token waits to travel with others, in milliseconds; at most half the ITL SLO, and
     the first token never waits. 0: each leaves by itself."""
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)

@@ -12,8 +12,9 @@ from services.worker.call_reader import join
 
 _MOST_TOKENS = 1024
 """Tokens of one message: with the most logprobs, far below the largest message that a client takes."""
-_TICK_S = 0.005
-"""Messages that are held leave at multiples of this, so that those of many streams leave together."""
+_TICKS_S = (0.02, 0.01, 0.005)
+"""Messages that are held leave at multiples of one of these, so that those of many streams leave together.
+Each is a multiple of the next: streams whose intervals differ share ticks too."""
 _EARLY_S = 0.001
 """Timers count in milliseconds: one may fire so much before its time."""
 
@@ -21,16 +22,18 @@ _EARLY_S = 0.001
 def leaves_at(now: float, interval_s: float) -> float:
     """When the message after one that leaves now is due: a tick, where the interval has two of them or more.
 
-    Whoever passes on the messages of many streams wakes once for those that come together.
+    Whoever passes on the messages of many streams wakes once for those that come together. The ticks are
+    therefore further apart where messages are: 5 to 20 ms, at most a quarter of an interval of 20 ms or more.
 
     Args:
         now: monotonic, in seconds, as is the answer.
         interval_s: how far apart the messages may be, in seconds; a timer's millisecond may add to it.
     """
     due = now + interval_s
-    if interval_s < 2 * _TICK_S:
+    tick_s = next((tick_s for tick_s in _TICKS_S if interval_s >= 4 * tick_s), _TICKS_S[-1])
+    if interval_s < 2 * tick_s:
         return due
-    return (due + _EARLY_S) // _TICK_S * _TICK_S
+    return (due + _EARLY_S) // tick_s * tick_s
 
 
 class Outbox:

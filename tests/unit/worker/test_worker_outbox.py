@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chiron.v1 import inference_pb2 as pb
+from services.worker.config import WorkerConfig
 from services.worker.outbox import Outbox, Spacing, leaves_at
 
 NEVER_S, ALWAYS_S = 3600.0, 0.0
@@ -121,23 +123,47 @@ async def test_a_reader_that_takes_nothing_gets_messages_of_bounded_length() -> 
     assert len(messages) < 7
 
 
-def test_held_messages_of_streams_that_began_apart_leave_together_and_no_later() -> None:
-    began = [100.0 + index / 1000 for index in range(40)]
-    first = [leaves_at(at, 0.04) for at in began]
-    assert len({round(at, 6) for at in first}) <= 9
-    assert all(0.034 < due - at < 0.0411 for at, due in zip(began, first, strict=True))
+@pytest.mark.parametrize(("interval_s", "groups"), [(0.02, 4), (0.04, 4), (0.1, 5), (0.4, 20)])
+def test_held_messages_of_streams_that_began_apart_leave_together_and_no_later(
+    interval_s: float, groups: int
+) -> None:
+    began = [100.0 + interval_s * index / 128 for index in range(128)]
+    due = [leaves_at(at, interval_s) for at in began]
+    assert len({round(at, 6) for at in due}) <= groups + 1
+    held = [left - at for at, left in zip(began, due, strict=True)]
+    assert interval_s * 3 / 4 - 0.001 <= min(held) <= max(held) <= interval_s + 0.001
+
+
+def test_streams_with_different_intervals_leave_together_too() -> None:
+    often, seldom = 100.0, 100.0
+    others = set()
+    for _ in range(20):
+        often = leaves_at(often, 0.02)
+        others.add(round(often, 6))
+    for _ in range(4):
+        seldom = leaves_at(seldom, 0.1)
+        assert round(seldom, 6) in others
 
 
 @pytest.mark.parametrize("late_s", [-0.0009, 0.0, 0.003])
 def test_a_stream_keeps_its_interval_however_early_or_late_its_timer_fires(late_s: float) -> None:
-    due = [leaves_at(100.0, 0.04)]
-    for _ in range(20):
-        due.append(leaves_at(due[-1] + late_s, 0.04))
-    assert due[-1] - due[0] == pytest.approx(20 * 0.04)
+    for interval_s in (0.02, 0.04, 0.1):
+        due = [leaves_at(100.0, interval_s)]
+        for _ in range(20):
+            due.append(leaves_at(due[-1] + late_s, interval_s))
+        assert due[-1] - due[0] == pytest.approx(20 * interval_s)
 
 
 def test_a_short_interval_is_kept_as_it_is() -> None:
     assert leaves_at(100.0021, 0.004) == 100.0021 + 0.004
+
+
+def test_by_default_few_streams_get_each_token_and_many_an_event_each_100_ms() -> None:
+    config = WorkerConfig("i-1", 1, spec_file=Path(), socket=Path())
+    for streams, interval_s in ((12, 0.0096), (125, 0.1), (1000, 0.1)):
+        spacing = Spacing(config.messages_per_s, config.longest_hold_ms / 1e3, lambda many=streams: many)
+        assert spacing.interval_s(0.0) == pytest.approx(interval_s)
+        assert spacing.interval_s(50.0) <= 0.025
 
 
 def test_messages_come_further_apart_with_more_streams_up_to_a_bound() -> None:
