@@ -70,7 +70,7 @@ class Worker:
         self.prefixes = PrefixBook(self.load_board.touch)
         self.saturation = Saturation()
         self.spacing = Spacing(
-            config.messages_per_s, config.longest_hold_ms / 1e3, lambda: sum(self.live.slots)
+            config.messages_per_s, config.longest_hold_ms / 1e3, lambda: self.live.streaming
         )
         self.start_trace = StartTrace(config.instance_id)
         self.engine: Engine | None = None

@@ -113,6 +113,8 @@ class LiveRequests:
         """Choices of live requests: interactive, batch."""
         self.fresh_tokens = 0
         """Prompt tokens of the interactive ones without output, of each choice."""
+        self.streaming = 0
+        """Requests that have output: as many streams of messages."""
         self.idle = asyncio.Event()
         """Set while there is no request."""
         self.idle.set()
@@ -133,6 +135,7 @@ class LiveRequests:
         """Takes a request in; its id must not be live."""
         self._by_id[request.request_id] = request
         self.slots[request.batch] += request.slots
+        self.streaming += request.has_output
         if not (request.batch or request.has_output):
             self.fresh_tokens += request.slots * request.prompt_tokens
         self.idle.clear()
@@ -141,6 +144,7 @@ class LiveRequests:
     def begun(self, request: LiveRequest) -> None:
         """A request has its first output."""
         request.has_output = True
+        self.streaming += 1
         if not request.batch:
             self.fresh_tokens -= request.slots * request.prompt_tokens
 
@@ -148,6 +152,7 @@ class LiveRequests:
         """Forgets a request."""
         del self._by_id[request.request_id]
         self.slots[request.batch] -= request.slots
+        self.streaming -= request.has_output
         if not (request.batch or request.has_output):
             self.fresh_tokens -= request.slots * request.prompt_tokens
         request.ended.set()
