@@ -61,7 +61,7 @@ class Connection(HttpToolsProtocol):
         self._lingering = False
         self._refusal: HttpError | None = None
         """What is wrong with what came after requests that are still being answered."""
-        self._unsent, self._unsent_since = 0, 0.0
+        self._unsent, self._unsent_since = 0, self.loop.time()
         self.subjects: tuple[bytes, ...] = ()
         """URI names in the client's certificate."""
         self.lost = False

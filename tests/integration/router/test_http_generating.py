@@ -315,6 +315,23 @@ async def test_a_reader_that_stalls_is_ended_and_the_worker_s_slot_is_free(start
     await eventually(router.router._serving.under_way.idle.is_set)
 
 
+async def test_what_a_new_connection_has_not_taken_yet_at_the_first_look_is_no_stall(
+    start_door, begin
+) -> None:
+    worker, router, url = await start_door(reader_stall_s=5.0, limits={"write_buffer_bytes": 10_000})
+    connection = await begin(url, STREAM, limit=2**12)
+    call = await worker.calls.get()
+    for _ in range(200):
+        call.text("x" * 100_000)
+    call.send(last())
+    call.finish()
+    (open_one,) = router.router._http.state.connections
+    await eventually(lambda: open_one._unsent, what="the router has looked at it")
+    answer = await connection.answer()
+    assert len(answer.body) > 200 * 100_000
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
 async def test_a_whole_answer_that_is_not_taken_is_given_up(start_door, begin) -> None:
     worker, router, url = await start_door(reader_stall_s=0.2)
     await begin(url, WHOLE, limit=2**12)
