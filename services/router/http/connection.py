@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from services.router.http.caller import certificate_names
+from services.router.http.chunk_sizes import ChunkSizes
 from services.router.http.errors import HttpError, after
-from services.router.http.heads import fault_of
+from services.router.http.heads import cause_of, fault_of
 
 if TYPE_CHECKING:
     from services.router.http.server import HttpServer
@@ -48,6 +50,7 @@ class Connection(HttpToolsProtocol):
         """A connection; `leave` gives back the place that it has, None: it has none yet."""
         super().__init__(server.uvicorn, server.state, {}, server.loop)
         self.logger = _QUIET
+        self.url = b""
         self._server = server
         self._leave = leave
         self._limits = server.settings
@@ -66,8 +69,10 @@ class Connection(HttpToolsProtocol):
         """URI names in the client's certificate."""
         self.lost = False
         """Whether the client has gone, or has been shut out."""
-        self.damaged = False
-        """Whether the body of the request that is being answered cannot be read any further."""
+        self.damaged = ""
+        """Why the body of the request that is being answered cannot be read any further; empty: it can."""
+        self.chunks = ChunkSizes()
+        """Of the body that is on its way."""
 
     # What happens to it.
 
@@ -113,8 +118,12 @@ class Connection(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         super().data_received(data)
+        self.chunks.parsed(data)
         if self.transport.is_closing() or self._ends:
             return
+        if self.chunks.announced > self._limits.body_bytes:
+            # Whoever reads the body looks whether that is too much.
+            self.cycle.message_event.set()
         if self._in_head and self._head_bytes > self._limits.header_bytes:
             self._refuse_head()
         elif not self.busy and math.isinf(self._due):
@@ -124,6 +133,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.chunks.end()
         self._in_head = True
         self._due = self.loop.time() + self._limits.header_s
 
@@ -136,9 +146,12 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > self._limits.header_bytes:
             self._refuse_head()
             return
-        if (fault := fault_of(self.parser.get_http_version(), self.headers)) is not None:
+        version = self.parser.get_http_version()
+        if (fault := fault_of(version, self.headers)) is not None:
             self.refuse(HttpError(400, fault, code="bad_request"))
             return
+        # RFC 9110, section 10.1.1: a client of HTTP/1.0 knows no interim answer, whatever it says.
+        self.expect_100_continue = self.expect_100_continue and version != "1.0"
         if len(self.pipeline) >= self._limits.pipelined and self.busy:
             text = f"more than {self._limits.pipelined} requests were sent ahead on this connection"
             self.refuse(HttpError(503, text, type="server_error", code="overloaded", headers=after(1.0)))
@@ -146,8 +159,17 @@ class Connection(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)["chiron.connection"] = self
         super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        """A chunk of a body begins."""
+        self.chunks.begin()
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is there as a whole."""
+        self.chunks.end()
+
     def on_body(self, body: bytes) -> None:
         """A part of a body is there."""
+        self.chunks.take(len(body))
         if self._ends or self.cycle is None:
             return
         if self.cycle.response_complete:
@@ -186,16 +208,15 @@ class Connection(HttpToolsProtocol):
         """Another protocol is asked for: the request is answered in this one."""
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP."""
+        """What came is no HTTP; the parser's error, which says why, is being handled."""
+        cause = cause_of(sys.exception(), self.url)
         running = self._running
         if running is not None and running is self.cycle and self.busy and running.more_body:
             # It is in the body of what is being answered: whoever reads that says so.
-            self.damaged, running.keep_alive = True, False
+            self.damaged, running.keep_alive = cause, False
             running.message_event.set()
             return
-        self.refuse(
-            HttpError(400, "this is no HTTP request that this server understands", code="bad_request")
-        )
+        self.refuse(HttpError(400, f"this is no HTTP request that can be read: {cause}", code="bad_request"))
 
     # What it is told to do.
 

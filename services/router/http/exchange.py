@@ -96,8 +96,10 @@ class Exchange:
             self._check_length()
         message = await (self._wait() if self.connection.unread else self._receive())
         if self.connection.damaged:
-            text = "the request's body is damaged: its chunks cannot be told apart"
+            text = f"the request's body is damaged: {self.connection.damaged}"
             raise HttpError(400, text, code="bad_request")
+        if self.connection.unread and self.connection.chunks.announced > self.body_bytes:
+            raise self._too_large(f"has a chunk of {self.connection.chunks.announced} bytes, and is")
         if message["type"] == "http.request":
             self._received += len(message["body"])
             self._whole = not message["more_body"]
@@ -187,8 +189,8 @@ class Exchange:
             if name == b"content-length" and int(value) > self.body_bytes:
                 raise self._too_large()
 
-    def _too_large(self) -> HttpError:
-        text = f"the request's body is larger than {self.body_bytes} bytes"
+    def _too_large(self, how: str = "is") -> HttpError:
+        text = f"the request's body {how} larger than {self.body_bytes} bytes"
         return HttpError(413, text, code="request_too_large")
 
     # How it ends.

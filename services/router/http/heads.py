@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
+
+from httptools import HttpParserCallbackError
 
 _ONCE = frozenset({b"host", b"transfer-encoding"})
 """Headers that may not be there twice, whatever they say."""
 _ALIKE, _OWN = frozenset({b"authorization"}), b"x-chiron-"
 """Headers that may not say two things; and how this door's own begin, of which the same holds."""
 _VERSIONS = ("1.1", "1.0")
+_METHOD = "it does not begin with a method of HTTP, in capitals, and a space"
+_CAUSES: Mapping[str, str] = {
+    "Invalid method encountered": _METHOD,
+    "Expected space after method": _METHOD,
+    "Expected HTTP/, RTSP/ or ICE/": "its first line is not METHOD TARGET HTTP/1.1",
+    "Pause on PRI/Upgrade": "HTTP/2 is not spoken here: HTTP/1.1 and HTTP/1.0 are",
+    "Invalid header token": "a header's name has a character that none may have",
+    "Invalid header value char": "a header's value has a character that none may have",
+}
+"""Where the parser's own words would lead astray."""
 
 
 def fault_of(version: str, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
@@ -41,3 +54,16 @@ def _repeated(headers: Sequence[tuple[bytes, bytes]], last: dict[bytes, bytes]) 
             return name
         seen.add(name)
     return None
+
+
+def cause_of(error: BaseException | None, target: bytes) -> str:
+    """Why the parser could not read a request.
+
+    Args:
+        error: the parser's.
+        target: of the request, as far as it has been read.
+    """
+    if isinstance(error, HttpParserCallbackError):
+        return f"its target {reprlib.repr(target.decode('latin-1'))} is no path, and no URL that has one"
+    said = str(error or "") or "it is damaged"
+    return _CAUSES.get(said, said)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_OWN_PORTS = re.compile(r"http:.*:80|https:.*:443")
+"""Origins as browsers write them, and ports that they leave out: what is written otherwise never matches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +61,9 @@ class HttpSettings:
         if self.host_share > 1:
             raise ValueError(f"host_share: must be <= 1, not {self.host_share:g}")
         for origin in self.cors_origins:
-            if origin != "*" and "://" not in origin:
-                raise ValueError(f"cors_origins: expected scheme://host or *, not {origin!r}")
+            if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+                text = "expected scheme://host, scheme://host:port or *, in small letters and without a path"
+                raise ValueError(f"cors_origins: {text}, not {origin!r}")
+            if _OWN_PORTS.fullmatch(origin) is not None:
+                text = "browsers leave the scheme's own port out, and so must"
+                raise ValueError(f"cors_origins: {text} {origin!r}")

@@ -23,6 +23,9 @@ SECTIONS = ("controller", "router", "agent", "worker")
 """Tables that one file may hold, so that all services of a cluster can share it."""
 SHARED = ("auth", "tls")
 """Tables that count for every service; `[router.tls]` counts over `[tls]` for a router."""
+_NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a string", Path: "a path"}
+_UNITS: Mapping[str, str] = {"_bytes": "bytes", "_ms": "milliseconds", "_s": "seconds"}
+"""How keys end → what they count."""
 
 
 class ConfigError(Exception):
@@ -148,15 +151,22 @@ def _build(kind: type[T], parsed: Mapping[str, Any], prefix: str, section: str) 
 
 def _convert(value: Any, hint: Any, key: str, origin: str) -> Any:
     try:
-        return _parse(value, hint)
+        return _parse(value, hint, _unit(key))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{origin}: {key!r}: {error}") from error
 
 
-def _parse(value: Any, hint: Any) -> Any:
+def _unit(key: str) -> str:
+    """What a number under this key counts, as its name says; empty: it does not."""
+    if "_per_" in key:
+        return ""
+    return next((f" of {unit}" for end, unit in _UNITS.items() if key.endswith(end)), "")
+
+
+def _parse(value: Any, hint: Any, unit: str = "") -> Any:
     if isinstance(hint, types.UnionType):
         inner = [part for part in typing.get_args(hint) if part is not type(None)]
-        return None if value in (None, "") else _parse(value, inner[0])
+        return None if value in (None, "") else _parse(value, inner[0], unit)
     if typing.get_origin(hint) is tuple:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
@@ -170,11 +180,14 @@ def _parse(value: Any, hint: Any) -> Any:
             return value.lower() in ("true", "1")
         raise ValueError(f"expected true or false, not {value!r}")
     if isinstance(value, bool):
-        raise ValueError(f"expected {_name(hint)}, not {value!r}")
-    if hint is float and isinstance(value, int | float | str):
-        return float(value)
-    if hint is int and isinstance(value, int | str):
-        return int(value)
+        raise ValueError(f"expected {_name(hint)}{unit}, not {value!r}")
+    if (hint is float and isinstance(value, int | float | str)) or (
+        hint is int and isinstance(value, int | str)
+    ):
+        try:
+            return hint(value)
+        except ValueError:
+            raise ValueError(f"expected {_name(hint)}{unit}, not {value!r}") from None
     if hint is str and isinstance(value, str):
         return value
     if hint is Path and isinstance(value, str | Path):
@@ -186,8 +199,8 @@ def _parse(value: Any, hint: Any) -> Any:
             raise ValueError(
                 f"expected one of {', '.join(str(m.value) for m in hint)}, not {value!r}"
             ) from None
-    raise ValueError(f"expected {_name(hint)}, not {value!r}")
+    raise ValueError(f"expected {_name(hint)}{unit}, not {value!r}")
 
 
 def _name(hint: Any) -> str:
-    return str(getattr(hint, "__name__", hint))
+    return _NAMES.get(hint) or str(getattr(hint, "__name__", hint))

@@ -14,6 +14,9 @@ from services.router.http.errors import HttpError
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 MOST_PARTS = 8
 _LONGEST_FIELD = 1024
+_LONGEST_PREAMBLE = 4096
+_AS_THEY_ARE = (b"", b"7bit", b"8bit", b"binary")
+"""What a part's content-transfer-encoding may be: its bytes are kept as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,11 @@ class Form:
         """Whether its last boundary has come."""
         self._events: list[Event] = []
         self._header, self._value = b"", b""
-        self._disposition = b""
+        self._disposition = self._transfer = b""
+        self._delimiter = b"\r\n--" + boundary
+        self._preamble: bytearray | None = bytearray(b"\r\n")
+        """The end of what came before the first boundary, and of a line before it; None: that has come."""
+        self._skipped = 0
         self._field: str | None = None
         """Name of the field that is being read; None: a file is, or nothing."""
         self._held = bytearray()
@@ -81,17 +88,44 @@ class Form:
     def feed(self, data: bytes) -> list[Event]:
         """What the next bytes of the body bring. Raises HttpError (400)."""
         try:
-            self._parser.write(data)
+            self._parser.write(data if self._preamble is None else self._after_preamble(self._preamble, data))
         except FormParserError as error:
             raise broken(str(error)) from error
         events, self._events = self._events, []
         return events
 
+    def check_complete(self) -> None:
+        """Raises HttpError (400): the body is over, and the form is not."""
+        if self._preamble is not None:
+            raise broken(f"its boundary {self._boundary} is not in it")
+        if not self.complete:
+            raise broken("it ends before its last boundary")
+
+    @property
+    def _boundary(self) -> str:
+        return repr(self._delimiter[4:].decode("latin-1"))
+
+    def _after_preamble(self, held: bytearray, data: bytes) -> bytes:
+        """What follows the preamble, which is for readers that know no forms (RFC 2046, section 5.1.1)."""
+        held += data
+        start = held.find(self._delimiter)
+        if start < 0:
+            past = max(0, len(held) - len(self._delimiter) + 1)
+            self._skipped += past
+            del held[:past]
+            if self._skipped > _LONGEST_PREAMBLE:
+                raise broken(
+                    f"its boundary {self._boundary} is not among its first {_LONGEST_PREAMBLE} bytes"
+                )
+            return b""
+        self._preamble = None
+        return bytes(held[start + 2 :])
+
     def _on_part(self) -> None:
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise broken(f"it has more than {MOST_PARTS} parts")
-        self._disposition = b""
+        self._disposition = self._transfer = b""
 
     def _on_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -100,8 +134,11 @@ class Form:
         self._value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        name = self._header.lower()
+        if name == b"content-disposition":
             self._disposition = self._value
+        elif name == b"content-transfer-encoding":
+            self._transfer = self._value.strip()
         self._header, self._value = b"", b""
 
     def _on_headers(self) -> None:
@@ -110,6 +147,12 @@ class Form:
         if name is None:
             raise broken("a part has no name")
         field = name.decode("utf-8", "replace")
+        if self._transfer.lower() not in _AS_THEY_ARE:
+            coding = self._transfer[:40].decode("latin-1")
+            raise broken(
+                f"its part {field[:40]!r} has the content-transfer-encoding {coding!r}, and parts are taken "
+                "as they are (binary)"
+            )
         filename = options.get(b"filename")
         if filename is None:
             self._field, self._held = field, bytearray()

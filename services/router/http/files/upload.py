@@ -13,7 +13,7 @@ from chiron.batch.records import TenantLimits
 from chiron.rpc.errors import ChironError, Reason
 from services.router.http.errors import HttpError
 from services.router.http.files.expiry import check_expiry
-from services.router.http.files.form import Event, Field, FileBegins, FileData, Form, broken
+from services.router.http.files.form import Event, Field, FileBegins, FileData, Form
 from services.router.http.files.names import check_name
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,7 @@ class Upload:
             async for piece in body:
                 for event in form.feed(piece):
                     await self._take(event)
-            if not form.complete:
-                raise broken("it ends before its last boundary")
+            form.check_complete()
             return await self._complete()
         except UnknownFileError as error:
             text = "The upload was too slow, and has been given up."
