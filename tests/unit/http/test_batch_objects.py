@@ -82,8 +82,8 @@ def test_the_first_faults_are_named_and_the_others_counted() -> None:
         faults.add(Fault("wrong", "x" * 5_000, number, "p" * 500))
     told = errors_of(faults.text())
     assert told["object"] == "list"
-    assert [one["line"] for one in told["data"]] == [*range(1, MOST + 1), None]
-    assert told["data"][-1]["message"].startswith("3 more lines")
+    assert [one["line"] for one in told["data"]] == [*range(1, MOST), None]
+    assert told["data"][-1]["message"].startswith("4 more lines")
     assert max(len(one["message"]) for one in told["data"]) <= 400
     assert len(told["data"][0]["param"]) == 100
 
