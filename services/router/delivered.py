@@ -37,7 +37,7 @@ class Delivered:
         self._tokens = array("I")
         self._text_length = request.resume.delivered_text_length
         self._origin = request.resume.origin
-        self._complete = False
+        self._last: pb.OutputDelta | None = None
         self._known = 0
 
     def add(self, message: bytes) -> None:
@@ -57,8 +57,13 @@ class Delivered:
     @property
     def complete(self) -> bool:
         """True once the last message was passed on."""
+        return self.last is not None
+
+    @property
+    def last(self) -> pb.OutputDelta | None:
+        """What tells how the answer was served, once it was passed on whole; None: nothing is kept of it."""
         self._read()
-        return self._complete
+        return self._last
 
     @property
     def spec_version(self) -> int:
@@ -96,7 +101,8 @@ class Delivered:
             self._text_length += len(delta.text)
             if delta.HasField("origin"):
                 self._origin = delta.origin
-            self._complete = self._complete or delta.HasField("usage")
+            if delta.HasField("usage"):
+                self._last = delta
 
 
 def _depends_on_its_engine(sampling: pb.SamplingParams) -> bool:

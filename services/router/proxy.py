@@ -126,10 +126,11 @@ class Proxy:
             failed = await self._attempt(
                 payload, message, request, placement, delivered, sink, trace, may_move=may_move
             )
-            if failed is None:
+            if failed is None or delivered.complete:
+                # Whoever is lost after the last message owes nothing more.
+                if self._placer.book is not None and delivered.last is not None:
+                    self._placer.book.answered(request.request_id, delivered.last)
                 return
-            if delivered.complete:
-                return  # Whoever is lost after the last message owes nothing more.
             another = attempts.another(failed.blame, progressed=delivered.progressed())
             yielded = failed.blame is Blame.YIELDED
             if yielded:

@@ -1,7 +1,8 @@
 """The recording itself: follows requests to their end, and hands their lines to the disk.
 
 What a request added up to is told by its worker (`WatchLoadResponse.ended_requests`), be it proxied,
-lookaside or an item of a batch; that it was refused, failed or left, by the router.
+lookaside or an item of a batch, or by the end of an answer that came through this router; that it was
+refused, failed or left, by the router.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 
 from chiron.batch.records import BatchKey
 from chiron.internal.v1 import control_pb2, worker_pb2
+from chiron.v1 import inference_pb2 as pb
 from services.router.recording import lines
 from services.router.recording.files import RecordingFiles
 from services.router.recording.lines import Record
@@ -118,6 +120,18 @@ class Book:
                 record.resumes += given_up
                 if not (given_up and record.handed_back):
                     record.due = self._time() + _SETTLE_S
+
+    def answered(self, request_id: str, last: pb.OutputDelta) -> None:
+        """The whole answer has come through this router; its worker may be gone before it tells so.
+
+        last: what came with the answer's end: its usage and timing.
+        """
+        if request_id in self._pending:
+            whole = worker_pb2.EndedRequest.ENDING_WHOLE
+            told = worker_pb2.EndedRequest(request_id=request_id, ending=whole)
+            told.usage.CopyFrom(last.usage)
+            told.timing.CopyFrom(last.timing)
+            self.ended([told])
 
     def handed_back(self, request_id: str) -> None:
         """An instance has given it back, and this router has another go on with it."""

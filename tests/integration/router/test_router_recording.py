@@ -10,6 +10,7 @@ import pytest
 
 from chiron.client import Client, NoInstance, Slo
 from chiron.internal.v1 import control_pb2
+from chiron.v1 import inference_pb2 as pb
 from chiron.v1 import types_pb2
 from services.router.batch.settings import BatchSettings
 from services.router.recording.settings import RecordingSettings
@@ -99,3 +100,28 @@ async def test_who_records_nothing_asks_workers_for_nothing(start_worker, start_
     router = await start_router(worker)
     assert router.router._placer.book is None
     assert worker.tell_ended == [False]
+
+
+async def test_an_answer_that_came_through_is_recorded_though_its_worker_never_tells(
+    start_worker, start_router, tmp_path: Path
+) -> None:
+    worker = await start_worker("a")
+    folder = tmp_path / "recording"
+    router = await start_router(worker, recording=RecordingSettings(path=folder))
+    call = router.stub.Generate(pb.GenerateRequest(request_id="r", model="m", prompt=PROMPT))
+    answered = await worker.calls.get()
+    last = pb.OutputDelta(token_ids=[1], usage=pb.Usage(prompt_tokens=5, completion_tokens=1))
+    last.timing.ttft_ms = 12.0
+    answered.send(pb.GenerateResponse(deltas=[last]))
+    answered.finish()
+    assert [response.deltas[0].usage.completion_tokens async for response in call] == [1]
+
+    def lines() -> list[dict[str, Any]]:
+        return [
+            line for line in map(json.loads, written(folder).splitlines()) if "chiron_recording" not in line
+        ]
+
+    await eventually(lines)
+    [line] = lines()
+    assert (line["end"], line["prompt"], line["output"], line["ttft_ms"]) == ("ok", 5, 1, 12.0)
+    assert line["took_s"] > 0

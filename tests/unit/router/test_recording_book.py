@@ -130,6 +130,21 @@ async def test_what_was_handed_back_is_written_when_it_has_gone_on_elsewhere(
     assert (line["end"], line["output"]) == ("ok", 8)
 
 
+async def test_an_answer_that_came_through_is_whole_whatever_its_last_worker_told(
+    book: Book, tmp_path: Path
+) -> None:
+    book.begin(request("r", request_class=RequestClass.BATCH), 0)
+    book.ended([ended("r", Ended.ENDING_GIVEN_UP, output=2)])
+    book.handed_back("r")
+    last = ended("r", output=8)
+    book.answered("r", pb.OutputDelta(usage=last.usage, timing=last.timing))
+    # The worker's word comes late, and somebody else's request is none of this router's.
+    book.ended([last])
+    book.answered("other", pb.OutputDelta(usage=last.usage))
+    [line] = await told(book, tmp_path)
+    assert (line["end"], line["output"], line["ttft_ms"]) == ("ok", 8, 12.346)
+
+
 async def test_refused_ones_are_written_at_once_others_once_they_have_settled(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
