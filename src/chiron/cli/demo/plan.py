@@ -20,7 +20,7 @@ OUTPUT_TOKENS = (16, 32)
 SAMPLE_AT_S, SAMPLE_ITEMS = 0.5, 16
 """A small batch at first, from which the cluster learns how long batch requests are."""
 BACKLOG_AT_S, BACKLOG_ITEMS = 16.0, 140
-DEADLINE_S = 50.0
+DEADLINE_S = 54.0
 """Of each batch, from its submission."""
 BATCH_PROMPT_TOKENS = (50, 250)
 BATCH_OUTPUT_TOKENS = (48, 96)
