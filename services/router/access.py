@@ -27,8 +27,9 @@ _NEAR, _MOST_NEAR = 0.8, 100
 class Access:
     """Identifies callers, checks what they may do, and keeps the quotas of tenants and keys."""
 
-    def __init__(self, *, required: bool, ticket_ttl_s: float) -> None:
-        self.table = AccessTable()
+    def __init__(self, *, required: bool, ticket_ttl_s: float, certificates: bool = False) -> None:
+        """Nobody is known. `certificates`: the router's doors ask callers for one."""
+        self.table = AccessTable(certificates=certificates)
         self.holds = LookasideHolds()
         self._required = required
         self._ticket_ttl_s = ticket_ttl_s

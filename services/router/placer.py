@@ -54,7 +54,11 @@ class Placer:
         self._config = config
         self._abandon = abandon
         self._loop = asyncio.get_running_loop()
-        self.access = Access(required=config.auth.require, ticket_ttl_s=config.ticket_ttl_s)
+        self.access = Access(
+            required=config.auth.require,
+            ticket_ttl_s=config.ticket_ttl_s,
+            certificates=config.tls.mutual,
+        )
         self._core = RouterCore(
             CoreSettings(
                 queue_limit=config.queue_limit,

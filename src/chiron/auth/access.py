@@ -16,17 +16,25 @@ from chiron.v1 import access_pb2
 
 _HEARD_SOON_S = 1.0
 """What a caller is told to wait who may be known once a controller is heard."""
-_NOBODY = (
-    "this cluster asks who calls: send an API key in the header `authorization: Bearer KEY`, or present a "
-    "client certificate of a tenant"
+_NOBODY = "this cluster asks who calls: send an API key in the header `authorization: Bearer KEY`"
+_OR_CERTIFICATE = ", or present a client certificate of a tenant"
+_NO_KEY = (
+    "this API key is not one of this cluster's tenants: `chiron keys create --tenant` makes those; the key "
+    "in the controllers' `admin_key_file` is for operators, and none for requests"
 )
+"""Said of every key that is not known. Whether it is the operators' is not told: routers do not know it."""
 
 
 class AccessTable:
     """Tenants, and the keys and certificate subjects that stand for them."""
 
-    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
-        """Nobody is known. wall_clock: seconds since the epoch, by which keys expire."""
+    def __init__(self, wall_clock: Callable[[], float] = time.time, *, certificates: bool = False) -> None:
+        """Nobody is known.
+
+        Args:
+            wall_clock: seconds since the epoch, by which keys expire.
+            certificates: whether the doors ask callers for one, so that it may say who calls.
+        """
         self.tenants: dict[str, access_pb2.Tenant] = {}
         self.keys: dict[str, control_pb2.RoutedKey] = {}
         self.held: dict[str, HeldKey] = {}
@@ -34,6 +42,7 @@ class AccessTable:
         self._by_subject: dict[str, str] = {}
         self._callers: dict[str, Caller] = {}
         self._wall_clock = wall_clock
+        self._nobody = _NOBODY + _OR_CERTIFICATE * certificates
         self.outdated = False
         """What there is was kept from an earlier time: who is not among it may be there all the same."""
 
@@ -100,7 +109,7 @@ class AccessTable:
         key = self.held.get(id_of(text))
         # A wrong secret under a known id and an unknown id are told apart by nobody.
         if key is None or not matches(text, key.digest):
-            raise self._unknown(Reason.KEY_INVALID, "this API key is not one of this cluster's")
+            raise self._unknown(Reason.KEY_INVALID, _NO_KEY)
         if key.revoked:
             raise ChironError(Reason.KEY_REVOKED, f"API key {key.key_id} was revoked")
         if key.expires_s != math.inf and self._wall_clock() >= key.expires_s:
@@ -124,7 +133,7 @@ class AccessTable:
         # In the certificate's order, and each once: two names may stand for the same tenant.
         named = dict.fromkeys(filter(None, map(self._of_subject, subjects)))
         if not named:
-            raise ChironError(Reason.CREDENTIALS_MISSING, _NOBODY)
+            raise ChironError(Reason.CREDENTIALS_MISSING, self._nobody)
         if len(named) > 1:
             there = ", ".join(map(repr, named))
             raise ChironError(

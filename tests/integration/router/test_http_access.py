@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from chiron.auth import certs
-from chiron.auth.api_keys import NewKey
+from chiron.auth.api_keys import NewKey, key_in
 from chiron.auth.settings import AuthSettings, TlsSettings
 from chiron.internal.v1 import control_pb2
 from chiron.v1 import access_pb2
@@ -61,9 +61,27 @@ async def test_whoever_cannot_say_who_it_is_is_told_what_is_wrong(
     assert (nobody.status, nobody.error["code"]) == (401, "missing_api_key")
     assert "in the header `authorization: Bearer" in nobody.error["message"]
     assert "metadata" not in nobody.error["message"]
+    # This door asks for no certificate: none is advised.
+    assert "certificate" not in nobody.error["message"]
     assert nobody.headers["www-authenticate"] == "Bearer"
     # Load balancers have no keys.
     assert (await get(url, "/health")).status == 200
+
+
+async def test_whose_key_is_not_known_is_told_that_an_operator_s_is_none(
+    start_worker, start_router, controller, tmp_path: Path
+) -> None:
+    """The first key of the controllers is one that no router knows: it is told as any unknown key is."""
+    known = enrol(controller, "one", ["*"])
+    url = (await start_router(await start_worker("a"), http=ANY, auth=ASKED)).router.http_url
+    told = set()
+    for key in (key_in(tmp_path / "admin.key"), known[:-4] + "AAAA", "no-key-at-all"):
+        answer = await get(url, "/v1/models", authorization=f"Bearer {key}")
+        assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+        told.add(answer.error["message"])
+    [text] = told
+    assert "`chiron keys create --tenant`" in text
+    assert "`admin_key_file` is for operators, and none for requests" in text
 
 
 async def test_nobody_s_body_is_read_before_it_is_known_who_sends_it(

@@ -77,6 +77,14 @@ async def test_without_mutual_tls_nobody_has_to_show_one(start_door: StartDoor, 
     assert await models(url, client_of(folder)) == ["m"]
 
 
+async def test_a_certificate_of_no_tenant_is_told_that_a_tenants_would_do(
+    start_door: StartDoor, folder
+) -> None:
+    url, _ = await start_door()
+    with pytest.raises(openai.AuthenticationError, match="or present a client certificate of a tenant"):
+        await models(url, client_of(folder, shows="ours/worker"))
+
+
 @pytest.mark.parametrize("shows", ["", "theirs/acme", "ours/late"], ids=["none", "foreign", "expired"])
 async def test_a_certificate_that_does_not_count_gets_nowhere(
     start_door: StartDoor, folder, shows: str

@@ -245,7 +245,7 @@ def test_tools_keep_their_schemas() -> None:
     assert json_format.MessageToDict(tool) == WEATHER
 
 
-@pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "none"}, {"parallel_tool_calls": True}])
+@pytest.mark.parametrize("fields", [{"tools": None}, {"tool_choice": "none"}, {"parallel_tool_calls": True}])
 def test_without_tools_nothing_is_said_of_calls(fields: dict[str, Any]) -> None:
     assert generate(**fields) == generate()
 
@@ -345,7 +345,9 @@ PART = {"type": "image_url", "image_url": {"url": "x"}}
         ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
-        ({"tools": [], "tool_choice": "auto"}, "tool_choice", "invalid_value"),
+        ({"tools": []}, "tools", "invalid_value"),
+        ({"tools": [], "tool_choice": "auto"}, "tools", "invalid_value"),
+        ({"tools": [], "tool_choice": "none"}, "tools", "invalid_value"),
         ({"temperature": 1e308}, "temperature", "invalid_value"),
         ({"repetition_penalty": 4e38}, "repetition_penalty", "invalid_value"),
         ({"tools": [TIME], "tool_choice": "perhaps"}, "tool_choice", "invalid_value"),
@@ -405,6 +407,7 @@ def test_promises_are_written_into_the_request() -> None:
     ("fields", "message"),
     [
         ({"messages": []}, "Invalid value for 'messages': must not be empty."),
+        ({"tools": []}, "Invalid value for 'tools': must not be empty."),
         ({"model": ""}, "Invalid value for 'model': must not be empty."),
         ({"messages": HELLO * 10_001}, "Invalid value for 'messages': must have at most 10000 entries."),
         (
